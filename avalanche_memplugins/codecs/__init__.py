@@ -1,0 +1,7 @@
+"""How a remembered row is stored."""
+
+from avalanche_memplugins.codecs.codec import Codec
+from avalanche_memplugins.codecs.plain import Float16, Raw
+from avalanche_memplugins.codecs.uint8 import Uint8
+
+__all__ = ["Codec", "Float16", "Raw", "Uint8"]

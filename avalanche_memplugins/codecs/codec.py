@@ -1,0 +1,28 @@
+"""What a codec is."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Size, Tensor
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """How a remembered row is stored: ``x -> code -> x``.
+
+    A codec has no state of its own that grows with the stream, so one codec may serve several memories.
+    """
+
+    def check(self, x: Tensor) -> None:
+        """Raise ``ValueError`` if ``x`` ``(B, *shape)`` cannot be stored faithfully."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Code ``(B, *code_shape)`` of the rows ``x`` ``(B, *shape)``."""
+
+    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+        """Rows ``(B, *shape)`` of type ``dtype`` from their code ``(B, *code_shape)``."""
+
+    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        """Shape and type of the code of one row of the given shape and type."""

@@ -1,0 +1,60 @@
+"""Codecs without parameters: the row as it is, and half precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Size, Tensor
+
+
+class Raw:
+    """Stores rows as they are: :math:`c = x`."""
+
+    def check(self, x: Tensor) -> None:
+        """Every row can be stored."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The rows themselves."""
+        return x
+
+    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+        """The code itself."""
+        return code
+
+    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        """Shape and type of the row."""
+        return shape, dtype
+
+    def __repr__(self) -> str:
+        return "Raw()"
+
+
+class Float16:
+    """Stores floating-point rows in half precision: 2 bytes a value, relative error at most 2**-11.
+
+    :raises ValueError: (when rows are written) if a value is outside the range of float16, +-65504, or
+        if the rows are not of a floating-point type.
+    """
+
+    def check(self, x: Tensor) -> None:
+        """Raise if a value would overflow."""
+        if not x.is_floating_point():
+            raise ValueError(f"x: the codec Float16 stores floating-point rows, got {x.dtype}")
+        if x.numel():
+            largest = float(x.abs().max())
+            if largest > torch.finfo(torch.float16).max:
+                raise ValueError(f"x: the codec Float16 stores values within +-65504, got {largest:g}")
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Rows rounded to float16."""
+        return x.to(torch.float16)
+
+    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+        """Rows of the type they had."""
+        return code.to(dtype)
+
+    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        """Shape of the row, float16."""
+        return shape, torch.float16
+
+    def __repr__(self) -> str:
+        return "Float16()"

@@ -1,0 +1,96 @@
+"""Eight bits a pixel, without loss for images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Size, Tensor
+
+
+class Uint8:
+    r"""Stores images in one byte a value, and gives back exactly what ``ToTensor`` and ``Normalize`` made.
+
+    .. math:: c = \mathrm{round}\left(255 (x \sigma + \mu)\right), \qquad x = (c / 255 - \mu) / \sigma
+
+    The decoder does the arithmetic of torchvision's ``ToTensor`` and ``Normalize`` in their order, so
+    images that came from bytes through those two are restored bit for bit.
+
+    :param mean: :math:`\mu` of ``Normalize``: a number, or one a channel ``(C,)``. 0 if not normalised.
+    :param std: :math:`\sigma` of ``Normalize``, > 0, like ``mean``. 1 if not normalised.
+    :param lossy: allow rows that are not images of 256 levels; they are rounded to the nearest level.
+    :raises ValueError: if ``std`` is not positive; when rows are written, if they are not on the 256
+        levels and ``lossy`` is false.
+    """
+
+    def __init__(
+        self, *, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0, lossy: bool = False
+    ) -> None:
+        self.mean = torch.atleast_1d(torch.as_tensor(mean, dtype=torch.float32))
+        self.std = torch.atleast_1d(torch.as_tensor(std, dtype=torch.float32))
+        self.lossy = lossy
+        if not bool(torch.isfinite(self.mean).all()):
+            raise ValueError(f"mean: wants finite numbers, got {mean}")
+        if not bool((self.std > 0).all()) or not bool(torch.isfinite(self.std).all()):
+            raise ValueError(f"std: wants numbers above 0, got {std}")
+
+    def check(self, x: Tensor) -> None:
+        """Raise if the rows are not images of 256 levels under this mean and std."""
+        if x.dtype == torch.uint8:
+            return
+        if not x.is_floating_point():
+            raise ValueError(f"x: the codec Uint8 stores floating-point or uint8 images, got {x.dtype}")
+        if len(self.mean) > 1 and (x.ndim < 3 or x.shape[1] != len(self.mean)):
+            raise ValueError(
+                f"x: the codec Uint8 has {len(self.mean)} channel means, so it wants (B, {len(self.mean)}, "
+                f"H, W), got {tuple(x.shape)}"
+            )
+        if self.lossy or not x.numel():
+            return
+        levels = self._levels(x)
+        # A hundredth of a level: far above float32 rounding, far below the distance of two levels.
+        off = (levels - levels.round().clamp(0, 255)).abs().max()
+        if float(off) > 0.01:
+            raise ValueError(
+                f"x: values lie up to {float(off):.3g} levels off the 256 levels of an image under {self!r}; "
+                "give the mean and std of your Normalize transform, or lossy=True to round"
+            )
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Nearest of the 256 levels."""
+        if x.dtype == torch.uint8:
+            return x
+        return self._levels(x).round_().clamp_(0, 255).to(torch.uint8)
+
+    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+        """Images as the transforms had made them."""
+        if dtype == torch.uint8:
+            return code
+        x = code.to(dtype).div_(255)
+        mean, std = self._per_channel(x)
+        return x.sub_(mean).div_(std)
+
+    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        """Shape of the row, uint8."""
+        return shape, torch.uint8
+
+    def _levels(self, x: Tensor) -> Tensor:
+        mean, std = self._per_channel(x)
+        return (x * std).add_(mean).mul_(255)
+
+    def _per_channel(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.mean.device != x.device or self.mean.dtype != x.dtype:
+            self.mean, self.std = self.mean.to(x), self.std.to(x)
+        if len(self.mean) == 1 and len(self.std) == 1:
+            return self.mean, self.std
+        channels = (-1,) + (1,) * (x.ndim - 2)
+        return self.mean.view(channels), self.std.view(channels)
+
+    def __repr__(self) -> str:
+        lossy = ", lossy=True" if self.lossy else ""
+        return f"Uint8(mean={_show(self.mean)}, std={_show(self.std)}{lossy})"
+
+
+def _show(values: Tensor) -> str:
+    numbers = [f"{v:.6g}" for v in values.tolist()]
+    return numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"

@@ -1,0 +1,194 @@
+"""Exact k nearest neighbours, quick because most of the arithmetic may be rough."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Backend = Literal["auto", "torch", "faiss"]
+
+FAISS_FROM = 100_000  # keys; below, one matrix product beats the library's set-up
+BFLOAT16_FROM = 64  # dimensions; below, the top-k dominates and a rough product saves nothing
+SPARE = 16  # candidates beyond k: enough that the certificate of the rough pass rarely fails
+KEY_BLOCK = 32_768  # keys per product, so that a score matrix stays within the byte budget at any number of keys
+
+
+class Neighbours(NamedTuple):
+    """``index`` ``(Q, k)`` int64 rows of the keys, nearest first, the lower row first in a tie;
+    ``distance`` ``(Q, k)`` squared Euclidean distances, float32."""
+
+    index: Tensor
+    distance: Tensor
+
+
+class KeyTable:
+    """Keys made ready for exact nearest-neighbour search.
+
+    A rough pass ranks every key by ``||k||^2 - 2 q.k`` (both centred on the keys' mean, which removes most of the
+    cancellation), in bfloat16 where the CPU has instructions for it. The best ``k + 16`` are measured again as
+    ``sum (q - k)^2`` in float64. A bound on the rough pass's rounding error then *proves* that no key left out is
+    nearer than the k-th; a query whose proof fails goes to the next finer pass (float32, at last float64 over
+    all keys). So the answer is always the float64 one, whatever the passes were.
+
+    :param keys: ``(N, *shape)`` floating point, finite, N >= 1; flattened to ``(N, D)``.
+    :param backend: "torch", "faiss" (the extra ``knn``: its flat index finds the candidates), or "auto": faiss from
+        100,000 keys on if it is installed and the keys lie on the CPU.
+    :raises ValueError: no keys, keys that are not finite, or an unknown backend.
+    :raises ImportError: backend "faiss" without faiss installed.
+    """
+
+    def __init__(self, keys: Tensor, *, backend: Backend = "auto") -> None:
+        if backend not in ("auto", "torch", "faiss"):
+            raise ValueError(f"backend must be 'auto', 'torch' or 'faiss', got {backend!r}")
+        if keys.dim() < 2 or len(keys) == 0:
+            raise ValueError(f"keys must be (N, *shape) with N >= 1, got shape {tuple(keys.shape)}")
+        if not keys.is_floating_point() or not torch.isfinite(keys).all():
+            raise ValueError(f"keys must be finite floating-point numbers, got {keys.dtype} with others")
+        if backend == "faiss" and keys.device.type != "cpu":
+            raise ValueError(f"backend 'faiss' searches on the CPU, got keys on {keys.device}")
+        self.keys = keys.detach().flatten(1).float()
+        wanted = backend == "auto" and len(keys) >= FAISS_FROM and keys.device.type == "cpu"
+        self.uses_faiss = backend == "faiss" or (wanted and find_spec("faiss") is not None)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def search(self, queries: Tensor, k: int, *, max_bytes: int = 64 << 20) -> Neighbours:
+        """The k nearest keys of every query.
+
+        :param queries: ``(Q, *shape)``, finite, on the keys' device, as many numbers a row as a key has.
+        :param k: how many, >= 1; fewer come back if there are fewer keys.
+        :param max_bytes: working memory; queries and keys are taken in blocks that fit (one query at least).
+        :raises ValueError: queries of another width, not finite, or k or max_bytes below 1.
+        """
+        if k < 1 or max_bytes < 1:
+            raise ValueError(f"k and max_bytes must be >= 1, got k={k}, max_bytes={max_bytes}")
+        flat = queries.detach().flatten(1).float()
+        if flat.shape[1] != self.keys.shape[1]:
+            raise ValueError(f"queries must have {self.keys.shape[1]} numbers a row, got {flat.shape[1]}")
+        if not torch.isfinite(flat).all():
+            raise ValueError("queries must be finite, got others")
+        k = min(k, len(self))
+        index = torch.empty(len(flat), k, dtype=torch.int64, device=flat.device)
+        distance = torch.empty(len(flat), k, device=flat.device)
+        per_query = min(len(self), KEY_BLOCK) * 12 + 2 * (k + SPARE) * flat.shape[1] * 12
+        for rows in torch.arange(len(flat), device=flat.device).split(max(1, max_bytes // per_query)):
+            for dtype in self._dtypes:
+                index[rows], distance[rows], proven = self._rough_then_exact(flat[rows], k, dtype)
+                rows = rows[~proven]
+                if len(rows) == 0:
+                    break
+            for row in rows.tolist():
+                index[row], distance[row] = self._brute(flat[row], k, max_bytes)
+        return Neighbours(index, distance)
+
+    @cached_property
+    def _dtypes(self) -> tuple[torch.dtype, ...]:
+        quick = self.keys.device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+        wide = self.keys.shape[1] >= BFLOAT16_FROM and not self.uses_faiss
+        return (torch.bfloat16, torch.float32) if quick and wide else (torch.float32,)
+
+    @cached_property
+    def _centre(self) -> Tensor:
+        return self.keys.mean(0)
+
+    @cached_property
+    def _centred(self) -> dict[torch.dtype, tuple[Tensor, Tensor, float, float]]:
+        """Per pass: keys, squared norms, largest norm, largest rounding residual."""
+        exact = self.keys - self._centre
+        squares = torch.linalg.vector_norm(exact, dim=1, dtype=torch.float64).square()
+        largest = float(squares.max().sqrt())
+        tables = {}
+        for dtype in self._dtypes:
+            rounded = exact.to(dtype)
+            residual = _norm(exact - rounded.float()) if dtype != torch.float32 else torch.zeros(1)
+            tables[dtype] = (rounded, squares.float(), largest, float(residual.max()) + 2**-23 * largest)
+        return tables
+
+    @cached_property
+    def _faiss(self) -> Any:
+        index = import_module("faiss").IndexFlatL2(self.keys.shape[1])
+        index.add(self._centred[torch.float32][0].numpy())
+        return index
+
+    def _rough_then_exact(self, queries: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        keys, _, largest, residual = self._centred[dtype]
+        count = min(k + SPARE, len(self))
+        centred = queries - self._centre
+        rounded = centred.to(dtype)
+        norm = _norm(centred)
+        if self.uses_faiss:
+            found, candidates = map(torch.from_numpy, self._faiss.search(centred.numpy(), count))
+            last = found[:, -1]
+        else:
+            scores, candidates = self._candidates(rounded, keys, dtype, count)
+            last = scores[:, -1] + norm.square()
+        squared = self._exact(queries, candidates)
+        # By row first, so that the stable sort by distance leaves the lower row first in a tie.
+        candidates, order = candidates.sort(1)
+        squared, order = squared.gather(1, order).sort(1, stable=True)
+        candidates = candidates.gather(1, order)
+
+        # |q.k - rough q.k| <= |q - q'| |k| + |q'| |k - k'| + the product's own rounding, accumulated over D terms.
+        product = norm * largest
+        unit = 2**-8 if dtype == torch.bfloat16 else _unit(queries.device)
+        slip = (_norm(centred - rounded.float()) + 2**-23 * norm) * largest + norm * residual
+        slip = slip + product * (unit + keys.shape[1] * 2**-24)
+        error = 2 * slip + 2**-21 * (largest**2 + product + norm.square())
+        proven = squared[:, k - 1] < last - error if count < len(self) else torch.ones_like(norm, dtype=torch.bool)
+        return candidates[:, :k], squared[:, :k].float(), proven
+
+    def _candidates(self, queries: Tensor, keys: Tensor, dtype: torch.dtype, count: int) -> tuple[Tensor, Tensor]:
+        squares = self._centred[dtype][1]
+        best: list[tuple[Tensor, Tensor]] = []
+        for start in range(0, len(keys), KEY_BLOCK):
+            block = slice(start, start + KEY_BLOCK)
+            scores = torch.add(squares[block], queries @ keys[block].T, alpha=-2)
+            values, index = scores.topk(min(count, scores.shape[1]), largest=False)
+            best.append((values, index + start))
+        if len(best) == 1:
+            return best[0]
+        values = torch.cat([v for v, _ in best], 1)
+        index = torch.cat([i for _, i in best], 1)
+        values, order = values.topk(count, largest=False)
+        return values, index.gather(1, order)
+
+    def _exact(self, queries: Tensor, index: Tensor) -> Tensor:
+        difference = self.keys[index].double().sub_(queries[:, None].double())
+        return difference.square_().sum(-1)
+
+    def _brute(self, query: Tensor, k: int, max_bytes: int) -> tuple[Tensor, Tensor]:
+        rows = torch.arange(len(self), device=query.device)
+        blocks = rows.split(max(1, max_bytes // (query.numel() * 12)))
+        squared = torch.cat([self._exact(query[None], block[None])[0] for block in blocks])
+        squared, index = squared.sort(stable=True)
+        return index[:k], squared[:k].float()
+
+
+def nearest(
+    queries: Tensor, keys: Tensor, k: int, *, max_bytes: int = 64 << 20, backend: Backend = "auto"
+) -> Neighbours:
+    """The k nearest keys of every query by Euclidean distance, exactly; see :class:`KeyTable`.
+
+    :param queries: ``(Q, *shape)``.
+    :param keys: ``(N, *shape)``; searched more than once, make one :class:`KeyTable` of them.
+    :param k: how many, >= 1; fewer come back if there are fewer keys.
+    :param max_bytes: working memory.
+    :param backend: "auto", "torch" or "faiss".
+    """
+    return KeyTable(keys, backend=backend).search(queries, k, max_bytes=max_bytes)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1)
+
+
+def _unit(device: torch.device) -> float:
+    """Rounding of a float32 product's inputs: TensorFloat-32 keeps 11 bits of them."""
+    rough = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return 2**-9 if rough else 2**-22

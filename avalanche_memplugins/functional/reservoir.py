@@ -1,0 +1,79 @@
+"""Reservoir sampling for batches, as a function of counts and random numbers alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def reservoir_slots(
+    seen: int, batch: int, capacity: int, *, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Slots that the next ``batch`` rows of a stream take in a reservoir, for the whole batch at once.
+
+    Row :math:`i` of the stream (counted from 0) takes
+
+    .. math:: s_i = i \text{ if } i < C, \quad \lfloor u_i (i + 1) \rfloor \text{ otherwise}, \quad u_i \sim U[0, 1)
+
+    and is kept if :math:`s_i < C`. After :math:`n` rows each of them is held with probability
+    :math:`\min(1, C / n)`, whatever the sizes of the batches, because the draw of a row depends on its
+    place in the stream only. Within a batch the later of two rows with the same slot wins
+    (:func:`last_write_wins`), as it would one row at a time.
+
+    :param seen: rows of the stream before this batch, >= 0.
+    :param batch: rows in this batch, >= 0; may be larger than ``capacity``.
+    :param capacity: slots of the reservoir, >= 1.
+    :param generator: source of random numbers, on the CPU.
+    :return: int64 ``(batch,)`` on the CPU; -1 for a row that is not kept.
+
+    Source: Vitter, "Random sampling with a reservoir", 1985, algorithm R.
+    """
+    place = torch.arange(seen, seen + batch)
+    if seen + batch <= capacity:
+        return place
+    # float64: u * (i + 1) is exact enough up to streams of 2**53 rows.
+    draw = torch.rand(batch, generator=generator, dtype=torch.float64)
+    slots = (draw * (place + 1)).long()
+    slots = torch.where(place < capacity, place, slots)
+    return torch.where(slots < capacity, slots, -1)
+
+
+def last_write_wins(slots: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows to write and the slots they go to, each slot once, the latest row of the batch winning.
+
+    A tensor assignment with repeated indices leaves open which of the values stays; one row at a time
+    it is the last.
+
+    :param slots: int64 ``(B,)`` on the CPU; negative for a row that is not written.
+    :return: ``rows`` and ``slots``, int64 ``(k,)`` both, slots ascending.
+    """
+    kept = torch.nonzero(slots >= 0).flatten()
+    chosen = slots[kept]
+    order = torch.argsort(chosen, stable=True)
+    chosen, kept = chosen[order], kept[order]
+    last_of_run = torch.ones(len(chosen), dtype=torch.bool)
+    last_of_run[:-1] = chosen[1:] != chosen[:-1]
+    return kept[last_of_run], chosen[last_of_run]
+
+
+def distinct_integers(bound: int, count: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """``count`` different integers below ``bound``, every ordered choice equally likely.
+
+    Repeats of independent draws are dropped, which leaves a uniform sample without replacement; the
+    cost depends on ``count`` alone, unless a large part of the range is wanted.
+
+    :param bound: exclusive upper end of the range, >= ``count``.
+    :param count: how many, >= 0.
+    :param generator: source of random numbers, on the CPU.
+    :raises ValueError: if ``count`` exceeds ``bound``.
+    :return: int64 ``(count,)`` on the CPU.
+    """
+    if count > bound:
+        raise ValueError(f"count: at most {bound} different integers lie below {bound}, got {count}")
+    if 3 * count > bound:
+        return torch.randperm(bound, generator=generator)[:count]
+    found: dict[int, None] = {}
+    while len(found) < count:
+        draws = torch.randint(bound, (count,), generator=generator)
+        found.update(dict.fromkeys(draws.tolist()))
+    return torch.tensor(list(found)[:count], dtype=torch.int64)

@@ -1,0 +1,23 @@
+"""Write policies say which rows stay, read policies which come back; they combine freely."""
+
+from avalanche_memplugins.memories.policies.balanced import GroupBalanced
+from avalanche_memplugins.memories.policies.read import Balanced, ReadPolicy, Uniform
+from avalanche_memplugins.memories.policies.write import (
+    Grouping,
+    Placement,
+    Reservoir,
+    Ring,
+    WritePolicy,
+)
+
+__all__ = [
+    "Balanced",
+    "GroupBalanced",
+    "Grouping",
+    "Placement",
+    "ReadPolicy",
+    "Reservoir",
+    "Ring",
+    "Uniform",
+    "WritePolicy",
+]

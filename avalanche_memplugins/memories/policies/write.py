@@ -1,0 +1,102 @@
+"""Which rows of the stream a memory keeps, and where."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from avalanche_memplugins.functional import last_write_wins, reservoir_slots
+
+Grouping = Literal["class", "task"]
+
+
+class Placement(NamedTuple):
+    """Rows of the batch that are kept, and the slots they go to: two slices, or two index tensors."""
+
+    rows: slice | Tensor
+    slots: slice | Tensor
+
+
+class WritePolicy(Protocol):
+    """Decides on the host, from counts and random numbers, so that nothing waits for a device.
+
+    Slots fill from 0 upwards: a memory that has kept ``n`` rows holds them in slots ``0..n-1``.
+    """
+
+    grouping: Grouping | None  # what the policy must know of a row besides its place in the stream
+
+    def start(self, capacity: int) -> None:
+        """Take up work, empty, on ``capacity`` slots."""
+
+    def place(
+        self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator
+    ) -> list[Placement]:
+        """Where the next ``batch`` rows go, ``seen`` rows having been offered before."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of state that grow with the capacity."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers from which :meth:`load_state_dict` goes on exactly."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+
+
+class _Stateless:
+    """What policies share whose whole state is the number of rows offered so far."""
+
+    grouping: Grouping | None = None
+    nbytes = 0
+    capacity = 0
+
+    def start(self, capacity: int) -> None:
+        self.capacity = capacity
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is nothing to restore."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Ring(_Stateless):
+    """Keeps the newest rows: the ``i``-th row of the stream goes to slot ``i mod C``.
+
+    Exact for RMA as published as long as the capacity is a multiple of the batch. A ring smaller than
+    what is written to it forgets the oldest tasks altogether; a reservoir does not.
+
+    Source: Zeta36, "Random memory adaptation", 2018.
+    """
+
+    def place(
+        self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator
+    ) -> list[Placement]:
+        """One run of slots, or two where the ring closes."""
+        capacity = self.capacity
+        skip = max(0, batch - capacity)  # of an oversized batch only the newest rows would stay
+        start = (seen + skip) % capacity
+        first = min(batch - skip, capacity - start)
+        runs = [Placement(slice(skip, skip + first), slice(start, start + first))]
+        if skip + first < batch:
+            runs.append(Placement(slice(skip + first, batch), slice(0, batch - skip - first)))
+        return runs
+
+
+class Reservoir(_Stateless):
+    """Keeps a uniform sample of the whole stream (:func:`~avalanche_memplugins.functional.reservoir_slots`)."""
+
+    def place(
+        self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator
+    ) -> list[Placement]:
+        """Slots drawn by algorithm R."""
+        if seen + batch <= self.capacity:
+            return [Placement(slice(0, batch), slice(seen, seen + batch))]
+        rows, slots = last_write_wins(reservoir_slots(seen, batch, self.capacity, generator=generator))
+        return [Placement(rows, slots)] if len(rows) else []

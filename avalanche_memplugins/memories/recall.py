@@ -1,0 +1,23 @@
+"""What a memory gives back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Recall(NamedTuple):
+    """Rehearsal rows, all on the memory's device.
+
+    ``x`` ``(n, *shape)``; ``y``, ``t``, ``origin`` int64 ``(n,)``: class, task label, and the number of the
+    experience that a row came from; ``logits`` ``(n, classes)`` and ``key`` ``(n, *key_shape)`` only from
+    memories that hold them.
+    """
+
+    x: Tensor
+    y: Tensor
+    t: Tensor
+    origin: Tensor
+    logits: Tensor | None = None
+    key: Tensor | None = None
