@@ -1,0 +1,6 @@
+"""Ready-made strategies: an Avalanche template, a plugin and good defaults."""
+
+from avalanche_memplugins.strategies.experience_replay import ExperienceReplay
+from avalanche_memplugins.strategies.random_memory_adaptation import RMA
+
+__all__ = ["RMA", "ExperienceReplay"]

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 
-def reservoir_slots(
-    seen: int, batch: int, capacity: int, *, generator: torch.Generator | None = None
-) -> Tensor:
+def reservoir_slots(seen: int, batch: int, capacity: int, *, generator: torch.Generator | None = None) -> Tensor:
     r"""Slots that the next ``batch`` rows of a stream take in a reservoir, for the whole batch at once.
 
     Row :math:`i` of the stream (counted from 0) takes
@@ -28,14 +26,14 @@ def reservoir_slots(
 
     Source: Vitter, "Random sampling with a reservoir", 1985, algorithm R.
     """
-    place = torch.arange(seen, seen + batch)
     if seen + batch <= capacity:
-        return place
-    # float64: u * (i + 1) is exact enough up to streams of 2**53 rows.
+        return torch.arange(seen, seen + batch)
     draw = torch.rand(batch, generator=generator, dtype=torch.float64)
-    slots = (draw * (place + 1)).long()
-    slots = torch.where(place < capacity, place, slots)
-    return torch.where(slots < capacity, slots, -1)
+    # In float64 the product is exact enough for streams of up to 2**53 rows.
+    slots = draw.mul_(torch.arange(seen + 1, seen + batch + 1)).long()
+    if seen < capacity:
+        slots[: capacity - seen] = torch.arange(seen, capacity)
+    return slots.masked_fill_(slots >= capacity, -1)
 
 
 def last_write_wins(slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,15 +43,10 @@ def last_write_wins(slots: Tensor) -> tuple[Tensor, Tensor]:
     it is the last.
 
     :param slots: int64 ``(B,)`` on the CPU; negative for a row that is not written.
-    :return: ``rows`` and ``slots``, int64 ``(k,)`` both, slots ascending.
+    :return: ``rows`` and ``slots``, int64 ``(k,)`` both.
     """
-    kept = torch.nonzero(slots >= 0).flatten()
-    chosen = slots[kept]
-    order = torch.argsort(chosen, stable=True)
-    chosen, kept = chosen[order], kept[order]
-    last_of_run = torch.ones(len(chosen), dtype=torch.bool)
-    last_of_run[:-1] = chosen[1:] != chosen[:-1]
-    return kept[last_of_run], chosen[last_of_run]
+    winner = {slot: row for row, slot in enumerate(slots.tolist()) if slot >= 0}
+    return torch.tensor(list(winner.values()), dtype=torch.int64), torch.tensor(list(winner), dtype=torch.int64)
 
 
 def distinct_integers(bound: int, count: int, *, generator: torch.Generator | None = None) -> Tensor:

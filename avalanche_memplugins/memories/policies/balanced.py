@@ -48,9 +48,7 @@ class GroupBalanced:
         """Bytes of keys and groups, one of each a slot."""
         return self._key.nbytes + self._group.nbytes
 
-    def place(
-        self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator
-    ) -> list[Placement]:
+    def place(self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator) -> list[Placement]:
         """Slots of the rows that stay, one row at a time."""
         if groups is None:
             raise ValueError("groups: a balanced policy wants the group of every row, got None")

@@ -30,9 +30,7 @@ class WritePolicy(Protocol):
     def start(self, capacity: int) -> None:
         """Take up work, empty, on ``capacity`` slots."""
 
-    def place(
-        self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator
-    ) -> list[Placement]:
+    def place(self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator) -> list[Placement]:
         """Where the next ``batch`` rows go, ``seen`` rows having been offered before."""
 
     @property
@@ -75,9 +73,7 @@ class Ring(_Stateless):
     Source: Zeta36, "Random memory adaptation", 2018.
     """
 
-    def place(
-        self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator
-    ) -> list[Placement]:
+    def place(self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator) -> list[Placement]:
         """One run of slots, or two where the ring closes."""
         capacity = self.capacity
         skip = max(0, batch - capacity)  # of an oversized batch only the newest rows would stay
@@ -92,9 +88,7 @@ class Ring(_Stateless):
 class Reservoir(_Stateless):
     """Keeps a uniform sample of the whole stream (:func:`~avalanche_memplugins.functional.reservoir_slots`)."""
 
-    def place(
-        self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator
-    ) -> list[Placement]:
+    def place(self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator) -> list[Placement]:
         """Slots drawn by algorithm R."""
         if seen + batch <= self.capacity:
             return [Placement(slice(0, batch), slice(seen, seen + batch))]

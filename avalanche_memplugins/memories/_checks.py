@@ -1,0 +1,73 @@
+"""Checks of arguments, each naming the argument, what it got and what it wants."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+_LARGEST = torch.iinfo(torch.int32).max
+
+
+def positive_integer(name: str, value: int) -> int:
+    """``value`` if it is an integer >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: wants an integer >= 1, got {value!r}")
+    return value
+
+
+def choice(name: str, value: T, choices: Collection[T]) -> T:
+    """``value`` if it is one of ``choices``."""
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}: wants one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
+    return value
+
+
+def one_of(name: str, value: str, table: Mapping[str, T]) -> T:
+    """The entry of ``table`` under ``value``."""
+    return table[choice(name, value, table)]
+
+
+def rows_of(x: Tensor) -> int:
+    """Number of rows of a batch ``(B, *shape)``."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: wants a tensor (B, *shape), got {type(x).__name__}")
+    if x.ndim < 2:
+        raise ValueError(f"x: wants a batch (B, *shape) of at least two dimensions, got {tuple(x.shape)}")
+    return len(x)
+
+
+def label(name: str, value: Tensor | int, rows: int) -> None:
+    """Raise unless ``value`` is an integer >= 0 or an integer tensor ``(rows,)``."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise ValueError(f"{name}: wants integers, got {value.dtype}")
+        if value.shape != (rows,):
+            raise ValueError(f"{name}: wants shape ({rows},), one label a row of x, got {tuple(value.shape)}")
+    elif isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: wants an integer or an integer tensor, got {type(value).__name__}")
+    elif not 0 <= value <= _LARGEST:
+        raise ValueError(f"{name}: wants integers from 0 to 2**31 - 1, got {value}")
+
+
+def label_range(name: str, value: Tensor | int) -> None:
+    """Raise unless the values of a tensor of labels fit into 31 bits."""
+    if isinstance(value, Tensor) and value.numel():
+        low, high = (int(v) for v in value.aminmax())
+        if low < 0 or high > _LARGEST:
+            raise ValueError(f"{name}: wants integers from 0 to 2**31 - 1, got {low if low < 0 else high}")
+
+
+def finite(name: str, value: Tensor) -> None:
+    """Raise unless all values are finite."""
+    # One pass over the sum tells most of the time; it may itself overflow.
+    if value.is_floating_point() and not bool(value.sum().isfinite()):
+        bad = int((~value.isfinite()).sum())
+        if bad:
+            raise ValueError(f"{name}: wants finite values, got {bad} that are NaN or infinite")

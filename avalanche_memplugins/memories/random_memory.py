@@ -1,0 +1,414 @@
+"""Rows of the stream in preallocated tensors: O(1) to append, O(1) to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Size, Tensor, nn
+
+from avalanche_memplugins import codecs
+from avalanche_memplugins._folders import flatten, load_folder, save_folder, unflatten
+from avalanche_memplugins.codecs import Codec
+from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories.policies import (
+    Balanced,
+    GroupBalanced,
+    Grouping,
+    ReadPolicy,
+    Reservoir,
+    Ring,
+    Uniform,
+    WritePolicy,
+)
+from avalanche_memplugins.memories.recall import Recall
+from avalanche_memplugins.memories.row_store import RowStore, to_device
+from avalanche_memplugins.memories.summary import Summary
+
+_WRITE: dict[str, Callable[[], WritePolicy]] = {
+    "ring": Ring,
+    "reservoir": Reservoir,
+    "class_balanced": lambda: GroupBalanced("class"),
+    "task_balanced": lambda: GroupBalanced("task"),
+}
+_READ: dict[str, Callable[[bool], ReadPolicy]] = {
+    "uniform": lambda replacement: Uniform(replacement=replacement),
+    "class_balanced": lambda replacement: Balanced("class", replacement=replacement),
+    "task_balanced": lambda replacement: Balanced("task", replacement=replacement),
+}
+_CODECS: dict[str, Callable[[], Codec]] = {
+    "raw": codecs.Raw,
+    "float16": codecs.Float16,
+    "uint8": codecs.Uint8,
+}
+
+
+class RandomMemory(nn.Module):
+    r"""A random memory :math:`M = \{(h_i, v_i)\}` of stream rows in preallocated tensors.
+
+    Appending a batch and drawing a random batch cost the same whatever the capacity, the fill and the
+    length of the stream. Which rows stay is the write policy's business, which come back the read
+    policy's, how a row is stored the codec's; the three combine freely. All choices are drawn on the
+    CPU from the memory's own generator: nothing waits for a GPU, and the same seed makes the same
+    choices on every device. (The exception: policies balanced by class must see the labels; if these
+    are on a GPU, each write waits for them.)
+
+    For use from one thread. Buffers are allocated at the first write, when the shape of a row is known.
+
+    :param capacity: rows held at most, >= 1.
+    :param policy: ``"reservoir"``: a uniform sample of the stream; ``"ring"``: the newest rows, as RMA
+        keeps them; ``"class_balanced"`` / ``"task_balanced"``: a uniform sample of every class or
+        experience, as equal in size as the stream allows; or a
+        :class:`~avalanche_memplugins.memories.policies.WritePolicy`.
+    :param read: ``"uniform"``, ``"class_balanced"``, ``"task_balanced"``, or a
+        :class:`~avalanche_memplugins.memories.policies.ReadPolicy`.
+    :param replacement: draw rows independently; otherwise each at most once a sample.
+    :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, or a :class:`~avalanche_memplugins.codecs.Codec`
+        such as ``Uint8(mean=0.1307, std=0.3081)``.
+    :param store_logits: keep the outputs given to :meth:`write`, for distillation.
+    :param embedding: network :math:`f` of the keys :math:`h = f(x)`, run in eval mode without gradient.
+        None: the identity, as in RMA, and no key is stored apart.
+    :param keep: with an embedding: ``"both"`` x and key, or ``"key"``: the key in the place of x.
+    :param storage: ``"device"``, ``"host"`` or a folder for memory-mapped files, see
+        :class:`~avalanche_memplugins.memories.row_store.RowStore`.
+    :param validate: when to look at the values of a batch (finite, labels in range, faithful under the
+        codec): ``"always"``, ``"first"`` write only, or ``"auto"``: always on a CPU, first only on a GPU,
+        where looking means waiting. Shapes and types are always checked.
+    :param seed: of the memory's generator.
+    :raises ValueError: for arguments out of range, naming the argument.
+
+    Source: Zeta36, "Random memory adaptation", 2018.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        policy: str | WritePolicy = "reservoir",
+        read: str | ReadPolicy = "uniform",
+        replacement: bool = False,
+        codec: str | Codec = "raw",
+        store_logits: bool = False,
+        embedding: nn.Module | None = None,
+        keep: Literal["both", "key"] = "both",
+        storage: str | Path = "device",
+        validate: Literal["auto", "always", "first"] = "auto",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.capacity = check.positive_integer("capacity", capacity)
+        self.policy = check.one_of("policy", policy, _WRITE)() if isinstance(policy, str) else policy
+        self.read = check.one_of("read", read, _READ)(replacement) if isinstance(read, str) else read
+        self.codec = check.one_of("codec", codec, _CODECS)() if isinstance(codec, str) else codec
+        self.keep = check.choice("keep", keep, ("both", "key"))
+        self.validate = check.choice("validate", validate, ("auto", "always", "first"))
+        self.store_logits = store_logits
+        self.embedding = embedding
+        self.seen = 0
+        self.shape = Size()  # of one row of x; known from the first write on
+        self.dtype = torch.float32
+        self.store = RowStore(capacity, storage)
+        self._generator = torch.Generator().manual_seed(seed)
+        self.policy.start(capacity)
+        self.read.start(capacity)
+
+    @classmethod
+    def from_budget(
+        cls,
+        nbytes: int,
+        *,
+        shape: tuple[int, ...],
+        dtype: torch.dtype = torch.float32,
+        classes: int = 0,
+        **kwargs: Any,
+    ) -> RandomMemory:
+        """The largest memory whose :attr:`nbytes` stay within a budget.
+
+        :param nbytes: the budget in bytes, all that holds the stream counted: rows, labels, the policies'
+            state.
+        :param shape: of one row of x.
+        :param dtype: of x.
+        :param classes: width of the logits; wanted with ``store_logits``.
+        :param kwargs: the other arguments of :class:`RandomMemory`.
+        :raises ValueError: if not a single row fits, or for logits of unknown width.
+        """
+        probe = cls(1, **{**kwargs, "storage": "device"})
+        if probe.store_logits and classes < 1:
+            raise ValueError(f"classes: a budget with store_logits=True wants their width, got {classes}")
+        x = torch.zeros(1, *shape, dtype=dtype)
+        with torch.no_grad():
+            values = probe._values(x, {"y": 0, "t": 0, "origin": 0}, None)
+        if probe.store_logits:
+            values["logits"] = torch.zeros(1, classes)
+        probe._allocate(values)
+        if nbytes < probe.nbytes:
+            raise ValueError(f"nbytes: one row takes {probe.nbytes} bytes, got a budget of {nbytes}")
+        return cls(nbytes // probe.nbytes, **kwargs)
+
+    # ---------------------------------------------------------------- what it holds
+
+    def __len__(self) -> int:
+        """Rows held."""
+        return min(self.seen, self.capacity)
+
+    def __bool__(self) -> bool:
+        """True even while empty, so that ``memory or default`` does not drop an empty one."""
+        return True
+
+    @property
+    def device(self) -> torch.device:
+        """Where samples come out."""
+        return self.store.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that hold the stream: all slots, filled or not, and the policies' own state."""
+        return self.store.nbytes + self.policy.nbytes + self.read.nbytes
+
+    @property
+    def nbytes_fixed(self) -> int:
+        """Bytes needed besides, whatever the stream: the embedding's."""
+        if self.embedding is None:
+            return 0
+        return sum(t.nbytes for t in (*self.embedding.parameters(), *self.embedding.buffers()))
+
+    def summary(self) -> Summary:
+        """What the memory holds by class, task and experience; ``str()`` of it is a table."""
+        held = self.store["labels"][: len(self)].cpu() if len(self) else torch.zeros(0, 3, dtype=torch.int32)
+        per_class, per_task, per_experience = (_counts(column) for column in held.unbind(1))
+        return Summary(
+            description=repr(self),
+            capacity=self.capacity,
+            filled=len(self),
+            seen=self.seen,
+            nbytes=self.nbytes,
+            nbytes_fixed=self.nbytes_fixed,
+            per_class=per_class,
+            per_task=per_task,
+            per_experience=per_experience,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.capacity}, policy={self.policy!r}, read={self.read!r}, codec={self.codec!r})"
+        )
+
+    # ---------------------------------------------------------------- write
+
+    @torch.no_grad()
+    def write(
+        self,
+        x: Tensor,
+        y: Tensor,
+        t: Tensor | int = 0,
+        *,
+        origin: Tensor | int | None = None,
+        logits: Tensor | None = None,
+    ) -> None:
+        """Offer a batch to the memory; the write policy decides which rows stay.
+
+        Nothing changes if an error is raised.
+
+        :param x: rows ``(B, *shape)``; their shape and type stay those of the first write.
+        :param y: classes ``(B,)``, integers >= 0.
+        :param t: task labels ``(B,)`` or one for all, integers >= 0.
+        :param origin: number of the experience that the rows come from, ``(B,)`` or one for all; ``t``
+            if not given. This number is what "task" means in the policies.
+        :param logits: outputs ``(B, classes)``, wanted if and only if ``store_logits``. If they grow wider
+            during the stream, earlier rows are filled up with zeros.
+        :raises TypeError: if an argument is of a wrong kind.
+        :raises ValueError: if shapes, types or values do not fit, naming the argument.
+        """
+        batch = check.rows_of(x)
+        labels = {"y": y, "t": t, "origin": t if origin is None else origin}
+        for name, value in labels.items():
+            check.label(name, value, batch)
+        self._check_logits(logits, batch)
+        if batch == 0:
+            return
+        values = self._values(x, labels, logits)
+        content = values["codes"]
+        self._check_shape(content)
+        if self.validate == "always" or self.seen == 0 or (self.validate == "auto" and not x.is_cuda):
+            check.finite("x", x)
+            for name, value in labels.items():
+                check.label_range(name, value)
+            if logits is not None:
+                check.finite("logits", logits)
+            self.codec.check(content)
+        self._allocate(values)
+        wanted = self._groups(self.policy.grouping, labels, batch)
+        read = self._groups(self.read.grouping, labels, batch)
+        for rows, slots in self.policy.place(self.seen, batch, wanted, self._generator):
+            take = rows if isinstance(rows, slice) else to_device(rows, content.device)
+            for name, value in values.items():
+                chosen = value[take]
+                self.store.put(name, slots, self.codec.encode(chosen) if name == "codes" else chosen)
+            if read is not None:
+                self.read.assign(_integers(slots), [read[row] for row in _integers(rows)])
+        self.seen += batch
+
+    def _groups(self, grouping: Grouping | None, labels: dict[str, Tensor | int], rows: int) -> list[int] | None:
+        if grouping is None:
+            return None
+        value = labels["y" if grouping == "class" else "origin"]
+        return value.tolist() if isinstance(value, Tensor) else [value] * rows
+
+    def _values(self, x: Tensor, labels: dict[str, Tensor | int], logits: Tensor | None) -> dict[str, Tensor]:
+        values = {"codes": x, "labels": _stack(labels, x)}
+        if self.embedding is not None:
+            values["codes" if self.keep == "key" else "keys"] = self._embed(self.embedding, x)
+        if logits is not None:
+            values["logits"] = self._pad(logits)
+        return values
+
+    def _check_shape(self, content: Tensor) -> None:
+        if self.seen and (content.shape[1:] != self.shape or content.dtype != self.dtype):
+            raise ValueError(
+                f"x: this memory holds {self.dtype} rows of shape {tuple(self.shape)}, "
+                f"got {content.dtype} rows of {tuple(content.shape[1:])}"
+            )
+
+    def _check_logits(self, logits: Tensor | None, batch: int) -> None:
+        if self.store_logits and logits is None:
+            raise ValueError("logits: a memory with store_logits=True wants the outputs of every row, got None")
+        if logits is not None and not self.store_logits:
+            raise ValueError("logits: this memory keeps none; make it with store_logits=True, or give None")
+        if logits is not None and (logits.ndim != 2 or len(logits) != batch):
+            raise ValueError(f"logits: wants shape ({batch}, classes), got {tuple(logits.shape)}")
+
+    def _embed(self, network: nn.Module, x: Tensor) -> Tensor:
+        modes = [(module, module.training) for module in network.modules()]
+        network.eval()
+        try:
+            key: Tensor = network(x)
+        finally:
+            for module, training in modes:
+                module.training = training
+        return key
+
+    def _pad(self, logits: Tensor) -> Tensor:
+        width = self.store["logits"].shape[1] if "logits" in self.store else 0
+        return nn.functional.pad(logits, (0, max(0, width - logits.shape[1])))
+
+    def _allocate(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            shape, dtype = value.shape[1:], value.dtype
+            if name in self.store and (name != "logits" or self.store[name].shape[1] == shape[0]):
+                continue
+            if name == "codes":
+                self.shape, self.dtype = shape, dtype
+                shape, dtype = self.codec.spec(shape, dtype)
+            self.store.allocate(name, shape, dtype)
+
+    # ---------------------------------------------------------------- read
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Recall:
+        """``n`` rows drawn by the read policy; without replacement, no more than the memory holds.
+
+        :param n: rows wanted, >= 1.
+        :raises ValueError: if ``n`` is not positive or the memory is empty.
+        """
+        check.positive_integer("n", n)
+        if not len(self):
+            raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
+        return self.rows(self.read.choose(n, len(self), self._generator))
+
+    @torch.no_grad()
+    def rows(self, slots: Tensor) -> Recall:
+        """The rows in the given slots, decoded.
+
+        :param slots: int64 ``(n,)`` on the CPU, from 0 to ``len(memory) - 1``.
+        """
+        y, t, origin = self.store.get("labels", slots).long().unbind(1)
+        x = self.codec.decode(self.store.get("codes", slots), self.shape, self.dtype)
+        key = self.store.get("keys", slots) if "keys" in self.store else None
+        if key is None and self.embedding is not None:
+            key = x
+        logits = self.store.get("logits", slots) if "logits" in self.store else None
+        return Recall(x, y, t, origin, logits, key)
+
+    # ---------------------------------------------------------------- state
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """All that is not a tensor of rows: counts, policies, the generator."""
+        return {
+            "seen": self.seen,
+            "capacity": self.capacity,
+            "shape": list(self.shape),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "generator": self._generator.get_state(),
+            "policy": self.policy.state_dict(),
+            "read": self.read.state_dict(),
+            "parts": [repr(self.policy), repr(self.read), repr(self.codec)],
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``.
+
+        :raises ValueError: if it is of a memory with another capacity, policy or codec.
+        """
+        here = self.get_extra_state()
+        for name in ("capacity", "parts"):
+            if state[name] != here[name]:
+                raise ValueError(f"state: wants that of a memory with {name} {here[name]}, got {state[name]}")
+        self.seen = state["seen"]
+        self.shape = Size(state["shape"])
+        self.dtype = getattr(torch, state["dtype"])
+        self._generator.set_state(state["generator"].cpu())
+        self.policy.load_state_dict(state["policy"])
+        self.read.load_state_dict(state["read"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.
+        return {**self.__dict__, "_generator": self._generator.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        generator = torch.Generator()
+        generator.set_state(state["_generator"])
+        super().__setstate__({**state, "_generator": generator})
+
+    def save(self, folder: str | Path) -> None:
+        """Write the memory into ``folder`` (safetensors and JSON), whole or not at all.
+
+        Only the rows held are written. Codec, policies and embedding are part of the program, not of the
+        folder: give :meth:`load` a memory made with the same arguments.
+
+        :raises ValueError: if ``folder`` holds something else.
+        """
+        tensors = {name: buffer[: len(self)] for name, buffer in self.store.named_buffers()}
+        state = flatten(self.get_extra_state(), tensors, "state.")
+        save_folder(folder, tensors, {"kind": type(self).__name__, "state": state})
+
+    def load(self, folder: str | Path) -> RandomMemory:
+        """Take up what :meth:`save` wrote; returns the memory itself.
+
+        :raises ValueError: if the folder is damaged, or its memory had another capacity, policy or codec;
+            this memory is then as before.
+        """
+        tensors, manifest = load_folder(folder, kind=type(self).__name__)
+        state = unflatten(manifest["state"], tensors)
+        self.set_extra_state(state)
+        for name, rows in tensors.items():
+            if not name.startswith("state."):
+                self.store.load(name, rows)
+        return self
+
+
+def _stack(labels: dict[str, Tensor | int], like: Tensor) -> Tensor:
+    stacked = torch.empty(len(like), len(labels), dtype=torch.int32, device=like.device)
+    for column, value in enumerate(labels.values()):
+        stacked[:, column] = value
+    return stacked
+
+
+def _integers(index: slice | Tensor) -> list[int]:
+    return list(range(index.start, index.stop)) if isinstance(index, slice) else index.tolist()
+
+
+def _counts(column: Tensor) -> dict[int, int]:
+    values, counts = torch.unique(column, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))

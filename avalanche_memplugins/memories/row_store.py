@@ -1,0 +1,119 @@
+"""Named tensors with one row a slot, and where they live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+
+
+class RowStore(nn.Module):
+    """Preallocated tensors ``(capacity, *shape)`` by name, written and read by slot.
+
+    Samples come out on :attr:`device`, which follows ``.to(device)``; the tensors follow it only if they
+    are stored there. Types never change: ``.half()`` leaves rows alone.
+
+    :param capacity: slots.
+    :param storage: ``"device"``; ``"host"``: main memory, page-locked if there is a CUDA device, so that
+        rows travel without anybody waiting; or a folder for memory-mapped files, which may be larger
+        than main memory.
+    """
+
+    def __init__(self, capacity: int, storage: str | Path = "device") -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.storage: str | Path = storage if storage in ("device", "host") else Path(storage)
+        self.device = torch.device("cpu")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._buffers
+
+    def __getitem__(self, name: str) -> Tensor:
+        buffer = self._buffers[name]
+        if buffer is None:
+            raise KeyError(name)
+        return buffer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slots, filled or not."""
+        return sum(t.nbytes for t in self.buffers())
+
+    def allocate(self, name: str, shape: Size, dtype: torch.dtype) -> None:
+        """Make the tensor ``name``; one that is there already must be narrower, and its rows are kept.
+
+        :param shape: of one row.
+        :raises ValueError: if the folder of a memory-mapped store already holds such a file.
+        """
+        size = Size((self.capacity, *shape))
+        if self.storage == "device":
+            new = torch.zeros(size, dtype=dtype, device=self.device)
+        elif self.storage == "host":
+            new = torch.zeros(size, dtype=dtype, pin_memory=torch.cuda.is_available())
+        else:
+            new = self._mapped(name, size, dtype)
+        old = self._buffers.get(name)
+        if old is not None:
+            new[:, : old.shape[1]] = old
+        self.register_buffer(name, new)
+
+    def _mapped(self, name: str, size: Size, dtype: torch.dtype) -> Tensor:
+        folder = Path(self.storage)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The shape is part of the name: a tensor that grows wider needs a file beside the old one.
+        path = folder / f"{name}-{'x'.join(map(str, size))}.bin"
+        if path.exists():
+            raise ValueError(f"storage: {path} exists; a memory-mapped memory wants a folder of its own")
+        return torch.from_file(str(path), shared=True, size=size.numel(), dtype=dtype).view(size)
+
+    def put(self, name: str, slots: slice | Tensor, rows: Tensor) -> None:
+        """Write ``rows`` into ``slots`` (a slice, or different indices on the CPU)."""
+        buffer = self[name]
+        if rows.dtype != buffer.dtype or rows.device != buffer.device:
+            rows = rows.to(buffer.device, buffer.dtype, non_blocking=True)
+        if isinstance(slots, slice):
+            buffer[slots] = rows
+        else:
+            buffer.index_copy_(0, to_device(slots, buffer.device), rows)
+
+    def get(self, name: str, slots: Tensor) -> Tensor:
+        """Rows in ``slots`` (indices on the CPU), on :attr:`device`."""
+        buffer = self[name]
+        rows = buffer.index_select(0, to_device(slots, buffer.device))
+        return rows if buffer.device == self.device else to_device(rows, self.device)
+
+    def load(self, name: str, rows: Tensor) -> None:
+        """Make the tensor ``name`` anew and fill its first slots with ``rows``."""
+        if name not in self or self[name].shape[1:] != rows.shape[1:] or self[name].dtype != rows.dtype:
+            self._buffers.pop(name, None)
+            self.allocate(name, rows.shape[1:], rows.dtype)
+        self.put(name, slice(0, len(rows)), rows)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RowStore:
+        self.device = fn(torch.empty(0, device=self.device)).device
+        if self.storage == "device":
+            for name, buffer in self._buffers.items():
+                if buffer is not None and buffer.device != self.device:
+                    self._buffers[name] = buffer.to(self.device)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Buffers come with the first write: make those that the state has, drop those that it lacks.
+        incoming = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+        for name in set(self._buffers) - set(incoming):
+            del self._buffers[name]
+        for name, value in incoming.items():
+            if name not in self or self[name].shape != value.shape or self[name].dtype != value.dtype:
+                self._buffers.pop(name, None)
+                self.allocate(name, value.shape[1:], value.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` from the host on ``device``, without waiting for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

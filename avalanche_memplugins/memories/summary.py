@@ -1,0 +1,38 @@
+"""What a memory holds, for people to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Contents of a memory in numbers; ``str()`` makes a table of it.
+
+    ``per_class``, ``per_task`` and ``per_experience`` map a label to the rows held under it; ``nbytes``
+    counts what grows with the stream, ``nbytes_fixed`` what is needed besides.
+    """
+
+    description: str
+    capacity: int
+    filled: int
+    seen: int
+    nbytes: int
+    nbytes_fixed: int
+    per_class: dict[int, int]
+    per_task: dict[int, int]
+    per_experience: dict[int, int]
+
+    def __str__(self) -> str:
+        lines = [
+            self.description,
+            f"  rows         {self.filled:,} of {self.capacity:,} ({self.filled / self.capacity:.0%}), "
+            f"{self.seen:,} offered",
+            f"  bytes        {self.nbytes:,}" + (f" + {self.nbytes_fixed:,} fixed" * bool(self.nbytes_fixed)),
+        ]
+        for name in ("class", "task", "experience"):
+            counts: dict[int, int] = getattr(self, f"per_{name}")
+            shown = ", ".join(f"{k}: {n:,}" for k, n in list(counts.items())[:20])
+            more = f", ... ({len(counts)} in all)" if len(counts) > 20 else ""
+            lines.append(f"  {'per ' + name:12s} {shown}{more}")
+        return "\n".join(lines)

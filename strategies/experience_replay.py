@@ -1,0 +1,72 @@
+"""Experience replay from a reservoir as a strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.plugins.evaluation import default_evaluator
+from avalanche_memplugins.strategies.random_memory_adaptation import RMA
+from torch.nn import CrossEntropyLoss, Module
+from torch.optim import Optimizer
+
+from avalanche_memplugins.codecs import Codec
+from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
+
+
+class ExperienceReplay(RMA):
+    """Experience replay: every batch is offered to a reservoir, and a random batch from it is replayed.
+
+    :class:`RMA` with other defaults. The reservoir is a uniform sample of the whole stream, whatever its
+    length and its experiences; ``policy="class_balanced"`` shares the slots among classes instead.
+
+    :param mem_size: rows held at most. All other parameters are those of :class:`RMA`.
+
+    Source: Chaudhry et al., "On tiny episodic memories in continual learning", 2019 (ER-reservoir).
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Module,
+        optimizer: Optimizer,
+        criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
+        mem_size: int = 200,
+        write_every: int = 1,
+        replay_size: int | None = None,
+        policy: str | WritePolicy = "reservoir",
+        read: str | ReadPolicy = "uniform",
+        codec: str | Codec = "raw",
+        seed: int = 0,
+        train_mb_size: int = 1,
+        train_epochs: int = 1,
+        eval_mb_size: int | None = None,
+        device: str | torch.device = "cpu",
+        plugins: Sequence[SupervisedPlugin] | None = None,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
+        eval_every: int = -1,
+        **base_kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            mem_size=mem_size,
+            write_every=write_every,
+            replay_size=replay_size,
+            policy=policy,
+            read=read,
+            codec=codec,
+            seed=seed,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+            **base_kwargs,
+        )
