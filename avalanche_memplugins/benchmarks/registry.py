@@ -1,0 +1,164 @@
+"""Benchmarks by name, with the facts that a model and a codec need. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkInfo:
+    """A benchmark and the facts about it.
+
+    :param name: as on the command line.
+    :param summary: one line for a reader.
+    :param factory: ``"module:function"``, taking ``n_experiences`` and the keyword ``seed``.
+    :param scenario: ``"class-incremental"`` or ``"domain-incremental"``.
+    :param input_shape: ``(C, H, W)`` of an image.
+    :param n_classes: size of the model's output.
+    :param n_experiences: how many experiences the field takes it with.
+    :param epochs: epochs an experience for which a small network is trained well.
+    :param mean: pixel mean by which the images are normalised, one a channel.
+    :param std: pixel standard deviation likewise; with ``mean`` it is what the codec ``Uint8`` wants.
+    :param local: whether the data comes with the installation; else from the data root.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    scenario: str
+    input_shape: tuple[int, int, int]
+    n_classes: int
+    n_experiences: int
+    epochs: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    local: bool
+
+    def build(self, *, n_experiences: int | None = None, seed: int | None = None) -> Any:
+        """Open the benchmark.
+
+        :param n_experiences: None: the registered number.
+        :param seed: for the order of classes, or the permutations.
+        """
+        module, function = self.factory.split(":")
+        return getattr(import_module(module), function)(
+            self.n_experiences if n_experiences is None else n_experiences, seed=seed
+        )
+
+
+# The digits' pixels are k/16, k = 0..16: with this std level k is byte 15k, so eight bits hold them exactly.
+_DIGITS_STD = (240 / 255,)
+_HERE = __package__
+
+BENCHMARKS: Mapping[str, BenchmarkInfo] = {
+    info.name: info
+    for info in (
+        BenchmarkInfo(
+            name="split-digits",
+            summary="scikit-learn's digits, 5 x 2 classes",
+            factory=f"{_HERE}.split_digits:SplitDigits",
+            scenario="class-incremental",
+            input_shape=(1, 8, 8),
+            n_classes=10,
+            n_experiences=5,
+            epochs=10,
+            mean=(0.0,),
+            std=_DIGITS_STD,
+            local=True,
+        ),
+        BenchmarkInfo(
+            name="permuted-digits",
+            summary="scikit-learn's digits, 10 classes, 5 pixel permutations",
+            factory=f"{_HERE}.permuted_digits:PermutedDigits",
+            scenario="domain-incremental",
+            input_shape=(1, 8, 8),
+            n_classes=10,
+            n_experiences=5,
+            epochs=10,
+            mean=(0.0,),
+            std=_DIGITS_STD,
+            local=True,
+        ),
+        BenchmarkInfo(
+            name="split-mnist",
+            summary="MNIST, 5 x 2 classes",
+            factory=f"{_HERE}.local:split_mnist",
+            scenario="class-incremental",
+            input_shape=(1, 28, 28),
+            n_classes=10,
+            n_experiences=5,
+            epochs=1,
+            mean=(0.1307,),
+            std=(0.3081,),
+            local=False,
+        ),
+        BenchmarkInfo(
+            name="permuted-mnist",
+            summary="MNIST, 10 classes, 10 pixel permutations",
+            factory=f"{_HERE}.local:permuted_mnist",
+            scenario="domain-incremental",
+            input_shape=(1, 28, 28),
+            n_classes=10,
+            n_experiences=10,
+            epochs=1,
+            mean=(0.1307,),
+            std=(0.3081,),
+            local=False,
+        ),
+        BenchmarkInfo(
+            name="split-fmnist",
+            summary="Fashion-MNIST, 5 x 2 classes",
+            factory=f"{_HERE}.local:split_fmnist",
+            scenario="class-incremental",
+            input_shape=(1, 28, 28),
+            n_classes=10,
+            n_experiences=5,
+            epochs=1,
+            mean=(0.2860,),
+            std=(0.3530,),
+            local=False,
+        ),
+        BenchmarkInfo(
+            name="split-cifar10",
+            summary="CIFAR-10, 5 x 2 classes",
+            factory=f"{_HERE}.local:split_cifar10",
+            scenario="class-incremental",
+            input_shape=(3, 32, 32),
+            n_classes=10,
+            n_experiences=5,
+            epochs=1,
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2023, 0.1994, 0.2010),
+            local=False,
+        ),
+        BenchmarkInfo(
+            name="split-omniglot",
+            summary="Omniglot's background set, 4 x 241 characters",
+            factory=f"{_HERE}.omniglot:split_omniglot",
+            scenario="class-incremental",
+            input_shape=(1, 105, 105),
+            n_classes=964,
+            n_experiences=4,
+            epochs=5,
+            mean=(0.9221,),
+            std=(0.2681,),
+            local=False,
+        ),
+    )
+}
+
+
+def get_benchmark(name: str) -> BenchmarkInfo:
+    """The benchmark of that name.
+
+    :raises ValueError: if there is none; names the nearest.
+    """
+    if name not in BENCHMARKS:
+        near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BENCHMARKS)}"
+        raise ValueError(f"benchmark: no {name!r}; {hint}")
+    return BENCHMARKS[name]
