@@ -26,8 +26,8 @@ class Uint8:
     def __init__(
         self, *, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0, lossy: bool = False
     ) -> None:
-        self.mean = torch.atleast_1d(torch.as_tensor(mean, dtype=torch.float32))
-        self.std = torch.atleast_1d(torch.as_tensor(std, dtype=torch.float32))
+        self.mean = torch.as_tensor(mean, dtype=torch.float32).reshape(-1)
+        self.std = torch.as_tensor(std, dtype=torch.float32).reshape(-1)
         self.lossy = lossy
         if not bool(torch.isfinite(self.mean).all()):
             raise ValueError(f"mean: wants finite numbers, got {mean}")

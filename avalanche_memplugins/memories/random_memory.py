@@ -369,7 +369,7 @@ class RandomMemory(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         generator = torch.Generator()
         generator.set_state(state["_generator"])
-        super().__setstate__({**state, "_generator": generator})
+        self.__dict__.update({**state, "_generator": generator})
 
     def save(self, folder: str | Path) -> None:
         """Write the memory into ``folder`` (safetensors and JSON), whole or not at all.

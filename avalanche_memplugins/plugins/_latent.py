@@ -30,7 +30,7 @@ class LatentTap:
 
         :raises ValueError: if the model has none.
         """
-        modules = dict(model.named_modules())
+        modules: dict[str, nn.Module] = dict(model.named_modules())
         if self.at not in modules or not self.at:
             near = difflib.get_close_matches(self.at, modules, n=3) or [name for name in modules if name][:8]
             raise ValueError(f"at: wants the name of a module of the model, got {self.at!r}; there are {near}")

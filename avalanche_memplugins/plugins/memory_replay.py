@@ -254,8 +254,8 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     def _weight(self, strategy: Any) -> float:
         if self.replay_weight == "growing":
-            return 1 - 1 / (strategy.clock.train_exp_counter + 1)
-        return float(self.replay_weight or 0)
+            return 1 - 1 / (int(strategy.clock.train_exp_counter) + 1)
+        return self.replay_weight or 0.0
 
     def _forward_codes(self, strategy: Any, recall: Recall) -> Tensor:
         """Outputs for stored codes under a multi-task model, task by task."""
@@ -264,7 +264,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         places: list[Tensor] = []
         if tap is None:
             raise RuntimeError("stored codes without a module to replay them at")
-        for task in recall.t.unique():
+        for task in torch.unique(recall.t).tolist():
             place = (recall.t == task).nonzero().flatten()
             # The layers below want input rows; what they make of them is put aside for the codes.
             filler = x[torch.arange(len(place), device=x.device) % len(x)]

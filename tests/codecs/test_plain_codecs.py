@@ -1,0 +1,82 @@
+"""Codecs against torchvision's own transforms and numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchvision import transforms
+
+from avalanche_memplugins.codecs import Codec, Float16, Raw, Uint8
+
+ALL_LEVELS = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize("codec", [Raw(), Float16(), Uint8()])
+def test_codecs_keep_the_protocol(codec: Codec) -> None:
+    assert isinstance(codec, Codec)
+    shape, dtype = codec.spec(torch.Size((1, 4, 4)), torch.float32)
+    code = codec.encode(torch.zeros(2, 1, 4, 4))
+    assert (code.shape[1:], code.dtype) == (shape, dtype)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.1307, 0.3081), (0.286, 0.353), (-0.5, 2.0)])
+def test_uint8_gives_back_every_level_bit_for_bit(mean: float, std: float) -> None:
+    pipeline = transforms.Compose([transforms.ToTensor(), transforms.Normalize((mean,), (std,))])
+    x = pipeline(ALL_LEVELS[:, :, None])[None]
+    codec = Uint8(mean=mean, std=std)
+    codec.check(x)
+    code = codec.encode(x)
+    assert code.dtype == torch.uint8
+    assert np.array_equal(code[0, 0].numpy(), ALL_LEVELS)
+    assert torch.equal(codec.decode(code, x.shape[1:], x.dtype), x)
+
+
+def test_uint8_knows_channels() -> None:
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    image = np.stack([ALL_LEVELS, ALL_LEVELS.T, 255 - ALL_LEVELS], axis=-1)
+    x = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])(image)[None]
+    codec = Uint8(mean=mean, std=std)
+    codec.check(x)
+    assert torch.equal(codec.decode(codec.encode(x), x.shape[1:], x.dtype), x)
+    with pytest.raises(ValueError, match="3 channel means"):
+        codec.check(x[:, :2])
+
+
+def test_uint8_leaves_bytes_alone() -> None:
+    x = torch.from_numpy(ALL_LEVELS)[None, None]
+    codec = Uint8(mean=0.5, std=0.5)
+    codec.check(x)
+    assert torch.equal(codec.decode(codec.encode(x), x.shape[1:], x.dtype), x)
+
+
+def test_uint8_refuses_what_it_would_spoil() -> None:
+    x = torch.tensor([[[[0.5, 0.3]]]])
+    with pytest.raises(ValueError, match=r"levels off the 256 levels.*mean and std.*lossy=True"):
+        Uint8().check(x)
+    with pytest.raises(ValueError, match="levels off"):  # a negative value means a normalised image
+        Uint8().check(torch.tensor([[-1.0, 0.0]]))
+    lossy = Uint8(lossy=True)
+    lossy.check(x)
+    assert (lossy.decode(lossy.encode(x), x.shape[1:], x.dtype) - x).abs().max() <= 0.5 / 255 + 1e-7
+    with pytest.raises(ValueError, match=r"floating-point or uint8.*int64"):
+        Uint8().check(torch.zeros(1, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"std": 0.0}, "std: wants numbers above 0, got 0.0"), ({"mean": float("nan")}, "mean: wants finite")],
+)
+def test_uint8_bad_arguments(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Uint8(**arguments)
+
+
+def test_float16_rounds_like_numpy_and_refuses_overflow() -> None:
+    x = torch.randn(3, 5)
+    back = Float16().decode(Float16().encode(x), x.shape[1:], torch.float32)
+    assert np.array_equal(back.numpy(), x.numpy().astype(np.float16).astype(np.float32))
+    with pytest.raises(ValueError, match=r"within \+-65504, got 70000"):
+        Float16().check(torch.tensor([[7e4]]))
+    with pytest.raises(ValueError, match="floating-point rows, got torch.int64"):
+        Float16().check(torch.zeros(1, 2, dtype=torch.int64))
