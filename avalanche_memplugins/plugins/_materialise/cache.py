@@ -1,0 +1,179 @@
+"""Hold materialised rows on a device, within a limit of bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import torch
+from avalanche.benchmarks.utils.data import AvalancheDataset
+from torch import Tensor
+
+from .errors import Unsupported
+from .randomness import why_random
+from .read import CHUNK, Reader
+from .resolve import Part, attributes_of, resolve
+
+SAMPLE = 64
+
+
+class Rows(NamedTuple):
+    """A data set, ready to be indexed: sample i is row ``order[i]`` of each column, then the attributes."""
+
+    columns: list[Tensor]  # on the device, (rows, ...) each
+    order: Tensor  # (n,) int64 on the CPU
+    attributes: list[Tensor]  # (n, ...) on the CPU: what Avalanche appends to each sample
+
+
+class Block:
+    """Columns with room for a fixed number of rows, filled as rows are asked for.
+
+    :param example: a few rows of each column, to learn shapes and types from.
+    :param rows: how many rows there is room for.
+    :param device: where the columns lie.
+    :param owners: objects whose identity is part of the block's key, kept alive so that it stays theirs.
+    """
+
+    def __init__(self, example: list[Tensor], rows: int, device: torch.device, owners: Any) -> None:
+        # torch.empty takes no memory on a CPU before it is written, so unread rows cost nothing there.
+        self.columns = [torch.empty((rows, *c.shape[1:]), dtype=c.dtype, device=device) for c in example]
+        self.filled = torch.zeros(rows, dtype=torch.bool)
+        self.owners = owners
+
+    @property
+    def nbytes(self) -> int:
+        return sum(column.nbytes for column in self.columns)
+
+    def put(self, rows: Tensor, columns: list[Tensor]) -> None:
+        if len(columns) != len(self.columns):
+            raise Unsupported(f"its samples hold {len(columns)} elements after {len(self.columns)}")
+        for mine, new in zip(self.columns, columns, strict=True):
+            if mine.shape[1:] != new.shape[1:] or mine.dtype != new.dtype:
+                raise Unsupported(
+                    f"its samples differ in shape or type ({tuple(new.shape[1:])} {new.dtype} after "
+                    f"{tuple(mine.shape[1:])} {mine.dtype})"
+                )
+            mine.index_copy_(0, rows.to(mine.device), new.to(mine.device))
+        self.filled[rows] = True
+
+
+class TensorCache:
+    """Materialises data sets and keeps what it made, the least recently used going first.
+
+    One block serves all experiences that view the same underlying data set through the same transforms.
+    Where such a block would not fit, an experience gets one of its own size.
+
+    :param max_bytes: the most that all blocks may take together.
+    :param assume_deterministic: skip the search for randomness.
+    """
+
+    def __init__(self, max_bytes: int, assume_deterministic: bool = False) -> None:
+        self.max_bytes = max_bytes
+        self.assume_deterministic = assume_deterministic
+        self._blocks: OrderedDict[Any, Block] = OrderedDict()
+        self._readers: dict[Any, Reader] = {}
+        self._verdicts: dict[Any, str | None] = {}
+        self._pinned: set[Any] = set()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the blocks take, rows not yet read included."""
+        return sum(block.nbytes for block in self._blocks.values())
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._blocks.clear()
+        self._readers.clear()
+        self._verdicts.clear()
+        self._pinned.clear()
+
+    def release(self) -> None:
+        """Let blocks that were fetched with ``pin`` be evicted again."""
+        self._pinned.clear()
+
+    def fetch(self, dataset: AvalancheDataset, device: torch.device, *, pin: bool = False) -> Rows:
+        """Materialise a data set, or find it.
+
+        :param dataset: not empty, in the transform group that it is to be read in.
+        :param device: where the tensors must lie.
+        :param pin: do not evict it before :meth:`release`.
+        :raises Unsupported: if it is random, does not fit, or is not made of tensors.
+        """
+        parts = resolve(dataset)
+        for part in parts:
+            self._refuse_random(part)
+        key, block, index = self._serve(parts, len(dataset), device)
+        self._blocks.move_to_end(key)
+        if pin:
+            self._pinned.add(key)
+        return Rows(block.columns, index, attributes_of(dataset))
+
+    def _refuse_random(self, part: Part) -> None:
+        if self.assume_deterministic:
+            return
+        key = part.source.key
+        if key not in self._verdicts:
+            self._reader(part)
+            self._verdicts[key] = why_random(part.source)
+        verdict = self._verdicts[key]
+        if verdict is not None:
+            raise Unsupported(verdict)
+
+    def _reader(self, part: Part) -> Reader:
+        # A reader holds its source, so the ids in the key stay those of living objects.
+        return self._readers.setdefault(part.source.key, Reader(part.source))
+
+    def _serve(self, parts: list[Part], size: int, device: torch.device) -> tuple[Any, Block, Tensor]:
+        if len(parts) == 1:
+            part = parts[0]
+            key: Any = (part.source.key, device)
+            block = self._blocks.get(key)
+            if block is None:
+                example = self._reader(part).read(part.rows[:SAMPLE])
+                block = self._make(key, example, len(part.source.data), device, part.source)
+            if block is not None:
+                self._fill(block, part, part.rows)
+                return key, block, part.rows
+
+        digest = hashlib.blake2b(digest_size=16)
+        for part in parts:
+            digest.update(part.rows.numpy().tobytes())
+            if part.slots is not None:
+                digest.update(part.slots.numpy().tobytes())
+        key = (tuple(part.source.key for part in parts), digest.digest(), device)
+        block = self._blocks.get(key)
+        if block is None:
+            example = self._reader(parts[0]).read(parts[0].rows[:SAMPLE])
+            block = self._make(key, example, size, device, [part.source for part in parts])
+        if block is None:
+            need = size * sum(column[0].nbytes for column in example)
+            raise Unsupported(
+                f"its {size} samples take {need:,} bytes and max_bytes={self.max_bytes:,} leaves "
+                f"{self.max_bytes - self._held_fast():,}"
+            )
+        for part in parts:
+            self._fill(block, part, torch.arange(size) if part.slots is None else part.slots)
+        return key, block, torch.arange(size)
+
+    def _make(self, key: Any, example: list[Tensor], rows: int, device: torch.device, owners: Any) -> Block | None:
+        need = rows * sum(column[0].nbytes for column in example)
+        if need > self.max_bytes - self._held_fast():
+            return None
+        for old in [k for k in self._blocks if k not in self._pinned]:
+            if self.nbytes + need <= self.max_bytes:
+                break
+            del self._blocks[old]
+        self._blocks[key] = Block(example, rows, device, owners)
+        return self._blocks[key]
+
+    def _held_fast(self) -> int:
+        return sum(self._blocks[key].nbytes for key in self._pinned)
+
+    def _fill(self, block: Block, part: Part, places: Tensor) -> None:
+        missing = ~block.filled[places]
+        if bool(missing.any()):
+            reader = self._reader(part)
+            wanted = torch.split(part.rows[missing], CHUNK)
+            for rows, slots in zip(wanted, torch.split(places[missing], CHUNK), strict=True):
+                block.put(slots, reader.read(rows))

@@ -1,0 +1,134 @@
+"""Feed batches out of tensors by index, in the order and the grouping that Avalanche's loaders use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cache import Rows
+
+Augment = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A data set and how many of its samples go into each batch."""
+
+    rows: Rows
+    batch_size: int
+
+    def batches(self, drop_last: bool) -> int:
+        """Count the batches that one pass over the group gives."""
+        size = len(self.rows.order)
+        return size // self.batch_size if drop_last else -(-size // self.batch_size)
+
+
+class TensorLoader:
+    """Iterates over batches ``[x, y, ...]`` of materialised groups.
+
+    With one group this is a plain loader. With several, each batch holds rows of all: an epoch ends with
+    the group ``main``, the others start again when they run out (``oversample``) or drop out of the
+    batches.
+
+    :param groups: at least one.
+    :param generator: draws the order, on the CPU; None keeps the samples in order.
+    :param drop_last: leave out an incomplete last batch.
+    :param main: the group whose end is the epoch's end.
+    :param oversample: start groups that run out again.
+    :param augment: applied to ``x`` of each batch.
+    :param augment_generator: where torch's random numbers in ``augment`` come from; needed with
+        ``augment``.
+    """
+
+    def __init__(
+        self,
+        groups: list[Group],
+        generator: torch.Generator | None,
+        *,
+        drop_last: bool = False,
+        main: int = 0,
+        oversample: bool = False,
+        augment: Augment | None = None,
+        augment_generator: torch.Generator | None = None,
+    ) -> None:
+        self.groups = groups
+        self.generator = generator
+        self.drop_last = drop_last
+        self.main = main
+        self.oversample = oversample
+        self.augment = augment
+        self.augment_generator = augment_generator
+        self.batch_size = sum(group.batch_size for group in groups)
+
+    def __len__(self) -> int:
+        return self.groups[self.main].batches(self.drop_last)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        batches = self._pass(self.groups[0]) if len(self.groups) == 1 else self._side_by_side()
+        if self.augment is None:
+            yield from batches
+        else:
+            for x, *rest in batches:
+                yield [self._augmented(x), *rest]
+
+    def _pass(self, group: Group) -> Iterator[list[Tensor]]:
+        """Go through one group once."""
+        (x, *others), index, attributes = group.rows
+        if self.generator is not None:
+            order = torch.randperm(len(index), generator=self.generator)
+            index = index[order]
+            attributes = [values[order] for values in attributes]
+        length = group.batches(self.drop_last)
+        index = _to(index, x.device)
+        # All but x are small: one gather an epoch, and batches are cut from it.
+        columns = [other.index_select(0, index) for other in others]
+        columns += [_to(values, x.device) for values in attributes]
+        cuts = [torch.split(column, group.batch_size) for column in (index, *columns)]
+        for number, (picked, *rest) in enumerate(zip(*cuts, strict=True)):
+            if number == length:
+                return
+            yield [x.index_select(0, picked), *rest]
+
+    def _side_by_side(self) -> Iterator[list[Tensor]]:
+        passes: list[Iterator[list[Tensor]] | None] = [self._pass(group) for group in self.groups]
+        order = [self.main, *(n for n in range(len(passes)) if n != self.main)]
+        while True:
+            parts: dict[int, list[Tensor]] = {}
+            for number in order:
+                current = passes[number]
+                if current is None or not self.groups[number].batches(self.drop_last):
+                    if number == self.main:
+                        return
+                    continue
+                part = next(current, None)
+                if part is None and number == self.main:
+                    return
+                if part is None and self.oversample:
+                    current = passes[number] = self._pass(self.groups[number])
+                    part = next(current)
+                if part is None:
+                    passes[number] = None
+                else:
+                    parts[number] = part
+            yield [torch.cat(column) for column in zip(*(parts[n] for n in sorted(parts)), strict=True)]
+
+    def _augmented(self, x: Tensor) -> Tensor:
+        if self.augment is None or self.augment_generator is None:
+            return x
+        seed = int(torch.randint(2**62, (), generator=self.augment_generator))
+        cuda = [x.device] if x.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.default_generator.manual_seed(seed)
+            if cuda:
+                torch.cuda.manual_seed(seed)
+            return self.augment(x)
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return tensor
+    # Pinned, so that the copy does not wait for the device; torch frees it only once the copy is done.
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,253 @@
+"""Serves batches by indexing tensors instead of reading and transforming samples one by one."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import torch
+from avalanche.benchmarks.utils.data import AvalancheDataset
+from avalanche.benchmarks.utils.data_loader import (
+    GroupBalancedDataLoader,
+    MultiDatasetDataLoader,
+    ReplayDataLoader,
+    SingleDatasetDataLoader,
+    TaskBalancedDataLoader,
+)
+from avalanche.core import SupervisedPlugin
+from avalanche.distributed.distributed_helper import DistributedHelper
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, default_collate
+
+from ._materialise.cache import TensorCache
+from ._materialise.errors import Unsupported
+from ._materialise.loader import Augment, Group, TensorLoader
+
+GROUPED = (
+    TaskBalancedDataLoader,
+    SingleDatasetDataLoader,
+    GroupBalancedDataLoader,
+    ReplayDataLoader,
+)
+
+
+class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
+    """Materialises deterministic data on the strategy's device once, and feeds batches by index.
+
+    Avalanche reads every sample of every batch through a tree of subsets and transforms. Most experiments
+    repeat the same result each time. This plugin runs the transforms once (in one vectorised pass for the
+    MNIST family, CIFAR, SVHN and tensor data sets, sample by sample for others), keeps the tensors, and
+    replaces ``strategy.dataloader`` in training and evaluation by one that indexes them. The model sees
+    what it saw before: same batch sizes, labels, task labels and layout, same grouping where an experience
+    mixes tasks, another random order (from its own generator).
+
+    Where that is not possible it says why, once, and leaves Avalanche's loader alone: random transforms
+    (use ``augment`` instead), data beyond ``max_bytes``, samples of different shapes, a custom
+    ``collate_fn`` or sampler, a data loader of another plugin, distributed training.
+
+    List it **after** plugins that build their own data loader, such as Avalanche's ``ReplayPlugin``, whose
+    loader it then serves from tensors as well; before them, it is merely without effect. Its place among
+    memory plugins of this package does not matter.
+
+    Data and transforms are recognised by identity. After changing raw data in place call :meth:`clear`.
+
+    :param max_bytes: the most that materialised tensors may take on the device. The least recently used go
+        first; those of the running experience stay.
+    :param assume_deterministic: take the caller's word that all transforms give the same result every time,
+        and do not look for randomness.
+    :param augment: random augmentation of the training batches, applied to ``x`` ``(B, ...)`` on the
+        device, for example from ``torchvision.transforms.v2`` (which draws once a batch). Torch's random
+        numbers in it come from this plugin's generator.
+    :param train: serve training.
+    :param evaluate: serve evaluation.
+    :param seed: of the generator that shuffles.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int = 2**30,
+        assume_deterministic: bool = False,
+        augment: Augment | None = None,
+        train: bool = True,
+        evaluate: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+            raise ValueError(f"max_bytes: got {max_bytes!r}, want a positive number of bytes")
+        if augment is not None and not callable(augment):
+            raise TypeError(f"augment: got {type(augment).__name__}, want a callable on a batch, or None")
+        self.augment = augment
+        self.train = train
+        self.evaluate = evaluate
+        self._cache = TensorCache(max_bytes, assume_deterministic)
+        self._generators = {
+            name: torch.Generator().manual_seed(seed + number)
+            for number, name in enumerate(("train", "eval", "augment"))
+        }
+        self._warned: set[str] = set()
+
+    @property
+    def max_bytes(self) -> int:
+        """The most that materialised tensors may take."""
+        return self._cache.max_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that materialised tensors take now, on whichever device."""
+        return self._cache.nbytes
+
+    def clear(self) -> None:
+        """Drop all materialised tensors, and what is known about data sets."""
+        self._cache.clear()
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Serve the experience's training data, as adapted by the plugins before."""
+        self._cache.release()
+        if self.train:
+            self._serve(strategy, "train")
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Let the experience's tensors be evicted."""
+        self._cache.release()
+
+    def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Serve the experience's evaluation data."""
+        if self.evaluate:
+            self._serve(strategy, "eval")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generators' states: with them, a resumed run shuffles as the one that was stopped."""
+        return {name: generator.get_state() for name, generator in self._generators.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set what :meth:`state_dict` returned.
+
+        :raises ValueError: if a generator's state is missing or none.
+        """
+        for name in self._generators:
+            found = type(state.get(name)).__name__
+            if found != "Tensor":
+                raise ValueError(f"state[{name!r}]: got {found}, want a generator's state")
+        for name, generator in self._generators.items():
+            try:
+                generator.set_state(state[name].cpu())
+            except (RuntimeError, TypeError) as error:
+                raise ValueError(f"state[{name!r}]: not a generator's state ({error})") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tensors can be made again and generators do not pickle everywhere: a checkpoint holds neither.
+        kept = {k: v for k, v in self.__dict__.items() if k not in ("_cache", "_generators")}
+        return {
+            **kept,
+            "max_bytes": self._cache.max_bytes,
+            "assume_deterministic": self._cache.assume_deterministic,
+            "generators": self.state_dict(),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        self._cache = TensorCache(state.pop("max_bytes"), state.pop("assume_deterministic"))
+        saved = state.pop("generators")
+        self._generators = {name: torch.Generator() for name in saved}
+        self.__dict__.update(state)
+        self.load_state_dict(saved)
+
+    def _serve(self, strategy: Any, phase: str) -> None:
+        try:
+            strategy.dataloader = self._replacement(strategy, phase)
+        except Unsupported as reason:
+            self._warn(strategy, phase, str(reason))
+
+    def _replacement(self, strategy: Any, phase: str) -> Any:
+        old = strategy.dataloader
+        if DistributedHelper.is_distributed:
+            raise Unsupported("training is distributed")
+        datasets, batch_sizes, main, oversample, shuffle, drop_last = _recipe(old)
+        if min(len(dataset) for dataset in datasets) == 0:
+            return old
+        training = phase == "train"
+        groups = [
+            Group(self._cache.fetch(dataset, strategy.device, pin=training), size)
+            for dataset, size in zip(datasets, batch_sizes, strict=True)
+        ]
+        return TensorLoader(
+            groups,
+            self._generators[phase] if shuffle else None,
+            drop_last=drop_last,
+            main=main,
+            oversample=oversample,
+            augment=self.augment if training else None,
+            augment_generator=self._generators["augment"],
+        )
+
+    def _warn(self, strategy: Any, phase: str, reason: str) -> None:
+        key = phase + re.sub(r"[\d,]+", "", reason)
+        if key in self._warned:
+            return
+        self._warned.add(key)
+        word = "training" if phase == "train" else "evaluation"
+        missing = " `augment` is not applied." if self.augment is not None and phase == "train" else ""
+        warnings.warn(
+            f"TensorLoaderPlugin leaves the {word} data to Avalanche's loader, because {reason}.{missing} {_ADVICE}",
+            stacklevel=4,
+        )
+
+
+_ADVICE = (
+    "To serve it from tensors: move random augmentation to TensorLoaderPlugin(augment=...), pass "
+    "assume_deterministic=True if the transforms always give the same result, or raise max_bytes."
+)
+
+_Recipe = tuple[list[AvalancheDataset], list[int], int, bool, bool, bool]
+
+
+def _recipe(loader: Any) -> _Recipe:
+    """Read from a loader: data sets, batch sizes, main group, whether it oversamples, shuffles, drops."""
+    if type(loader) is DataLoader:
+        return _plain_recipe(loader)
+    if type(loader) not in GROUPED:
+        raise Unsupported(
+            f"strategy.dataloader is a {type(loader).__name__}, which another plugin or the strategy made"
+        )
+    return _grouped_recipe(loader)
+
+
+def _plain_recipe(loader: Any) -> _Recipe:
+    sampler = loader.sampler
+    if type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None:
+        shuffle = True
+    elif type(sampler) is SequentialSampler:
+        shuffle = False
+    else:
+        raise Unsupported(f"the data loader has a sampler of its own ({type(sampler).__name__})")
+    if loader.batch_size is None or not isinstance(loader.dataset, AvalancheDataset):
+        raise Unsupported("the data loader is not one that Avalanche built")
+    _want_default_collate(loader.dataset, loader.collate_fn)
+    return [loader.dataset], [loader.batch_size], 0, False, shuffle, loader.drop_last
+
+
+def _grouped_recipe(loader: MultiDatasetDataLoader) -> _Recipe:
+    options = loader.loader_kwargs
+    if options.get("sampler") is not None or options.get("batch_sampler") is not None:
+        raise Unsupported("the data loader has a sampler of its own")
+    if loader.never_ending:
+        raise Unsupported("the data loader never ends")
+    for dataset in loader.datasets:
+        _want_default_collate(dataset, options.get("collate_fn"))
+    return (
+        loader.datasets,
+        loader.batch_sizes,
+        loader.termination_dataset,
+        loader.oversample_small_datasets,
+        bool(options.get("shuffle", False)),
+        bool(options.get("drop_last", False)),
+    )
+
+
+def _want_default_collate(dataset: Any, collate: Any) -> None:
+    if collate is None:
+        collate = dataset.collate_fn
+    if collate is not default_collate:
+        raise Unsupported(f"it has a collate_fn of its own ({getattr(collate, '__name__', collate)})")

@@ -1,0 +1,318 @@
+"""The tensor loader's engine against Avalanche's own sample-by-sample route."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from _tensor_data import colours, images, permuted, plain, split, without_tasks
+from avalanche.benchmarks.datasets.external_datasets.mnist import TensorMNIST
+from avalanche.benchmarks.scenarios.online import split_online_stream
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.training.storage_policy import ReservoirSamplingBuffer
+from torch.utils.data import Dataset, Subset
+from torchvision import datasets
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from avalanche_memplugins.plugins._materialise.cache import TensorCache
+from avalanche_memplugins.plugins._materialise.errors import Unsupported
+from avalanche_memplugins.plugins._materialise.randomness import why_random
+from avalanche_memplugins.plugins._materialise.read import Reader
+from avalanche_memplugins.plugins._materialise.resolve import Source, resolve
+
+CPU = torch.device("cpu")
+V1 = v1.Compose([v1.ToTensor(), v1.Normalize((0.49, 0.48, 0.45), (0.2, 0.21, 0.22))])
+V2 = v2.Compose(
+    [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.49, 0.48, 0.45), (0.2, 0.21, 0.22))]
+)
+GREY = v1.Compose([v1.ToTensor(), v1.Normalize((0.28,), (0.35,))])
+
+
+def served(cache, dataset):
+    rows = cache.fetch(dataset, CPU)
+    return [column[rows.order] for column in rows.columns] + rows.attributes
+
+
+def assert_served(dataset, *, vectorised=None, cache=None):
+    cache = cache or TensorCache(2**24)
+    ours, theirs = served(cache, dataset), plain(dataset)
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert torch.equal(a, b)
+    if vectorised is not None:
+        assert [reader.vectorised is not None for reader in cache._readers.values()] == [vectorised]
+
+
+@pytest.mark.parametrize(
+    ("data", "transform", "vectorised"),
+    [
+        (images(datasets.CIFAR10), V1, True),
+        (images(datasets.CIFAR10), V2, True),
+        (images(datasets.CIFAR100), v1.PILToTensor(), True),
+        (images(datasets.SVHN), V1, True),
+        (images(datasets.FashionMNIST), GREY, True),
+        (images(datasets.MNIST), v1.Compose([v1.ToTensor(), v1.ConvertImageDtype(torch.float64)]), True),
+        (images(datasets.EMNIST), v1.Compose([v1.Resize(6), GREY]), False),
+        (images(TensorMNIST), v1.Normalize((0.13,), (0.3,)), True),
+        (images(TensorMNIST), None, True),
+        (images(TensorMNIST), v1.RandomRotation((30, 30)), False),
+        (images(TensorMNIST), v1.Lambda(lambda x: x * 2), False),
+        (colours(), None, True),
+        (colours(), v2.Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), True),
+    ],
+)
+def test_split_streams_are_served_bit_by_bit(data, transform, vectorised):
+    stream = split(data, transform).train_stream
+    for experience in stream:
+        assert_served(experience.dataset.train(), vectorised=vectorised)
+
+
+def test_labels_are_mapped_as_avalanche_maps_them():
+    benchmark = split(images(datasets.CIFAR10), V1, class_ids_from_zero_in_each_exp=True)
+    for experience in benchmark.train_stream:
+        labels = served(TensorCache(2**24), experience.dataset.train())[1]
+        assert labels.unique().tolist() == [0, 1]
+        assert_served(experience.dataset.train())
+
+
+def test_permutations_and_task_labels():
+    for experience in permuted().train_stream:
+        assert_served(experience.dataset.train(), vectorised=True)
+    for experience in split(colours(), task_labels=True).train_stream:
+        assert_served(experience.dataset.train())
+        assert served(TensorCache(2**24), experience.dataset)[2].unique().tolist() == experience.task_labels
+
+
+def test_batches_without_task_labels():
+    for experience in without_tasks().train_stream:
+        assert_served(experience.dataset.train())
+
+
+def test_each_group_of_transforms_is_served_as_its_own():
+    data = images(datasets.CIFAR10)
+    benchmark = split(data, V1)
+    dataset = benchmark.train_stream[0].dataset.replace_current_transform_group(v1.ToTensor())
+    cache = TensorCache(2**24)
+    assert_served(dataset.train(), cache=cache)
+    assert_served(dataset.eval(), cache=cache)
+    assert_served(dataset.freeze_transforms(), cache=cache)
+
+
+def test_subsets_concatenations_and_repeated_rows():
+    first, second = (e.dataset for e in split(images(datasets.CIFAR10), V1).train_stream)
+    other = split(images(datasets.CIFAR10, seed=5), V1).train_stream[0].dataset
+    for dataset in (
+        first.subset([3, 3, 1, 0, 3]),
+        first.concat(second),
+        second.concat(first).subset([25, 0, 40, 40, 7]),
+        first.concat(other).subset([50, 2, 30, 2]),
+        other.concat(first).concat(second),
+        first.subset([5, 6, 7]).concat(other.subset([1, 1])),
+    ):
+        assert_served(dataset.train())
+
+
+def test_torch_subset_below_avalanche():
+    data = Subset(images(datasets.CIFAR10), [5, 9, 1, 1, 30, 2])
+    data.targets = [data.dataset.targets[i] for i in data.indices]
+    assert_served(split(data, V1, experiences=1).train_stream[0].dataset.train(), vectorised=True)
+
+
+def test_a_replay_buffer_of_subset_views():
+    buffer = ReservoirSamplingBuffer(max_size=15)
+    for experience in split(images(datasets.CIFAR10), V1).train_stream:
+        buffer.update_from_dataset(experience.dataset)
+    assert_served(buffer.buffer.train())
+
+
+def test_experiences_of_one_data_set_share_one_block():
+    cache = TensorCache(2**24)
+    benchmark = split(images(datasets.CIFAR10), V1)
+    for experience in benchmark.train_stream:
+        served(cache, experience.dataset.train())
+    assert len(cache._blocks) == 1
+    assert cache.nbytes == 60 * (3 * 8 * 8 * 4 + 8)
+
+
+def test_online_experiences_read_each_row_once(monkeypatch):
+    read = []
+    original = Reader.read
+    monkeypatch.setattr(Reader, "read", lambda self, rows: read.append(len(rows)) or original(self, rows))
+    cache = TensorCache(2**24)
+    stream = list(split_online_stream(split(images(datasets.CIFAR10), V1).train_stream, 10, seed=0))
+    for experience in stream:
+        assert_served(experience.dataset.train(), cache=cache)
+    before = sum(read)
+    for experience in stream:
+        assert_served(experience.dataset.train(), cache=cache)
+    assert sum(read) == before
+    assert len(cache._blocks) == 1
+
+
+class Custom(Dataset):
+    """A data set of a kind that nobody listed."""
+
+    def __init__(self, read):
+        self.read = read
+        self.targets = [0, 1, 2, 3] * 5
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return self.read(index), self.targets[index]
+
+
+def test_unknown_data_is_probed_and_served():
+    data = Custom(lambda index: torch.full((2,), float(index)))
+    for experience in split(data).train_stream:
+        assert_served(experience.dataset.train(), vectorised=False)
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda index: torch.rand(2),
+        lambda index: torch.full((2,), random.random()),
+        lambda index: torch.from_numpy(np.random.rand(2)),  # noqa: NPY002
+        lambda index: torch.from_numpy(RNG.random(2)),
+        # Draws, but the result seldom depends on it: the draw itself gives it away.
+        lambda index: torch.zeros(2) if torch.rand(()) < 1 - 1e-7 else torch.ones(2),
+    ],
+)
+def test_random_data_is_refused(read):
+    dataset = split(Custom(read)).train_stream[0].dataset
+    with pytest.raises(Unsupported, match="reading a sample"):
+        served(TensorCache(2**24), dataset.train())
+    served(TensorCache(2**24, assume_deterministic=True), dataset.train())
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        v1.RandomCrop(8, padding=2),
+        v1.RandomHorizontalFlip(),
+        v1.RandomRotation((10, 20)),
+        v2.RandomHorizontalFlip(p=1e-9),
+        v2.RandomErasing(),
+        v1.Compose([v1.ToTensor(), v1.RandomApply([torch.nn.Identity()])]),
+        v1.Lambda(lambda x: x + random.random()),
+    ],
+)
+def test_random_transforms_are_refused(transform):
+    data = images(TensorMNIST) if not isinstance(transform, v1.Compose) else images(datasets.MNIST)
+    dataset = split(data, transform).train_stream[0].dataset
+    with pytest.raises(Unsupported, match="drew random numbers"):
+        served(TensorCache(2**24), dataset.train())
+
+
+def test_neither_probing_nor_reading_shifts_a_global_generator():
+    dataset = split(images(TensorMNIST), v1.RandomRotation((30, 30))).train_stream[0].dataset
+    other = split(Custom(lambda index: torch.rand(2))).train_stream[0].dataset
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    served(TensorCache(2**24), dataset.train())
+    with pytest.raises(Unsupported):
+        served(TensorCache(2**24), other.train())
+    got = (torch.rand(1).item(), random.random(), np.random.rand())  # noqa: NPY002
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    assert got == (torch.rand(1).item(), random.random(), np.random.rand())  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Custom(lambda index: torch.zeros(1 + index)), "shape|collate"),
+        (Custom(lambda index: "text"), "collate|str|hold"),
+        (images(datasets.CIFAR10), "collate"),  # PIL images: no ToTensor
+    ],
+)
+def test_what_is_no_tensor_is_refused(data, message):
+    dataset = split(data, experiences=1).train_stream[0].dataset
+    with pytest.raises(Unsupported, match=message):
+        served(TensorCache(2**24, assume_deterministic=True), dataset.train())
+
+
+def test_shapes_that_change_late_are_refused():
+    data = Custom(lambda index: torch.zeros(1 + index % 4))
+    dataset = split(data, experiences=1).train_stream[0].dataset
+    cache = TensorCache(2**24, assume_deterministic=True)
+    served(cache, dataset.subset(range(5)).train())
+    with pytest.raises(Unsupported, match="differ in shape"):
+        served(cache, dataset.subset(range(15, 20)).train())
+
+
+def test_a_vectorised_pass_that_disagrees_is_dropped():
+    source = Source(images(TensorMNIST), ())
+    reader = Reader(source)
+    reader.vectorised = lambda rows: [torch.zeros(len(rows), 1, 8, 8), torch.zeros(len(rows), dtype=torch.int64)]
+    x, _ = reader.read(torch.arange(10))
+    assert reader.vectorised is None
+    assert torch.equal(x[3], source.sample(3)[0])
+
+
+def test_bytes_are_limited_and_the_oldest_go_first():
+    size = 40 * (64 * 4 + 8)
+    stream = permuted(40).train_stream
+    cache = TensorCache(2 * size)
+    datasets_ = [e.dataset.train() for e in stream]
+    for dataset in datasets_:
+        assert_served(dataset, cache=cache)
+        assert cache.nbytes <= 2 * size
+    served(cache, datasets_[1])
+    served(cache, datasets_[0])
+    kept = {key[0][2] for key in cache._blocks}
+    assert kept == {resolve(datasets_[n])[0].source.key[2] for n in (0, 1)}
+
+
+def test_what_is_pinned_stays():
+    size = 40 * (64 * 4 + 8)
+    first, second, _ = (e.dataset.train() for e in permuted(40).train_stream)
+    cache = TensorCache(size)
+    cache.fetch(first, CPU, pin=True)
+    with pytest.raises(Unsupported, match="max_bytes"):
+        cache.fetch(second, CPU)
+    cache.release()
+    assert_served(second, cache=cache)
+
+
+def test_an_experience_fits_where_its_data_set_does_not():
+    benchmark = split(images(datasets.CIFAR10), V1)
+    dataset = benchmark.train_stream[0].dataset.train()
+    cache = TensorCache(30 * (3 * 8 * 8 * 4 + 8))
+    assert_served(dataset, cache=cache)
+    assert cache.nbytes == 30 * (3 * 8 * 8 * 4 + 8)
+    again = benchmark.train_stream[0].dataset.train()
+    blocks = list(cache._blocks.values())
+    assert_served(again, cache=cache)
+    assert list(cache._blocks.values()) == blocks
+
+
+def test_known_transforms_need_no_probe(monkeypatch):
+    data = images(datasets.CIFAR10)
+    monkeypatch.setattr(Source, "sample", lambda self, row: pytest.fail("probed"))
+    assert why_random(Source(data, (V1,))) is None
+    assert why_random(Source(data, (v1.RandomRotation((5, 5)),))) is None
+
+
+def test_in_place_normalisation_of_tensors_is_noticed():
+    dataset = split(colours(), v1.Normalize((0.5,) * 3, (0.5,) * 3, inplace=True)).train_stream[0].dataset
+    with pytest.raises(Unsupported, match="two results"):
+        served(TensorCache(2**24), dataset.train())
+
+
+def test_resolving_needs_an_avalanche_dataset():
+    dataset = AvalancheDataset([colours()])
+    (part,) = resolve(dataset)
+    assert part.rows.tolist() == list(range(60))
