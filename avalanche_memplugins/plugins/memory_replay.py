@@ -88,7 +88,8 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.write_epochs = check.choice("write_epochs", write_epochs, ("first", "all"))
         self.batch_policy = check.choice("batch_policy", batch_policy, ("append", "replace"))
         self.origin = check.choice("origin", origin, ("experience", "task_label"))
-        if replay_weight is not None and replay_weight != "growing" and not 0 < replay_weight < 1:
+        is_number = isinstance(replay_weight, float | int) and 0 < replay_weight < 1
+        if replay_weight not in (None, "growing") and not is_number:
             raise ValueError(f"replay_weight: wants 0 < w < 1, 'growing' or None, got {replay_weight!r}")
         self.replay_weight = replay_weight
         self.at = at
@@ -128,11 +129,11 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Draw the rows to replay, write the stream's, put the batch together."""
         batch = strategy.mbatch
-        labelled = hasattr(strategy.experience, "task_labels")
-        if len(batch) != 2 + labelled:
+        labelled = len(batch) == 3
+        if len(batch) not in (2, 3) or (labelled and (batch[2].ndim != 1 or batch[2].is_floating_point())):
             raise ValueError(
-                f"mbatch: replay knows batches [x, y] and [x, y, t], got {len(batch)} entries on a benchmark "
-                f"{'with' if labelled else 'without'} task labels"
+                "mbatch: replay knows batches [x, y] and [x, y, t] with integer task labels t (B,), got "
+                f"{[tuple(column.shape) for column in batch]} of {[column.dtype for column in batch]}"
             )
         self.last_replay = self._stream_loss = None
         recall = self._recall = self._sample(strategy, len(batch[0]))
@@ -201,7 +202,9 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.last_replay = self._recall = self._replay_output = self._stream_loss = None
         if self.write_at == "experience":
             data = strategy.experience.dataset.eval()
-            for batch in SingleDatasetDataLoader(data, batch_size=strategy.eval_mb_size):
+            # Every pass of a torch DataLoader draws a seed: from the global generator, unless it has its own.
+            loader = SingleDatasetDataLoader(data, batch_size=strategy.eval_mb_size, generator=torch.Generator())
+            for batch in loader:
                 x, *labels = (column.to(strategy.device) for column in batch)
                 self._write(strategy, x, labels, None)
 

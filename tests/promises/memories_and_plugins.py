@@ -1,0 +1,40 @@
+"""Every memory and every plugin that joins one to a strategy; whoever adds one adds it here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from avalanche_memplugins import MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
+
+POLICIES = ("ring", "reservoir", "class_balanced", "task_balanced")
+READS = ("uniform", "class_balanced", "task_balanced")
+
+MEMORIES: dict[str, Callable[[int], RandomMemory]] = {
+    f"{policy}, {read}": lambda capacity, policy=policy, read=read: RandomMemory(  # type: ignore[misc]
+        capacity, policy=policy, read=read, seed=5
+    )
+    for policy in POLICIES
+    for read in READS
+}
+MEMORIES["float16"] = lambda capacity: RandomMemory(capacity, codec="float16", seed=5)
+MEMORIES["host"] = lambda capacity: RandomMemory(capacity, storage="host", seed=5)
+MEMORIES["logits"] = lambda capacity: RandomMemory(capacity, store_logits=True, seed=5)
+
+PLUGINS: dict[str, Callable[[], Any]] = {
+    name: lambda make=make: MemoryReplayPlugin(make(40))  # type: ignore[misc]
+    for name, make in MEMORIES.items()
+}
+PLUGINS["RMA"] = lambda: RandomMemoryPlugin(40, write_every=3)
+PLUGINS["at a layer"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), at="features")
+PLUGINS["weighted"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), replay_weight=0.5)
+PLUGINS["growing"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), replay_weight="growing")
+PLUGINS["replacing"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), batch_policy="replace")
+PLUGINS["after the experience"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), write_at="experience")
+
+
+def for_model(plugin: Any, multi_head: bool) -> Any:
+    """A layer has another name below the multi-task wrapper."""
+    if multi_head and plugin.at is not None:
+        return MemoryReplayPlugin(plugin.memory, at=f"model.{plugin.at}")
+    return plugin

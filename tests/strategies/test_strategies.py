@@ -1,0 +1,88 @@
+"""Strategies are their plugin on Naive, with nothing of the caller's changed."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from _streams import Case, network, run, weights
+from avalanche.training.templates import SupervisedTemplate
+from torch import nn
+
+from avalanche_memplugins import MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
+from avalanche_memplugins.strategies import RMA, ExperienceReplay
+
+
+def train(strategy_class: Any, **options: Any) -> Any:
+    model = network()
+    strategy = strategy_class(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=16,
+        eval_mb_size=64,
+        evaluator=None,
+        **options,
+    )
+    torch.manual_seed(1)
+    for experience in Case().stream():
+        strategy.train(experience, num_workers=0)
+    return strategy
+
+
+@pytest.mark.parametrize(
+    ("strategy_class", "options", "plugin"),
+    [
+        (RMA, {"mem_size": 50, "write_every": 2}, lambda: RandomMemoryPlugin(50, write_every=2)),
+        (
+            RMA,
+            {"mem_size": 50, "policy": "task_balanced", "read": "task_balanced", "replay_size": 6, "seed": 3},
+            lambda: MemoryReplayPlugin(
+                RandomMemory(50, policy="task_balanced", read="task_balanced", seed=3), write_every=10, replay_size=6
+            ),
+        ),
+        (ExperienceReplay, {"mem_size": 50}, lambda: MemoryReplayPlugin(RandomMemory(50))),
+        (
+            ExperienceReplay,
+            {"mem_size": 50, "codec": "float16"},
+            lambda: MemoryReplayPlugin(RandomMemory(50, codec="float16")),
+        ),
+    ],
+    ids=["RMA", "RMA by task", "ER", "ER in half precision"],
+)
+def test_a_strategy_is_its_plugin_on_naive(strategy_class: Any, options: dict[str, Any], plugin: Any) -> None:
+    assert torch.equal(weights(train(strategy_class, **options)), weights(run(Case(), [plugin()])))
+
+
+@pytest.mark.parametrize("strategy_class", [RMA, ExperienceReplay])
+def test_the_callers_list_of_plugins_stays_as_it_was(strategy_class: Any) -> None:
+    mine: list[Any] = []
+    strategy = train(strategy_class, mem_size=20, plugins=mine)
+    assert mine == []
+    assert isinstance(strategy, SupervisedTemplate)
+    assert len(strategy.memory) == 20
+
+
+@pytest.mark.parametrize("strategy_class", [RMA, ExperienceReplay])
+def test_arguments_are_keywords_and_those_of_avalanche_come_along(strategy_class: Any) -> None:
+    parameters = inspect.signature(strategy_class.__init__).parameters
+    assert all(p.kind is not p.POSITIONAL_OR_KEYWORD for name, p in parameters.items() if name != "self")
+    strategy = train(strategy_class, mem_size=20, peval_mode="iteration", eval_every=-1)
+    assert strategy.memory.capacity == 20
+
+
+@pytest.mark.parametrize("strategy_class", [RMA, ExperienceReplay])
+def test_bad_arguments_reach_the_user(strategy_class: Any) -> None:
+    with pytest.raises(ValueError, match="capacity: wants an integer >= 1, got -5"):
+        train(strategy_class, mem_size=-5)
+    with pytest.raises(ValueError, match="policy: wants one of"):
+        train(strategy_class, policy="fifo")
+
+
+def test_er_keeps_every_task_in_a_memory_where_rma_keeps_the_newest() -> None:
+    er = train(ExperienceReplay, mem_size=30).memory.summary()
+    rma = train(RMA, mem_size=30, write_every=1).memory.summary()
+    assert set(er.per_experience) == {0, 1, 2}
+    assert set(rma.per_experience) == {2}
