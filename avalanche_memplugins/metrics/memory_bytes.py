@@ -1,0 +1,62 @@
+"""Bytes that a strategy's memories hold."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+from avalanche.evaluation import GenericPluginMetric
+
+from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at, memories_of
+
+
+class MemoryBytes(GenericPluginMetric):  # type: ignore[misc]
+    r"""Bytes that grow with the stream or hold it, summed over the memories of a strategy.
+
+    .. math::
+        \sum_{m \in \text{memories}} \text{nbytes}(m)
+
+    A memory is what a plugin calls ``memory`` and what counts its ``nbytes``; one that two plugins share
+    counts once. Without any the metric warns once and emits nothing, as what other plugins hold is unknown.
+    Its name is ``MemoryBytes_Epoch/train_phase/train_stream/Task000``, or with ``_Exp`` and ``/Exp000``.
+
+    :param emit_at: after each training ``"iteration"``, ``"epoch"`` or ``"experience"``.
+    :raises ValueError: for another ``emit_at``.
+    """
+
+    _what, _name = "nbytes", "MemoryBytes"
+
+    def __init__(self, emit_at: Literal["iteration", "epoch", "experience"] = "experience") -> None:
+        super().__init__(None, reset_at="never", emit_at=check_emit_at(emit_at), mode="train")
+        self._bytes = 0
+        self._warned = False
+
+    def _package_result(self, strategy: Any) -> list[Any]:
+        memories = memories_of(strategy)
+        if not memories:
+            if not self._warned:
+                warnings.warn("no plugin of the strategy has a memory with nbytes: no bytes to report", stacklevel=2)
+                self._warned = True
+            return []
+        self._bytes = sum(int(getattr(memory, self._what, 0)) for memory in memories)
+        return list(super()._package_result(strategy))
+
+    def result(self) -> int:
+        """The bytes at the last emission."""
+        return self._bytes
+
+    def __str__(self) -> str:
+        return f"{self._name}_{SUFFIX[self._emit_at]}"
+
+
+class MemoryFixedBytes(MemoryBytes):
+    r"""Bytes of what the memories need besides the stream, such as frozen encoders.
+
+    .. math::
+        \sum_{m \in \text{memories}} \text{nbytes\_fixed}(m)
+
+    :param emit_at: after each training ``"iteration"``, ``"epoch"`` or ``"experience"``.
+    :raises ValueError: for another ``emit_at``.
+    """
+
+    _what, _name = "nbytes_fixed", "MemoryFixedBytes"

@@ -1,0 +1,26 @@
+"""All metrics of memories at once."""
+
+from __future__ import annotations
+
+from avalanche_memplugins.metrics.memory_bytes import MemoryBytes, MemoryFixedBytes
+from avalanche_memplugins.metrics.replay_accuracy import ReplayAccuracy
+
+
+def memory_metrics(
+    *, minibatch: bool = False, epoch: bool = False, experience: bool = False
+) -> list[MemoryBytes | ReplayAccuracy]:
+    """Bytes held, fixed bytes, and accuracy on replayed rows, to be passed to Avalanche's ``EvaluationPlugin``.
+
+    :param minibatch: emit them after each training iteration.
+    :param epoch: emit them after each training epoch.
+    :param experience: emit them after each training experience.
+    :return: the metrics; none if all of the parameters are False.
+    """
+    out: list[MemoryBytes | ReplayAccuracy] = []
+    if minibatch:
+        out += [MemoryBytes("iteration"), MemoryFixedBytes("iteration"), ReplayAccuracy("iteration")]
+    if epoch:
+        out += [MemoryBytes("epoch"), MemoryFixedBytes("epoch"), ReplayAccuracy("epoch")]
+    if experience:
+        out += [MemoryBytes("experience"), MemoryFixedBytes("experience"), ReplayAccuracy("experience")]
+    return out
