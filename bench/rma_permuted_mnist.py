@@ -48,8 +48,8 @@ RUNS: dict[str, tuple[str, str, int, int]] = {
     "linear, naive": ("linear", "none", 0, 40),
     "MLP, RMA": ("mlp", "ring", CAPACITY, 40),
     "MLP, naive": ("mlp", "none", 0, 20),
-    "MLP, ring of 2,000": ("mlp", "ring", 2_000, 20),
-    "MLP, reservoir of 2,000": ("mlp", "reservoir", 2_000, 20),
+    "linear, ring of 2,000": ("linear", "ring", 2_000, 20),
+    "linear, reservoir of 2,000": ("linear", "reservoir", 2_000, 20),
 }
 EMPTY = -1  # class of a row that was never written
 
@@ -229,13 +229,13 @@ def plot(seeds: int, path: Path) -> None:
 
 
 REMARKS = """Mean final accuracy over all tasks so far, full test sets, %, ± half a 95 % t-interval over seeds; the
-band in the plot spans the seeds. 320 rows a task are stored in every run, 32 replayed a step.
+band in the plot spans the seeds. 320 rows a task are offered to the memory in every run, 32 replayed a step.
 
 - "Empty rows sampled too": the author's code draws from all 15,000 slots, written or not, and TensorFlow lets the
   empty ones (black image, zero label) push the biases; so early on most of the replay is empty. The runs above it draw
   from written rows only.
 - "Ring of 2,000": a ring too small for the stream holds the last six tasks and forgets the others; a reservoir of
-  the same size keeps a little of everything.
+  the same size keeps a little of everything (100 rows a task at the end).
 - The author trains on the 55,000 images of TensorFlow's loader, these runs on all 60,000."""
 
 

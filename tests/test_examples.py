@@ -1,0 +1,30 @@
+"""Every example runs as it is and shows what it says."""
+
+from __future__ import annotations
+
+import runpy
+import warnings
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+NEEDS_DATA: set[str] = set()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_an_example_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if path.stem in NEEDS_DATA:
+        pytest.skip("downloads or reads a data set")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runpy.run_path(str(path), run_name="__main__")
+    assert "%" in capsys.readouterr().out or path.stem == "latent_replay"
+
+
+def test_one_line_makes_the_difference(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runpy.run_path(str(next(p for p in EXAMPLES if p.stem == "add_rma_to_naive")))
+    naive, rma = (float(line.split()[-2]) for line in capsys.readouterr().out.splitlines()[:2])
+    assert rma > naive + 50
