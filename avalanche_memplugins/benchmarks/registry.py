@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+
+from .names import look_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
             input_shape=(1, 8, 8),
             n_classes=10,
             n_experiences=5,
-            epochs=10,
+            epochs=5,
             mean=(0.0,),
             std=_DIGITS_STD,
             local=True,
@@ -155,10 +156,6 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
 def get_benchmark(name: str) -> BenchmarkInfo:
     """The benchmark of that name.
 
-    :raises ValueError: if there is none; names the nearest.
+    :raises ValueError: if there is none; suggests the nearest.
     """
-    if name not in BENCHMARKS:
-        near = difflib.get_close_matches(name, BENCHMARKS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BENCHMARKS)}"
-        raise ValueError(f"benchmark: no {name!r}; {hint}")
-    return BENCHMARKS[name]
+    return look_up("benchmark", name, BENCHMARKS)

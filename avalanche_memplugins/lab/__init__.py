@@ -1,0 +1,31 @@
+"""The lab: runs that are described by a value, done once, and compared over seeds."""
+
+from __future__ import annotations
+
+from .compare import Outcome, compare
+from .comparison import Comparison
+from .executors import Executor, InProcess
+from .memories import MEMORIES, MemoryInfo
+from .processes import LocalProcesses
+from .result import RunResult
+from .runner import run_all
+from .spec import RunSpec
+from .store import ResultStore
+from .strategies import STRATEGIES, StrategyInfo
+
+__all__ = [
+    "MEMORIES",
+    "STRATEGIES",
+    "Comparison",
+    "Executor",
+    "InProcess",
+    "LocalProcesses",
+    "MemoryInfo",
+    "Outcome",
+    "ResultStore",
+    "RunResult",
+    "RunSpec",
+    "StrategyInfo",
+    "compare",
+    "run_all",
+]

@@ -1,0 +1,104 @@
+"""The whole of a comparison: runs, tables, pictures."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from .comparison import Comparison
+from .display import display_for
+from .executors import Executor
+from .processes import LocalProcesses
+from .result import RunResult
+from .runner import run_all
+from .store import ResultStore, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a comparison has brought.
+
+    :param results: of all runs, failed ones too.
+    :param tidy: every number, see :func:`.tidy`.
+    :param summary: a line a strategy, see :func:`.summarise`.
+    :param files: what was written.
+    """
+
+    results: list[RunResult]
+    tidy: pd.DataFrame
+    summary: pd.DataFrame
+    files: list[Path]
+
+
+def compare(comparison: Comparison, *, console: Console | None = None, executor: Executor | None = None) -> Outcome:
+    """Do the runs that are not done, then write and print tables and pictures.
+
+    :param comparison: what to compare.
+    :param console: where to print; None: standard output.
+    :param executor: does the runs; None: processes of this machine.
+    :raises ValueError: if a setting is out of range or unknown, before anything is run.
+    """
+    console = console or Console()
+    specs = comparison.specs()
+    jobs = comparison.jobs
+    executor = executor or LocalProcesses(jobs)
+    store = ResultStore(comparison.out / "runs")
+    shown = min(executor.jobs, len(specs)) if isinstance(executor, LocalProcesses) else 1
+    try:
+        with display_for(console, specs, shown) as display:
+            results = run_all(specs, store, executor, display.show)
+    except KeyboardInterrupt:
+        done = sum(1 for spec in specs if (known := store.get(spec)) is not None and known.ok)
+        console.print(
+            Text(
+                f"stopped: {done} of {len(specs)} runs are kept in {store.folder}; the same command goes on from there",
+                "yellow",
+            ),
+            soft_wrap=True,
+        )
+        raise
+    return _report(comparison, results, store, console)
+
+
+def _report(comparison: Comparison, results: list[RunResult], store: ResultStore, console: Console) -> Outcome:
+    # Here and not above: whoever asks for help, or for one run, need not wait for pandas and matplotlib.
+    from . import figures, report, table
+
+    numbers = table.tidy(results)
+    baseline = comparison.baseline_name()
+    summary = table.summarise(numbers, baseline)
+    files: list[Path] = []
+    if len(numbers):
+        contents = {
+            "results.csv": numbers.to_csv(index=False).encode(),
+            "summary.csv": summary.to_csv(index=False).encode(),
+            "accuracy.png": _png(figures.accuracy_curves(numbers)),
+            "matrices.png": _png(figures.accuracy_matrices(numbers)),
+        }
+        for name, content in contents.items():
+            write_whole(comparison.out / name, content)
+            files.append(comparison.out / name)
+        for part in report.tables(summary, comparison.specs(), baseline):
+            console.print(part)
+    for part in report.failures(results, [str(store.path(result.spec)) for result in results]):
+        console.print(part, soft_wrap=True)
+    for warning in dict.fromkeys(text for result in results for text in result.warnings):
+        console.print(Text(f"warned: {warning}", "yellow"), soft_wrap=True)
+    if files:
+        console.print(Text("written: " + ", ".join(map(str, files))), soft_wrap=True)
+    return Outcome(results=results, tidy=numbers, summary=summary, files=files)
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()

@@ -1,0 +1,98 @@
+"""What is compared with what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from avalanche_memplugins.benchmarks.names import look_up
+from avalanche_memplugins.benchmarks.registry import get_benchmark
+
+from .spec import RunSpec
+from .strategies import STRATEGIES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Compare strategies on benchmarks over several seeds.
+
+    Every strategy gets the same stream, first weights, model, optimiser, epochs and batch size, and every memory
+    the same number of rows. Runs that are already done are taken from the output folder.
+    """
+
+    benchmarks: tuple[str, ...] = ("split-digits", "permuted-digits")
+    """Benchmarks by name; `memplugins list` shows them."""
+    strategies: tuple[str, ...] = ("naive", "replay", "rma", "er-reservoir", "cumulative")
+    """Strategies by name; `memplugins list` shows them."""
+    seeds: int = 3
+    """Number of seeds: 0, 1, 2, ..."""
+    baseline: str | None = None
+    """Strategy that differences are taken from; by default replay if it takes part, else the first."""
+    memory_size: int = 200
+    """Rows that each memory holds at most."""
+    experiences: int | None = None
+    """Length of the streams; by default what is usual for the benchmark."""
+    epochs: int | None = None
+    """Epochs an experience; by default what the benchmark has registered."""
+    batch_size: int = 32
+    """Rows of the stream a step; a replay strategy trains on as many from its memory besides."""
+    model: str = "mlp"
+    """Model: mlp (two hidden layers) or linear."""
+    hidden: int = 256
+    """Units in a hidden layer."""
+    optimizer: str = "adam"
+    """Optimiser: adam or sgd, both without momentum settings or weight decay."""
+    lr: float = 1e-3
+    """Learning rate."""
+    jobs: int | None = None
+    """Worker processes of one thread each; by default one a core."""
+    out: Path = Path("results/compare")
+    """Folder for results, tables and pictures."""
+
+    def specs(self) -> list[RunSpec]:
+        """All runs, seed by seed, so that whole comparisons are done early.
+
+        :raises ValueError: naming the setting that is out of range or unknown.
+        """
+        if self.seeds < 1:
+            raise ValueError(f"seeds: wants at least 1, got {self.seeds}")
+        for field in ("benchmarks", "strategies"):
+            if not getattr(self, field):
+                raise ValueError(f"{field}: wants at least one name, got none")
+        self.baseline_name()
+        return [
+            RunSpec(
+                benchmark=benchmark,
+                strategy=strategy,
+                seed=seed,
+                n_experiences=_or(self.experiences, get_benchmark(benchmark).n_experiences),
+                epochs=_or(self.epochs, get_benchmark(benchmark).epochs),
+                memory_size=self.memory_size,
+                model=self.model,
+                hidden=self.hidden,
+                optimizer=self.optimizer,
+                lr=self.lr,
+                batch_size=self.batch_size,
+            )
+            for seed in range(self.seeds)
+            for benchmark in dict.fromkeys(self.benchmarks)
+            for strategy in dict.fromkeys(self.strategies)
+        ]
+
+    def baseline_name(self) -> str:
+        """The strategy that differences are taken from.
+
+        :raises ValueError: if it does not take part.
+        """
+        if self.baseline is None:
+            return "replay" if "replay" in self.strategies else self.strategies[0]
+        return look_up("baseline", self.baseline, {name: name for name in self.strategies})
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def label(strategy: str) -> str:
+    """Name of a strategy for tables and pictures."""
+    return STRATEGIES[strategy].label

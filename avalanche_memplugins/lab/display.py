@@ -1,0 +1,133 @@
+"""Progress on the screen: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .comparison import label
+from .result import RunResult
+from .spec import RunSpec
+
+
+class Display(Protocol):
+    """Shows how far the runs are."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, result: RunResult, fresh: bool) -> None:
+        """One more run is done; ``fresh`` if it was done now and not before."""
+        ...
+
+
+def display_for(console: Console, specs: Sequence[RunSpec], jobs: int) -> Display:
+    """The display that fits the console."""
+    return LiveDisplay(console, specs, jobs) if console.is_terminal else PlainDisplay(console, specs, jobs)
+
+
+class PlainDisplay:
+    """A line a run."""
+
+    def __init__(self, console: Console, specs: Sequence[RunSpec], jobs: int) -> None:
+        self.console, self.total, self.done = console, len(specs), 0
+        self.jobs = jobs
+
+    def __enter__(self) -> PlainDisplay:
+        self._print(f"{self.total} runs in {self.jobs} processes; they need some seconds to start")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def show(self, result: RunResult, fresh: bool) -> None:
+        """As :meth:`Display.show`."""
+        self.done += 1
+        outcome = "done before" if not fresh else "done" if result.ok else f"FAILED: {last_line(result)}"
+        if result.ok:
+            outcome = f"accuracy {100 * result.final_accuracy:.1f} %, {sum(result.train_seconds):.1f} s ({outcome})"
+        width = len(str(self.total))
+        self._print(f"[{self.done:{width}}/{self.total}] {result.spec.title}: {outcome}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(Text(line), soft_wrap=True)
+
+
+class LiveDisplay:
+    """A table that fills: a dot a run, the mean accuracy so far; below it a bar with the time left."""
+
+    def __init__(self, console: Console, specs: Sequence[RunSpec], jobs: int) -> None:
+        self.specs = specs
+        self.results: dict[RunSpec, RunResult] = {}
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+        self.task = self.bar.add_task(f"starting {jobs} processes", total=len(specs))
+        # `transient`: the report's tables take this one's place.
+        self.live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._render)
+
+    def __enter__(self) -> LiveDisplay:
+        self.live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.__exit__(kind, error, trace)
+
+    def show(self, result: RunResult, fresh: bool) -> None:
+        """As :meth:`Display.show`."""
+        self.results[result.spec] = result
+        if fresh:
+            self.bar.update(self.task, description="running")
+        self.bar.advance(self.task)
+
+    def _render(self) -> Group:
+        benchmarks = list(dict.fromkeys(spec.benchmark for spec in self.specs))
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+        table.add_column("accuracy so far, %", style="dim")
+        for benchmark in benchmarks:
+            table.add_column(benchmark)
+        for strategy in dict.fromkeys(spec.strategy for spec in self.specs):
+            table.add_row(label(strategy), *(self._cell(benchmark, strategy) for benchmark in benchmarks))
+        return Group(table, self.bar)
+
+    def _cell(self, benchmark: str, strategy: str) -> Text:
+        cell, accuracies = Text(), []
+        for spec in self.specs:
+            if (spec.benchmark, spec.strategy) != (benchmark, strategy):
+                continue
+            result = self.results.get(spec)
+            if result is None:
+                cell.append("○", "dim")
+            elif result.ok:
+                cell.append("●", "green")
+                accuracies.append(result.final_accuracy)
+            else:
+                cell.append("✗", "bold red")
+        if accuracies:
+            cell.append(f"  {100 * sum(accuracies) / len(accuracies):5.1f}")
+        return cell
+
+
+def last_line(result: RunResult) -> str:
+    """What a failed run's traceback ends with."""
+    lines = (result.error or "").strip().splitlines()
+    return lines[-1] if lines else "no message"

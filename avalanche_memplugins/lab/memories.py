@@ -1,0 +1,29 @@
+"""Memories by name, for ``memplugins list``. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryInfo:
+    """A memory of the library.
+
+    :param name: of the class, importable from ``module``.
+    :param module: where it is.
+    :param summary: one line for a reader.
+    """
+
+    name: str
+    module: str
+    summary: str
+
+
+MEMORIES = (
+    MemoryInfo(
+        name="RandomMemory",
+        module="avalanche_memplugins.memories",
+        summary="rows of the stream; write: ring, reservoir, class_balanced, task_balanced; "
+        "read: uniform, class_balanced, task_balanced; codec: raw, float16, uint8",
+    ),
+)

@@ -1,0 +1,100 @@
+"""The comparison's tables on the screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from avalanche_memplugins.benchmarks.registry import BENCHMARKS
+
+from .comparison import label
+from .display import last_line
+from .result import RunResult
+from .spec import RunSpec
+
+
+def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> Iterator[RenderableType]:
+    """A table for each benchmark and the notes that belong to them.
+
+    :param summary: from :func:`.summarise`.
+    :param specs: the runs that it is of.
+    :param baseline: strategy that differences were taken from.
+    """
+    for benchmark, lines in summary.groupby("benchmark", sort=False):
+        spec = next(spec for spec in specs if spec.benchmark == benchmark)
+        info = BENCHMARKS[spec.benchmark]
+        seeds = len({spec.seed for spec in specs})
+        table = Table(
+            title=f"{benchmark}: {info.scenario}, {spec.n_experiences} experiences, {spec.epochs} epochs each, "
+            f"{seeds} seed{'s' * (seeds > 1)}",
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
+        table.add_column("strategy", no_wrap=True)
+        for heading in ("accuracy %", f"vs {baseline}", "forgetting", "memory", "train"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        best = lines.loc[~lines["strategy"].isin(["naive", "cumulative"]), "accuracy"].max()
+        for line in lines.to_dict("records"):
+            difference = (
+                Text("-", "dim")
+                if line["strategy"] == baseline
+                else _percent(line["difference"], line["difference_half_width"], sign="+")
+            )
+            table.add_row(
+                label(str(line["strategy"])) + ("" if line["seeds"] == seeds else f" ({line['seeds']} seeds)"),
+                _percent(line["accuracy"], line["accuracy_half_width"]),
+                difference,
+                _percent(line["forgetting"], line["forgetting_half_width"]),
+                nbytes(line["memory_bytes"]),
+                f"{line['train_seconds']:.1f} s",
+                style="bold" if line["accuracy"] == best else None,
+            )
+        yield table
+    yield Text(_notes(specs), "dim")
+
+
+def failures(results: Sequence[RunResult], paths: Sequence[str]) -> Iterator[RenderableType]:
+    """A line for each failed run, and where its traceback is."""
+    for result, path in zip(results, paths, strict=True):
+        if not result.ok:
+            yield Text(f"FAILED {result.spec.title}: {last_line(result)}\n  traceback in {path}", "red")
+
+
+def nbytes(count: float) -> str:
+    """A number of bytes for a reader, in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def _percent(value: float, half_width: float, sign: str = "") -> Text:
+    if math.isnan(value):
+        return Text("-", "dim")
+    middle = f"{100 * value:{sign}.1f}"
+    return Text(middle if math.isnan(half_width) else f"{middle} ± {100 * half_width:.1f}")
+
+
+def _notes(specs: Sequence[RunSpec]) -> str:
+    spec = specs[0]
+    knows_length = any(spec.strategy == "rma" for spec in specs)
+    return (
+        "accuracy: mean over experiences after the last one; ± is a 95 % t-interval over seeds; differences are paired "
+        "by seed.\nforgetting: best earlier accuracy less the last, mean over all experiences but the last "
+        "(Chaudhry et al. 2018).\nmemory: bytes held from the stream at the end; a row of Avalanche's Replay and "
+        "of Cumulative counts as its float32 pixels + 16 bytes of labels.\n"
+        f"the same for all: {spec.model}, {spec.optimizer} lr {spec.lr:g}, batches of {spec.batch_size}, memories of "
+        f"{spec.memory_size} rows; replay adds as many rows as the batch has."
+        + "\nRMA stores one batch every m steps, m taken from the stream's length so that the ring holds it."
+        * knows_length
+    )
