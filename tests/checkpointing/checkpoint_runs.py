@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,10 @@ class Run:
     optimizer: str = "sgd"
     layout: str = "xyt"
     plugins: Callable[[Any], Sequence[Any]] = field(default=lambda optimizer: [])
-    options: Any = None
+    options: Any = field(default=None, hash=False)
     evaluate: bool = True
 
+    @cache  # noqa: B019 - a few small streams
     def benchmark(self) -> Any:
         g = torch.Generator().manual_seed(0)
         y = torch.arange(60 * EXPERIENCES) % CLASSES
