@@ -22,6 +22,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
 from avalanche_memplugins.checkpointing import load_run_state, save_run_state
 
 CLASSES, FEATURES, EXPERIENCES = 8, 12, 4
@@ -72,12 +73,22 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 
 
+def replay(policy: str) -> Callable[[Any], Sequence[Any]]:
+    return lambda optimizer: [MemoryReplayPlugin(RandomMemory(25, policy=policy, seed=5))]
+
+
+PLUGINS: dict[str, Callable[[Any], Sequence[Any]]] = {
+    "none": lambda optimizer: [],
+    **{policy: replay(policy) for policy in ("ring", "reservoir", "class_balanced", "task_balanced")},
+}
+
+
 @dataclass(frozen=True)
 class Run:
     model: str = "plain"
     optimizer: str = "sgd"
     layout: str = "xyt"
-    plugins: Callable[[Any], Sequence[Any]] = field(default=lambda optimizer: [])
+    plugins: Callable[[Any], Sequence[Any]] = PLUGINS["none"]
     options: Any = field(default=None, hash=False)
     evaluate: bool = True
 
@@ -157,6 +168,6 @@ def assert_same(a: Any, b: Any) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    model, optimizer, layout, folder, out = sys.argv[1:]
-    run = Run(model, optimizer, layout)
+    model, optimizer, layout, policy, folder, out = sys.argv[1:]
+    run = Run(model, optimizer, layout, PLUGINS[policy])
     save_run_state(run.resumed(Path(folder)), Path(out))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-import checkpoint_runs
 import pytest
 from checkpoint_runs import EXPERIENCES, Run, assert_same
 
@@ -40,16 +37,6 @@ def test_bitwise_without_evaluation(tmp_path: Path) -> None:
 def test_bitwise_with_periodic_evaluation(options: dict[str, object], tmp_path: Path) -> None:
     run = Run("incremental", "adam", options=options)
     assert_same(run.whole(tmp_path), run.resumed(tmp_path / "2"))
-
-
-def test_bitwise_in_another_process(tmp_path: Path) -> None:
-    run = Run("incremental", "adam", "xy")
-    whole = run.whole(tmp_path)
-    arguments = [run.model, run.optimizer, run.layout, str(tmp_path / "2"), str(tmp_path / "there")]
-    subprocess.run([sys.executable, checkpoint_runs.__file__, *arguments], check=True, capture_output=True)
-    there = run.strategy(seed=5)
-    assert load_run_state(there, tmp_path / "there") == EXPERIENCES
-    assert_same(whole, there)
 
 
 def test_saving_changes_nothing(tmp_path: Path) -> None:
