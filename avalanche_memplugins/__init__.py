@@ -1,7 +1,32 @@
-"""Memory for continual learning, as plugins and strategies for Avalanche."""
+"""Memory for continual learning, as plugins and strategies for Avalanche.
 
-from avalanche_memplugins.memories import RandomMemory, Recall
-from avalanche_memplugins.plugins import MemoryReplayPlugin, RandomMemoryPlugin
+Names are resolved on first use, so that the command line answers without importing torch and Avalanche.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from avalanche_memplugins.memories import RandomMemory, Recall
+    from avalanche_memplugins.plugins import MemoryReplayPlugin, RandomMemoryPlugin
 
 __version__ = "0.1.0"
+_HOME = {
+    "MemoryReplayPlugin": "plugins",
+    "RandomMemory": "memories",
+    "RandomMemoryPlugin": "plugins",
+    "Recall": "memories",
+}
 __all__ = ["MemoryReplayPlugin", "RandomMemory", "RandomMemoryPlugin", "Recall", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
