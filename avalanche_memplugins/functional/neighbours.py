@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-Backend = Literal["auto", "torch", "faiss"]
+Backend = Literal["torch", "faiss"]
 
-FAISS_FROM = 100_000  # keys; below, one matrix product beats the library's set-up
 BFLOAT16_FROM = 64  # dimensions; below, the top-k dominates and a rough product saves nothing
 SPARE = 16  # candidates beyond k: enough that the certificate of the rough pass rarely fails
 KEY_BLOCK = 32_768  # keys per product, so that a score matrix stays within the byte budget at any number of keys
@@ -36,15 +34,15 @@ class KeyTable:
     all keys). So the answer is always the float64 one, whatever the passes were.
 
     :param keys: ``(N, *shape)`` floating point, finite, N >= 1; flattened to ``(N, D)``.
-    :param backend: "torch", "faiss" (the extra ``knn``: its flat index finds the candidates), or "auto": faiss from
-        100,000 keys on if it is installed and the keys lie on the CPU.
+    :param backend: what finds the candidates: "torch", or "faiss" (the extra ``knn``; its flat index, keys on the
+        CPU). Neighbours and distances are the same; faiss was slower at every size measured (docs/mbpa.md).
     :raises ValueError: no keys, keys that are not finite, or an unknown backend.
     :raises ImportError: backend "faiss" without faiss installed.
     """
 
-    def __init__(self, keys: Tensor, *, backend: Backend = "auto") -> None:
-        if backend not in ("auto", "torch", "faiss"):
-            raise ValueError(f"backend must be 'auto', 'torch' or 'faiss', got {backend!r}")
+    def __init__(self, keys: Tensor, *, backend: Backend = "torch") -> None:
+        if backend not in ("torch", "faiss"):
+            raise ValueError(f"backend must be 'torch' or 'faiss', got {backend!r}")
         if keys.dim() < 2 or len(keys) == 0:
             raise ValueError(f"keys must be (N, *shape) with N >= 1, got shape {tuple(keys.shape)}")
         if not keys.is_floating_point() or not torch.isfinite(keys).all():
@@ -52,8 +50,7 @@ class KeyTable:
         if backend == "faiss" and keys.device.type != "cpu":
             raise ValueError(f"backend 'faiss' searches on the CPU, got keys on {keys.device}")
         self.keys = keys.detach().flatten(1).float()
-        wanted = backend == "auto" and len(keys) >= FAISS_FROM and keys.device.type == "cpu"
-        self.uses_faiss = backend == "faiss" or (wanted and find_spec("faiss") is not None)
+        self.uses_faiss = backend == "faiss"
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -131,7 +128,7 @@ class KeyTable:
         squared = self._exact(queries, candidates)
         # By row first, so that the stable sort by distance leaves the lower row first in a tie.
         candidates, order = candidates.sort(1)
-        squared, order = squared.gather(1, order).sort(1, stable=True)
+        squared, order = squared.gather(1, order).sort(dim=1, stable=True)
         candidates = candidates.gather(1, order)
 
         # |q.k - rough q.k| <= |q - q'| |k| + |q'| |k - k'| + the product's own rounding, accumulated over D terms.
@@ -171,7 +168,7 @@ class KeyTable:
 
 
 def nearest(
-    queries: Tensor, keys: Tensor, k: int, *, max_bytes: int = 64 << 20, backend: Backend = "auto"
+    queries: Tensor, keys: Tensor, k: int, *, max_bytes: int = 64 << 20, backend: Backend = "torch"
 ) -> Neighbours:
     """The k nearest keys of every query by Euclidean distance, exactly; see :class:`KeyTable`.
 
@@ -179,7 +176,7 @@ def nearest(
     :param keys: ``(N, *shape)``; searched more than once, make one :class:`KeyTable` of them.
     :param k: how many, >= 1; fewer come back if there are fewer keys.
     :param max_bytes: working memory.
-    :param backend: "auto", "torch" or "faiss".
+    :param backend: "torch" or "faiss".
     """
     return KeyTable(keys, backend=backend).search(queries, k, max_bytes=max_bytes)
 
