@@ -40,7 +40,15 @@ def check_model(
         grow_model(copy.deepcopy(model), node, decoder, experiences, trained)
 
 
-def grow_model(model: nn.Module, node: Node, decoder: Decoder, experiences: Iterable[Any] | None, trained: int) -> None:
+def grow_model(
+    model: nn.Module,
+    node: Node,
+    decoder: Decoder,
+    experiences: Iterable[Any] | None,
+    trained: int,
+    *,
+    what: str = "strategy.model",
+) -> None:
     """Give ``model`` the heads that the state has.
 
     Avalanche's own classifiers grow by the shapes of the state. For other dynamic modules the model is
@@ -58,14 +66,13 @@ def grow_model(model: nn.Module, node: Node, decoder: Decoder, experiences: Iter
     misfits = _misfits(model, wanted)
     if misfits:
         some = "; ".join(misfits[:5]) + ("; ..." if len(misfits) > 5 else "")
-        grows = any(isinstance(module, DynamicModule) for module in model.modules())
-        hint = (
-            " If modules of your own grow with the stream, pass experiences=benchmark.train_stream,"
-            " so that the model can be adapted to it again."
-        )
-        raise CheckpointError(
-            f"strategy.model: does not fit the checkpoint: {some}.{hint if grows and experiences is None else ''}"
-        )
+        hint = ""
+        if experiences is None and any(isinstance(module, DynamicModule) for module in model.modules()):
+            hint = (
+                " If modules of your own grow with the stream, pass experiences=benchmark.train_stream,"
+                " so that the model can be adapted to it again."
+            )
+        raise CheckpointError(f"{what}: does not fit the checkpoint: {some}.{hint}")
 
 
 def restore_model(model: nn.Module, node: Node, decoder: Decoder) -> None:

@@ -108,7 +108,9 @@ class ObjectDecoder(Decoder):
             data = self.plain.decode(node["value"])
             return ParamData(node["name"], data.shape, init_tensor=data, device=data.device)
         if kind == "module" and current is None and node["class"] == _name(self.model):
-            current = copy.deepcopy(self.model)  # as distillation keeps the model of the last experience
+            current = copy.deepcopy(self.model).to(
+                self.device
+            )  # as distillation keeps the model of the last experience
         if _name(current) != node.get("class"):
             raise CheckpointError(
                 f"strategy: where the checkpoint has the state of a {node.get('class')},"
@@ -117,7 +119,8 @@ class ObjectDecoder(Decoder):
         if kind == "object":
             self.restore_attributes(current, node["value"])
         elif kind == "module":
-            grow_model(current, node["value"], self.plain, None, 0)  # type: ignore[arg-type]
+            what = f"a {_name(current)} that a plugin holds"
+            grow_model(current, node["value"], self.plain, None, 0, what=what)  # type: ignore[arg-type]
             restore_model(current, node["value"], self.plain)  # type: ignore[arg-type]
         elif kind == "state_dict":
             current.load_state_dict(self.plain.decode(node["value"]))  # type: ignore[attr-defined]

@@ -145,21 +145,21 @@ def _restore_parts(strategy: Any, plugins: list[tuple[Any, Node]], rest: Node, d
     encoder = ObjectEncoder(strategy.device, copies=True, references=references(strategy))
     before, _ = capture_plugins(strategy, encoder, strict=False)
     rest_before, _ = capture_rest(strategy, encoder, strict=False)
-    known = set(vars(strategy)), [(plugin, set(vars(plugin))) for plugin, _ in plugins]
+    known = [(holder, set(vars(holder))) for holder in (strategy, *strategy.plugins)]
     try:
         for plugin, node in plugins:
             restore_plugin(plugin, node, decoder)
         decoder.restore_attributes(strategy, rest)
-    except Exception as error:
+    except BaseException as error:
         back = ObjectDecoder(encoder.tensors, strategy.device, strategy.model)
         for plugin, node in zip(strategy.plugins, before, strict=True):
             if node["value"] is not None:
                 restore_plugin(plugin, node["value"], back)
         back.restore_attributes(strategy, rest_before)
-        for holder, names in [(strategy, known[0]), *known[1]]:
+        for holder, names in known:
             for name in set(vars(holder)) - names:
                 del vars(holder)[name]
-        if isinstance(error, CheckpointError):
+        if isinstance(error, CheckpointError) or not isinstance(error, Exception):
             raise
         raise CheckpointError(f"folder: the checkpoint does not fit the strategy's plugins: {error}") from error
 
