@@ -49,12 +49,10 @@ def compare(comparison: Comparison, *, console: Console | None = None, executor:
     """
     console = console or Console()
     specs = comparison.specs()
-    jobs = comparison.jobs
-    executor = executor or LocalProcesses(jobs)
+    executor = executor or LocalProcesses(comparison.jobs)
     store = ResultStore(comparison.out / "runs")
-    shown = min(executor.jobs, len(specs)) if isinstance(executor, LocalProcesses) else 1
     try:
-        with display_for(console, specs, shown) as display:
+        with display_for(console, specs, min(executor.jobs, len(specs))) as display:
             results = run_all(specs, store, executor, display.show)
     except KeyboardInterrupt:
         done = sum(1 for spec in specs if (known := store.get(spec)) is not None and known.ok)

@@ -44,7 +44,7 @@ class PlainDisplay:
         self.jobs = jobs
 
     def __enter__(self) -> PlainDisplay:
-        self._print(f"{self.total} runs in {self.jobs} processes; they need some seconds to start")
+        self._print(f"{self.total} runs, {self.jobs} at a time; the start takes some seconds")
         return self
 
     def __exit__(
@@ -79,7 +79,7 @@ class LiveDisplay:
             TimeRemainingColumn(compact=True),
             console=console,
         )
-        self.task = self.bar.add_task(f"starting {jobs} processes", total=len(specs))
+        self.task = self.bar.add_task(f"starting, {jobs} runs at a time", total=len(specs))
         # `transient`: the report's tables take this one's place.
         self.live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._render)
 

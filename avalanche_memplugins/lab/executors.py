@@ -10,7 +10,12 @@ from .spec import RunSpec
 
 
 class Executor(Protocol):
-    """Executes runs, somewhere."""
+    """Executes runs, somewhere.
+
+    :param jobs: runs that are under way at the same time.
+    """
+
+    jobs: int
 
     def run(self, specs: Sequence[RunSpec]) -> Iterator[RunResult]:
         """Yield each run's result as soon as it is there, in any order; a run that fails is a result too."""
@@ -19,6 +24,8 @@ class Executor(Protocol):
 
 class InProcess:
     """One run after the other in this process, on one thread as in the worker processes."""
+
+    jobs = 1
 
     def run(self, specs: Sequence[RunSpec]) -> Iterator[RunResult]:
         """As :meth:`Executor.run`."""

@@ -125,13 +125,13 @@ def _name_the_lines(panel: Any, ends: dict[str, float], style: dict[str, tuple[s
         panel.annotate(
             f"{label(name)} {ends[name]:.1f}",
             xy=(x, ends[name]),
-            xytext=(x + 0.12, height),
+            xytext=(8, height),
+            textcoords=("offset points", "data"),
             color=style[name][0],
             va="center",
             fontsize=9,
             annotation_clip=False,
         )
-    panel.set_xlim(right=x + 0.06)
 
 
 def _heatmap(panel: Any, matrix: np.ndarray) -> Any:

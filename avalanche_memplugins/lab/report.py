@@ -30,15 +30,9 @@ def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> It
         spec = next(spec for spec in specs if spec.benchmark == benchmark)
         info = BENCHMARKS[spec.benchmark]
         seeds = len({spec.seed for spec in specs})
-        table = Table(
-            title=f"{benchmark}: {info.scenario}, {spec.n_experiences} experiences, {spec.epochs} epochs each, "
-            f"{seeds} seed{'s' * (seeds > 1)}",
-            title_justify="left",
-            title_style="bold",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            pad_edge=False,
-        )
+        experiences, epochs = _count(spec.n_experiences, "experience"), _count(spec.epochs, "epoch")
+        yield Text(f"{benchmark}: {info.scenario}, {experiences}, {epochs} each, {_count(seeds, 'seed')}", "bold")
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("strategy", no_wrap=True)
         for heading in ("accuracy %", f"vs {baseline}", "forgetting", "memory", "train"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -50,7 +44,8 @@ def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> It
                 else _percent(line["difference"], line["difference_half_width"], sign="+")
             )
             table.add_row(
-                label(str(line["strategy"])) + ("" if line["seeds"] == seeds else f" ({line['seeds']} seeds)"),
+                label(str(line["strategy"]))
+                + ("" if line["seeds"] == seeds else f" ({_count(line['seeds'], 'seed')})"),
                 _percent(line["accuracy"], line["accuracy_half_width"]),
                 difference,
                 _percent(line["forgetting"], line["forgetting_half_width"]),
@@ -76,6 +71,10 @@ def nbytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _percent(value: float, half_width: float, sign: str = "") -> Text:

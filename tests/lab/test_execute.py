@@ -1,0 +1,138 @@
+"""Real runs, tiny: every strategy, repeatable, with honest numbers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from avalanche_memplugins.benchmarks import SplitDigits
+from avalanche_memplugins.lab import STRATEGIES, InProcess, RunResult, RunSpec, builders
+from avalanche_memplugins.lab.builders import write_every
+from avalanche_memplugins.lab.execute import execute
+
+
+def _numbers(result: RunResult) -> RunResult:
+    assert result.ok, result.error
+    return replace(result, train_seconds=())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_repeats_bit_for_bit_whatever_ran_before(strategy: str, spec: Callable[..., RunSpec]) -> None:
+    run = spec(strategy=strategy)
+    first = execute(run)
+    execute(spec(strategy="naive", seed=9))
+    torch.rand(3)
+    assert _numbers(execute(run)) == _numbers(first)
+    assert len(first.accuracy) == len(first.accuracy[0]) == 2
+    assert all(0 <= value <= 1 for row in first.accuracy for value in row)
+    assert len(first.train_seconds) == 2
+    assert _numbers(execute(replace(run, seed=1))).weights != first.weights
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_bytes_are_the_rows_held(strategy: str, spec: Callable[..., RunSpec]) -> None:
+    run = spec(strategy=strategy)
+    sizes = [len(exp.dataset) for exp in SplitDigits(2, seed=0).train_stream]
+    plain_row = 8 * 8 * 4 + 16
+    held = execute(run).memory_bytes
+    if strategy == "naive":
+        assert held == (0, 0)
+    elif strategy == "replay":
+        assert held == (64 * plain_row, 64 * plain_row)
+    elif strategy == "cumulative":
+        assert held == (sizes[0] * plain_row, sum(sizes) * plain_row)
+    else:
+        # Ours count all that they allocate: pixels, label, task, origin, with at most a word for each.
+        assert 64 * 8 * 8 * 4 < held[-1] <= 64 * (8 * 8 * 4 + 3 * 8)
+
+
+def test_every_strategy_of_a_seed_begins_with_the_same_weights(
+    spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, torch.Tensor] = {}
+    build = builders.build
+
+    def spy(run: RunSpec, *rest: object) -> object:
+        built = build(run, *rest)
+        seen[run.strategy] = torch.nn.utils.parameters_to_vector(built.strategy.model.parameters()).detach().clone()
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(builders, "build", spy)
+    for strategy in STRATEGIES:
+        assert not execute(spec(strategy=strategy)).ok
+    first, *others = seen.values()
+    assert len(others) == len(STRATEGIES) - 1
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_a_failure_is_a_result_with_its_traceback(
+    spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(builders, "build", broken)
+    result = execute(spec())
+    assert not result.ok
+    assert result.error is not None
+    assert "Traceback" in result.error
+    assert "ZeroDivisionError: on purpose" in result.error
+    assert result.accuracy == ()
+
+
+def test_warnings_are_kept_but_not_those_that_every_run_gives(
+    spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = builders.build
+
+    def warn(run: RunSpec, *rest: object) -> object:
+        for _ in range(2):
+            warnings.warn("something is odd", stacklevel=2)
+        return build(run, *rest)
+
+    monkeypatch.setattr(builders, "build", warn)
+    assert execute(spec(strategy="replay")).warnings == ("UserWarning: something is odd",)
+
+
+def test_the_accuracy_is_avalanches_own(spec: Callable[..., RunSpec]) -> None:
+    """Counted again by hand from the final model's predictions."""
+    run, kept = spec(strategy="cumulative", epochs=3), []
+    build = builders.build
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builders, "build", lambda *args: kept.append(build(*args)) or kept[-1])
+        result = execute(run)
+    model = kept[0].strategy.model.eval()
+    for k, exp in enumerate(SplitDigits(2, seed=0).test_stream):
+        x, y = torch.stack([row[0] for row in exp.dataset]), torch.tensor([int(row[1]) for row in exp.dataset])
+        assert result.accuracy[-1][k] == pytest.approx(float((model(x).argmax(1) == y).float().mean()), abs=1e-6)
+    assert result.final_accuracy == pytest.approx(sum(result.accuracy[-1]) / 2)
+    assert result.final_accuracy > 0.3
+
+
+@pytest.mark.parametrize(("batches", "memory", "batch"), [(45, 200, 32), (225, 200, 32), (3, 1000, 32), (10, 8, 32)])
+def test_rmas_writes_fit_the_ring_as_tightly_as_they_can(batches: int, memory: int, batch: int) -> None:
+    every, slots = write_every(batches, memory, batch), max(1, memory // batch)
+    assert math.ceil(batches / every) <= slots
+    assert every == 1 or math.ceil(batches / (every - 1)) > slots
+
+
+def test_in_process_keeps_the_callers_threads(spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch) -> None:
+    from avalanche_memplugins.lab import execute as module
+
+    during = []
+    monkeypatch.setattr(
+        module, "execute", lambda run: during.append(torch.get_num_threads()) or RunResult(spec=run, error="x")
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert [one.spec for one in InProcess().run([spec()])] == [spec()]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert during == [1]

@@ -1,0 +1,81 @@
+"""The tidy table and the summary made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from avalanche_memplugins.lab import RunResult, RunSpec
+from avalanche_memplugins.lab.table import TIDY, accuracy_matrix, summarise, tidy
+
+
+@pytest.fixture
+def results(spec: Callable[..., RunSpec], result: Callable[..., RunResult]) -> list[RunResult]:
+    return [
+        result(spec(strategy="naive", seed=0), ((0.9, 0.0), (0.1, 0.8))),
+        result(spec(strategy="replay", seed=0), ((0.9, 0.0), (0.7, 0.9))),
+        result(spec(strategy="naive", seed=1), ((1.0, 0.0), (0.2, 0.9))),
+        result(spec(strategy="replay", seed=1), ((1.0, 0.0), (0.9, 0.9))),
+        RunResult(spec=spec(strategy="replay", seed=2), error="Traceback ..."),
+    ]
+
+
+def test_tidy_has_a_line_a_number_and_survives_csv(results: list[RunResult], tmp_path) -> None:
+    table = tidy(results)
+    assert tuple(table.columns) == TIDY
+    # Four runs: 2 x 2 accuracies, 2 times, 2 sizes; the failed one has none.
+    assert len(table) == 4 * (4 + 2 + 2)
+    line = table[(table["strategy"] == "replay") & (table["seed"] == 1) & (table["metric"] == "accuracy")]
+    one = line[(line["trained_experience"] == 1) & (line["evaluated_experience"] == 0)]
+    assert one["value"].tolist() == [0.9]
+    assert one["run"].tolist() == [results[3].spec.key]
+    table.to_csv(tmp_path / "t.csv", index=False)
+    again = pd.read_csv(tmp_path / "t.csv", dtype={"evaluated_experience": "Int64"})
+    np.testing.assert_array_equal(accuracy_matrix(again[again["run"] == results[0].spec.key]), results[0].accuracy)
+
+
+def test_matrix_does_not_depend_on_the_order_of_lines(results: list[RunResult]) -> None:
+    table = tidy(results[:1]).sample(frac=1, random_state=0)
+    np.testing.assert_array_equal(accuracy_matrix(table), [[0.9, 0.0], [0.1, 0.8]])
+
+
+def test_summary_by_hand(results: list[RunResult]) -> None:
+    summary = summarise(tidy(results), baseline="naive").set_index("strategy")
+    assert summary.index.tolist() == ["naive", "replay"]
+    naive, replay = summary.loc["naive"], summary.loc["replay"]
+    assert naive["accuracy"] == pytest.approx((0.45 + 0.55) / 2)
+    # s of (0.45, 0.55) over sqrt(2) is 0.05; t(0.975, 1) = 12.706.
+    assert naive["accuracy_half_width"] == pytest.approx(12.706 * 0.05, rel=1e-4)
+    assert naive["forgetting"] == pytest.approx((0.8 + 0.8) / 2)
+    assert replay["forgetting"] == pytest.approx((0.2 + 0.1) / 2)
+    assert replay["difference"] == pytest.approx((0.35 + 0.35) / 2)
+    assert replay["difference_half_width"] == pytest.approx(0.0, abs=1e-12)
+    assert naive["difference"] == 0
+    assert (replay["memory_bytes"], replay["train_seconds"], replay["seeds"]) == (20, 4.0, 2)
+
+
+def test_summary_without_the_baseline_has_no_differences(results: list[RunResult]) -> None:
+    summary = summarise(tidy(results), baseline="cumulative")
+    assert summary["difference"].isna().all()
+    assert not summary["accuracy"].isna().any()
+
+
+def test_benchmarks_are_kept_apart(spec: Callable[..., RunSpec], result: Callable[..., RunResult]) -> None:
+    table = tidy(
+        [result(spec()), result(spec(benchmark="permuted-digits"), ((0.5, 0.5), (0.5, 0.5)), train_seconds=(1, 1))]
+    )
+    summary = summarise(table, baseline="naive").set_index("benchmark")
+    assert summary.loc["split-digits", "accuracy"] == pytest.approx(0.7)
+    assert summary.loc["permuted-digits", "accuracy"] == pytest.approx(0.5)
+    assert math.isnan(summary.loc["permuted-digits", "accuracy_half_width"])
+
+
+def test_nothing_but_failures_is_an_empty_table(spec: Callable[..., RunSpec]) -> None:
+    table = tidy([RunResult(spec=spec(), error="boom")])
+    assert tuple(table.columns) == TIDY
+    assert len(table) == 0
+    assert len(summarise(table, baseline="naive")) == 0
