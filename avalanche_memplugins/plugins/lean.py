@@ -1,0 +1,177 @@
+"""The training and evaluation loop without the work that changes nothing."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from avalanche.core import SupervisedPlugin
+from avalanche.models import avalanche_forward
+from avalanche.training.templates.base_sgd import BaseSGDTemplate
+from avalanche.training.templates.problem_type.supervised_problem import SupervisedProblem
+from avalanche.training.templates.update_type.sgd_update import SGDUpdate
+from torch.optim import Optimizer
+
+from .lean_dispatch import EVAL_EVENTS, TRAIN_EVENTS, Dispatch
+
+
+class LeanStepPlugin(SupervisedPlugin):  # type: ignore[misc]
+    """Takes out of each iteration what costs time and changes nothing; results stay the same bit by bit.
+
+    In every iteration Avalanche asks every plugin about eight events, although most inherit empty methods;
+    copies the experience at each of them for an evaluator that may have no metric to update; looks up
+    whether the experience has task labels; and opens a profiler record to clear gradients. While a strategy
+    with this plugin trains or evaluates, its loop calls only those plugins, metrics and loggers that act on
+    an event, in the same order. Everything that could tell the difference goes through Avalanche's own
+    methods: strategies that override a hook, ``forward`` or ``criterion``, subclasses of the evaluator,
+    loggers that handle metric values themselves, plugins, metrics and loggers added on the way.
+
+    A strategy with a loop of its own (``training_epoch`` overridden) keeps it, with a warning. The plugin's
+    place in the list does not matter.
+
+    :param train: take over the training loop.
+    :param evaluate: take over the evaluation loop.
+    """
+
+    def __init__(self, *, train: bool = True, evaluate: bool = True) -> None:
+        super().__init__()
+        self.train = train
+        self.evaluate = evaluate
+        self._warned = False
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Take over the training loop for the experience."""
+        if self.train and self._may(strategy, "training_epoch", SGDUpdate):
+            strategy.training_epoch = functools.partial(train_epoch, strategy)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Give the training loop back, so that a strategy at rest is as it was."""
+        vars(strategy).pop("training_epoch", None)
+
+    def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Take over the evaluation loop for the experience."""
+        if self.evaluate and self._may(strategy, "eval_epoch", BaseSGDTemplate):
+            strategy.eval_epoch = functools.partial(eval_epoch, strategy)
+
+    def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Give the evaluation loop back."""
+        vars(strategy).pop("eval_epoch", None)
+
+    def _may(self, strategy: Any, name: str, owner: type) -> bool:
+        if getattr(type(strategy), name) is getattr(owner, name):
+            # A partial of ours may be left over from a loop that an exception ended.
+            return isinstance(vars(strategy).get(name), functools.partial | None)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"LeanStepPlugin leaves {type(strategy).__name__} as it is, because it has a {name} of its own",
+                stacklevel=4,
+            )
+        return False
+
+
+def train_epoch(strategy: Any, **kwargs: Any) -> None:
+    """Run :meth:`SGDUpdate.training_epoch`, event by event, calling only what acts.
+
+    :param strategy: its ``dataloader`` gives the batches.
+    :param kwargs: what ``strategy.train`` was given, passed on to the plugins.
+    """
+    dispatch = Dispatch(strategy, TRAIN_EVENTS)
+    forward = _forward(strategy)
+    for batch in strategy.dataloader:
+        strategy.mbatch = batch
+        if strategy._stop_training:
+            break
+        if not dispatch.fits(strategy):
+            dispatch = Dispatch(strategy, TRAIN_EVENTS)
+        (
+            before_iteration,
+            before_forward,
+            after_forward,
+            before_backward,
+            after_backward,
+            before_update,
+            after_update,
+            after_iteration,
+        ) = dispatch.calls
+
+        strategy._unpack_minibatch()
+        for call in before_iteration:
+            call(strategy, **kwargs)
+
+        _clear_gradients(strategy.optimizer)
+        strategy.loss = strategy._make_empty_loss()
+
+        for call in before_forward:
+            call(strategy, **kwargs)
+        strategy.mb_output = forward()
+        for call in after_forward:
+            call(strategy, **kwargs)
+
+        strategy.loss += strategy.criterion()
+
+        for call in before_backward:
+            call(strategy, **kwargs)
+        strategy.backward()
+        for call in after_backward:
+            call(strategy, **kwargs)
+
+        for call in before_update:
+            call(strategy, **kwargs)
+        strategy.optimizer_step()
+        for call in after_update:
+            call(strategy, **kwargs)
+
+        for call in after_iteration:
+            call(strategy, **kwargs)
+
+
+def eval_epoch(strategy: Any, **kwargs: Any) -> None:
+    """Run :meth:`BaseSGDTemplate.eval_epoch`, event by event, calling only what acts.
+
+    :param strategy: its ``dataloader`` gives the batches.
+    :param kwargs: what ``strategy.eval`` was given, passed on to the plugins.
+    """
+    dispatch = Dispatch(strategy, EVAL_EVENTS)
+    forward = _forward(strategy)
+    for batch in strategy.dataloader:
+        strategy.mbatch = batch
+        if not dispatch.fits(strategy):
+            dispatch = Dispatch(strategy, EVAL_EVENTS)
+        before_iteration, before_forward, after_forward, after_iteration = dispatch.calls
+
+        strategy._unpack_minibatch()
+        for call in before_iteration:
+            call(strategy, **kwargs)
+
+        for call in before_forward:
+            call(strategy, **kwargs)
+        strategy.mb_output = forward()
+        for call in after_forward:
+            call(strategy, **kwargs)
+        strategy.loss = strategy.criterion()
+
+        for call in after_iteration:
+            call(strategy, **kwargs)
+
+
+def _forward(strategy: Any) -> Callable[[], Any]:
+    """Return the strategy's forward pass; where it is Avalanche's, the question of task labels is settled once."""
+    own = "forward" in vars(strategy) or type(strategy).forward is not SupervisedProblem.forward
+    if own:
+        forward: Callable[[], Any] = strategy.forward
+        return forward
+    if hasattr(strategy.experience, "task_labels"):
+        return lambda: avalanche_forward(strategy.model, strategy.mb_x, strategy.mb_task_id)
+    return lambda: strategy.model(strategy.mb_x)
+
+
+def _clear_gradients(optimizer: Any) -> None:
+    if type(optimizer).zero_grad is not Optimizer.zero_grad or "zero_grad" in vars(optimizer):
+        optimizer.zero_grad()
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
