@@ -8,16 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from avalanche_memplugins.memories import RandomMemory, Recall
-    from avalanche_memplugins.plugins import MemoryReplayPlugin, RandomMemoryPlugin
+    from avalanche_memplugins.plugins import (
+        LeanStepPlugin,
+        MemoryReplayPlugin,
+        RandomMemoryPlugin,
+        TensorLoaderPlugin,
+    )
 
 __version__ = "0.1.0"
 _HOME = {
+    "LeanStepPlugin": "plugins",
     "MemoryReplayPlugin": "plugins",
     "RandomMemory": "memories",
     "RandomMemoryPlugin": "plugins",
     "Recall": "memories",
+    "TensorLoaderPlugin": "plugins",
 }
-__all__ = ["MemoryReplayPlugin", "RandomMemory", "RandomMemoryPlugin", "Recall", "__version__"]
+__all__ = [
+    "LeanStepPlugin",
+    "MemoryReplayPlugin",
+    "RandomMemory",
+    "RandomMemoryPlugin",
+    "Recall",
+    "TensorLoaderPlugin",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:
