@@ -44,7 +44,7 @@ class PlainDisplay:
         self.jobs = jobs
 
     def __enter__(self) -> PlainDisplay:
-        self._print(f"{self.total} runs, {self.jobs} at a time; the start takes some seconds")
+        self._print(f"{count(self.total, 'run')}, {self.jobs} at a time; the start takes some seconds")
         return self
 
     def __exit__(
@@ -79,7 +79,7 @@ class LiveDisplay:
             TimeRemainingColumn(compact=True),
             console=console,
         )
-        self.task = self.bar.add_task(f"starting, {jobs} runs at a time", total=len(specs))
+        self.task = self.bar.add_task(f"starting, {count(jobs, 'run')} at a time", total=len(specs))
         # `transient`: the report's tables take this one's place.
         self.live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._render)
 
@@ -125,6 +125,11 @@ class LiveDisplay:
         if accuracies:
             cell.append(f"  {100 * sum(accuracies) / len(accuracies):5.1f}")
         return cell
+
+
+def count(number: int, thing: str) -> str:
+    """The number and its thing, in the plural where that is due."""
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def last_line(result: RunResult) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .comparison import label
 from .statistics import interval
@@ -46,13 +47,11 @@ def accuracy_curves(table: pd.DataFrame) -> Figure:
         _name_the_lines(panel, ends, style, x=len(middle))
         panel.set_title(benchmark, loc="left", fontweight="bold")
         panel.set_xlabel("experiences trained on")
-        panel.set_xticks(steps)
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
         panel.set_ylim(0, 101)
         _plain(panel)
     panels[0].set_ylabel("accuracy on experiences so far, %")
-    figure.suptitle(
-        f"mean over seeds ({_seeds(table)}), bands: 95 % t-intervals", x=0.01, ha="left", fontsize=9, color="#555555"
-    )
+    _explain(figure, table, bands=True)
     return figure
 
 
@@ -91,12 +90,15 @@ def accuracy_matrices(table: pd.DataFrame) -> Figure:
                     fontweight="bold",
                     annotation_clip=False,
                 )
-    figure.colorbar(image, ax=panels, shrink=0.7, label=f"accuracy, % (mean over seeds: {_seeds(table)})")
+    figure.colorbar(image, ax=panels, shrink=0.7, label="accuracy, %")
+    _explain(figure, table, bands=False)
     return figure
 
 
-def _seeds(table: pd.DataFrame) -> int:
-    return int(table["seed"].nunique())
+def _explain(figure: Figure, table: pd.DataFrame, *, bands: bool) -> None:
+    seeds = int(table["seed"].nunique())
+    text = "one seed" if seeds == 1 else f"mean over {seeds} seeds" + ", bands: 95 % t-intervals" * bands
+    figure.suptitle(text, x=0.01, ha="left", fontsize=9, color="#555555")
 
 
 def _seen_so_far(matrix: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from rich.text import Text
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 
 from .comparison import label
-from .display import last_line
+from .display import count, last_line
 from .result import RunResult
 from .spec import RunSpec
 
@@ -30,8 +30,8 @@ def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> It
         spec = next(spec for spec in specs if spec.benchmark == benchmark)
         info = BENCHMARKS[spec.benchmark]
         seeds = len({spec.seed for spec in specs})
-        experiences, epochs = _count(spec.n_experiences, "experience"), _count(spec.epochs, "epoch")
-        yield Text(f"{benchmark}: {info.scenario}, {experiences}, {epochs} each, {_count(seeds, 'seed')}", "bold")
+        experiences, epochs = count(spec.n_experiences, "experience"), count(spec.epochs, "epoch")
+        yield Text(f"{benchmark}: {info.scenario}, {experiences}, {epochs} each, {count(seeds, 'seed')}", "bold")
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("strategy", no_wrap=True)
         for heading in ("accuracy %", f"vs {baseline}", "forgetting", "memory", "train"):
@@ -44,8 +44,7 @@ def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> It
                 else _percent(line["difference"], line["difference_half_width"], sign="+")
             )
             table.add_row(
-                label(str(line["strategy"]))
-                + ("" if line["seeds"] == seeds else f" ({_count(line['seeds'], 'seed')})"),
+                label(str(line["strategy"])) + ("" if line["seeds"] == seeds else f" ({count(line['seeds'], 'seed')})"),
                 _percent(line["accuracy"], line["accuracy_half_width"]),
                 difference,
                 _percent(line["forgetting"], line["forgetting_half_width"]),
@@ -64,17 +63,15 @@ def failures(results: Sequence[RunResult], paths: Sequence[str]) -> Iterator[Ren
             yield Text(f"FAILED {result.spec.title}: {last_line(result)}\n  traceback in {path}", "red")
 
 
-def nbytes(count: float) -> str:
+def nbytes(number: float) -> str:
     """A number of bytes for a reader, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number != 1)}"
+    if number < 1000:
+        return f"{number:.0f} B"
+    for unit in ("kB", "MB"):
+        number /= 1000
+        if number < 1000:
+            return f"{number:.1f} {unit}"
+    return f"{number / 1000:.1f} GB"
 
 
 def _percent(value: float, half_width: float, sign: str = "") -> Text:
@@ -86,14 +83,17 @@ def _percent(value: float, half_width: float, sign: str = "") -> Text:
 
 def _notes(specs: Sequence[RunSpec]) -> str:
     spec = specs[0]
-    knows_length = any(spec.strategy == "rma" for spec in specs)
-    return (
-        "accuracy: mean over experiences after the last one; ± is a 95 % t-interval over seeds; differences are paired "
-        "by seed.\nforgetting: best earlier accuracy less the last, mean over all experiences but the last "
-        "(Chaudhry et al. 2018).\nmemory: bytes held from the stream at the end; a row of Avalanche's Replay and "
-        "of Cumulative counts as its float32 pixels + 16 bytes of labels.\n"
+    notes = [
+        "accuracy: mean over experiences after the last one; ± is a 95 % t-interval over seeds; "
+        "differences are paired by seed.",
+        "forgetting: best earlier accuracy less the last, mean over all experiences but the last "
+        "(Chaudhry et al. 2018).",
+        "memory: bytes held from the stream at the end; a row of Avalanche's Replay and of Cumulative counts as its "
+        "float32 pixels + 16 bytes of labels.",
+        "train: wall-clock seconds of training in all, on one thread.",
         f"the same for all: {spec.model}, {spec.optimizer} lr {spec.lr:g}, batches of {spec.batch_size}, memories of "
-        f"{spec.memory_size} rows; replay adds as many rows as the batch has."
-        + "\nRMA stores one batch every m steps, m taken from the stream's length so that the ring holds it."
-        * knows_length
-    )
+        f"{spec.memory_size} rows; replay adds as many rows as the batch has.",
+    ]
+    if any(spec.strategy == "rma" for spec in specs):
+        notes.append("RMA stores one batch every m steps, m taken from the stream's length so that the ring holds it.")
+    return "\n".join(notes)

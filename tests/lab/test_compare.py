@@ -173,7 +173,8 @@ def test_pictures_have_no_text_over_text(draw: Callable, n_experiences: int, see
     canvas = figure.bbox
     boxes = []
     for axes in figure.axes:
-        for text in [*axes.texts, axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]:
+        drawn = [tick.label1 for axis in (axes.xaxis, axes.yaxis) for tick in axis._update_ticks()]
+        for text in [*axes.texts, axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *drawn]:
             if text.get_text():
                 box = text.get_window_extent()
                 assert canvas.x0 <= box.x0 <= box.x1 <= canvas.x1, text
