@@ -1,6 +1,7 @@
 """Ready-made strategies: an Avalanche template, a plugin and good defaults."""
 
 from avalanche_memplugins.strategies.experience_replay import ExperienceReplay
+from avalanche_memplugins.strategies.mbpa import MbPA
 from avalanche_memplugins.strategies.random_memory_adaptation import RMA
 
-__all__ = ["RMA", "ExperienceReplay"]
+__all__ = ["RMA", "ExperienceReplay", "MbPA"]

@@ -17,11 +17,11 @@ KEY_BLOCK = 32_768  # keys per product, so that a score matrix stays within the 
 
 
 class Neighbours(NamedTuple):
-    """``index`` ``(Q, k)`` int64 rows of the keys, nearest first, the lower row first in a tie;
-    ``distance`` ``(Q, k)`` squared Euclidean distances, float32."""
+    """``indices`` ``(Q, k)`` int64 rows of the keys, nearest first, the lower row first in a tie;
+    ``distances`` ``(Q, k)`` squared Euclidean distances, float32."""
 
-    index: Tensor
-    distance: Tensor
+    indices: Tensor
+    distances: Tensor
 
 
 class KeyTable:
@@ -74,7 +74,7 @@ class KeyTable:
         index = torch.empty(len(flat), k, dtype=torch.int64, device=flat.device)
         distance = torch.empty(len(flat), k, device=flat.device)
         per_query = min(len(self), KEY_BLOCK) * 12 + 2 * (k + SPARE) * flat.shape[1] * 12
-        for rows in torch.arange(len(flat), device=flat.device).split(max(1, max_bytes // per_query)):
+        for rows in torch.split(torch.arange(len(flat), device=flat.device), max(1, max_bytes // per_query)):
             for dtype in self._dtypes:
                 index[rows], distance[rows], proven = self._rough_then_exact(flat[rows], k, dtype)
                 rows = rows[~proven]
@@ -161,7 +161,7 @@ class KeyTable:
 
     def _brute(self, query: Tensor, k: int, max_bytes: int) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(self), device=query.device)
-        blocks = rows.split(max(1, max_bytes // (query.numel() * 12)))
+        blocks = torch.split(rows, max(1, max_bytes // (query.numel() * 12)))
         squared = torch.cat([self._exact(query[None], block[None])[0] for block in blocks])
         squared, index = squared.sort(stable=True)
         return index[:k], squared[:k].float()
@@ -182,7 +182,8 @@ def nearest(
 
 
 def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return norm
 
 
 def _unit(device: torch.device) -> float:

@@ -1,8 +1,16 @@
 """How a memory joins a strategy."""
 
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
+from avalanche_memplugins.plugins.local_adaptation import LocalAdaptationPlugin
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin, Replayed
 from avalanche_memplugins.plugins.random_memory import RandomMemoryPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
-__all__ = ["LeanStepPlugin", "MemoryReplayPlugin", "RandomMemoryPlugin", "Replayed", "TensorLoaderPlugin"]
+__all__ = [
+    "LeanStepPlugin",
+    "LocalAdaptationPlugin",
+    "MemoryReplayPlugin",
+    "RandomMemoryPlugin",
+    "Replayed",
+    "TensorLoaderPlugin",
+]

@@ -1,0 +1,83 @@
+"""Nearest rows of a memory, whatever the memory's storage and codec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avalanche_memplugins.functional.neighbours import Backend, KeyTable, Neighbours
+from avalanche_memplugins.memories.random_memory import RandomMemory
+
+
+class EpisodicIndex:
+    """Exact nearest-neighbour search over the rows that a memory holds.
+
+    The key of a row is ``key(x)`` if given; otherwise the key stored with it, or x itself. Tables are built on
+    first use, one for each task asked for, and kept until the memory is written to or :meth:`refresh` is called.
+    They are working memory beside the memory's ``nbytes``: a float32 copy of the keys, and half as much again for
+    the rough pass.
+
+    :param memory: where the rows are.
+    :param key: embedding of rows ``(n, *shape)``, called in blocks.
+    :param backend: see :class:`~avalanche_memplugins.functional.neighbours.KeyTable`.
+    :param max_bytes: working memory of a search, and of the rows embedded at a time.
+    """
+
+    def __init__(
+        self,
+        memory: RandomMemory,
+        *,
+        key: Callable[[Tensor], Tensor] | None = None,
+        backend: Backend = "torch",
+        max_bytes: int = 64 << 20,
+    ) -> None:
+        self.memory = memory
+        self.key = key
+        self.backend: Backend = backend
+        self.max_bytes = max_bytes
+        self._tables: dict[int | None, tuple[KeyTable, Tensor | None]] = {}
+        self._built: tuple[int, torch.device] | None = None
+
+    def refresh(self) -> None:
+        """Forget the tables: the embedding, or rows of the memory, have changed."""
+        self._tables.clear()
+        self._built = (self.memory.seen, self.memory.device)
+
+    @torch.no_grad()
+    def search(self, queries: Tensor, k: int, *, task: int | None = None) -> Neighbours:
+        """The k nearest rows of each query; ``indices`` ``(Q, k)`` hold their slots.
+
+        :param queries: as the keys are, ``(Q, *key_shape)``, on the memory's device.
+        :param k: how many; fewer come back if fewer rows are held.
+        :param task: search rows of this task label only.
+        :raises ValueError: if no row is there to search, or the queries' width is not the keys'.
+        """
+        if self._built != (self.memory.seen, self.memory.device):
+            self.refresh()
+        if task not in self._tables:
+            self._tables[task] = self._table(task)
+        table, slots = self._tables[task]
+        found = table.search(queries, k, max_bytes=self.max_bytes)
+        return found if slots is None else Neighbours(slots[found.indices], found.distances)
+
+    def _table(self, task: int | None) -> tuple[KeyTable, Tensor | None]:
+        slots = torch.arange(len(self.memory))
+        if task is not None:
+            slots = slots[self.memory.store.get("labels", slots)[:, 1].cpu() == task]
+        if not len(slots):
+            raise ValueError(f"memory: wants rows to search{'' if task is None else f' of task {task}'}, has none")
+        row = self.memory.shape.numel() * 4
+        keys = torch.cat([self._keys(part) for part in torch.split(slots, max(1, self.max_bytes // (4 * row)))])
+        return KeyTable(keys, backend=self.backend), None if task is None else slots.to(keys.device)
+
+    def _keys(self, slots: Tensor) -> Tensor:
+        rows = self.memory.rows(slots)
+        if self.key is not None:
+            return self.key(rows.x).flatten(1).float()
+        return (rows.x if rows.key is None else rows.key).flatten(1).float()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tables": {}, "_built": None}

@@ -1,0 +1,74 @@
+"""A random memory that can be asked for the rows most like a query."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from avalanche_memplugins.functional.neighbours import Backend
+from avalanche_memplugins.memories.episodic_index import EpisodicIndex
+from avalanche_memplugins.memories.random_memory import RandomMemory
+from avalanche_memplugins.memories.recall import Recall
+
+
+class Nearest(NamedTuple):
+    """``rows``: a :class:`Recall` of Q·k rows, query by query; ``distance`` ``(Q, k)`` squared."""
+
+    rows: Recall
+    distance: Tensor
+
+
+class EpisodicMemory(RandomMemory):
+    r"""MbPA's memory :math:`M = \{(h_i, v_i)\}`, :math:`h_i = f(x_i)`, read by nearest key.
+
+    It is a :class:`RandomMemory` - same write policies, codecs, storage and replay - and answers
+    :meth:`nearest` besides: exact, see :class:`~avalanche_memplugins.functional.neighbours.KeyTable`.
+
+    While f learns, keys written earlier grow stale: :meth:`reembed` makes them anew from x (``keep="both"``).
+    With no embedding the key is x, which never does.
+
+    :param capacity: rows held at most, >= 1.
+    :param backend: of the search: "torch" or "faiss".
+    :param max_bytes: working memory of a search.
+    :param kwargs: the other arguments of :class:`RandomMemory`.
+
+    Source: Sprechmann et al., "Memory-based parameter adaptation", ICLR 2018.
+    """
+
+    def __init__(self, capacity: int, *, backend: Backend = "torch", max_bytes: int = 64 << 20, **kwargs: Any) -> None:
+        super().__init__(capacity, **kwargs)
+        self._index = EpisodicIndex(self, backend=backend, max_bytes=max_bytes)
+
+    @torch.no_grad()
+    def nearest(self, x: Tensor, k: int, *, task: int | None = None) -> Nearest:
+        """The k rows whose keys are nearest to f(x), nearest first; of equal ones the lower slot.
+
+        :param x: queries ``(Q, *shape)`` on the memory's device.
+        :param k: >= 1; fewer come back if fewer rows are held.
+        :param task: search rows of this task label only.
+        :raises ValueError: if the memory is empty, or for queries of another shape.
+        """
+        if len(self) and self.keep == "both" and x.shape[1:] != self.shape:
+            raise ValueError(f"x: wants rows of shape {tuple(self.shape)}, got {tuple(x.shape[1:])}")
+        queries = x if self.embedding is None else self._embed(self.embedding, x)
+        found = self._index.search(queries, k, task=task)
+        return Nearest(self.rows(found.indices.flatten().cpu()), found.distances)
+
+    @torch.no_grad()
+    def reembed(self, *, batch_size: int = 256) -> None:
+        """Make the stored keys anew with the embedding as it is now.
+
+        :raises ValueError: if x is not kept beside the key.
+        """
+        if self.embedding is None or "keys" not in self.store:
+            raise ValueError("reembed: wants an embedding and keep='both', so that keys can be made from x again")
+        for slots in torch.split(torch.arange(len(self)), batch_size):
+            self.store.put("keys", slots, self._embed(self.embedding, self.rows(slots).x))
+        self._index.refresh()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``; rows come with it, so the search starts afresh."""
+        super().set_extra_state(state)
+        self._index.refresh()

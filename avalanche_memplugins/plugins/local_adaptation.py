@@ -1,0 +1,295 @@
+"""MbPA: fit the model to a query's neighbours before it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.models import avalanche_forward
+from avalanche.models.utils import is_multi_task_module
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from avalanche_memplugins.functional.kernels import inverse_distance, nearest_relative
+from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_parameters
+from avalanche_memplugins.functional.neighbours import Backend
+from avalanche_memplugins.memories import RandomMemory
+from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories.episodic_index import EpisodicIndex
+from avalanche_memplugins.plugins._adapted_tail import AdaptedTail, find_tail
+from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.plugins.memory_replay import _number_of
+
+Kernel = Callable[[Tensor], Tensor]
+_KERNELS: dict[str, Kernel] = {"nearest_relative": nearest_relative, "inverse_distance": inverse_distance}
+
+
+class LocalAdaptationPlugin(SupervisedPlugin):  # type: ignore[misc]
+    r"""Adapts a copy of the last layers to each evaluated row, by T gradient steps on its K nearest memory rows.
+
+    .. math::
+        \theta_x \leftarrow \theta_x + \alpha \nabla \sum_k w_k \log p(v_k | h_k, \theta_x)
+        - \beta (\theta_x - \theta), \qquad w_k = \mathrm{kernel}(\|q - h_k\|^2).
+
+    The adapted prediction takes the place of ``strategy.mb_output`` in ``after_eval_forward``, so every metric
+    sees it. Training is untouched, and the model is never written to. While the memory is empty, and for a task
+    of a multi-head model that it holds no rows of, the model's own prediction stays.
+
+    One memory serves replay and adaptation: list this plugin beside a
+    :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin` that writes to the same memory.
+
+    :param memory: :class:`~avalanche_memplugins.memories.RandomMemory` or
+        :class:`~avalanche_memplugins.memories.EpisodicMemory` that holds the model's input rows.
+    :param neighbours: K, >= 1.
+    :param steps: T, >= 0.
+    :param lr: :math:`\alpha`, the local rate, > 0.
+    :param beta: pull back to the trained parameters, 0 <= beta <= 1.
+    :param kernel: ``"nearest_relative"``, ``"inverse_distance"`` (MbPA's own), or a function of squared
+        distances ``(n, K)`` that gives weights ``(n, K)``.
+    :param adapt: what is adapted: the last so many linear layers that run in the model (1: the head), or names
+        of modules. Where these layers follow each other, with only activations and the like between, the rest
+        of the model runs once a row; otherwise the whole model runs in every step.
+    :param key: name of a module of the model whose output is the key, made anew at each evaluation with the
+        model as it is then. None: the memory's own key: its embedding, or x.
+    :param writes: write the stream to the memory, too (first epoch, every ``write_every``-th batch). Leave it
+        off if another plugin writes.
+    :param write_every: iterations between writes, >= 1.
+    :param max_bytes: working memory of search and adaptation. Features of memory rows, made once an evaluation,
+        and the table of keys come on top.
+    :param backend: of the search: "torch" or "faiss".
+    :raises ValueError: for arguments out of range.
+
+    Source: Sprechmann et al., "Memory-based parameter adaptation", ICLR 2018.
+    """
+
+    def __init__(
+        self,
+        memory: RandomMemory,
+        *,
+        neighbours: int = 20,
+        steps: int = 10,
+        lr: float = 0.3,
+        beta: float = 0.0,
+        kernel: Literal["nearest_relative", "inverse_distance"] | Kernel = "nearest_relative",
+        adapt: int | str | Sequence[str] = 1,
+        key: str | None = None,
+        writes: bool = False,
+        write_every: int = 1,
+        max_bytes: int = 64 << 20,
+        backend: Backend = "torch",
+    ) -> None:
+        super().__init__()
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+            raise ValueError(f"steps: wants an integer >= 0, got {steps!r}")
+        if not lr > 0:
+            raise ValueError(f"lr: wants a number > 0, got {lr!r}")
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta: wants 0 <= beta <= 1, got {beta!r}")
+        if memory.keep == "key":
+            raise ValueError("memory: wants one that keeps x, since the model has to run on its rows; got keep='key'")
+        self.memory = memory
+        self.neighbours = check.positive_integer("neighbours", neighbours)
+        self.steps, self.lr, self.beta = steps, lr, beta
+        self.kernel = check.one_of("kernel", kernel, _KERNELS) if isinstance(kernel, str) else kernel
+        self.adapt: int | tuple[str, ...]
+        if isinstance(adapt, int):
+            self.adapt = check.positive_integer("adapt", adapt)
+        else:
+            self.adapt = (adapt,) if isinstance(adapt, str) else tuple(adapt)
+        self.key = key
+        self.writes = writes
+        self.write_every = check.positive_integer("write_every", write_every)
+        self.max_bytes = check.positive_integer("max_bytes", max_bytes)
+        self.backend: Backend = backend
+        self._iterations = 0
+        self._forget()
+
+    # ---------------------------------------------------------------- callbacks
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Write the stream's rows, if that is this plugin's business."""
+        if not self.writes or strategy.clock.train_exp_epochs:
+            return
+        if self._iterations % self.write_every == 0:
+            x, y, *t = strategy.mbatch
+            self.memory.to(strategy.device)
+            self.memory.write(x, y, t[0] if t else 0, origin=_number_of(strategy))
+        self._iterations += 1
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Forget what was made with the model as it was."""
+        self._forget()
+        self.memory.to(strategy.device)
+
+    def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Put the adapted predictions in the place of the model's."""
+        batch = strategy.mbatch
+        if not len(self.memory) or not len(batch[0]):
+            return
+        if batch[0].shape[1:] != self.memory.shape:
+            raise ValueError(
+                f"memory: wants rows as the model's inputs are, {tuple(batch[0].shape[1:])}, "
+                f"but holds {tuple(self.memory.shape)}"
+            )
+        output = strategy.mb_output.clone()
+        with _eval_mode(strategy.model):
+            for task, rows in _groups(strategy):
+                if task is None or task in self._tasks():
+                    output[rows] = self._predict(strategy.model, batch[0][rows], output[rows], task)
+        strategy.mb_output = output
+
+    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Let go of the working memory."""
+        self._forget()
+
+    # ---------------------------------------------------------------- parts of the above
+
+    def _forget(self) -> None:
+        self._index: dict[int | None, EpisodicIndex] = {}
+        self._tails: dict[int | None, AdaptedTail] = {}
+        self._features: dict[int | None, Tensor] = {}
+        self._known: dict[int | None, Tensor] = {}
+        self._held: set[int] | None = None
+
+    def _tasks(self) -> set[int]:
+        if self._held is None:
+            self._held = set(self.memory.summary().per_task)
+        return self._held
+
+    @torch.no_grad()
+    def _predict(self, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
+        def forward(rows: Tensor) -> Tensor:
+            labels = None if task is None else rows.new_full((len(rows),), task, dtype=torch.int64)
+            result: Tensor = avalanche_forward(model, rows, labels)
+            return result
+
+        if task not in self._tails:
+            self._tails[task] = find_tail(model, forward, x[:8], self.adapt)
+            self._index[task] = self._make_index(model, forward)
+        tail, index = self._tails[task], self._index[task]
+        found = index.search(self._query_keys(model, forward, x), self.neighbours, task=task)
+        weights = self.kernel(found.distances)
+        y = self.memory.store.get("labels", found.indices.flatten().cpu())[:, 0].long().view(found.indices.shape)
+
+        inputs = tail.inputs(forward, x) if tail.layers else x
+        adapted = []
+        with torch.autocast(x.device.type, enabled=False):
+            size = self._block(model, tail, inputs, found.indices.shape[1])
+            for part in torch.split(torch.arange(len(x), device=x.device), size):
+                rows = self._rows(tail, forward, found.indices[part], task)
+                arguments = (rows, y[part], weights[part], inputs[part])
+                adapted.append(self._adapt(model, tail, task, arguments))
+        logits = torch.cat(adapted).to(output.dtype)
+        keep = slice(0, logits.shape[1])
+        if tail.active is not None:
+            logits = torch.where(tail.active, logits, output[:, keep])
+        output[:, keep] = logits
+        return output
+
+    def _adapt(
+        self, model: nn.Module, tail: AdaptedTail, task: int | None, arguments: tuple[Tensor, Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        steps, lr, beta = self.steps, self.lr, self.beta
+        if tail.layers:
+            return adapt_chain(tail.layers, *arguments, steps=steps, lr=lr, beta=beta, active=tail.active)
+        parameters = dict(model.named_parameters())
+
+        def forward(values: dict[str, Tensor], rows: Tensor) -> Tensor:
+            result: Tensor = functional_call(model, values, rows if task is None else (rows, task))
+            return result
+
+        chosen = {name: parameters[name] for name in tail.names}
+        return adapt_parameters(forward, chosen, *arguments, steps=steps, lr=lr, beta=beta)
+
+    def _block(self, model: nn.Module, tail: AdaptedTail, inputs: Tensor, k: int) -> int:
+        """Queries whose neighbours, Gram matrices and copies of parameters fit into ``max_bytes``."""
+        row = inputs[0].numel()
+        if tail.layers:
+            first, *rest = (m for m in tail.layers if isinstance(m, nn.Linear))
+            widths = first.out_features + sum(m.out_features for m in rest)
+            copies = sum(p.numel() for m in rest for p in m.parameters())
+            each = k * (row + k + 8 * widths) + 4 * copies
+        else:
+            parameters = dict(model.named_parameters())
+            copies = sum(parameters[name].numel() for name in tail.names)
+            # What the layers between make of a row is not known; four times its parameters' share is a guess.
+            each = k * 16 * row + 4 * copies
+        return max(1, self.max_bytes // (4 * each))
+
+    def _rows(self, tail: AdaptedTail, forward: Callable[[Tensor], Tensor], index: Tensor, task: int | None) -> Tensor:
+        """What the adapted part is fed with for the memory rows ``index`` ``(n, K)``."""
+        if not tail.layers:
+            x = self.memory.rows(index.flatten().cpu()).x.float()
+            return x.view(*index.shape, *x.shape[1:])
+        if task not in self._known:
+            self._known[task] = torch.zeros(len(self.memory), dtype=torch.bool, device=index.device)
+            self._features[task] = torch.empty(len(self.memory), tail.width, device=index.device)
+        known, features = self._known[task], self._features[task]
+        missing = torch.unique(index)
+        missing = missing[~known[missing]]
+        width = self.memory.shape.numel() + tail.width
+        for slots in torch.split(missing, max(1, self.max_bytes // (16 * width))):
+            features[slots] = tail.inputs(forward, self.memory.rows(slots.cpu()).x)
+            known[slots] = True
+        return features[index]
+
+    def _make_index(self, model: nn.Module, forward: Callable[[Tensor], Tensor]) -> EpisodicIndex:
+        key = None if self.key is None else (lambda rows: self._query_keys(model, forward, rows))
+        return EpisodicIndex(self.memory, key=key, backend=self.backend, max_bytes=self.max_bytes)
+
+    def _query_keys(self, model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        if self.key is None:
+            embedding = self.memory.embedding
+            if embedding is None:
+                return x
+            with _eval_mode(embedding):
+                result: Tensor = embedding(x)
+            return result
+        tap = LatentTap(self.key)
+        tap.open(model, None)
+        try:
+            forward(x)
+        finally:
+            seen = tap.close()
+        return seen[0].flatten(1).float()
+
+    # ---------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count of iterations, and the memory if this plugin writes it."""
+        memory = {"memory": dict(self.memory.state_dict())} if self.writes else {}
+        return {"iterations": self._iterations, **memory}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``.
+
+        :raises ValueError: if it is of another kind of memory.
+        """
+        if self.writes:
+            self.memory.load_state_dict(state["memory"])
+        self._iterations = state["iterations"]
+        self._forget()
+
+
+def _groups(strategy: Any) -> Iterator[tuple[int | None, Tensor]]:
+    """Rows of the batch by the head that answers for them."""
+    batch = strategy.mbatch
+    if not is_multi_task_module(strategy.model) or len(batch) < 3:
+        yield None, torch.arange(len(batch[0]), device=batch[0].device)
+        return
+    for task in torch.unique(batch[-1]).tolist():
+        yield task, (batch[-1] == task).nonzero().flatten()
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,108 @@
+"""Nearest neighbours against a float64 brute force."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from avalanche_memplugins.functional import neighbours
+from avalanche_memplugins.functional.neighbours import KeyTable, nearest
+
+NO_FAISS = pytest.mark.skipif(find_spec("faiss") is None, reason="needs the extra knn")
+BACKENDS = ["torch", pytest.param("faiss", marks=NO_FAISS)]
+
+
+def brute(queries, keys, k):
+    """Distances in float64, ties to the lower row."""
+    squared = torch.stack([(keys.double() - q.double()).square().sum(1) for q in queries])
+    values, index = squared.sort(dim=1, stable=True)
+    return index[:, :k], values[:, :k]
+
+
+def draw(n, d, seed, offset=0.0, scale=1.0):
+    return offset + scale * torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("offset", "scale", "d"),
+    [(0, 1, 5), (0, 1, 100), (300, 1, 100), (1e4, 0.1, 100), (0, 1e-4, 70), (0, 1e4, 70)],
+)
+def test_order_is_that_of_float64_even_where_float32_products_cancel(backend, offset, scale, d):
+    keys, queries = draw(500, d, 0, offset, scale), draw(40, d, 1, offset, scale)
+    found = nearest(queries, keys, 7, backend=backend)
+    index, squared = brute(queries, keys, 7)
+    assert torch.equal(found.indices, index)
+    torch.testing.assert_close(found.distances, squared.float(), rtol=1e-6, atol=0)
+
+
+def test_the_plain_float32_product_would_fail_here():
+    keys, queries = draw(500, 100, 0, 1e4, 0.1), draw(40, 100, 1, 1e4, 0.1)
+    rough = (keys.square().sum(1) - 2 * queries @ keys.T).topk(7, largest=False).indices
+    assert (rough != brute(queries, keys, 7)[0]).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ties_go_to_the_lower_row_even_beyond_the_spare_candidates(backend):
+    few = draw(10, 80, 0)
+    keys = few.repeat(60, 1)  # 60 copies of each, more than k + SPARE
+    found = nearest(few, keys, 5, backend=backend)
+    assert torch.equal(found.indices, torch.arange(10)[:, None] + 10 * torch.arange(5))
+    assert (found.distances == 0).all()
+
+
+def test_integer_grid_with_many_equal_distances():
+    keys = torch.cartesian_prod(*[torch.arange(6.0)] * 3)
+    queries = keys[::7] + 0.5
+    assert torch.equal(nearest(queries, keys, 20).indices, brute(queries, keys, 20)[0])
+
+
+def test_one_key_far_out_does_not_spoil_the_others():
+    keys = draw(300, 90, 0)
+    keys[17] = 1e6
+    queries = draw(20, 90, 1)
+    assert torch.equal(nearest(queries, keys, 9).indices, brute(queries, keys, 9)[0])
+
+
+def test_blocks_of_queries_and_keys_change_nothing(monkeypatch):
+    keys, queries = draw(300, 70, 0), draw(30, 70, 1)
+    whole = nearest(queries, keys, 6)
+    monkeypatch.setattr(neighbours, "KEY_BLOCK", 64)
+    parts = nearest(queries, keys, 6, max_bytes=1)
+    assert torch.equal(parts.indices, whole.indices)
+    assert torch.equal(parts.distances, whole.distances)
+
+
+def test_float32_pass_agrees_where_there_is_no_bfloat16(monkeypatch):
+    keys, queries = draw(400, 100, 0), draw(30, 100, 1)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", bool, raising=False)
+    table = KeyTable(keys)
+    assert table._dtypes == (torch.float32,)
+    assert torch.equal(table.search(queries, 8).indices, brute(queries, keys, 8)[0])
+
+
+def test_fewer_keys_than_neighbours_gives_all_of_them():
+    found = nearest(draw(2, 3, 0), draw(4, 3, 1), 10)
+    assert found.indices.shape == (2, 4)
+    assert torch.equal(found.indices.sort(1).values, torch.arange(4).expand(2, 4))
+
+
+def test_images_are_flattened():
+    keys = draw(20, 12, 0)
+    assert nearest(keys.view(20, 3, 4), keys.view(20, 3, 4), 1).indices.flatten().tolist() == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: nearest(torch.zeros(1, 3), torch.zeros(0, 3), 1), "keys"),
+        (lambda: nearest(torch.zeros(1, 3), torch.full((2, 3), torch.nan), 1), "keys"),
+        (lambda: nearest(torch.full((1, 3), torch.inf), torch.zeros(2, 3), 1), "queries"),
+        (lambda: nearest(torch.zeros(1, 4), torch.zeros(2, 3), 1), "queries"),
+        (lambda: nearest(torch.zeros(1, 3), torch.zeros(2, 3), 0), "k and max_bytes"),
+        (lambda: nearest(torch.zeros(1, 3), torch.zeros(2, 3), 1, backend="annoy"), "backend"),
+    ],
+)
+def test_bad_arguments_are_named(call, word):
+    with pytest.raises(ValueError, match=word):
+        call()
