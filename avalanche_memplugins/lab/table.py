@@ -39,7 +39,7 @@ def accuracy_matrix(table: pd.DataFrame) -> np.ndarray:
     """Accuracy ``(T, T)`` of the tidy lines of one run, trained experience down, evaluated experience across."""
     lines = table[table["metric"] == "accuracy"]
     square = lines.pivot(index="trained_experience", columns="evaluated_experience", values="value")
-    return square.sort_index().sort_index(axis=1).to_numpy(dtype=np.float64)
+    return square.to_numpy(dtype=np.float64)
 
 
 def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:

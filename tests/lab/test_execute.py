@@ -70,6 +70,21 @@ def test_every_strategy_of_a_seed_begins_with_the_same_weights(
     assert all(torch.equal(first, other) for other in others)
 
 
+@pytest.mark.parametrize(("strategy", "wrapper"), [("rma", "RMA"), ("er-reservoir", "ExperienceReplay")])
+def test_a_memory_has_the_seed_and_the_size_of_its_run(
+    strategy: str, wrapper: str, spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+
+    def spy(**settings: object) -> None:
+        given.update(settings)
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(builders, wrapper, spy)
+    assert not execute(spec(strategy=strategy, seed=5, memory_size=96)).ok
+    assert (given["seed"], given["mem_size"]) == (5, 96)
+
+
 def test_a_failure_is_a_result_with_its_traceback(
     spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
