@@ -65,8 +65,10 @@ def distinct_integers(bound: int, count: int, *, generator: torch.Generator | No
         raise ValueError(f"count: at most {bound} different integers lie below {bound}, got {count}")
     if 3 * count > bound:
         return torch.randperm(bound, generator=generator)[:count]
-    found: dict[int, None] = {}
+    draws = torch.randint(bound, (count,), generator=generator)
+    found = dict.fromkeys(draws.tolist())
+    if len(found) == count:
+        return draws
     while len(found) < count:
-        draws = torch.randint(bound, (count,), generator=generator)
-        found.update(dict.fromkeys(draws.tolist()))
+        found.update(dict.fromkeys(torch.randint(bound, (count,), generator=generator).tolist()))
     return torch.tensor(list(found)[:count], dtype=torch.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
@@ -59,7 +60,7 @@ def label(name: str, value: Tensor | int, rows: int) -> None:
 def label_range(name: str, value: Tensor | int) -> None:
     """Raise unless the values of a tensor of labels fit into 31 bits."""
     if isinstance(value, Tensor) and value.numel():
-        low, high = (int(v) for v in value.aminmax())
+        low, high = (end.item() for end in value.aminmax())
         if low < 0 or high > _LARGEST:
             raise ValueError(f"{name}: wants integers from 0 to 2**31 - 1, got {low if low < 0 else high}")
 
@@ -67,7 +68,7 @@ def label_range(name: str, value: Tensor | int) -> None:
 def finite(name: str, value: Tensor) -> None:
     """Raise unless all values are finite."""
     # One pass over the sum tells most of the time; it may itself overflow.
-    if value.is_floating_point() and not bool(value.sum().isfinite()):
+    if value.is_floating_point() and not math.isfinite(value.sum().item()):
         bad = int((~value.isfinite()).sum())
         if bad:
             raise ValueError(f"{name}: wants finite values, got {bad} that are NaN or infinite")

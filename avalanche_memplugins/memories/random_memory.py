@@ -305,7 +305,6 @@ class RandomMemory(nn.Module):
 
     # ---------------------------------------------------------------- read
 
-    @torch.no_grad()
     def sample(self, n: int) -> Recall:
         """``n`` rows drawn by the read policy; without replacement, no more than the memory holds.
 
@@ -400,8 +399,8 @@ class RandomMemory(nn.Module):
 
 def _stack(labels: dict[str, Tensor | int], like: Tensor) -> Tensor:
     stacked = torch.empty(len(like), len(labels), dtype=torch.int32, device=like.device)
-    for column, value in enumerate(labels.values()):
-        stacked[:, column] = value
+    for column, value in zip(stacked.unbind(1), labels.values(), strict=True):
+        column.copy_(value) if isinstance(value, Tensor) else column.fill_(value)
     return stacked
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from avalanche_memplugins.memories import RandomMemory, Recall
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.plugins.lean import LeanStepPlugin
+from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
 
 class Replayed(NamedTuple):
@@ -123,7 +125,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         if self._tap is not None:
             self._tap.find(strategy.model)
         # The stream's own loss is worked out only if somebody is there to read it.
-        idle = (EvaluationPlugin, PeriodicEval, Clock, MemoryReplayPlugin)
+        idle = (EvaluationPlugin, PeriodicEval, Clock, MemoryReplayPlugin, TensorLoaderPlugin, LeanStepPlugin)
         self._loss_is_read = bool(strategy.evaluator.metrics) or any(not isinstance(p, idle) for p in strategy.plugins)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
