@@ -12,6 +12,7 @@ from avalanche.models import avalanche_forward
 from avalanche.training.templates.base_sgd import BaseSGDTemplate
 from avalanche.training.templates.problem_type.supervised_problem import SupervisedProblem
 from avalanche.training.templates.update_type.sgd_update import SGDUpdate
+from torch import Tensor
 from torch.optim import Optimizer
 
 from .lean_dispatch import EVAL_EVENTS, TRAIN_EVENTS, Dispatch
@@ -102,7 +103,7 @@ def train_epoch(strategy: Any, **kwargs: Any) -> None:
             call(strategy, **kwargs)
 
         _clear_gradients(strategy.optimizer)
-        strategy.loss = strategy._make_empty_loss()
+        strategy.loss = empty = strategy._make_empty_loss()
 
         for call in before_forward:
             call(strategy, **kwargs)
@@ -110,7 +111,7 @@ def train_epoch(strategy: Any, **kwargs: Any) -> None:
         for call in after_forward:
             call(strategy, **kwargs)
 
-        strategy.loss += strategy.criterion()
+        _add_to_loss(strategy, empty, strategy.criterion())
 
         for call in before_backward:
             call(strategy, **kwargs)
@@ -166,6 +167,15 @@ def _forward(strategy: Any) -> Callable[[], Any]:
     if hasattr(strategy.experience, "task_labels"):
         return lambda: avalanche_forward(strategy.model, strategy.mb_x, strategy.mb_task_id)
     return lambda: strategy.model(strategy.mb_x)
+
+
+def _add_to_loss(strategy: Any, empty: Tensor, loss: Any) -> None:
+    """Do ``strategy.loss += loss``; where nobody touched the empty loss, without an addition of zero."""
+    untouched = strategy.loss is empty and empty._version == 0 and not empty.requires_grad
+    if untouched and isinstance(loss, Tensor) and loss.ndim == 0 and loss.dtype == empty.dtype:
+        strategy.loss = loss.view(1)
+    else:
+        strategy.loss += loss
 
 
 def _clear_gradients(optimizer: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from avalanche.core import BasePlugin, BaseSGDPlugin, SupervisedPlugin
@@ -37,22 +38,26 @@ class Dispatch:
     """
 
     def __init__(self, strategy: Any, events: Iterable[str]) -> None:
-        self.seen = _fingerprint(strategy)
+        evaluator = strategy.evaluator
+        self.plugins = list(strategy.plugins)
+        self.metrics = list(evaluator.metrics)
+        self.loggers = list(evaluator.loggers)
+        self.active = evaluator.active
         self.calls: list[list[Call]] = [_calls(strategy, event) for event in events]
 
     def fits(self, strategy: Any) -> bool:
         """Say whether the strategy still has the plugins, metrics and loggers that it had."""
-        return self.seen == _fingerprint(strategy)
+        evaluator = strategy.evaluator
+        return (
+            evaluator.active is self.active
+            and _same(strategy.plugins, self.plugins)
+            and _same(evaluator.metrics, self.metrics)
+            and _same(evaluator.loggers, self.loggers)
+        )
 
 
-def _fingerprint(strategy: Any) -> tuple[Any, ...]:
-    evaluator = strategy.evaluator
-    return (
-        list(map(id, strategy.plugins)),
-        list(map(id, evaluator.metrics)),
-        list(map(id, evaluator.loggers)),
-        evaluator.active,
-    )
+def _same(now: Sequence[Any], before: list[Any]) -> bool:
+    return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 def _calls(strategy: Any, event: str) -> list[Call]:
