@@ -11,7 +11,9 @@ from avalanche.training import Cumulative, Naive, Replay
 from torch import nn
 
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
-from avalanche_memplugins.strategies import RMA, ExperienceReplay
+
+# mypy does not follow setup.py's package_dir to where the strategies lie.
+from avalanche_memplugins.strategies import RMA, ExperienceReplay  # type: ignore[import-not-found]
 
 from .models import MODELS
 from .spec import OPTIMIZERS, RunSpec
