@@ -30,12 +30,11 @@ def save_folder(folder: str | Path, tensors: dict[str, Tensor], manifest: dict[s
 
     :param folder: where to; parents are made.
     :param tensors: by name, on any device.
-    :param manifest: JSON values.
-    :raises ValueError: if ``folder`` exists and was not written by this function.
+    :param manifest: JSON values, with what the folder holds under ``"kind"``.
+    :raises ValueError: if ``folder`` exists and is not one of the same kind, or holds other files as well.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / MANIFEST).is_file():
-        raise ValueError(f"folder: wants a new or an earlier saved folder, got {folder} with other contents")
+    check_replaceable(folder, kind=manifest["kind"])
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -48,17 +47,34 @@ def save_folder(folder: str | Path, tensors: dict[str, Tensor], manifest: dict[s
         draft.chmod(0o755)  # mkdtemp's own 0o700 would lock colleagues out
         if folder.exists():
             # A folder cannot be renamed onto another: step aside first. A crash between the two
-            # renames leaves the old one whole under the name that `recover` looks for.
-            aside = _aside(folder)
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-            draft.rename(folder)
-            shutil.rmtree(aside)
-        else:
-            draft.rename(folder)
+            # renames leaves the old one whole where `load_folder` looks for it.
+            shutil.rmtree(set_aside(folder), ignore_errors=True)
+            folder.rename(set_aside(folder))
+        draft.rename(folder)
+        shutil.rmtree(set_aside(folder), ignore_errors=True)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def check_replaceable(folder: Path, *, kind: str) -> None:
+    """Raise ``ValueError`` if ``folder`` holds anything but a saved ``kind``."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"folder: wants a folder, got the file {folder}")
+    files = sorted(path.name for path in folder.iterdir())
+    if not files:
+        return
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError):
+        found = None
+    if found != kind or files != sorted((MANIFEST, TENSORS)):
+        raise ValueError(
+            f"folder: wants a new folder or an earlier saved {kind}, got {folder} with other contents "
+            f"({', '.join(files[:4])})"
+        )
 
 
 def load_folder(folder: str | Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -69,8 +85,8 @@ def load_folder(folder: str | Path, *, kind: str) -> tuple[dict[str, Tensor], di
     :raises CorruptedFolderError: if anything is missing, damaged or of another kind.
     """
     folder = Path(folder)
-    if not folder.exists() and _aside(folder).exists():
-        folder = _aside(folder)
+    if not folder.exists() and set_aside(folder).exists():
+        folder = set_aside(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         digest = _digest(folder / TENSORS)
@@ -135,7 +151,8 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _aside(folder: Path) -> Path:
+def set_aside(folder: Path) -> Path:
+    """Where the old folder is while a new one takes its place; the only copy if that was interrupted."""
     return folder.with_name(f".{folder.name}.old")
 
 

@@ -92,10 +92,39 @@ def test_damage_is_told(tmp_path: Path, damage: str) -> None:
         load_folder(folder, kind="k")
 
 
-def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "f").mkdir()
-    with pytest.raises(ValueError, match="folder: wants a new or an earlier saved folder"):
-        save_folder(tmp_path / "f", ONE, {"kind": "k"})
+@pytest.mark.parametrize("content", ["a thesis", "another kind", "a stranger beside it", "a file"])
+def test_other_peoples_folders_are_left_alone(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "f"
+    if content == "a file":
+        folder.write_text("years of work")
+    elif content == "a thesis":
+        folder.mkdir()
+        (folder / "thesis.tex").write_text("years of work")
+    else:
+        save_folder(folder, ONE, {"kind": "other" if content == "another kind" else "k"})
+        if content == "a stranger beside it":
+            (folder / "thesis.tex").write_text("years of work")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ValueError, match="folder: wants a"):
+        save_folder(folder, ONE, {"kind": "k"})
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+    save_folder(tmp_path, ONE, {"kind": "k"})
+    assert load_folder(tmp_path, kind="k")[1]["kind"] == "k"
+
+
+def test_the_folder_set_aside_does_not_outlive_the_next_save(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    save_folder(folder, ONE, {"kind": "k", "version": 1})
+    folder.rename(_folders.set_aside(folder))  # what a crash between the renames leaves
+    save_folder(folder, ONE, {"kind": "k", "version": 2})
+    (folder / "manifest.json").unlink()
+    (folder / "tensors.safetensors").unlink()
+    folder.rmdir()
+    with pytest.raises(CorruptedFolderError):
+        load_folder(folder, kind="k")
 
 
 def test_nested_state_comes_back(tmp_path: Path) -> None:

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins._folders import (
-    MANIFEST,
-    TENSORS,
     CorruptedFolderError,
-    _aside,
+    check_replaceable,
     load_folder,
     save_folder,
+    set_aside,
 )
 from avalanche_memplugins.checkpointing._model import capture_model, check_model, grow_model, restore_model
 from avalanche_memplugins.checkpointing._objects import ObjectDecoder, ObjectEncoder
@@ -60,7 +59,10 @@ def save_run_state(strategy: Any, folder: str | Path, *, strict: bool = True) ->
     """
     _check_idle(strategy)
     folder = Path(folder)
-    _check_replaceable(folder)
+    try:
+        check_replaceable(folder, kind=KIND)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     encoder = ObjectEncoder(strategy.device, references=references(strategy))
     try:
         state = {
@@ -195,22 +197,7 @@ def _check_idle(strategy: Any) -> None:
 
 def _exists(folder: Path) -> bool:
     # A crash while one checkpoint replaces another can leave the earlier one under its second name.
-    return folder.exists() or _aside(folder).exists()
-
-
-def _check_replaceable(folder: Path) -> None:
-    if not folder.exists():
-        return
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in (MANIFEST, TENSORS))
-    try:
-        kind = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("kind")
-    except (OSError, ValueError, AttributeError):
-        kind = None
-    if strangers or kind != KIND:
-        raise CheckpointError(
-            f"folder: wants a new folder or an earlier run state to replace, got {folder} with"
-            + (f" {strangers[0]!r} in it" if strangers else " other contents")
-        )
+    return folder.exists() or set_aside(folder).exists()
 
 
 def _digest(content: Node) -> str:
