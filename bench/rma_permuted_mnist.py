@@ -45,7 +45,7 @@ PUBLISHED_NAIVE = {10: 27, 20: 20, 40: 15}
 RUNS: dict[str, tuple[str, str, int, int]] = {
     "linear, RMA": ("linear", "ring", CAPACITY, 40),
     "linear, RMA, empty rows sampled too": ("linear", "ring-with-empty-rows", CAPACITY, 40),
-    "linear, naive": ("linear", "none", 0, 40),
+    "linear, naive": ("linear", "none", 0, 20),
     "MLP, RMA": ("mlp", "ring", CAPACITY, 40),
     "MLP, naive": ("mlp", "none", 0, 20),
     "linear, ring of 2,000": ("linear", "ring", 2_000, 20),
