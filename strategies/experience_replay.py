@@ -9,12 +9,12 @@ import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
-from avalanche_memplugins.strategies.random_memory_adaptation import RMA
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
+from avalanche_memplugins.strategies.random_memory_adaptation import RMA
 
 
 class ExperienceReplay(RMA):
