@@ -41,11 +41,15 @@ class LeanStepPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.train = train
         self.evaluate = evaluate
         self._warned = False
+        self._dispatches: dict[str, Dispatch] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_dispatches": {}}
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Take over the training loop for the experience."""
         if self.train and self._may(strategy, "training_epoch", SGDUpdate):
-            strategy.training_epoch = functools.partial(train_epoch, strategy)
+            strategy.training_epoch = functools.partial(train_epoch, strategy, self._dispatches)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Give the training loop back, so that a strategy at rest is as it was."""
@@ -54,7 +58,7 @@ class LeanStepPlugin(SupervisedPlugin):  # type: ignore[misc]
     def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Take over the evaluation loop for the experience."""
         if self.evaluate and self._may(strategy, "eval_epoch", BaseSGDTemplate):
-            strategy.eval_epoch = functools.partial(eval_epoch, strategy)
+            strategy.eval_epoch = functools.partial(eval_epoch, strategy, self._dispatches)
 
     def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Give the evaluation loop back."""
@@ -73,20 +77,21 @@ class LeanStepPlugin(SupervisedPlugin):  # type: ignore[misc]
         return False
 
 
-def train_epoch(strategy: Any, **kwargs: Any) -> None:
+def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any) -> None:
     """Run :meth:`SGDUpdate.training_epoch`, event by event, calling only what acts.
 
     :param strategy: its ``dataloader`` gives the batches.
+    :param dispatches: where to keep what was found out about the strategy's plugins.
     :param kwargs: what ``strategy.train`` was given, passed on to the plugins.
     """
-    dispatch = Dispatch(strategy, TRAIN_EVENTS)
+    dispatch = _dispatch(strategy, dispatches, "train")
     forward = _forward(strategy)
     for batch in strategy.dataloader:
         strategy.mbatch = batch
         if strategy._stop_training:
             break
         if not dispatch.fits(strategy):
-            dispatch = Dispatch(strategy, TRAIN_EVENTS)
+            dispatch = _dispatch(strategy, dispatches, "train")
         (
             before_iteration,
             before_forward,
@@ -129,18 +134,19 @@ def train_epoch(strategy: Any, **kwargs: Any) -> None:
             call(strategy, **kwargs)
 
 
-def eval_epoch(strategy: Any, **kwargs: Any) -> None:
+def eval_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any) -> None:
     """Run :meth:`BaseSGDTemplate.eval_epoch`, event by event, calling only what acts.
 
     :param strategy: its ``dataloader`` gives the batches.
+    :param dispatches: where to keep what was found out about the strategy's plugins.
     :param kwargs: what ``strategy.eval`` was given, passed on to the plugins.
     """
-    dispatch = Dispatch(strategy, EVAL_EVENTS)
+    dispatch = _dispatch(strategy, dispatches, "eval")
     forward = _forward(strategy)
     for batch in strategy.dataloader:
         strategy.mbatch = batch
         if not dispatch.fits(strategy):
-            dispatch = Dispatch(strategy, EVAL_EVENTS)
+            dispatch = _dispatch(strategy, dispatches, "eval")
         before_iteration, before_forward, after_forward, after_iteration = dispatch.calls
 
         strategy._unpack_minibatch()
@@ -156,6 +162,14 @@ def eval_epoch(strategy: Any, **kwargs: Any) -> None:
 
         for call in after_iteration:
             call(strategy, **kwargs)
+
+
+def _dispatch(strategy: Any, dispatches: dict[str, Dispatch], loop: str) -> Dispatch:
+    # An online stream runs thousands of epochs of one batch: look the plugins up once.
+    known = dispatches.get(loop)
+    if known is None or not known.fits(strategy):
+        known = dispatches[loop] = Dispatch(strategy, TRAIN_EVENTS if loop == "train" else EVAL_EVENTS)
+    return known
 
 
 def _forward(strategy: Any) -> Callable[[], Any]:

@@ -39,21 +39,29 @@ class Dispatch:
 
     def __init__(self, strategy: Any, events: Iterable[str]) -> None:
         evaluator = strategy.evaluator
+        self.strategy = strategy
         self.plugins = list(strategy.plugins)
         self.metrics = list(evaluator.metrics)
         self.loggers = list(evaluator.loggers)
         self.active = evaluator.active
+        self.periods = _periods(strategy)
         self.calls: list[list[Call]] = [_calls(strategy, event) for event in events]
 
     def fits(self, strategy: Any) -> bool:
-        """Say whether the strategy still has the plugins, metrics and loggers that it had."""
+        """Say whether the strategy is the one it was, with the same plugins, metrics and loggers."""
         evaluator = strategy.evaluator
         return (
-            evaluator.active is self.active
+            strategy is self.strategy
+            and evaluator.active is self.active
             and _same(strategy.plugins, self.plugins)
             and _same(evaluator.metrics, self.metrics)
             and _same(evaluator.loggers, self.loggers)
+            and _periods(strategy) == self.periods
         )
+
+
+def _periods(strategy: Any) -> list[tuple[str, int]]:
+    return [(p.peval_mode, p.eval_every) for p in strategy.plugins if type(p) is PeriodicEval]
 
 
 def _same(now: Sequence[Any], before: list[Any]) -> bool:

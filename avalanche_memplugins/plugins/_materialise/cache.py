@@ -16,6 +16,8 @@ from .read import CHUNK, Reader
 from .resolve import Part, attributes_of, resolve
 
 SAMPLE = 64
+SMALL = 256
+PATIENCE = 16
 
 
 class Rows(NamedTuple):
@@ -40,6 +42,7 @@ class Block:
         self.columns = [torch.empty((rows, *c.shape[1:]), dtype=c.dtype, device=device) for c in example]
         self.filled = torch.zeros(rows, dtype=torch.bool)
         self.owners = owners
+        self.small_reads = 0
 
     @property
     def nbytes(self) -> int:
@@ -171,9 +174,15 @@ class TensorCache:
         return sum(self._blocks[key].nbytes for key in self._pinned)
 
     def _fill(self, block: Block, part: Part, places: Tensor) -> None:
+        whole = places is part.rows
         missing = ~block.filled[places]
-        if bool(missing.any()):
-            reader = self._reader(part)
-            wanted = torch.split(part.rows[missing], CHUNK)
-            for rows, slots in zip(wanted, torch.split(places[missing], CHUNK), strict=True):
-                block.put(slots, reader.read(rows))
+        if not bool(missing.any()):
+            return
+        rows, places = part.rows[missing], places[missing]
+        reader = self._reader(part)
+        block.small_reads += len(rows) < SMALL
+        if whole and reader.vectorised is not None and block.small_reads > PATIENCE:
+            # An online stream reads the whole data set in crumbs: one pass over the rest costs far less.
+            rows = places = (~block.filled).nonzero().squeeze(1)
+        for some, slots in zip(torch.split(rows, CHUNK), torch.split(places, CHUNK), strict=True):
+            block.put(slots, reader.read(some))

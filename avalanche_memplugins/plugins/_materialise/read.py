@@ -70,11 +70,12 @@ class Reader:
         :returns: one tensor ``(n, ...)`` per element of a sample, as ``default_collate`` would make it.
         :raises Unsupported: if the samples do not collate to tensors of one shape.
         """
-        with frozen_generators():
-            if self.vectorised is not None and not self._checked:
+        if self.vectorised is not None and not self._checked:
+            with frozen_generators():
                 self._check(rows[:CHECKED])
-            if self.vectorised is not None:
-                return self.vectorised(rows)
+        if self.vectorised is not None:
+            return self.vectorised(rows)
+        with frozen_generators():
             return _one_by_one(self.source, rows)
 
     def _check(self, rows: Tensor) -> None:
