@@ -17,9 +17,11 @@ setup(
     # The ready-made strategies lie at the top of the checkout, where a user looks for them,
     # and install as a subpackage, where an import expects them.
     package_dir={"avalanche_memplugins.strategies": "strategies"},
-    packages=find_packages(include=["avalanche_memplugins", "avalanche_memplugins.*"])
-    + ["avalanche_memplugins.strategies"],
-    package_data={"avalanche_memplugins": ["py.typed", "lab/presets/*.yaml"]},
+    packages=[
+        *find_packages(include=["avalanche_memplugins", "avalanche_memplugins.*"]),
+        "avalanche_memplugins.strategies",
+    ],
+    package_data={"avalanche_memplugins": ["py.typed"]},
     install_requires=[
         "avalanche-lib>=0.6",
         "torch>=2.4",

@@ -78,5 +78,5 @@ def test_float16_rounds_like_numpy_and_refuses_overflow() -> None:
     assert np.array_equal(back.numpy(), x.numpy().astype(np.float16).astype(np.float32))
     with pytest.raises(ValueError, match=r"within \+-65504, got 70000"):
         Float16().check(torch.tensor([[7e4]]))
-    with pytest.raises(ValueError, match="floating-point rows, got torch.int64"):
+    with pytest.raises(ValueError, match=r"floating-point rows, got torch\.int64"):
         Float16().check(torch.zeros(1, 2, dtype=torch.int64))
