@@ -34,7 +34,6 @@ setup(
         "matplotlib",
         "tyro",
         "rich",
-        "Jinja2",
     ],
     extras_require={
         "ray": ["ray"],
