@@ -85,11 +85,11 @@ def adapt_chain(
     beta: float = 0.0,
     active: Tensor | None = None,
 ) -> Tensor:
-    """Adapt every linear layer of a chain that ends in a linear softmax head.
+    r"""Adapt every linear layer of a chain that ends in a linear softmax head.
 
-    The first layer's inputs never change, so it is run on the neighbours' span as in :func:`adapt_linear`; only
-    the layers after it are copied, one copy a query, side by side in batched products. One backward pass serves
-    all queries, since each copy enters its own query's loss only.
+    One forward and backward pass a step serves all queries, since the change of a layer enters its own query's
+    loss only. The first layer's inputs never change, so its change is held on the neighbours' span as in
+    :func:`adapt_linear`; a later layer's as :class:`LayerChange` finds cheaper.
 
     :param layers: first and last ``nn.Linear``; between them linear layers and any modules that treat every row
         by itself (activations, LayerNorm; dropout and BatchNorm in eval mode). Only linear layers are adapted.
@@ -98,30 +98,83 @@ def adapt_chain(
     :raises ValueError: if the chain does not begin and end with a linear layer.
     """
     _check(features, labels, weights, query, steps, beta)
-    first, rest = layers[0], list(layers[1:])
-    last = layers[-1]
-    if not isinstance(first, nn.Linear) or not isinstance(last, nn.Linear):
+    first, rest = layers[0], layers[1:]
+    if not isinstance(first, nn.Linear) or not isinstance(layers[-1], nn.Linear):
         raise ValueError("layers: wants a chain that begins and ends with a linear layer")
-    frozen = [p.detach() for layer in rest if isinstance(layer, nn.Linear) for p in _parameters(layer)]
-    copies = [p.expand(len(features), *p.shape) for p in frozen]
     weight, bias = first.weight.detach(), None if first.bias is None else first.bias.detach()
     if not rest:
         return adapt_linear(
             features, labels, weights, query, weight, bias, steps=steps, lr=lr, beta=beta, active=active
         )
+    batch, k = features.shape[:2]
+    chain = [LayerChange(m, batch, k * steps) if isinstance(m, nn.Linear) else m for m in rest]
     gram, cross = _gram(features, query, bias is not None)
     hidden = nn.functional.linear(features, weight, bias)
     change = torch.zeros_like(hidden)
     for _ in range(steps):
         with torch.enable_grad():
-            # Gradients are wanted for this pre-activation and the copies only, never for the model.
-            leaves = [(hidden + gram @ change).requires_grad_(), *(c.detach().requires_grad_() for c in copies)]
-            loss = _loss(_run(rest, leaves[0], leaves[1:]), labels, weights, active)
-            slope, *slopes = torch.autograd.grad(loss, leaves)
-        change = (1 - beta) * change - lr * slope
-        copies = [c - lr * s - beta * (c - f) for c, s, f in zip(copies, slopes, frozen, strict=True)]
+            first_output = torch.baddbmm(hidden, gram, change).requires_grad_()
+            logits, calls = _run(chain, first_output)
+            loss = _loss(logits, labels, weights, active)
+            slope, *slopes = torch.autograd.grad(loss, [first_output, *(output for _, _, output in calls)])
+        change.mul_(1 - beta).sub_(slope, alpha=lr)
+        for (layer, x, _), each in zip(calls, slopes, strict=True):
+            layer.step(x, each, lr, beta)
     start = nn.functional.linear(query, weight, bias).unsqueeze(1)
-    return _run(rest, start + cross @ change, copies).squeeze(1).detach()
+    with torch.no_grad():
+        return _run(chain, torch.baddbmm(start, cross, change))[0].squeeze(1)
+
+
+class LayerChange:
+    r"""A linear layer with a change of its own for every query: :math:`\Delta W`, or the terms that it is a sum of.
+
+    A step adds :math:`-\alpha\, \delta^T u` for inputs :math:`u` ``(B, K, in)`` and slopes :math:`\delta`
+    ``(B, K, out)``, so :math:`\Delta W` has rank K T at most. A small layer's is held as ``(B, out, in)``, a large
+    one's as the factors, which saves reading and writing ``out x in`` numbers a query and step.
+
+    :param layer: the layer, never written to.
+    :param batch: B.
+    :param rank: K T, the most rows that :meth:`step` will be given.
+    """
+
+    def __init__(self, layer: nn.Linear, batch: int, rank: int) -> None:
+        self.weight = layer.weight.detach()
+        self.bias = None if layer.bias is None else layer.bias.detach()
+        self.bias_change = self.weight.new_zeros(batch, 1, layer.out_features)
+        wide, high = layer.in_features, layer.out_features
+        self.whole = self.weight.new_zeros(batch, high, wide) if is_small(layer, rank) else None
+        if self.whole is None:
+            self.inputs, self.slopes = (self.weight.new_empty(batch, rank, n) for n in (wide, high))
+        self.used = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs ``(B, n, out)`` for inputs ``(B, n, in)``."""
+        output = nn.functional.linear(x, self.weight, self.bias)
+        if self.bias is not None:
+            output = output + self.bias_change
+        if self.whole is not None:
+            return torch.baddbmm(output, x, self.whole.transpose(1, 2))
+        inputs, slopes = self.inputs[:, : self.used], self.slopes[:, : self.used]
+        return torch.baddbmm(output, x @ inputs.transpose(1, 2), slopes)
+
+    def step(self, x: Tensor, slope: Tensor, lr: float, beta: float) -> None:
+        """One gradient step, after the pull back to no change."""
+        self.bias_change.mul_(1 - beta).sub_(slope.sum(1, keepdim=True), alpha=lr)
+        if self.whole is not None:
+            self.whole.mul_(1 - beta)
+            self.whole.baddbmm_(slope.transpose(1, 2), x, alpha=-lr)
+            return
+        rows = slice(self.used, self.used + x.shape[1])
+        self.slopes[:, : self.used].mul_(1 - beta)
+        self.inputs[:, rows] = x
+        self.slopes[:, rows] = slope.mul(-lr)
+        self.used = rows.stop
+
+
+def is_small(layer: nn.Linear, rank: int) -> bool:
+    """Whether :class:`LayerChange` holds this layer's change whole."""
+    wide, high = layer.in_features, layer.out_features
+    return 4 * wide * high <= rank * (wide + high)
 
 
 def adapt_parameters(
@@ -173,23 +226,22 @@ def _gram(features: Tensor, query: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
     return (gram + 1, cross + 1) if bias else (gram, cross)
 
 
-def _parameters(layer: nn.Linear) -> list[Tensor]:
-    return [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-
-
-def _run(layers: list[nn.Module], x: Tensor, copies: list[Tensor]) -> Tensor:
-    """``x`` ``(B, K, F)`` through the layers, linear ones with each query's copy."""
-    values = iter(copies)
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            x = x @ next(values).transpose(1, 2)
-            if layer.bias is not None:
-                x = x + next(values).unsqueeze(1)
+def _run(
+    chain: Sequence[LayerChange | nn.Module], x: Tensor
+) -> tuple[Tensor, list[tuple[LayerChange, Tensor, Tensor]]]:
+    """``x`` ``(B, n, F)`` through the chain; and of each changing layer what went in and came out."""
+    calls = []
+    for layer in chain:
+        if isinstance(layer, LayerChange):
+            output = layer(x)
+            calls.append((layer, x.detach(), output))
+            x = output
         else:
-            # BatchNorm1d would take (B, K, F) for (rows, channels, length); and an in-place
-            # activation must not write over a leaf of the graph.
-            x = layer(x.flatten(0, 1).clone()).unflatten(0, x.shape[:2])
-    return x
+            # An in-place activation would put its own slope in the place of the layer's before it.
+            x = x.clone() if any(getattr(m, "inplace", False) for m in layer.modules()) else x
+            # BatchNorm1d would take (B, n, F) for (rows, channels, length).
+            x = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return x, calls
 
 
 def _loss(logits: Tensor, labels: Tensor, weights: Tensor, active: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from avalanche_memplugins.functional.kernels import inverse_distance, nearest_relative
-from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_parameters
+from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_parameters, is_small
 from avalanche_memplugins.functional.neighbours import Backend
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories import _checks as check
@@ -210,8 +210,12 @@ class LocalAdaptationPlugin(SupervisedPlugin):  # type: ignore[misc]
         if tail.layers:
             first, *rest = (m for m in tail.layers if isinstance(m, nn.Linear))
             widths = first.out_features + sum(m.out_features for m in rest)
-            copies = sum(p.numel() for m in rest for p in m.parameters())
-            each = k * (row + k + 8 * widths) + 4 * copies
+            rank = k * self.steps
+            changes = sum(
+                m.in_features * m.out_features if is_small(m, rank) else rank * (m.in_features + m.out_features)
+                for m in rest
+            )
+            each = k * (row + k + 8 * widths) + changes
         else:
             parameters = dict(model.named_parameters())
             copies = sum(parameters[name].numel() for name in tail.names)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_linear, adapt_parameters
+from avalanche_memplugins.functional.local_adaptation import LayerChange, adapt_chain, adapt_linear, adapt_parameters
 
 B, K, F, C = 6, 4, 5, 3
 
@@ -77,7 +77,8 @@ def test_masked_classes_take_no_part():
     torch.testing.assert_close(chain[:, active], want[:, active], rtol=1e-10, atol=1e-10)
 
 
-CHAINS = {
+WIDE = {"wide": lambda: (nn.Linear(F, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, C))}
+CHAINS = WIDE | {
     "head": lambda: (nn.Linear(F, C),),
     "two": lambda: (nn.Linear(F, 7), nn.ReLU(inplace=True), nn.Linear(7, C)),
     "three": lambda: (nn.Linear(F, 7, bias=False), nn.Tanh(), nn.Linear(7, 6), nn.GELU(), nn.Linear(6, C, bias=False)),
@@ -101,6 +102,15 @@ def test_chain_equals_the_loop_and_vmap(name, beta):
     torch.testing.assert_close(general, want, rtol=1e-9, atol=1e-9)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_changes_of_small_layers_are_held_whole_and_of_large_ones_as_factors():
+    large, small = nn.Linear(400, 400), nn.Linear(400, 10)
+    assert LayerChange(large, 2, 100).whole is None
+    assert LayerChange(small, 2, 100).whole is not None
+    # Both kinds occur in the chains above: 40 x 30 numbers against 24 rows of 40 + 30, and 30 x 3.
+    assert LayerChange(nn.Linear(40, 30), 2, 24).whole is None
+    assert LayerChange(nn.Linear(30, 3), 2, 24).whole is not None
 
 
 def test_vmap_adapts_named_parameters_only_and_takes_images():
