@@ -29,7 +29,7 @@ class Rows(NamedTuple):
 
 
 class Block:
-    """Columns with room for a fixed number of rows, filled as rows are asked for.
+    """Columns with room for a fixed number of rows, filled as rows are asked for, one after the other.
 
     :param example: a few rows of each column, to learn shapes and types from.
     :param rows: how many rows there is room for.
@@ -38,9 +38,11 @@ class Block:
     """
 
     def __init__(self, example: list[Tensor], rows: int, device: torch.device, owners: Any) -> None:
-        # torch.empty takes no memory on a CPU before it is written, so unread rows cost nothing there.
+        # torch.empty takes no memory on a CPU before it is written. Rows are packed in the order they come, so
+        # what is not asked for costs nothing there, and writing runs through memory once.
         self.columns = [torch.empty((rows, *c.shape[1:]), dtype=c.dtype, device=device) for c in example]
-        self.filled = torch.zeros(rows, dtype=torch.bool)
+        self.slot = torch.full((rows,), -1)  # of each row in the columns; -1: not read yet
+        self.used = 0
         self.owners = owners
         self.small_reads = 0
 
@@ -49,6 +51,8 @@ class Block:
         return sum(column.nbytes for column in self.columns)
 
     def put(self, rows: Tensor, columns: list[Tensor]) -> None:
+        """Take up rows that are not there yet, each once."""
+        slots = slice(self.used, self.used + len(rows))
         if len(columns) != len(self.columns):
             raise Unsupported(f"its samples hold {len(columns)} elements after {len(self.columns)}")
         for mine, new in zip(self.columns, columns, strict=True):
@@ -57,8 +61,9 @@ class Block:
                     f"its samples differ in shape or type ({tuple(new.shape[1:])} {new.dtype} after "
                     f"{tuple(mine.shape[1:])} {mine.dtype})"
                 )
-            mine.index_copy_(0, rows.to(mine.device), new.to(mine.device))
-        self.filled[rows] = True
+            mine[slots] = new
+        self.slot[rows] = torch.arange(slots.start, slots.stop)
+        self.used = slots.stop
 
 
 class TensorCache:
@@ -106,11 +111,11 @@ class TensorCache:
         parts = resolve(dataset)
         for part in parts:
             self._refuse_random(part)
-        key, block, index = self._serve(parts, len(dataset), device)
+        key, block, rows = self._serve(parts, len(dataset), device)
         self._blocks.move_to_end(key)
         if pin:
             self._pinned.add(key)
-        return Rows(block.columns, index, attributes_of(dataset))
+        return Rows(block.columns, block.slot[rows], attributes_of(dataset))
 
     def _refuse_random(self, part: Part) -> None:
         if self.assume_deterministic:
@@ -175,14 +180,16 @@ class TensorCache:
 
     def _fill(self, block: Block, part: Part, places: Tensor) -> None:
         whole = places is part.rows
-        missing = ~block.filled[places]
+        missing = block.slot[places] < 0
         if not bool(missing.any()):
             return
         rows, places = part.rows[missing], places[missing]
+        if whole:
+            rows = places = torch.unique(rows)
         reader = self._reader(part)
         block.small_reads += len(rows) < SMALL
         if whole and reader.vectorised is not None and block.small_reads > PATIENCE:
             # An online stream reads the whole data set in crumbs: one pass over the rest costs far less.
-            rows = places = (~block.filled).nonzero().squeeze(1)
-        for some, slots in zip(torch.split(rows, CHUNK), torch.split(places, CHUNK), strict=True):
-            block.put(slots, reader.read(some))
+            rows = places = (block.slot < 0).nonzero().squeeze(1)
+        for some, at in zip(torch.split(rows, CHUNK), torch.split(places, CHUNK), strict=True):
+            block.put(at, reader.read(some))

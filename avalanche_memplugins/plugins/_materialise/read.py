@@ -22,7 +22,7 @@ from .errors import Unsupported
 from .randomness import flatten, frozen_generators
 from .resolve import Source
 
-CHUNK = 2_048
+CHUNK = 512
 CHECKED = 4
 
 MNIST_LIKE = (datasets.MNIST, datasets.FashionMNIST, datasets.KMNIST, datasets.EMNIST)
