@@ -1,0 +1,426 @@
+"""What rehearsal costs: ours, Avalanche's and a hand-written loop, interleaved, on one thread.
+
+Every arm trains the same model on the same experience with the same batch size; those that rehearse hold the same
+number of samples and replay as many rows as the batch has. Arms take turns, so that a busy machine slows all of them;
+what is reported is the median, over repetitions, of the ratio between two arms of one repetition, with quartiles.
+
+``--accuracy`` adds the average accuracy after whole streams: a fast row that learns less does not count.
+
+    OMP_NUM_THREADS=1 python bench/speed.py --accuracy
+    OMP_NUM_THREADS=1 python bench/speed.py --quick
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import io
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from _record import PLOTS, record, table
+from avalanche.benchmarks import PermutedMNIST, SplitCIFAR10, SplitFMNIST, SplitMNIST, benchmark_from_datasets
+from avalanche.benchmarks.classic.cmnist import PixelsPermutation
+from avalanche.benchmarks.scenarios.online import split_online_stream
+from avalanche.benchmarks.scenarios.task_aware import with_task_labels
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.models import SimpleMLP, SlimResNet18
+from avalanche.training import GenerativeReplay, Naive
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from avalanche.training.storage_policy import ClassBalancedBuffer, ReservoirSamplingBuffer
+from torchvision import transforms
+
+from avalanche_memplugins import LeanStepPlugin, RandomMemoryPlugin, TensorLoaderPlugin
+from avalanche_memplugins.plugins._materialise.randomness import flatten
+from avalanche_memplugins.plugins._materialise.resolve import resolve
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+BATCH = 32
+CAPACITY = 1_000
+CIFAR = transforms.Compose(
+    [transforms.ToTensor(), transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))]
+)
+BENCHMARKS: dict[str, Callable[[str], Any]] = {
+    "SplitMNIST": lambda root: SplitMNIST(5, seed=0, dataset_root=root),
+    "PermutedMNIST": lambda root: PermutedMNIST(5, seed=0, dataset_root=root),
+    "SplitFMNIST (PIL)": lambda root: SplitFMNIST(5, seed=0, dataset_root=root),
+    "SplitCIFAR10 (PIL)": lambda root: SplitCIFAR10(
+        5, seed=0, dataset_root=root, train_transform=CIFAR, eval_transform=CIFAR
+    ),
+}
+MODELS: dict[str, Callable[[], torch.nn.Module]] = {
+    "linear": lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)),
+    "SimpleMLP 256": lambda: SimpleMLP(hidden_size=256),
+    "SlimResNet18": lambda: SlimResNet18(10),
+}
+FLOOR = "hand-written floor"
+
+
+def _replay(policy: type | None) -> Callable[[int], list[Any]]:
+    return lambda m: [ReplayPlugin(CAPACITY, storage_policy=policy and policy(CAPACITY))]
+
+
+def _memory(policy: str, *more: type) -> Callable[[int], list[Any]]:
+    def make(write_every: int) -> list[Any]:
+        every = write_every if policy == "ring" else 1
+        return [RandomMemoryPlugin(CAPACITY, policy=policy, write_every=every), *(plugin() for plugin in more)]
+
+    return make
+
+
+ARMS: dict[str, Callable[[int], list[Any]]] = {
+    "Naive": lambda m: [],
+    "Naive + tensor loader + lean": lambda m: [TensorLoaderPlugin(), LeanStepPlugin()],
+    "ReplayPlugin (default)": _replay(None),
+    "ReplayPlugin (reservoir)": _replay(ReservoirSamplingBuffer),
+    "ReplayPlugin (class-balanced)": _replay(ClassBalancedBuffer),
+    "ReplayPlugin (reservoir) + tensor loader": lambda m: [*_replay(ReservoirSamplingBuffer)(m), TensorLoaderPlugin()],
+    "RMA": _memory("ring"),
+    "RMA + lean": _memory("ring", LeanStepPlugin),
+    "RMA + tensor loader": _memory("ring", TensorLoaderPlugin),
+    "RMA + tensor loader + lean": _memory("ring", TensorLoaderPlugin, LeanStepPlugin),
+    "ER, reservoir + tensor loader + lean": _memory("reservoir", TensorLoaderPlugin, LeanStepPlugin),
+}
+GENERATIVE = "GenerativeReplay"
+OFFLINE = [FLOOR, *ARMS]
+SHORT = [
+    FLOOR,
+    "Naive",
+    "ReplayPlugin (reservoir)",
+    "RMA",
+    "RMA + tensor loader",
+    "RMA + tensor loader + lean",
+]
+ONLINE = [
+    "Naive",
+    "ReplayPlugin (default)",
+    "ReplayPlugin (reservoir)",
+    "ReplayPlugin (class-balanced)",
+    "RMA",
+    "RMA + tensor loader",
+    "RMA + tensor loader + lean",
+]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One table: a benchmark, a model, how many iterations an epoch has, and who takes part."""
+
+    benchmark: str
+    model: str
+    epochs: int
+    iterations: int
+    arms: tuple[str, ...]
+    before: int = CAPACITY + 24  # samples of the experience before, which fill the memory
+
+    def __str__(self) -> str:
+        return f"{self.benchmark}, {self.model}, {self.epochs} epoch{'s' * (self.epochs > 1)}"
+
+
+SETTINGS = [
+    Setting("SplitMNIST", "linear", 1, 100, tuple(OFFLINE)),
+    Setting("SplitMNIST", "linear", 5, 50, tuple(SHORT)),
+    Setting("SplitMNIST", "SimpleMLP 256", 1, 100, (*OFFLINE, GENERATIVE)),
+    Setting("SplitMNIST", "SimpleMLP 256", 5, 50, tuple(SHORT)),
+    Setting("PermutedMNIST", "SimpleMLP 256", 1, 60, tuple(SHORT)),
+    Setting("SplitFMNIST (PIL)", "SimpleMLP 256", 1, 60, tuple(SHORT)),
+    Setting("SplitCIFAR10 (PIL)", "SlimResNet18", 1, 4, tuple(SHORT), before=64),
+]
+
+
+def quiet() -> EvaluationPlugin:
+    return EvaluationPlugin(loggers=None)
+
+
+def shorten(benchmark: Any, sizes: list[int]) -> list[Any]:
+    """Cut the first experiences to a number of samples each."""
+    picked = []
+    for experience, size in zip(benchmark.train_stream, sizes, strict=False):
+        rows = torch.randperm(len(experience.dataset), generator=torch.Generator().manual_seed(1))[:size]
+        picked.append(experience.dataset.subset(rows.tolist()))
+    return list(with_task_labels(benchmark_from_datasets(train=picked)).train_stream)
+
+
+def make(arm: str, model: str, seed: int, *, write_every: int = 1, size: int = BATCH, epochs: int = 1) -> Any:
+    torch.manual_seed(seed)
+    network = MODELS[model]()
+    shared = {
+        "model": network,
+        "optimizer": torch.optim.SGD(network.parameters(), lr=0.05),
+        "train_mb_size": size,
+        "eval_mb_size": 500,
+        "train_epochs": epochs,
+        "evaluator": quiet(),
+    }
+    if arm == GENERATIVE:
+        return GenerativeReplay(**shared)
+    return Naive(plugins=ARMS[arm](write_every), **shared)
+
+
+def floor(experiences: list[Any], model: str, seed: int, epochs: int) -> float:
+    """Seconds of a plain loop over the last experience: tensors made from raw data, a ring filled by the first."""
+    torch.manual_seed(seed)
+    network = MODELS[model]().train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    criterion = torch.nn.CrossEntropyLoss()
+    x, y = tensors(experiences[0])
+    ring_x, ring_y = x[:CAPACITY].clone(), y[:CAPACITY].clone()
+    place = 0
+    start = time.process_time()
+    x, y = tensors(experiences[1])
+    for _ in range(epochs):
+        for index in torch.randperm(len(x)).split(BATCH):
+            new_x, new_y = x.index_select(0, index), y.index_select(0, index)
+            old = torch.randint(len(ring_x), (len(index),))
+            optimizer.zero_grad()
+            output = network(torch.cat((new_x, ring_x.index_select(0, old))))
+            loss = criterion(output, torch.cat((new_y, ring_y.index_select(0, old))))
+            loss.backward()
+            optimizer.step()
+            if place + len(index) > len(ring_x):
+                place = 0
+            ring_x[place : place + len(index)] = new_x
+            ring_y[place : place + len(index)] = new_y
+            place += len(index)
+    return time.process_time() - start
+
+
+def tensors(experience: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn an experience's raw images into normalised floats, all at once, as one would by hand."""
+    (part,) = resolve(experience.dataset)
+    raw, rows = part.source.data, part.rows
+    if isinstance(raw.data, np.ndarray):
+        x = torch.from_numpy(raw.data[rows.numpy()]).permute(0, 3, 1, 2).float()
+        y = torch.tensor(raw.targets)[rows]
+    else:
+        x, y = raw.data[rows].unsqueeze(1).float(), raw.targets[rows]
+    for step in part.source.chain:
+        for atom in flatten(step.transforms[0]):
+            if isinstance(atom, PixelsPermutation):
+                x = x.flatten(1)[:, atom.permutation].view_as(x)
+    return x.div_(255).sub_(0.3).div_(0.3), y
+
+
+def once(setting: Setting, arm: str, experiences: list[Any], seed: int) -> float:
+    """Microseconds of CPU an iteration takes in one run of one arm, the experience's set-up included."""
+    iterations = setting.epochs * setting.iterations
+    gc.collect()
+    if arm == FLOOR:
+        return floor(experiences, setting.model, seed, setting.epochs) / iterations * 1e6
+    # Avalanche's generative replay prints the progress of its generator.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        strategy = make(arm, setting.model, seed, epochs=1)
+        strategy.train(experiences[0], eval_streams=[])
+        strategy.train_epochs = setting.epochs
+        gc.collect()
+        start = time.process_time()
+        strategy.train(experiences[1], eval_streams=[])
+        return (time.process_time() - start) / iterations * 1e6
+
+
+def measure(setting: Setting, root: str, repetitions: int) -> dict[str, list[float]]:
+    experiences = shorten(BENCHMARKS[setting.benchmark](root), [setting.before, setting.iterations * BATCH])
+    times: dict[str, list[float]] = {arm: [] for arm in setting.arms}
+    for repetition in range(repetitions + 1):
+        shift = repetition % len(setting.arms)
+        for arm in (*setting.arms[shift:], *setting.arms[:shift]):
+            if arm == GENERATIVE and repetition > 3:  # it takes as long as all others together
+                continue
+            seconds = once(setting, arm, experiences, repetition)
+            if repetition:  # the first one warms up
+                times[arm].append(seconds)
+    return times
+
+
+def ratio(times: dict[str, list[float]], arm: str, reference: str) -> tuple[float, float, float]:
+    """Median and quartiles of the paired ratio."""
+    pairs = [a / b for a, b in zip(times[arm], times[reference], strict=False)]
+    if len(pairs) == 1:
+        return pairs[0], pairs[0], pairs[0]
+    low, middle, high = statistics.quantiles(pairs, n=4, method="inclusive")
+    return middle, low, high
+
+
+def show(times: dict[str, list[float]], arm: str, reference: str) -> str:
+    if reference not in times or arm == reference:
+        return "-"
+    middle, low, high = ratio(times, arm, reference)
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def offline_table(times: dict[str, list[float]], accuracy: dict[str, str]) -> str:
+    header = ["arm", "µs an iteration", "over floor", "over Naive", "over ReplayPlugin (reservoir)"]
+    rows = []
+    for arm in times:
+        row: list[object] = [arm, f"{statistics.median(times[arm]):,.0f}"]
+        row += [show(times, arm, reference) for reference in (FLOOR, "Naive", "ReplayPlugin (reservoir)")]
+        rows.append([*row, accuracy.get(arm, "-")] if accuracy else row)
+    return table([*header, "accuracy, %"] if accuracy else header, rows)
+
+
+def online(root: str, repetitions: int, last: int) -> str:
+    """Cost of an experience of ten samples after 60, 300 and 1000 experiences, SimpleMLP."""
+    marks = [mark for mark in (60, 300, 1000) if mark <= last]
+    times: dict[str, dict[int, list[float]]] = {arm: {mark: [] for mark in marks} for arm in ONLINE}
+    stream = list(split_online_stream(SplitMNIST(5, seed=0, dataset_root=root).train_stream, 10, seed=0))
+    for repetition in range(repetitions):
+        for arm in ONLINE[repetition % len(ONLINE) :] + ONLINE[: repetition % len(ONLINE)]:
+            strategy = make(arm, "SimpleMLP 256", repetition, size=10)
+            spent = []
+            # Avalanche's buffers slow down so much that a thousand experiences would take the whole time.
+            for experience in stream[: 310 if arm.startswith("ReplayPlugin") else marks[-1] + 10]:
+                start = time.process_time()
+                strategy.train(experience, eval_streams=[])
+                spent.append(time.process_time() - start)
+            for mark in marks:
+                around = spent[mark - 20 : mark + 10]
+                if len(around) == 30:
+                    times[arm][mark].append(statistics.median(around) * 1e3)
+    return online_table(times, marks)
+
+
+def online_table(times: dict[str, dict[int, list[float]]], marks: list[int]) -> str:
+    rows = []
+    for arm, at in times.items():
+        row: list[object] = [arm]
+        row += [f"{statistics.median(at[mark]):.2f}" if at[mark] else "-" for mark in marks]
+        for later in marks[1:]:
+            pair = {"later": at[later], "early": at[marks[0]]}
+            row.append(show(pair, "later", "early") if at[later] else "-")
+        for reference in ("ReplayPlugin (default)", "ReplayPlugin (reservoir)"):
+            if len(marks) > 1:
+                pair = {"arm": at[marks[1]], "reference": times[reference][marks[1]]}
+                row.append("-" if arm == reference else show(pair, "arm", "reference"))
+        rows.append(row)
+    header = ["arm", *(f"ms at {mark}" for mark in marks), *(f"{mark} over {marks[0]}" for mark in marks[1:])]
+    if len(marks) > 1:
+        header += [f"over default at {marks[1]}", f"over reservoir at {marks[1]}"]
+    return table(header, rows)
+
+
+ACCURACY_ARMS = [
+    "Naive",
+    "ReplayPlugin (default)",
+    "ReplayPlugin (reservoir)",
+    "ReplayPlugin (class-balanced)",
+    "RMA + tensor loader + lean",
+    "ER, reservoir + tensor loader + lean",
+]
+
+
+def accuracies(name: str, root: str, seeds: int) -> dict[str, list[float]]:
+    """Average accuracy over all test experiences after the whole stream, one epoch, SimpleMLP, 12,000 samples each."""
+    benchmark = BENCHMARKS[name](root)
+    train = shorten(benchmark, [12_000] * 5)
+    iterations = sum(-(-len(e.dataset) // BATCH) for e in train)
+    found: dict[str, list[float]] = {}
+    for arm in ACCURACY_ARMS:
+        found[arm] = []
+        for seed in range(seeds):
+            # RMA writes seldom enough for its ring to reach from the stream's end to its start.
+            every = -(-iterations * BATCH // CAPACITY)
+            strategy = make(arm, "SimpleMLP 256", seed, write_every=every)
+            strategy.evaluator.metrics = accuracy_metrics(stream=True)
+            if not any(isinstance(plugin, TensorLoaderPlugin) for plugin in strategy.plugins):
+                strategy.plugins.insert(0, TensorLoaderPlugin(train=False))  # evaluation alike for all
+            strategy.train(train, eval_streams=[])
+            strategy.eval(benchmark.test_stream)
+            (value,) = (v for k, v in strategy.evaluator.get_last_metrics().items() if k.startswith("Top1_Acc_Stream"))
+            found[arm].append(100 * value)
+            print(f"  {name} {arm} seed {seed}: {found[arm][-1]:.2f}", flush=True)
+    return found
+
+
+def accuracy_table(found: dict[str, list[float]]) -> str:
+    reference = found["ReplayPlugin (reservoir)"]
+    rows = []
+    for arm, values in found.items():
+        difference = [a - b for a, b in zip(values, reference, strict=True)]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        rows.append([arm, f"{statistics.mean(values):.2f} ± {spread:.2f}", f"{statistics.mean(difference):+.2f}"])
+    return table(["arm", "accuracy, % (mean ± sd over seeds)", "minus ReplayPlugin (reservoir), paired"], rows)
+
+
+def plot(results: dict[Setting, dict[str, list[float]]]) -> str:
+    figure, axes = plt.subplots(1, len(results), figsize=(3.4 * len(results), 4.2), sharey=False, layout="constrained")
+    for axis, (setting, times) in zip(np.atleast_1d(axes), results.items(), strict=True):
+        arms = [arm for arm in times if arm not in (FLOOR, GENERATIVE)][::-1]
+        values = [ratio(times, arm, FLOOR) for arm in arms]
+        middles = [v[0] for v in values]
+        errors = np.array([[v[0] - v[1], v[2] - v[0]] for v in values]).T
+        colours = ["#c44e52" if "Replay" in a else "#4c72b0" if "RMA" in a or "ER," in a else "#8c8c8c" for a in arms]
+        axis.barh(arms, middles, xerr=errors, color=colours, height=0.7)
+        axis.axvline(1, color="black", linewidth=0.8, linestyle=":")
+        axis.set_title(str(setting).replace(", ", "\n"), fontsize=8)
+        axis.set_xlabel("time over the floor", fontsize=8)
+        axis.tick_params(labelsize=6)
+    PLOTS.mkdir(exist_ok=True)
+    figure.savefig(PLOTS / "speed.png", dpi=130)
+    plt.close(figure)
+    return "![time over a hand-written loop](plots/speed.png)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=os.environ.get("MEMPLUGINS_DATA"), help="folder with the data sets")
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--seeds", type=int, default=5, help="for --accuracy")
+    parser.add_argument("--accuracy", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="one repetition, short: does everything still run?")
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        parser.error("--data: where the data sets are (or MEMPLUGINS_DATA)")
+    torch.set_num_threads(1)
+    # Avalanche announces its own deprecated calls at every experience; printing that is nobody's cost here.
+    warnings.showwarning = lambda *args, **kwargs: None
+    begin = time.process_time()
+    repetitions, seeds = (1, 1) if arguments.quick else (arguments.repetitions, arguments.seeds)
+
+    found: dict[str, dict[str, list[float]]] = {}
+    if arguments.accuracy:
+        found = {name: accuracies(name, arguments.data, seeds) for name in ("SplitMNIST", "PermutedMNIST")}
+    results: dict[Setting, dict[str, list[float]]] = {}
+    for setting in SETTINGS:
+        results[setting] = measure(setting, arguments.data, repetitions)
+        print(f"{setting}\n{offline_table(results[setting], {})}", flush=True)
+        print(f"{time.process_time() - begin:.0f} s of CPU so far\n", flush=True)
+    streams = online(arguments.data, 1 if arguments.quick else 5, 300 if arguments.quick else 1000)
+    print(streams, flush=True)
+
+    if arguments.quick:
+        return
+    parts = [
+        f"Microseconds of CPU time (one thread) an iteration takes, {repetitions} interleaved repetitions, medians; "
+        "ratios are medians of paired ratios with quartiles. Batch "
+        f"{BATCH} and as many rows replayed from {CAPACITY:,} held; an experience's set-up (data loader, transforms, "
+        "materialising) counts, for the floor as well: it makes its tensors from the same raw images. "
+        "RMA writes every batch here, as the floor does.",
+        plot(results),
+    ]
+    for setting, times in results.items():
+        known = found.get(setting.benchmark, {}) if setting.model == "SimpleMLP 256" and setting.epochs == 1 else {}
+        accuracy = {arm: f"{statistics.mean(values):.1f}" for arm, values in known.items()}
+        parts.append(f"### {setting}\n\n{offline_table(times, accuracy)}")
+    parts.append(f"### Online, experiences of 10, SimpleMLP 256: milliseconds an experience takes\n\n{streams}")
+    for name, values in found.items():
+        parts.append(
+            f"### Accuracy on {name}, one epoch, SimpleMLP 256, {CAPACITY:,} samples held, {seeds} seeds\n\n"
+            f"{accuracy_table(values)}"
+        )
+    parts.append(f"The whole run took {(time.process_time() - begin) / 60:.0f} minutes of CPU time.")
+    record("Speed of rehearsal", "\n\n".join(parts), "OMP_NUM_THREADS=1 python bench/speed.py --accuracy")
+
+
+if __name__ == "__main__":
+    main()
