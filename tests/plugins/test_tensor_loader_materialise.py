@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -316,3 +318,16 @@ def test_resolving_needs_an_avalanche_dataset():
     dataset = AvalancheDataset([colours()])
     (part,) = resolve(dataset)
     assert part.rows.tolist() == list(range(60))
+
+
+def test_data_sets_of_the_past_are_let_go():
+    cache = TensorCache(3 * 60 * (48 * 4 + 8))
+    alive = []
+    for seed in range(60):
+        data = colours(seed=seed)
+        alive.append(weakref.ref(data))
+        assert_served(split(data, experiences=1).train_stream[0].dataset.train(), cache=cache)
+        del data
+    gc.collect()
+    assert sum(ref() is not None for ref in alive) <= 3 + 16 + 3
+    assert len(cache._verdicts) <= len(cache._readers)

@@ -13,11 +13,12 @@ from torch import Tensor
 from .errors import Unsupported
 from .randomness import why_random
 from .read import CHUNK, Reader
-from .resolve import Part, attributes_of, resolve
+from .resolve import Part, Source, attributes_of, resolve
 
 SAMPLE = 64
 SMALL = 256
 PATIENCE = 16
+RECENT = 16
 
 
 class Rows(NamedTuple):
@@ -34,10 +35,10 @@ class Block:
     :param example: a few rows of each column, to learn shapes and types from.
     :param rows: how many rows there is room for.
     :param device: where the columns lie.
-    :param owners: objects whose identity is part of the block's key, kept alive so that it stays theirs.
+    :param owners: where the rows come from; their identity is the block's key, so they are kept alive.
     """
 
-    def __init__(self, example: list[Tensor], rows: int, device: torch.device, owners: Any) -> None:
+    def __init__(self, example: list[Tensor], rows: int, device: torch.device, owners: list[Source]) -> None:
         # torch.empty takes no memory on a CPU before it is written. Rows are packed in the order they come, so
         # what is not asked for costs nothing there, and writing runs through memory once.
         self.columns = [torch.empty((rows, *c.shape[1:]), dtype=c.dtype, device=device) for c in example]
@@ -80,7 +81,7 @@ class TensorCache:
         self.max_bytes = max_bytes
         self.assume_deterministic = assume_deterministic
         self._blocks: OrderedDict[Any, Block] = OrderedDict()
-        self._readers: dict[Any, Reader] = {}
+        self._readers: OrderedDict[Any, Reader] = OrderedDict()
         self._verdicts: dict[Any, str | None] = {}
         self._pinned: set[Any] = set()
 
@@ -121,16 +122,24 @@ class TensorCache:
         if self.assume_deterministic:
             return
         key = part.source.key
+        self._reader(part)
         if key not in self._verdicts:
-            self._reader(part)
             self._verdicts[key] = why_random(part.source)
         verdict = self._verdicts[key]
         if verdict is not None:
             raise Unsupported(verdict)
 
     def _reader(self, part: Part) -> Reader:
-        # A reader holds its source, so the ids in the key stay those of living objects.
-        return self._readers.setdefault(part.source.key, Reader(part.source))
+        # A reader holds its source, so the ids in the key stay those of living objects. A stream that makes its
+        # data sets as it goes must not be kept alive by that: only as many are held as blocks need, and a few.
+        key = part.source.key
+        if key not in self._readers:
+            self._readers[key] = Reader(part.source)
+            while len(self._readers) > RECENT + sum(len(block.owners) for block in self._blocks.values()):
+                oldest, _ = self._readers.popitem(last=False)
+                self._verdicts.pop(oldest, None)
+        self._readers.move_to_end(key)
+        return self._readers[key]
 
     def _serve(self, parts: list[Part], size: int, device: torch.device) -> tuple[Any, Block, Tensor]:
         if len(parts) == 1:
@@ -139,7 +148,7 @@ class TensorCache:
             block = self._blocks.get(key)
             if block is None:
                 example = self._reader(part).read(part.rows[:SAMPLE])
-                block = self._make(key, example, len(part.source.data), device, part.source)
+                block = self._make(key, example, len(part.source.data), device, [part.source])
             if block is not None:
                 self._fill(block, part, part.rows)
                 return key, block, part.rows
@@ -164,7 +173,9 @@ class TensorCache:
             self._fill(block, part, torch.arange(size) if part.slots is None else part.slots)
         return key, block, torch.arange(size)
 
-    def _make(self, key: Any, example: list[Tensor], rows: int, device: torch.device, owners: Any) -> Block | None:
+    def _make(
+        self, key: Any, example: list[Tensor], rows: int, device: torch.device, owners: list[Source]
+    ) -> Block | None:
         need = rows * sum(column[0].nbytes for column in example)
         if need > self.max_bytes - self._held_fast():
             return None
