@@ -183,7 +183,7 @@ class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
         )
 
     def _warn(self, strategy: Any, phase: str, reason: str) -> None:
-        key = phase + re.sub(r"[\d,]+", "", reason)
+        key = re.sub(r"[\d,]+", "", reason)
         if key in self._warned:
             return
         self._warned.add(key)
