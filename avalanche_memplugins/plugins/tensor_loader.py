@@ -124,17 +124,19 @@ class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set what :meth:`state_dict` returned.
 
-        :raises ValueError: if a generator's state is missing or none.
+        :raises ValueError: if a generator's state is missing or none; all are then as before.
         """
+        loaded = {}
         for name in self._generators:
-            found = type(state.get(name)).__name__
-            if found != "Tensor":
-                raise ValueError(f"state[{name!r}]: got {found}, want a generator's state")
-        for name, generator in self._generators.items():
+            found = state.get(name)
+            if not isinstance(found, torch.Tensor):
+                raise ValueError(f"state[{name!r}]: got {type(found).__name__}, want a generator's state")
+            loaded[name] = torch.Generator()
             try:
-                generator.set_state(state[name].cpu())
+                loaded[name].set_state(found.cpu())
             except (RuntimeError, TypeError) as error:
                 raise ValueError(f"state[{name!r}]: not a generator's state ({error})") from error
+        self._generators = loaded
 
     def __getstate__(self) -> dict[str, Any]:
         # Tensors can be made again and generators do not pickle everywhere: a checkpoint holds neither.

@@ -266,8 +266,10 @@ def test_a_bad_state_is_named():
     with pytest.raises(ValueError, match="train"):
         plugin.load_state_dict({})
     state = plugin.state_dict()
+    other = TensorLoaderPlugin(seed=9).state_dict()
     with pytest.raises(ValueError, match="eval"):
-        plugin.load_state_dict({**state, "eval": torch.zeros(3)})
+        plugin.load_state_dict({**other, "eval": torch.zeros(3)})
+    assert all(torch.equal(state[name], value) for name, value in plugin.state_dict().items())
 
 
 def test_pickling_takes_the_settings_and_the_generators_only():
