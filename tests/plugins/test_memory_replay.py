@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from _streams import CASES, CLASSES, FEATURES, Case, Watcher, build, classic, network, run, weights
+from _streams import CASES, CLASSES, FEATURES, Case, Watcher, build, classic, network, rows, run, weights
+from avalanche.benchmarks import nc_benchmark
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import ReplayPlugin
 from torch.nn.functional import cross_entropy
@@ -179,6 +180,41 @@ def test_writing_after_the_experience_offers_every_row_once() -> None:
     numbers = (memory.rows(torch.arange(len(memory))).x[:, -1] * 1_000).round().long()
     assert sorted(numbers.tolist()) == list(range(180))
     assert memory.summary().per_experience == {0: 60, 1: 60, 2: 60}
+
+
+@pytest.mark.parametrize("write_at", ["iteration", "experience"])
+def test_rows_are_stored_as_seen_or_under_the_evaluation_transforms(write_at: str) -> None:
+    """Trap 14: an experience's data set applies its training transforms unless it is asked not to."""
+    case = Case(
+        lambda: nc_benchmark(
+            rows(180, 0),
+            rows(60, 1),
+            3,
+            False,
+            seed=1,
+            shuffle=False,
+            train_transform=lambda x: x + 100,
+            eval_transform=lambda x: x - 100,
+        )
+    )
+    memory = RandomMemory(200)
+    run(case, [MemoryReplayPlugin(memory, write_at=write_at)], lr=0.0)
+    stored = memory.rows(torch.arange(len(memory))).x
+    raw = rows(180, 0).tensors[0]
+    shifted = stored - (100 if write_at == "iteration" else -100)
+    torch.testing.assert_close(shifted.sort(0).values, raw.sort(0).values, atol=1e-4, rtol=0)
+
+
+def test_workers_of_the_loader_change_nothing() -> None:
+    """Trap 15: rows are drawn in the main process."""
+    results = []
+    for workers in (0, 1):
+        strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(40))])
+        torch.manual_seed(1)
+        for experience in list(Case().stream())[:2]:
+            strategy.train(experience, num_workers=workers)
+        results.append(weights(strategy))
+    assert torch.equal(*results)
 
 
 def test_replace_keeps_the_size_of_the_batch() -> None:
