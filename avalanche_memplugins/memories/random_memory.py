@@ -13,6 +13,7 @@ from avalanche_memplugins import codecs
 from avalanche_memplugins._folders import flatten, load_folder, save_folder, unflatten
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.memories.policies import (
     Balanced,
     GroupBalanced,
@@ -280,13 +281,8 @@ class RandomMemory(nn.Module):
             raise ValueError(f"logits: wants shape ({batch}, classes), got {tuple(logits.shape)}")
 
     def _embed(self, network: nn.Module, x: Tensor) -> Tensor:
-        modes = [(module, module.training) for module in network.modules()]
-        network.eval()
-        try:
+        with eval_mode(network):
             key: Tensor = network(x)
-        finally:
-            for module, training in modes:
-                module.training = training
         return key
 
     def _pad(self, logits: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -18,6 +17,7 @@ from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_
 from avalanche_memplugins.functional.neighbours import Backend
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.memories.episodic_index import EpisodicIndex
 from avalanche_memplugins.plugins._adapted_tail import AdaptedTail, find_tail
 from avalanche_memplugins.plugins._latent import LatentTap
@@ -135,7 +135,7 @@ class LocalAdaptationPlugin(SupervisedPlugin):  # type: ignore[misc]
                 f"but holds {tuple(self.memory.shape)}"
             )
         output = strategy.mb_output.clone()
-        with _eval_mode(strategy.model):
+        with eval_mode(strategy.model):
             for task, rows in _groups(strategy):
                 if task is None or task in self._tasks():
                     output[rows] = self._predict(strategy.model, batch[0][rows], output[rows], task)
@@ -249,7 +249,7 @@ class LocalAdaptationPlugin(SupervisedPlugin):  # type: ignore[misc]
             embedding = self.memory.embedding
             if embedding is None:
                 return x
-            with _eval_mode(embedding):
+            with eval_mode(embedding):
                 result: Tensor = embedding(x)
             return result
         tap = LatentTap(self.key)
@@ -286,14 +286,3 @@ def _groups(strategy: Any) -> Iterator[tuple[int | None, Tensor]]:
         return
     for task in torch.unique(batch[-1]).tolist():
         yield task, (batch[-1] == task).nonzero().flatten()
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
