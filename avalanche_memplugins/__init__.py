@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from avalanche_memplugins.memories import RandomMemory, Recall
+    from avalanche_memplugins.memories import EpisodicMemory, RandomMemory, Recall
     from avalanche_memplugins.plugins import (
         LeanStepPlugin,
+        LocalAdaptationPlugin,
         MemoryReplayPlugin,
         RandomMemoryPlugin,
         TensorLoaderPlugin,
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOME = {
+    "EpisodicMemory": "memories",
     "LeanStepPlugin": "plugins",
+    "LocalAdaptationPlugin": "plugins",
     "MemoryReplayPlugin": "plugins",
     "RandomMemory": "memories",
     "RandomMemoryPlugin": "plugins",
@@ -25,7 +28,9 @@ _HOME = {
     "TensorLoaderPlugin": "plugins",
 }
 __all__ = [
+    "EpisodicMemory",
     "LeanStepPlugin",
+    "LocalAdaptationPlugin",
     "MemoryReplayPlugin",
     "RandomMemory",
     "RandomMemoryPlugin",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from avalanche_memplugins import MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
+from avalanche_memplugins import LocalAdaptationPlugin, MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
+from avalanche_memplugins.memories import EpisodicMemory
 
 POLICIES = ("ring", "reservoir", "class_balanced", "task_balanced")
 READS = ("uniform", "class_balanced", "task_balanced")
@@ -20,6 +21,7 @@ MEMORIES: dict[str, Callable[[int], RandomMemory]] = {
 MEMORIES["float16"] = lambda capacity: RandomMemory(capacity, codec="float16", seed=5)
 MEMORIES["host"] = lambda capacity: RandomMemory(capacity, storage="host", seed=5)
 MEMORIES["logits"] = lambda capacity: RandomMemory(capacity, store_logits=True, seed=5)
+MEMORIES["episodic"] = lambda capacity: EpisodicMemory(capacity, seed=5)
 
 PLUGINS: dict[str, Callable[[], Any]] = {
     name: lambda make=make: MemoryReplayPlugin(make(40))  # type: ignore[misc]
@@ -31,10 +33,14 @@ PLUGINS["weighted"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), repla
 PLUGINS["growing"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), replay_weight="growing")
 PLUGINS["replacing"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), batch_policy="replace")
 PLUGINS["after the experience"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), write_at="experience")
+for policy in ("ring", "reservoir"):
+    PLUGINS[f"MbPA, {policy}"] = lambda policy=policy: LocalAdaptationPlugin(  # type: ignore[misc]
+        EpisodicMemory(40, policy=policy, seed=5), writes=True, neighbours=5, steps=2
+    )
 
 
 def for_model(plugin: Any, multi_head: bool) -> Any:
     """A layer has another name below the multi-task wrapper."""
-    if multi_head and plugin.at is not None:
+    if multi_head and getattr(plugin, "at", None) is not None:
         return MemoryReplayPlugin(plugin.memory, at=f"model.{plugin.at}")
     return plugin
