@@ -13,7 +13,7 @@ from torch import nn
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 
 # mypy does not follow setup.py's package_dir to where the strategies lie.
-from avalanche_memplugins.strategies import RMA, ExperienceReplay  # type: ignore[import-not-found]
+from avalanche_memplugins.strategies import RMA, ExperienceReplay, MbPA  # type: ignore[import-not-found]
 
 from .models import MODELS
 from .spec import OPTIMIZERS, RunSpec
@@ -82,6 +82,17 @@ def er_reservoir(spec: RunSpec, benchmark: Any, common: dict[str, Any], row_byte
     """Replay from a reservoir."""
     strategy = ExperienceReplay(**common, mem_size=spec.memory_size, seed=spec.seed)
     return Built(strategy, lambda: int(strategy.memory.nbytes))
+
+
+def mbpa(spec: RunSpec, benchmark: Any, common: dict[str, Any], row_bytes: int, *, replay: bool = False) -> Built:
+    """Local adaptation at test time."""
+    strategy = MbPA(**common, mem_size=spec.memory_size, replay=replay, seed=spec.seed)
+    return Built(strategy, lambda: int(strategy.memory.nbytes))
+
+
+def er_mbpa(spec: RunSpec, benchmark: Any, common: dict[str, Any], row_bytes: int) -> Built:
+    """Replay and local adaptation from one reservoir."""
+    return mbpa(spec, benchmark, common, row_bytes, replay=True)
 
 
 def cumulative(spec: RunSpec, benchmark: Any, common: dict[str, Any], row_bytes: int) -> Built:

@@ -26,4 +26,14 @@ MEMORIES = (
         summary="rows of the stream; write: ring, reservoir, class_balanced, task_balanced; "
         "read: uniform, class_balanced, task_balanced; codec: raw, float16, uint8",
     ),
+    MemoryInfo(
+        name="EpisodicMemory",
+        module="avalanche_memplugins.memories",
+        summary="a RandomMemory that also finds the rows nearest to a query, exactly; for MbPA",
+    ),
+    MemoryInfo(
+        name="DifferentiableNeuralDictionary",
+        module="avalanche_memplugins.memories",
+        summary="NEC's keys and values by class, read by kernel, updated in place",
+    ),
 )

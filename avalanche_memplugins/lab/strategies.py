@@ -50,6 +50,18 @@ STRATEGIES: Mapping[str, StrategyInfo] = {
             builder="er_reservoir",
         ),
         StrategyInfo(
+            name="mbpa",
+            label="MbPA",
+            summary="no rehearsal: the head is fitted to each test row's neighbours in a reservoir",
+            builder="mbpa",
+        ),
+        StrategyInfo(
+            name="er-mbpa",
+            label="ER + MbPA",
+            summary="experience replay and MbPA from one reservoir",
+            builder="er_mbpa",
+        ),
+        StrategyInfo(
             name="cumulative",
             label="Cumulative",
             summary="trains on all data so far: the ceiling (Avalanche)",
