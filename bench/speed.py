@@ -201,10 +201,10 @@ def tensors(experience: Any) -> tuple[torch.Tensor, torch.Tensor]:
     (part,) = resolve(experience.dataset)
     raw, rows = part.source.data, part.rows
     if isinstance(raw.data, np.ndarray):
-        x = torch.from_numpy(raw.data[rows.numpy()]).permute(0, 3, 1, 2).float()
+        x = torch.from_numpy(raw.data).index_select(0, rows).permute(0, 3, 1, 2).float()
         y = torch.tensor(raw.targets)[rows]
     else:
-        x, y = raw.data[rows].unsqueeze(1).float(), raw.targets[rows]
+        x, y = raw.data.index_select(0, rows).unsqueeze(1).float(), raw.targets[rows]
     for step in part.source.chain:
         for atom in flatten(step.transforms[0]):
             if isinstance(atom, PixelsPermutation):
