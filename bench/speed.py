@@ -4,8 +4,10 @@ Every arm trains the same model on the same experience with the same batch size;
 number of samples and replay as many rows as the batch has. Arms take turns, so that a busy machine slows all of them;
 what is reported is the median, over repetitions, of the ratio between two arms of one repetition, with quartiles.
 
-``--accuracy`` adds the average accuracy after whole streams: a fast row that learns less does not count.
+``--accuracy`` measures whole streams instead, and what was learned beside the time it took: a fast row that learns less
+does not count.
 
+    OMP_NUM_THREADS=1 python bench/speed.py
     OMP_NUM_THREADS=1 python bench/speed.py --accuracy
     OMP_NUM_THREADS=1 python bench/speed.py --quick
 """
@@ -208,7 +210,7 @@ def tensors(experience: Any) -> tuple[torch.Tensor, torch.Tensor]:
     for step in part.source.chain:
         for atom in flatten(step.transforms[0]):
             if isinstance(atom, PixelsPermutation):
-                x = x.flatten(1)[:, atom.permutation].view_as(x)
+                x = x.flatten(1).index_select(1, atom.permutation).view_as(x)
     return x.div_(255).sub_(0.3).div_(0.3), y
 
 
@@ -259,14 +261,14 @@ def show(times: dict[str, list[float]], arm: str, reference: str) -> str:
     return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def offline_table(times: dict[str, list[float]], accuracy: dict[str, str]) -> str:
+def offline_table(times: dict[str, list[float]]) -> str:
     header = ["arm", "µs an iteration", "over floor", "over Naive", "over ReplayPlugin (reservoir)"]
     rows = []
     for arm in times:
         row: list[object] = [arm, f"{statistics.median(times[arm]):,.0f}"]
         row += [show(times, arm, reference) for reference in (FLOOR, "Naive", "ReplayPlugin (reservoir)")]
-        rows.append([*row, accuracy.get(arm, "-")] if accuracy else row)
-    return table([*header, "accuracy, %"] if accuracy else header, rows)
+        rows.append(row)
+    return table(header, rows)
 
 
 def online(root: str, repetitions: int, last: int) -> str:
@@ -319,37 +321,52 @@ ACCURACY_ARMS = [
 ]
 
 
-def accuracies(name: str, root: str, seeds: int) -> dict[str, list[float]]:
-    """Average accuracy over all test experiences after the whole stream, one epoch, SimpleMLP, 12,000 samples each."""
+def accuracies(name: str, root: str, seeds: int) -> dict[str, list[tuple[float, float]]]:
+    """Accuracy over all test experiences after the whole stream, in percent, and seconds of CPU that training took.
+
+    One epoch, SimpleMLP, up to 12,000 samples an experience.
+    """
     benchmark = BENCHMARKS[name](root)
     train = shorten(benchmark, [12_000] * 5)
     iterations = sum(-(-len(e.dataset) // BATCH) for e in train)
-    found: dict[str, list[float]] = {}
-    for arm in ACCURACY_ARMS:
-        found[arm] = []
-        for seed in range(seeds):
+    found: dict[str, list[tuple[float, float]]] = {arm: [] for arm in ACCURACY_ARMS}
+    for seed in range(seeds):
+        for arm in ACCURACY_ARMS:
             # RMA writes seldom enough for its ring to reach from the stream's end to its start.
             every = -(-iterations * BATCH // CAPACITY)
             strategy = make(arm, "SimpleMLP 256", seed, write_every=every)
             strategy.evaluator.metrics = accuracy_metrics(stream=True)
             if not any(isinstance(plugin, TensorLoaderPlugin) for plugin in strategy.plugins):
                 strategy.plugins.insert(0, TensorLoaderPlugin(train=False))  # evaluation alike for all
+            start = time.process_time()
             strategy.train(train, eval_streams=[])
+            seconds = time.process_time() - start
             strategy.eval(benchmark.test_stream)
             (value,) = (v for k, v in strategy.evaluator.get_last_metrics().items() if k.startswith("Top1_Acc_Stream"))
-            found[arm].append(100 * value)
-            print(f"  {name} {arm} seed {seed}: {found[arm][-1]:.2f}", flush=True)
+            found[arm].append((100 * value, seconds))
+            print(f"  {name} {arm} seed {seed}: {100 * value:.2f} % in {seconds:.1f} s", flush=True)
     return found
 
 
-def accuracy_table(found: dict[str, list[float]]) -> str:
+def accuracy_table(found: dict[str, list[tuple[float, float]]]) -> str:
     reference = found["ReplayPlugin (reservoir)"]
     rows = []
-    for arm, values in found.items():
-        difference = [a - b for a, b in zip(values, reference, strict=True)]
+    for arm, runs in found.items():
+        values = [value for value, _ in runs]
+        difference = [a - b for (a, _), (b, _) in zip(runs, reference, strict=True)]
+        times = {"arm": [s for _, s in runs], "reference": [s for _, s in reference]}
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        rows.append([arm, f"{statistics.mean(values):.2f} ± {spread:.2f}", f"{statistics.mean(difference):+.2f}"])
-    return table(["arm", "accuracy, % (mean ± sd over seeds)", "minus ReplayPlugin (reservoir), paired"], rows)
+        rows.append(
+            [
+                arm,
+                f"{statistics.mean(values):.2f} ± {spread:.2f}",
+                f"{statistics.mean(difference):+.2f}",
+                f"{statistics.median(times['arm']):.1f}",
+                show(times, "arm", "reference"),
+            ]
+        )
+    header = ["arm", "accuracy, % (mean ± sd over seeds)", "minus ReplayPlugin (reservoir), paired"]
+    return table([*header, "training, s", "time over ReplayPlugin (reservoir)"], rows)
 
 
 def plot(results: dict[Setting, dict[str, list[float]]]) -> str:
@@ -387,13 +404,13 @@ def main() -> None:
     begin = time.process_time()
     repetitions, seeds = (1, 1) if arguments.quick else (arguments.repetitions, arguments.seeds)
 
-    found: dict[str, dict[str, list[float]]] = {}
     if arguments.accuracy:
-        found = {name: accuracies(name, arguments.data, seeds) for name in ("SplitMNIST", "PermutedMNIST")}
+        record_accuracy(arguments.data, seeds, arguments.quick)
+        return
     results: dict[Setting, dict[str, list[float]]] = {}
     for setting in SETTINGS:
         results[setting] = measure(setting, arguments.data, repetitions)
-        print(f"{setting}\n{offline_table(results[setting], {})}", flush=True)
+        print(f"{setting}\n{offline_table(results[setting])}", flush=True)
         print(f"{time.process_time() - begin:.0f} s of CPU so far\n", flush=True)
     streams = online(arguments.data, 1 if arguments.quick else 5, 300 if arguments.quick else 1000)
     print(streams, flush=True)
@@ -409,17 +426,23 @@ def main() -> None:
         plot(results),
     ]
     for setting, times in results.items():
-        known = found.get(setting.benchmark, {}) if setting.model == "SimpleMLP 256" and setting.epochs == 1 else {}
-        accuracy = {arm: f"{statistics.mean(values):.1f}" for arm, values in known.items()}
-        parts.append(f"### {setting}\n\n{offline_table(times, accuracy)}")
+        parts.append(f"### {setting}\n\n{offline_table(times)}")
     parts.append(f"### Online, experiences of 10, SimpleMLP 256: milliseconds an experience takes\n\n{streams}")
-    for name, values in found.items():
-        parts.append(
-            f"### Accuracy on {name}, one epoch, SimpleMLP 256, {CAPACITY:,} samples held, {seeds} seeds\n\n"
-            f"{accuracy_table(values)}"
-        )
     parts.append(f"The whole run took {(time.process_time() - begin) / 60:.0f} minutes of CPU time.")
-    record("Speed of rehearsal", "\n\n".join(parts), "OMP_NUM_THREADS=1 python bench/speed.py --accuracy")
+    record("Speed of rehearsal", "\n\n".join(parts), "OMP_NUM_THREADS=1 python bench/speed.py")
+
+
+def record_accuracy(root: str, seeds: int, quick: bool) -> None:
+    parts = [
+        f"One epoch, SimpleMLP 256, {CAPACITY:,} samples held, {seeds} seeds, whole streams of 5 experiences. RMA writes "
+        "a batch every so many iterations that its ring reaches back to the first experience; ER writes every batch "
+        "to a reservoir."
+    ]
+    for name in ("SplitMNIST", "PermutedMNIST"):
+        parts.append(f"### {name}\n\n{accuracy_table(accuracies(name, root, seeds))}")
+    print("\n\n".join(parts))
+    if not quick:
+        record("Accuracy beside speed", "\n\n".join(parts), "OMP_NUM_THREADS=1 python bench/speed.py --accuracy")
 
 
 if __name__ == "__main__":

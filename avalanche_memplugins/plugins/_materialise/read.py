@@ -161,7 +161,7 @@ def _apply(atom: Any, x: Tensor | Images) -> Tensor | Images:
             return planes
         raise Unsupported(f"{type(atom).__name__} stands before the images become tensors")
     if type(atom) is PixelsPermutation:
-        return x.flatten(1)[:, atom.permutation].view_as(x)
+        return x.flatten(1).index_select(1, torch.as_tensor(atom.permutation)).view_as(x)
     if type(atom) in TO_TENSOR or type(atom) in TO_BYTES[:2]:
         raise Unsupported(f"{type(atom).__name__} got a tensor, wants an image")
     out: Tensor = atom(x)
