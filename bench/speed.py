@@ -434,9 +434,9 @@ def main() -> None:
 
 def record_accuracy(root: str, seeds: int, quick: bool) -> None:
     parts = [
-        f"One epoch, SimpleMLP 256, {CAPACITY:,} samples held, {seeds} seeds, whole streams of 5 experiences. RMA writes "
-        "a batch every so many iterations that its ring reaches back to the first experience; ER writes every batch "
-        "to a reservoir."
+        f"One epoch, SimpleMLP 256, {CAPACITY:,} samples held, {seeds} seeds, whole streams of 5 experiences. RMA "
+        "writes a batch every so many iterations that its ring reaches back to the first experience; ER writes every "
+        "batch to a reservoir."
     ]
     for name in ("SplitMNIST", "PermutedMNIST"):
         parts.append(f"### {name}\n\n{accuracy_table(accuracies(name, root, seeds))}")
