@@ -345,6 +345,8 @@ def accuracies(name: str, root: str, seeds: int) -> dict[str, list[tuple[float, 
             (value,) = (v for k, v in strategy.evaluator.get_last_metrics().items() if k.startswith("Top1_Acc_Stream"))
             found[arm].append((100 * value, seconds))
             print(f"  {name} {arm} seed {seed}: {100 * value:.2f} % in {seconds:.1f} s", flush=True)
+        spent = sum(floor([train[0], experience], "SimpleMLP 256", seed, 1) for experience in train)
+        found.setdefault(FLOOR, []).append((float("nan"), spent))
     return found
 
 
@@ -355,18 +357,20 @@ def accuracy_table(found: dict[str, list[tuple[float, float]]]) -> str:
         values = [value for value, _ in runs]
         difference = [a - b for (a, _), (b, _) in zip(runs, reference, strict=True)]
         times = {"arm": [s for _, s in runs], "reference": [s for _, s in reference]}
+        times[FLOOR] = [s for _, s in found[FLOOR]]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         rows.append(
             [
                 arm,
-                f"{statistics.mean(values):.2f} ± {spread:.2f}",
-                f"{statistics.mean(difference):+.2f}",
+                "-" if arm == FLOOR else f"{statistics.mean(values):.2f} ± {spread:.2f}",
+                "-" if arm == FLOOR else f"{statistics.mean(difference):+.2f}",
                 f"{statistics.median(times['arm']):.1f}",
                 show(times, "arm", "reference"),
+                show(times, "arm", FLOOR),
             ]
         )
     header = ["arm", "accuracy, % (mean ± sd over seeds)", "minus ReplayPlugin (reservoir), paired"]
-    return table([*header, "training, s", "time over ReplayPlugin (reservoir)"], rows)
+    return table([*header, "training, s", "time over ReplayPlugin (reservoir)", "time over floor"], rows)
 
 
 def plot(results: dict[Setting, dict[str, list[float]]]) -> str:
