@@ -217,18 +217,18 @@ def experience_table(found: dict[str, dict[int, list[float]]], marks: list[int])
 
 
 def plot(found: dict[str, dict[int, Any]], streams: dict[str, dict[int, list[float]]]) -> str:
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
     for place, (axis, title) in enumerate(zip(axes, ("append 32 rows", "sample 32 rows"), strict=False)):
         for name, at in found.items():
             style = "--" if name.startswith("TorchRL") else "-"
             axis.plot(list(at), [statistics.median(v[place]) for v in at.values()], style, marker="o", label=name)
-        axis.set(xscale="log", yscale="log", xlabel="capacity", ylabel="µs", title=title)
-    axes[0].legend(fontsize=7)
+        axis.set(xscale="log", ylim=(0, None), xlabel="capacity", ylabel="µs", title=title)
+        axis.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)
     for arm, at in streams.items():
         marks = [mark for mark, values in at.items() if values]
         axes[2].plot(marks, [statistics.median(at[mark]) for mark in marks], marker="o", label=arm)
     axes[2].set(xscale="log", yscale="log", xlabel="experiences of 10 samples so far", ylabel="ms", title="online")
-    axes[2].legend(fontsize=7)
+    axes[2].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)
     PLOTS.mkdir(exist_ok=True)
     figure.savefig(PLOTS / "scale.png", dpi=120)
     plt.close(figure)
