@@ -131,7 +131,7 @@ def test_an_interrupted_write_leaves_the_earlier_checkpoint(
 
 
 def test_a_crash_between_the_two_renames(run: Run, saved: Path) -> None:
-    saved.rename(_folders._aside(saved))
+    saved.rename(_folders.set_aside(saved))
     assert load_run_state(run.strategy(seed=4), saved, missing_ok=True) == 2
 
 
@@ -145,7 +145,7 @@ def test_replaces_nothing_but_run_states(run: Run, tmp_path: Path) -> None:
     (tmp_path / "state" / "notes.txt").write_text("dear diary")
     for name in ("mine", "kept", "state"):
         before = sorted(os.listdir(tmp_path / name))
-        with pytest.raises(CheckpointError, match="folder: wants a new folder or an earlier run state"):
+        with pytest.raises(CheckpointError, match="folder: wants a new folder or an earlier saved avalanche run state"):
             save_run_state(strategy, tmp_path / name)
         assert sorted(os.listdir(tmp_path / name)) == before
 
