@@ -13,6 +13,7 @@ Backend = Literal["torch", "faiss"]
 
 BFLOAT16_FROM = 64  # dimensions; below, the top-k dominates and a rough product saves nothing
 SPARE = 16  # candidates beyond k: enough that the certificate of the rough pass rarely fails
+PREPARED = 1_024  # keys made ready at a time
 KEY_BLOCK = 32_768  # keys per product, so that a score matrix stays within the byte budget at any number of keys
 
 
@@ -51,6 +52,7 @@ class KeyTable:
             raise ValueError(f"backend 'faiss' searches on the CPU, got keys on {keys.device}")
         self.keys = keys.detach().flatten(1).float()
         self.uses_faiss = backend == "faiss"
+        self._passes: dict[torch.dtype, tuple[Tensor, Tensor, float, float]] = {}
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -94,27 +96,30 @@ class KeyTable:
     def _centre(self) -> Tensor:
         return self.keys.mean(0)
 
-    @cached_property
-    def _centred(self) -> dict[torch.dtype, tuple[Tensor, Tensor, float, float]]:
-        """Per pass: keys, squared norms, largest norm, largest rounding residual."""
-        exact = self.keys - self._centre
-        squares = torch.linalg.vector_norm(exact, dim=1, dtype=torch.float64).square()
-        largest = float(squares.max().sqrt())
-        tables = {}
-        for dtype in self._dtypes:
-            rounded = exact.to(dtype)
-            residual = _norm(exact - rounded.float()) if dtype != torch.float32 else torch.zeros(1)
-            tables[dtype] = (rounded, squares.float(), largest, float(residual.max()) + 2**-23 * largest)
-        return tables
+    def _centred(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, float, float]:
+        """Of a pass: keys, squared norms, largest norm, largest rounding residual; made when it is first run."""
+        if dtype not in self._passes:
+            keys = torch.empty_like(self.keys, dtype=dtype)
+            squares = self.keys.new_empty(len(keys))
+            residual = largest = 0.0
+            for rows in torch.split(torch.arange(len(keys), device=keys.device), PREPARED):
+                exact = self.keys[rows] - self._centre
+                keys[rows] = exact.to(dtype)
+                norms = torch.linalg.vector_norm(exact, dim=1, dtype=torch.float64)
+                squares[rows] = norms.square().float()
+                largest = max(largest, float(norms.max()))
+                residual = max(residual, float(_norm(exact - keys[rows].float()).max()))
+            self._passes[dtype] = (keys, squares, largest, residual + 2**-23 * largest)
+        return self._passes[dtype]
 
     @cached_property
     def _faiss(self) -> Any:
         index = import_module("faiss").IndexFlatL2(self.keys.shape[1])
-        index.add(self._centred[torch.float32][0].numpy())
+        index.add(self._centred(torch.float32)[0].numpy())
         return index
 
     def _rough_then_exact(self, queries: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        keys, _, largest, residual = self._centred[dtype]
+        keys, squares, largest, residual = self._centred(dtype)
         count = min(k + SPARE, len(self))
         centred = queries - self._centre
         rounded = centred.to(dtype)
@@ -123,7 +128,7 @@ class KeyTable:
             found, candidates = map(torch.from_numpy, self._faiss.search(centred.numpy(), count))
             last = found[:, -1]
         else:
-            scores, candidates = self._candidates(rounded, keys, dtype, count)
+            scores, candidates = self._candidates(rounded, keys, squares, count)
             last = scores[:, -1] + norm.square()
         squared = self._exact(queries, candidates)
         # By row first, so that the stable sort by distance leaves the lower row first in a tie.
@@ -140,8 +145,7 @@ class KeyTable:
         proven = squared[:, k - 1] < last - error if count < len(self) else torch.ones_like(norm, dtype=torch.bool)
         return candidates[:, :k], squared[:, :k].float(), proven
 
-    def _candidates(self, queries: Tensor, keys: Tensor, dtype: torch.dtype, count: int) -> tuple[Tensor, Tensor]:
-        squares = self._centred[dtype][1]
+    def _candidates(self, queries: Tensor, keys: Tensor, squares: Tensor, count: int) -> tuple[Tensor, Tensor]:
         best: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(keys), KEY_BLOCK):
             block = slice(start, start + KEY_BLOCK)

@@ -69,8 +69,13 @@ class EpisodicIndex:
             slots = slots[self.memory.store.get("labels", slots)[:, 1].cpu() == task]
         if not len(slots):
             raise ValueError(f"memory: wants rows to search{'' if task is None else f' of task {task}'}, has none")
-        row = self.memory.shape.numel() * 4
-        keys = torch.cat([self._keys(part) for part in torch.split(slots, max(1, self.max_bytes // (4 * row)))])
+        blocks = torch.split(slots, max(1, self.max_bytes // (16 * self.memory.shape.numel())))
+        first = self._keys(blocks[0])
+        keys = first.new_empty(len(slots), first.shape[1])
+        filled = 0
+        for block in blocks:
+            keys[filled : filled + len(block)] = first if filled == 0 else self._keys(block)
+            filled += len(block)
         return KeyTable(keys, backend=self.backend), None if task is None else slots.to(keys.device)
 
     def _keys(self, slots: Tensor) -> Tensor:
