@@ -16,6 +16,7 @@ from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.memories.policies import (
     Balanced,
+    Cycle,
     GroupBalanced,
     Grouping,
     ReadPolicy,
@@ -36,6 +37,7 @@ _WRITE: dict[str, Callable[[], WritePolicy]] = {
 }
 _READ: dict[str, Callable[[bool], ReadPolicy]] = {
     "uniform": lambda replacement: Uniform(replacement=replacement),
+    "cycle": lambda replacement: _cycle(replacement),
     "class_balanced": lambda replacement: Balanced("class", replacement=replacement),
     "task_balanced": lambda replacement: Balanced("task", replacement=replacement),
 }
@@ -63,7 +65,8 @@ class RandomMemory(nn.Module):
         keeps them; ``"class_balanced"`` / ``"task_balanced"``: a uniform sample of every class or
         experience, as equal in size as the stream allows; or a
         :class:`~avalanche_memplugins.memories.policies.WritePolicy`.
-    :param read: ``"uniform"``, ``"class_balanced"``, ``"task_balanced"``, or a
+    :param read: ``"uniform"``; ``"cycle"``: shuffled passes, every row once a pass; ``"class_balanced"``,
+        ``"task_balanced"``; or a
         :class:`~avalanche_memplugins.memories.policies.ReadPolicy`.
     :param replacement: draw rows independently; otherwise each at most once a sample.
     :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, or a :class:`~avalanche_memplugins.codecs.Codec`
@@ -391,6 +394,12 @@ class RandomMemory(nn.Module):
             if not name.startswith("state."):
                 self.store.load(name, rows)
         return self
+
+
+def _cycle(replacement: bool) -> Cycle:
+    if replacement:
+        raise ValueError("replacement: read='cycle' gives every row once a pass, got replacement=True")
+    return Cycle()
 
 
 def _stack(labels: dict[str, Tensor | int], like: Tensor) -> Tensor:

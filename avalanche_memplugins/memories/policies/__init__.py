@@ -1,6 +1,7 @@
 """Write policies say which rows stay, read policies which come back; they combine freely."""
 
 from avalanche_memplugins.memories.policies.balanced import GroupBalanced
+from avalanche_memplugins.memories.policies.cycle import Cycle
 from avalanche_memplugins.memories.policies.read import Balanced, ReadPolicy, Uniform
 from avalanche_memplugins.memories.policies.write import (
     Grouping,
@@ -12,6 +13,7 @@ from avalanche_memplugins.memories.policies.write import (
 
 __all__ = [
     "Balanced",
+    "Cycle",
     "GroupBalanced",
     "Grouping",
     "Placement",
