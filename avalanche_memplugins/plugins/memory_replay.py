@@ -206,6 +206,9 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
             data = strategy.experience.dataset.eval()
             # Every pass of a torch DataLoader draws a seed: from the global generator, unless it has its own.
             loader = SingleDatasetDataLoader(data, batch_size=strategy.eval_mb_size, generator=torch.Generator())
+            for plugin in strategy.plugins:
+                if isinstance(plugin, TensorLoaderPlugin):
+                    loader = plugin.serve(loader, strategy.device)
             for batch in loader:
                 x, *labels = (column.to(strategy.device) for column in batch)
                 self._write(strategy, x, labels, None)

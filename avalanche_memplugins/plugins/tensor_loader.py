@@ -156,14 +156,26 @@ class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.__dict__.update(state)
         self.load_state_dict(saved)
 
+    def serve(self, loader: Any, device: torch.device) -> Any:
+        """Serve another data loader's batches from tensors, without augmentation, for plugins that read data themselves.
+
+        :param loader: one of Avalanche's loaders, or torch's over an Avalanche dataset.
+        :param device: where the batches must lie.
+        :returns: a loader of the same batches, or ``loader`` itself where that is not possible.
+        """
+        try:
+            return self._replacement(loader, device, "eval")
+        except Unsupported as reason:
+            self._warn("eval", str(reason))
+            return loader
+
     def _serve(self, strategy: Any, phase: str) -> None:
         try:
-            strategy.dataloader = self._replacement(strategy, phase)
+            strategy.dataloader = self._replacement(strategy.dataloader, strategy.device, phase)
         except Unsupported as reason:
-            self._warn(strategy, phase, str(reason))
+            self._warn(phase, str(reason))
 
-    def _replacement(self, strategy: Any, phase: str) -> Any:
-        old = strategy.dataloader
+    def _replacement(self, old: Any, device: torch.device, phase: str) -> Any:
         if DistributedHelper.is_distributed:
             raise Unsupported("training is distributed")
         datasets, batch_sizes, main, oversample, shuffle, drop_last = _recipe(old)
@@ -171,7 +183,7 @@ class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
             return old
         training = phase == "train"
         groups = [
-            Group(self._cache.fetch(dataset, strategy.device, pin=training), size)
+            Group(self._cache.fetch(dataset, device, pin=training), size)
             for dataset, size in zip(datasets, batch_sizes, strict=True)
         ]
         return TensorLoader(
@@ -184,7 +196,7 @@ class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
             augment_generator=self._generators["augment"],
         )
 
-    def _warn(self, strategy: Any, phase: str, reason: str) -> None:
+    def _warn(self, phase: str, reason: str) -> None:
         key = re.sub(r"[\d,]+", "", reason)
         if key in self._warned:
             return

@@ -13,7 +13,7 @@ from _tensor_data import colours, images, naive, permuted, split, without_tasks
 from avalanche.benchmarks import PermutedMNIST, SplitCIFAR10, SplitFMNIST, SplitMNIST
 from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.benchmarks.utils import _make_taskaware_classification_dataset
-from avalanche.benchmarks.utils.data_loader import ReplayDataLoader, TaskBalancedDataLoader
+from avalanche.benchmarks.utils.data_loader import ReplayDataLoader, SingleDatasetDataLoader, TaskBalancedDataLoader
 from avalanche.core import SupervisedPlugin
 from avalanche.models import SimpleMLP, as_multitask
 from avalanche.training import Cumulative
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision import transforms as v1
 
+from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
 from avalanche_memplugins.plugins._materialise.loader import TensorLoader
 from avalanche_memplugins.plugins._materialise.read import Reader
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
@@ -325,6 +326,30 @@ def test_a_collate_function_of_its_own_stays_with_avalanche():
 def test_served_data_warns_of_nothing():
     found, _ = warnings_of(split(images(datasets.CIFAR10), V1), TensorLoaderPlugin())
     assert found == []
+
+
+def test_other_plugins_can_have_their_loaders_served():
+    benchmark = split(images(datasets.CIFAR10), V1)
+    dataset = benchmark.train_stream[0].dataset.eval()
+    loader = SingleDatasetDataLoader(dataset, batch_size=7, generator=torch.Generator())
+    plugin = TensorLoaderPlugin(augment=Flip())
+    served = plugin.serve(loader, torch.device("cpu"))
+    assert isinstance(served, TensorLoader)
+    for a, b in zip(served, loader, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    with pytest.warns(UserWarning, match="evaluation data"):
+        assert TensorLoaderPlugin(max_bytes=10).serve(loader, torch.device("cpu")) is loader
+
+
+def test_memory_written_after_an_experience_is_the_same_with_and_without():
+    memories = []
+    for plugins in ([], [TensorLoaderPlugin()]):
+        replay = MemoryReplayPlugin(RandomMemory(20, seed=2), write_at="experience")
+        strategy = naive(plugins=[replay, *plugins])
+        strategy.train(split(images(datasets.CIFAR10), V1).train_stream)
+        memories.append(replay.memory.rows(torch.arange(20)))
+    for a, b in zip(memories[0][:4], memories[1][:4], strict=True):
+        assert torch.equal(a, b)
 
 
 def test_phases_can_be_switched_off():
