@@ -15,7 +15,7 @@ from avalanche_memplugins import RandomMemory
 from avalanche_memplugins.codecs import Uint8
 
 POLICIES = ("ring", "reservoir", "class_balanced", "task_balanced")
-READS = ("uniform", "class_balanced", "task_balanced")
+READS = ("uniform", "cycle", "class_balanced", "task_balanced")
 
 
 def stream(rows: int, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from avalanche_memplugins import LocalAdaptationPlugin, MemoryReplayPlugin, Rand
 from avalanche_memplugins.memories import EpisodicMemory
 
 POLICIES = ("ring", "reservoir", "class_balanced", "task_balanced")
-READS = ("uniform", "class_balanced", "task_balanced")
+READS = ("uniform", "cycle", "class_balanced", "task_balanced")
 
 MEMORIES: dict[str, Callable[[int], RandomMemory]] = {
     f"{policy}, {read}": lambda capacity, policy=policy, read=read: RandomMemory(  # type: ignore[misc]
