@@ -157,7 +157,7 @@ class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.load_state_dict(saved)
 
     def serve(self, loader: Any, device: torch.device) -> Any:
-        """Serve another data loader's batches from tensors, not augmented: for plugins that read data themselves.
+        """Serve another data loader's batches from tensors, without augmentation: for plugins that read data.
 
         :param loader: one of Avalanche's loaders, or torch's over an Avalanche dataset.
         :param device: where the batches must lie.
