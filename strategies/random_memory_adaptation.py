@@ -32,7 +32,8 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
     :param replay_size: rows to replay each step; None: as many as the stream's batch has.
     :param policy: write policy of the memory: ``"ring"``, ``"reservoir"``, ``"class_balanced"``,
         ``"task_balanced"``, or an object.
-    :param read: read policy of the memory: ``"uniform"``, ``"class_balanced"``, ``"task_balanced"``, or an object.
+    :param read: read policy of the memory: ``"uniform"``, ``"cycle"``, ``"class_balanced"``, ``"task_balanced"``,
+        or an object.
     :param codec: how rows are stored: ``"raw"``, ``"float16"``, ``"uint8"``, or an object.
     :param seed: of the memory.
     :param train_mb_size: mini-batch size for training.
