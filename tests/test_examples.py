@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
-NEEDS_DATA: set[str] = set()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_an_example_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if path.stem in NEEDS_DATA:
-        pytest.skip("downloads or reads a data set")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         runpy.run_path(str(path), run_name="__main__")
-    assert "%" in capsys.readouterr().out or path.stem == "latent_replay"
+    shown = capsys.readouterr().out
+    if path.stem == "latent_replay":
+        line = next(line for line in shown.splitlines() if line.startswith("Top1_Acc_Stream"))
+        assert float(line.split()[-1]) > 0.6  # stale codes under a free body: 0.2
+    else:
+        assert "%" in shown
 
 
 def test_one_line_makes_the_difference(capsys: pytest.CaptureFixture[str]) -> None:
