@@ -122,3 +122,22 @@ def test_a_balanced_policy_wants_groups() -> None:
     policy.start(3)
     with pytest.raises(ValueError, match="groups: a balanced policy wants"):
         policy.place(0, 2, None, torch.Generator())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_group_holds_the_rows_with_its_largest_keys(seed: int) -> None:
+    """Also where a group that has dropped rows stands one row below the largest."""
+    policy = GroupBalanced("class")
+    policy.start(9)
+    ours, theirs = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+    random = np.random.default_rng(seed)
+    offered: dict[int, list[float]] = {}
+    for _ in range(40):
+        groups = random.integers(3 if seed % 2 else 2, size=3).tolist()
+        policy.place(0, 3, groups, ours)
+        for key, group in zip(torch.rand(3, generator=theirs, dtype=torch.float64).tolist(), groups, strict=True):
+            offered.setdefault(group, []).append(key)
+        state = policy.state_dict()
+        for group, keys in offered.items():
+            held = sorted(state["key"][state["group"] == group].tolist(), reverse=True)
+            assert held == sorted(keys, reverse=True)[: len(held)]

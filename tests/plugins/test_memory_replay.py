@@ -15,6 +15,7 @@ from avalanche.training.plugins import ReplayPlugin
 from torch.nn.functional import cross_entropy
 
 from avalanche_memplugins import MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
+from avalanche_memplugins.plugins.memory_replay import _in_batch_order
 
 
 class Gradients(SupervisedPlugin):
@@ -336,3 +337,11 @@ def test_rehearsal_prevents_forgetting_and_a_ring_too_small_does_not() -> None:
     ring = accuracy(MemoryReplayPlugin(RandomMemory(60, policy="ring")))
     assert reservoir > naive + 25
     assert ring < reservoir - 15
+
+
+def test_latents_of_a_batch_of_several_tasks_go_back_to_their_rows() -> None:
+    """A multi-task model runs task by task, so a module's outputs come sorted by task."""
+    t = torch.tensor([2, 0, 1, 0, 2, 1, 0])
+    rows_of = torch.arange(7.0)[:, None]
+    latents = [rows_of[t == task] for task in (0, 1, 2)]
+    assert torch.equal(_in_batch_order(latents, [rows_of, t, t]), rows_of)
