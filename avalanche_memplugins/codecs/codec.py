@@ -13,7 +13,12 @@ class Codec(Protocol):
     """How a remembered row is stored: ``x -> code -> x``.
 
     A codec has no state of its own that grows with the stream, so one codec may serve several memories.
+    Two codecs that decode differently have a different ``repr()``: by it a memory knows whose rows it loads.
     """
+
+    @property
+    def nbytes_fixed(self) -> int:
+        """Bytes that the codec itself takes, whatever the stream: of its networks; 0 if it has none."""
 
     def check(self, x: Tensor) -> None:
         """Raise ``ValueError`` if ``x`` ``(B, *shape)`` cannot be stored faithfully."""

@@ -9,6 +9,8 @@ from torch import Size, Tensor
 class Raw:
     """Stores rows as they are: :math:`c = x`."""
 
+    nbytes_fixed = 0
+
     def check(self, x: Tensor) -> None:
         """Every row can be stored."""
 
@@ -34,6 +36,8 @@ class Float16:
     :raises ValueError: (when rows are written) if a value is outside the range of float16, +-65504, or
         if the rows are not of a floating-point type.
     """
+
+    nbytes_fixed = 0
 
     def check(self, x: Tensor) -> None:
         """Raise if a value would overflow."""

@@ -23,6 +23,8 @@ class Uint8:
         levels and ``lossy`` is false.
     """
 
+    nbytes_fixed = 0
+
     def __init__(
         self, *, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0, lossy: bool = False
     ) -> None:

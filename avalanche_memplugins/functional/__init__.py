@@ -3,6 +3,7 @@
 from avalanche_memplugins.functional.kernels import inverse_distance, nearest_relative
 from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_linear, adapt_parameters
 from avalanche_memplugins.functional.neighbours import KeyTable, Neighbours, nearest
+from avalanche_memplugins.functional.quantise import pack_bits, unpack_bits
 from avalanche_memplugins.functional.reservoir import (
     distinct_integers,
     last_write_wins,
@@ -20,5 +21,7 @@ __all__ = [
     "last_write_wins",
     "nearest",
     "nearest_relative",
+    "pack_bits",
     "reservoir_slots",
+    "unpack_bits",
 ]

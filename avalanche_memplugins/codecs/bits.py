@@ -1,0 +1,65 @@
+"""A few bits a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Size, Tensor
+
+from avalanche_memplugins.codecs._normalisation import Normalisation
+from avalanche_memplugins.functional.quantise import pack_bits, packed_size, unpack_bits
+
+
+class Bits:
+    r"""Stores images in 1, 2 or 4 bits a pixel, packed; :math:`\lceil n b / 8 \rceil` bytes a row of n values.
+
+    .. math::
+        p = x \sigma + \mu, \qquad q = \left\lfloor (2^b - 1)\, p + \tfrac{1}{2} \right\rfloor, \qquad
+        \hat x = (q / (2^b - 1) - \mu) / \sigma
+
+    Levels are uniform on [0, 1], both ends among them; a pixel moves by at most half a level. One bit is a
+    threshold at 0.5.
+
+    :param bits: :math:`b`, one of 1, 2, 4.
+    :param mean: :math:`\mu` of the ``Normalize`` that the images went through: a number, or one a channel. 0 if none.
+    :param std: :math:`\sigma` of it, > 0, likewise. 1 if none.
+    :raises ValueError: for arguments out of range; when rows are written, if their pixels are not within [0, 1].
+    """
+
+    nbytes_fixed = 0
+
+    def __init__(
+        self, bits: int = 4, *, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0
+    ) -> None:
+        if bits not in (1, 2, 4) or isinstance(bits, bool):
+            raise ValueError(f"bits: wants 1, 2 or 4, got {bits!r}; for 8 there is the codec Uint8")
+        self.bits = bits
+        self.normalisation = Normalisation(mean, std)
+        # One look-up a byte gives all its pixels, several times faster than shifts and masks.
+        every_byte = torch.arange(256, dtype=torch.uint8)[:, None]
+        self._pixels = unpack_bits(every_byte, bits, 8 // bits).float().div_((1 << bits) - 1)
+
+    def check(self, x: Tensor) -> None:
+        """Raise unless the rows are images with pixels from 0 to 1 under this mean and std."""
+        self.normalisation.check(x, f"{type(self).__name__}({self.bits})")
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Packed levels, uint8 ``(B, ceil(n * bits / 8))``."""
+        top = (1 << self.bits) - 1
+        levels = self.normalisation.undo(x).mul_(top).add_(0.5).clamp_(0, top).to(torch.uint8)
+        return pack_bits(levels.flatten(1), self.bits)
+
+    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+        """Images as the transforms would have made them from the levels."""
+        if self._pixels.device != code.device:
+            self._pixels = self._pixels.to(code.device)
+        pixels = self._pixels.index_select(0, code.flatten().int()).view(len(code), -1)
+        return self.normalisation.redo(pixels[:, : shape.numel()].view(len(code), *shape), dtype)
+
+    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        """Bytes of a row, uint8."""
+        return Size((packed_size(shape.numel(), self.bits),)), torch.uint8
+
+    def __repr__(self) -> str:
+        return f"Bits({self.bits}, {self.normalisation})"

@@ -1,0 +1,67 @@
+"""Integers of a few bits, packed into bytes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_WIDTHS = (1, 2, 4, 8)
+
+
+def pack_bits(values: Tensor, bits: int) -> Tensor:
+    r"""Rows of small integers in as few bytes as hold them.
+
+    .. math:: c_j = \sum_{i=0}^{8/b - 1} 2^{b i}\, v_{j \cdot 8/b + i}
+
+    The first value of a byte has its lowest bits; what the last byte has to spare is zero.
+
+    :param values: uint8 ``(*batch, n)``, each from 0 to 2**bits - 1.
+    :param bits: :math:`b`, one of 1, 2, 4, 8.
+    :return: uint8 ``(*batch, ceil(n * bits / 8))``.
+    :raises ValueError: for another type or another number of bits.
+    """
+    _check("values", values, bits)
+    per_byte = 8 // bits
+    spare = -values.shape[-1] % per_byte
+    if spare:
+        values = torch.nn.functional.pad(values, (0, spare))
+    code = values[..., 0::per_byte].clone()
+    for i in range(1, per_byte):
+        code |= values[..., i::per_byte] << (bits * i)
+    return code
+
+
+def unpack_bits(code: Tensor, bits: int, count: int) -> Tensor:
+    """The inverse of :func:`pack_bits`.
+
+    :param code: uint8 ``(*batch, ceil(count * bits / 8))``.
+    :param bits: as it was packed.
+    :param count: values in a row, n.
+    :return: uint8 ``(*batch, count)``.
+    :raises ValueError: for another type, number of bits or width of a row.
+    """
+    _check("code", code, bits)
+    if code.shape[-1] != packed_size(count, bits):
+        raise ValueError(
+            f"code: {count} values of {bits} bits take rows of {packed_size(count, bits)} bytes, "
+            f"got {tuple(code.shape)}"
+        )
+    if bits == 8:
+        return code.clone()
+    per_byte = 8 // bits
+    values = code.new_empty(*code.shape, per_byte)
+    for i in range(per_byte):
+        torch.bitwise_and(code >> (bits * i), (1 << bits) - 1, out=values[..., i])
+    return values.flatten(-2)[..., :count]
+
+
+def packed_size(count: int, bits: int) -> int:
+    """Bytes of ``count`` packed values."""
+    return (count * bits + 7) // 8
+
+
+def _check(name: str, tensor: Tensor, bits: int) -> None:
+    if bits not in _WIDTHS:
+        raise ValueError(f"bits: wants one of {', '.join(map(str, _WIDTHS))}, got {bits!r}")
+    if tensor.dtype != torch.uint8 or tensor.ndim < 1:
+        raise ValueError(f"{name}: wants uint8 (*batch, n), got {tensor.dtype} {tuple(tensor.shape)}")
