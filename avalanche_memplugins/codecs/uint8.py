@@ -38,8 +38,12 @@ class Uint8:
 
     def check(self, x: Tensor) -> None:
         """Raise if the rows are not images of 256 levels under this mean and std."""
+        self.check_and_encode(x)
+
+    def check_and_encode(self, x: Tensor) -> Tensor:
+        """Do :meth:`check` and :meth:`encode` at once: both need the levels."""
         if x.dtype == torch.uint8:
-            return
+            return x
         if not x.is_floating_point():
             raise ValueError(f"x: the codec Uint8 stores floating-point or uint8 images, got {x.dtype}")
         if len(self.mean) > 1 and (x.ndim < 3 or x.shape[1] != len(self.mean)):
@@ -47,22 +51,23 @@ class Uint8:
                 f"x: the codec Uint8 has {len(self.mean)} channel means, so it wants (B, {len(self.mean)}, "
                 f"H, W), got {tuple(x.shape)}"
             )
-        if self.lossy or not x.numel():
-            return
         levels = self._levels(x)
+        nearest = levels.round().clamp_(0, 255)
         # A hundredth of a level: far above float32 rounding, far below the distance of two levels.
-        off = (levels - levels.round().clamp(0, 255)).abs().max()
-        if float(off) > 0.01:
-            raise ValueError(
-                f"x: values lie up to {float(off):.3g} levels off the 256 levels of an image under {self!r}; "
-                "give the mean and std of your Normalize transform, or lossy=True to round"
-            )
+        if not self.lossy and x.numel():
+            off = max(abs(end.item()) for end in levels.sub_(nearest).aminmax())
+            if off > 0.01:
+                raise ValueError(
+                    f"x: values lie up to {off:.3g} levels off the 256 levels of an image under {self!r}; "
+                    "give the mean and std of your Normalize transform, or lossy=True to round"
+                )
+        return _bytes(nearest)
 
     def encode(self, x: Tensor) -> Tensor:
         """Nearest of the 256 levels."""
         if x.dtype == torch.uint8:
             return x
-        return self._levels(x).round_().clamp_(0, 255).to(torch.uint8)
+        return _bytes(self._levels(x).round_().clamp_(0, 255))
 
     def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images as the transforms had made them."""
@@ -91,6 +96,11 @@ class Uint8:
     def __repr__(self) -> str:
         lossy = ", lossy=True" if self.lossy else ""
         return f"Uint8(mean={_show(self.mean)}, std={_show(self.std)}{lossy})"
+
+
+def _bytes(levels: Tensor) -> Tensor:
+    # Twice as fast on a CPU as straight from float to uint8.
+    return levels.to(torch.int16).to(torch.uint8)
 
 
 def _show(values: Tensor) -> str:

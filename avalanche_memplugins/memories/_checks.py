@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -63,6 +63,26 @@ def label_range(name: str, value: Tensor | int) -> None:
         low, high = (end.item() for end in value.aminmax())
         if low < 0 or high > _LARGEST:
             raise ValueError(f"{name}: wants integers from 0 to 2**31 - 1, got {low if low < 0 else high}")
+
+
+def label_ranges(stacked: Tensor, labels: Mapping[str, Tensor | int]) -> None:
+    """:func:`label_range` for several columns of labels, looked at all at once.
+
+    :param stacked: int64 ``(B, columns)``, the values of ``labels``.
+    """
+    low, high = (end.item() for end in stacked.aminmax())
+    if low < 0 or high > _LARGEST:
+        for name, value in labels.items():
+            label_range(name, value)
+
+
+def storable(codec: Any, x: Tensor) -> Tensor | None:
+    """Raise what ``codec.check`` raises; gives the code if the codec works it out on the way."""
+    if hasattr(codec, "check_and_encode"):
+        code: Tensor = codec.check_and_encode(x)
+        return code
+    codec.check(x)
+    return None
 
 
 def finite(name: str, value: Tensor) -> None:

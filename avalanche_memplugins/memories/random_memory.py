@@ -146,6 +146,7 @@ class RandomMemory(nn.Module):
             values = probe._values(x, {"y": 0, "t": 0, "origin": 0}, None)
         if probe.store_logits:
             values["logits"] = torch.zeros(1, classes)
+        values["labels"] = values["labels"].to(torch.int32)
         probe._allocate(values)
         if nbytes < probe.nbytes:
             raise ValueError(f"nbytes: one row takes {probe.nbytes} bytes, got a budget of {nbytes}")
@@ -235,21 +236,24 @@ class RandomMemory(nn.Module):
         values = self._values(x, labels, logits)
         content = values["codes"]
         self._check_shape(content)
+        codes = None
         if self.validate == "always" or self.seen == 0 or (self.validate == "auto" and not x.is_cuda):
             check.finite("x", x)
-            for name, value in labels.items():
-                check.label_range(name, value)
+            check.label_ranges(values["labels"], labels)
             if logits is not None:
                 check.finite("logits", logits)
-            self.codec.check(content)
+            codes = check.storable(self.codec, content)
+        values["labels"] = values["labels"].to(torch.int32)
         self._allocate(values)
         wanted = self._groups(self.policy.grouping, labels, batch)
         read = self._groups(self.read.grouping, labels, batch)
         for rows, slots in self.policy.place(self.seen, batch, wanted, self._generator):
             take = rows if isinstance(rows, slice) else to_device(rows, content.device)
             for name, value in values.items():
-                chosen = value[take]
-                self.store.put(name, slots, self.codec.encode(chosen) if name == "codes" else chosen)
+                if name != "codes":
+                    self.store.put(name, slots, value[take])
+                else:
+                    self.store.put(name, slots, self.codec.encode(value[take]) if codes is None else codes[take])
             if read is not None:
                 self.read.assign(_integers(slots), [read[row] for row in _integers(rows)])
         self.seen += batch
@@ -403,10 +407,14 @@ def _cycle(replacement: bool) -> Cycle:
 
 
 def _stack(labels: dict[str, Tensor | int], like: Tensor) -> Tensor:
-    stacked = torch.empty(len(like), len(labels), dtype=torch.int32, device=like.device)
-    for column, value in zip(stacked.unbind(1), labels.values(), strict=True):
-        column.copy_(value) if isinstance(value, Tensor) else column.fill_(value)
-    return stacked
+    columns = [
+        value
+        if isinstance(value, Tensor) and value.dtype == torch.int64 and value.device == like.device
+        # Any other integers, or one for all rows.
+        else torch.empty(len(like), dtype=torch.int64, device=like.device).copy_(torch.as_tensor(value))
+        for value in labels.values()
+    ]
+    return torch.stack(columns, dim=1)
 
 
 def _integers(index: slice | Tensor) -> list[int]:

@@ -50,6 +50,25 @@ def test_uint8_leaves_bytes_alone() -> None:
     assert torch.equal(codec.decode(codec.encode(x), x.shape[1:], x.dtype), x)
 
 
+@pytest.mark.parametrize("lossy", [False, True])
+def test_uint8_checks_and_encodes_at_once_as_it_does_one_after_the_other(lossy: bool) -> None:
+    codec = Uint8(mean=0.4, std=0.7, lossy=lossy)
+    x = ((torch.from_numpy(ALL_LEVELS)[None, None].float() / 255) - 0.4) / 0.7
+    if lossy:
+        x = torch.cat([x + 0.0013, torch.full_like(x, 90.0), torch.full_like(x, -90.0)])
+    before = x.clone()
+    assert torch.equal(codec.check_and_encode(x), codec.encode(x))
+    assert torch.equal(x, before)
+    if lossy:
+        return
+    assert np.array_equal(codec.encode(x)[0, 0].numpy(), ALL_LEVELS)
+    for wrong in (0.1, -0.1):  # of a level, in one value
+        off = x.clone()
+        off[..., -1] += wrong / 255 / 0.7
+        with pytest.raises(ValueError, match=r"up to 0\.1 levels off"):
+            codec.check_and_encode(off)
+
+
 def test_uint8_refuses_what_it_would_spoil() -> None:
     x = torch.tensor([[[[0.5, 0.3]]]])
     with pytest.raises(ValueError, match=r"levels off the 256 levels.*mean and std.*lossy=True"):

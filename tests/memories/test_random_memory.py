@@ -354,3 +354,36 @@ def test_sampling_from_nothing_or_nothing_from_something() -> None:
         RandomMemory(3, store_logits=True).write(X, Y)
     with pytest.raises(ValueError, match="logits: wants shape \\(4, classes\\), got \\(3, 2\\)"):
         RandomMemory(3, store_logits=True).write(X, Y, logits=torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_labels_of_any_integer_type_come_back(dtype: torch.dtype) -> None:
+    memory = RandomMemory(4)
+    y = torch.tensor([3, 200, 0, 7])
+    memory.write(torch.zeros(4, 2), y.to(dtype), y.flip(0).to(dtype), origin=5)
+    recall = memory.rows(torch.arange(4))
+    assert torch.equal(recall.y, y)
+    assert torch.equal(recall.t, y.flip(0))
+    assert recall.origin.tolist() == [5] * 4
+
+
+@pytest.mark.parametrize("name", ["y", "t", "origin"])
+def test_a_label_out_of_range_is_named_in_any_column(name: str) -> None:
+    labels = {"y": torch.zeros(2, dtype=torch.int64), "t": torch.zeros(2, dtype=torch.int64), "origin": 0}
+    labels[name] = torch.tensor([0, 2**32])  # 0 in 32 bits
+    memory = RandomMemory(4)
+    with pytest.raises(ValueError, match=f"{name}: wants integers from 0"):
+        memory.write(torch.zeros(2, 2), labels["y"], labels["t"], origin=labels["origin"])
+    assert len(memory) == 0
+
+
+@pytest.mark.parametrize("validate", ["always", "first"])
+@pytest.mark.parametrize("policy", ["ring", "reservoir", "class_balanced"])
+def test_rows_encoded_by_the_check_are_those_encoded_by_the_codec(policy: str, validate: str) -> None:
+    x = torch.randint(256, (40, 1, 4, 4)) / 255
+    plain = RandomMemory(16, policy=policy, seed=3)
+    coded = RandomMemory(16, policy=policy, codec="uint8", validate=validate, seed=3)
+    for memory in (plain, coded):
+        for part in x.split(10):
+            memory.write(part, torch.arange(10) % 3)
+    assert torch.equal(plain.rows(torch.arange(16)).x, coded.rows(torch.arange(16)).x)
