@@ -1,0 +1,23 @@
+"""Networks of the memories: no Avalanche."""
+
+from avalanche_memplugins.networks.dynamic_kanerva import DynamicKanervaMachine, EpisodeBound
+from avalanche_memplugins.networks.frozen_encoder import FrozenEncoder
+from avalanche_memplugins.networks.kanerva import KanervaMachine
+from avalanche_memplugins.networks.mlp_vae import MLPVAE, train_vae
+from avalanche_memplugins.networks.neighbour_retrieval import RetrievalClassifier
+from avalanche_memplugins.networks.probabilistic_retrieval import ProbabilisticRetrievalClassifier, retrieval_mlp
+from avalanche_memplugins.networks.vae import VAE, VAEBound
+
+__all__ = [
+    "MLPVAE",
+    "VAE",
+    "DynamicKanervaMachine",
+    "EpisodeBound",
+    "FrozenEncoder",
+    "KanervaMachine",
+    "ProbabilisticRetrievalClassifier",
+    "RetrievalClassifier",
+    "VAEBound",
+    "retrieval_mlp",
+    "train_vae",
+]

@@ -1,0 +1,188 @@
+"""Networks of the dynamic Kanerva machine: an auto-encoder trained through a linear-Gaussian memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from avalanche_memplugins.functional.kanerva import (
+    kanerva_address,
+    kanerva_dynamic_write,
+    kanerva_posterior,
+    matrix_normal_kl,
+)
+from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
+from avalanche_memplugins.networks.vae import image_nll
+
+
+class EpisodeBound(NamedTuple):
+    """Parts of the negative bound on an episode in nats an image.
+
+    ``reconstruction``, ``kl_item`` ``(E, T)``: given the memory; ``kl_memory`` ``(E,)``: what the memory itself costs,
+    shared out over the T images of its episode; ``autoencoder`` ``(E, T)``: without the memory, no part of the bound.
+    """
+
+    reconstruction: Tensor
+    kl_item: Tensor
+    kl_memory: Tensor
+    autoencoder: Tensor
+
+    @property
+    def conditional(self) -> Tensor:
+        """The bound on p(x | M), ``(E, T)``: what the papers report; not comparable with a VAE's."""
+        return self.reconstruction + self.kl_item
+
+    @property
+    def total(self) -> Tensor:
+        """The bound on p(X), ``(E, T)``: comparable with a VAE's."""
+        return self.conditional + self.kl_memory.unsqueeze(-1)
+
+
+class DynamicKanervaMachine(nn.Module):
+    r"""Dynamic Kanerva machine: codes :math:`z = e(x)`, addresses by least squares, a memory written by Bayes' rule.
+
+    .. math::
+        z = e(x), \quad w = (R R^\top + \tfrac{\sigma^2}{\sigma_w^2} I)^{-1} R z, \quad q(w) = \mathcal N(w, s(x)^2),
+        \quad p(x | w, M) = \mathrm{Bernoulli}(d(w^\top M))
+
+    The memory's prior is :math:`\mathcal{MN}(R_0, u_0 I, I)` with :math:`R_0, u_0` learned. The bound of an episode of T
+    images samples w and M and counts both divergences in full:
+
+    .. math:: -\tfrac1T \log p(X) \le \tfrac1T \sum_t \big(-\mathbb E \log p(x_t | w_t, M) + \mathrm{KL}_{w,t}\big)
+        + \tfrac1T \mathrm{KL}(q(M|X) \,\|\, p(M))
+
+    :param channels: of the image.
+    :param size: height and width, 28 or 32 pixels.
+    :param code_size: columns C of the memory.
+    :param rows: rows K of the memory.
+    :param width: channels of the first convolution.
+    :param noise_std: :math:`\sigma` of a code given its address.
+    :param address_std: :math:`\sigma_w` of the prior of an address.
+    :param bias: first value of the decoder's logits.
+    :raises ValueError: for a size without a network.
+
+    Source: Wu et al., "Learning attractor dynamics for generative memory", 2018, sections 2 and 3. The paper's s is one
+    number for all; here the encoder gives it for each image and row, as a VAE's encoder does.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 1,
+        size: int = 28,
+        code_size: int = 64,
+        rows: int = 32,
+        width: int = 16,
+        noise_std: float = 1.0,
+        address_std: float = 1.0,
+        bias: float = -2.0,
+    ) -> None:
+        super().__init__()
+        self.channels, self.size, self.code_size, self.rows = channels, size, code_size, rows
+        self.noise_var, self.address_std = noise_std**2, address_std
+        self._kwargs = {
+            "channels": channels,
+            "size": size,
+            "code_size": code_size,
+            "rows": rows,
+            "width": width,
+            "noise_std": noise_std,
+            "address_std": address_std,
+            "bias": bias,
+        }
+        self.encoder = ConvEncoder(channels=channels, size=size, features=code_size + rows, width=width)
+        self.decoder = ConvDecoder(code_size=code_size, channels=channels, size=size, width=width, bias=bias)
+        self.prior_mean = nn.Parameter(torch.randn(rows, code_size))
+        self.prior_log_var = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.full((rows,), math.log(0.3)))
+
+    def architecture(self) -> dict[str, Any]:
+        """Arguments that make the same network again."""
+        return dict(self._kwargs)
+
+    @property
+    def ridge(self) -> float:
+        """Noise variance over the variance of an address, in the least squares."""
+        return self.noise_var / self.address_std**2
+
+    def prior(self) -> tuple[Tensor, Tensor]:
+        """Mean ``(K, C)`` and row covariance ``(K, K)`` of the memory before anything is written."""
+        eye = torch.eye(self.rows, device=self.prior_mean.device, dtype=self.prior_mean.dtype)
+        return self.prior_mean, self.prior_log_var.exp() * eye
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes ``(B, C)`` and log-scales of their addresses ``(B, K)`` for images ``(B, C, H, W)`` in [0, 1]."""
+        code, log_scale = self.encoder(x).split((self.code_size, self.rows), -1)
+        return code, log_scale + self.log_scale
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes ``(B, code_size)``."""
+        return self.features(x)[0]
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` in [0, 1]."""
+        return torch.sigmoid(self.decoder(code))
+
+    def write(self, code: Tensor, *, sequential: bool = False) -> tuple[Tensor, Tensor]:
+        """The memory after writing codes ``(..., T, C)`` into the prior: ``(..., K, C)`` and ``(..., K, K)``.
+
+        :param sequential: each item at its address under what the earlier ones left; else all at once at their
+            addresses under the prior, which is many times faster.
+        """
+        mean, row_cov = self.prior()
+        mean, row_cov = (part.expand(*code.shape[:-2], *part.shape) for part in (mean, row_cov))
+        if sequential:
+            mean, row_cov, _ = kanerva_dynamic_write(mean, row_cov, code, noise_var=self.noise_var, ridge=self.ridge)
+            return mean, row_cov
+        address = kanerva_address(mean, code, ridge=self.ridge)
+        return kanerva_posterior(mean, row_cov, address, code, noise_var=self.noise_var)
+
+    def written(self, x: Tensor, *, sequential: bool = False) -> tuple[Tensor, Tensor]:
+        """The memory after writing episodes ``(E, T, C, H, W)``: ``(E, K, C)``, ``(E, K, K)``."""
+        return self.write(self.encode(x.flatten(0, 1)).unflatten(0, x.shape[:2]), sequential=sequential)
+
+    def bound(self, x: Tensor, *, sequential: bool = False, generator: torch.Generator | None = None) -> EpisodeBound:
+        """Negative bound of episodes, one sample of addresses and memory each.
+
+        :param x: episodes ``(E, T, C, H, W)`` of images in [0, 1].
+        :param sequential: as in :meth:`write`.
+        :param generator: for the samples; torch's own if None.
+        """
+        episodes, items = x.shape[:2]
+        code, log_scale = (part.unflatten(0, (episodes, items)) for part in self.features(x.flatten(0, 1)))
+        mean, row_cov = self.write(code, sequential=sequential)
+        address = kanerva_address(mean, code, ridge=self.ridge)
+        noise = _normal((episodes, items, self.rows + self.code_size), x, generator)
+        drawn = address + log_scale.exp() * noise[..., : self.rows]
+        # wᵀM for M of the posterior: one draw for each item, of the right marginal.
+        spread = ((drawn @ row_cov) * drawn).sum(-1, keepdim=True).clamp_min(0).sqrt()
+        recalled = drawn @ mean + spread * noise[..., self.rows :]
+        var = self.address_std**2
+        kl = 0.5 * ((address.square() + (2 * log_scale).exp()) / var - 1 - 2 * log_scale + math.log(var)).sum(-1)
+        logits = self.decoder(torch.cat([recalled, code]).flatten(0, 1)).unflatten(0, (2 * episodes, items))
+        nll = image_nll(logits, torch.cat([x, x]))
+        prior_mean, prior_cov = self.prior()
+        kl_memory = matrix_normal_kl(mean, row_cov, prior_mean, prior_cov) / items
+        return EpisodeBound(nll[:episodes], kl, kl_memory, nll[episodes:])
+
+    def read(self, mean: Tensor, cue: Tensor, *, steps: int = 1) -> list[Tensor]:
+        """Iterative reading: what each step makes of a distorted cue, logits ``(E, T, C, H, W)`` a step.
+
+        :param mean: of the memory, ``(E, K, C)``.
+        :param cue: images ``(E, T, C, H, W)`` in [0, 1].
+        :param steps: reads, >= 1; each starts from the image that the one before gave.
+        """
+        seen, out = cue, []
+        for _ in range(steps):
+            code = self.encode(seen.flatten(0, 1)).unflatten(0, cue.shape[:2])
+            recalled = kanerva_address(mean, code, ridge=self.ridge) @ mean
+            out.append(self.decoder(recalled.flatten(0, 1)).unflatten(0, cue.shape[:2]))
+            seen = torch.sigmoid(out[-1])
+        return out
+
+
+def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
