@@ -2,6 +2,7 @@
 
 from avalanche_memplugins.strategies.experience_replay import ExperienceReplay
 from avalanche_memplugins.strategies.mbpa import MbPA
+from avalanche_memplugins.strategies.probabilistic_retrieval import ProbabilisticRetrieval
 from avalanche_memplugins.strategies.random_memory_adaptation import RMA
 
-__all__ = ["RMA", "ExperienceReplay", "MbPA"]
+__all__ = ["RMA", "ExperienceReplay", "MbPA", "ProbabilisticRetrieval"]

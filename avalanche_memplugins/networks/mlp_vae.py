@@ -1,0 +1,120 @@
+"""A variational auto-encoder of fully connected layers, and how to train it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from avalanche_memplugins.networks.vae import VAEBound, image_nll
+
+
+class MLPVAE(nn.Module):
+    r"""A Bernoulli VAE, :math:`q(z|x) = N(\mu(x), \mathrm{diag}\, \sigma^2(x))`, :math:`p(x|z) = B(g(z))`.
+
+    Encoder: two hidden layers with LeakyReLU(0.2), then one linear layer each for :math:`\mu` and
+    :math:`\log \sigma^2`. The decoder is its mirror image. Prior N(0, I).
+
+    :param code_size: C, numbers a code has, >= 1.
+    :param hidden: width of the hidden layers, >= 1.
+    :param channels: of the images.
+    :param size: height and width of the images.
+    :raises ValueError: for sizes below 1.
+
+    Source: Gananath, "Probabilistic memory retrieval", 2022: 784-400-400-2, after J. Kang's VAE.
+    """
+
+    def __init__(self, code_size: int = 2, *, hidden: int = 400, channels: int = 1, size: int = 28) -> None:
+        super().__init__()
+        for name, value in {"code_size": code_size, "hidden": hidden, "channels": channels, "size": size}.items():
+            if value < 1:
+                raise ValueError(f"{name}: wants an integer >= 1, got {value!r}")
+        self.code_size = code_size
+        self.shape = (channels, size, size)
+        pixels = channels * size * size
+        self.trunk = nn.Sequential(
+            nn.Flatten(), nn.Linear(pixels, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2)
+        )
+        self.mean = nn.Linear(hidden, code_size)
+        self.log_variance = nn.Linear(hidden, code_size)
+        self.decoder = nn.Sequential(
+            nn.Linear(code_size, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, pixels),
+        )
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the code, ``(B, C)`` each, of images ``(B, ch, H, W)`` in [0, 1]."""
+        h = self.trunk(x)
+        return self.mean(h), self.log_variance(h)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The mean code ``(B, C)``."""
+        return self.posterior(x)[0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images ``(B, ch, H, W)`` in [0, 1] from codes ``(B, C)``."""
+        return torch.sigmoid(self.decoder(z)).view(-1, *self.shape)
+
+    def bound(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEBound:
+        """Negative evidence lower bound of images ``(B, ch, H, W)`` in [0, 1], with one code drawn for each.
+
+        :param generator: of the codes, on the device of ``x``.
+        """
+        mu, log_variance = self.posterior(x)
+        noise = torch.randn(mu.shape, dtype=mu.dtype, device=mu.device, generator=generator)
+        logits = self.decoder(mu + (0.5 * log_variance).exp() * noise)
+        kl = 0.5 * (mu.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+        return VAEBound(image_nll(logits.view_as(x), x), kl)
+
+
+def train_vae(
+    vae: MLPVAE,
+    x: Tensor,
+    *,
+    epochs: int = 30,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    seed: int = 0,
+    after_epoch: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Fit a VAE to images by Adam on its bound; returns the mean bound of each epoch, nats an image.
+
+    Order of the rows and the codes drawn come from a generator of their own.
+
+    :param vae: changed in place; comes back in eval mode.
+    :param x: ``(N, ch, H, W)`` in [0, 1], on the VAE's device; uint8 counts as 255ths.
+    :param epochs: passes over ``x``, >= 1.
+    :param batch_size: rows a step, >= 1.
+    :param lr: of Adam.
+    :param seed: of the generator.
+    :param after_epoch: called with the number of epochs done and the last one's bound.
+    :raises ValueError: if there is nothing to train on, or values lie outside [0, 1].
+    """
+    if len(x) == 0 or epochs < 1 or batch_size < 1:
+        raise ValueError(f"x, epochs, batch_size: want at least 1 each, got {len(x)}, {epochs}, {batch_size}")
+    is_bytes = x.dtype == torch.uint8
+    if not is_bytes and (float(x.min()) < 0 or float(x.max()) > 1):
+        raise ValueError(f"x: wants values in [0, 1], got {float(x.min()):g} to {float(x.max()):g}")
+    order = torch.Generator().manual_seed(seed)
+    noise = torch.Generator(x.device).manual_seed(seed)
+    optimizer = torch.optim.Adam(vae.parameters(), lr, fused=True)
+    vae.train()
+    bounds = []
+    for epoch in range(1, epochs + 1):
+        total = torch.zeros((), device=x.device)
+        for rows in torch.randperm(len(x), generator=order).to(x.device).split(batch_size):
+            batch = x[rows].float() / 255 if is_bytes else x[rows]
+            loss = vae.bound(batch, generator=noise).total.mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(rows)
+        bounds.append(float(total) / len(x))
+        if after_epoch is not None:
+            after_epoch(epoch, bounds[-1])
+    vae.eval()
+    return bounds

@@ -1,0 +1,121 @@
+"""A classifier that sees latents drawn around an image's code, in the place of neighbours looked up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avalanche_memplugins.functional.latent_sampling import sample_latents
+from avalanche_memplugins.networks.frozen_encoder import FrozenEncoder
+
+
+def retrieval_mlp(inputs: int, classes: int, *, hidden: int = 40, layers: int = 4) -> nn.Sequential:
+    """The classifier over retrieved codes: ``layers`` times linear, layer norm, ReLU; then a linear layer.
+
+    :param inputs: numbers a row has.
+    :param classes: outputs.
+    :param hidden: width, >= 1.
+    :param layers: hidden layers, >= 0.
+
+    Source: Gananath, "Probabilistic memory retrieval", 2022.
+    """
+    parts: list[nn.Module] = []
+    for _ in range(layers):
+        parts += [nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU()]
+        inputs = hidden
+    return nn.Sequential(*parts, nn.Linear(inputs, classes))
+
+
+class ProbabilisticRetrievalClassifier(nn.Module):
+    r"""Retrieves n latents from a frozen VAE's posterior and classifies all of them together.
+
+    .. math::
+        z_i = \mu(x) \alpha_i + \sigma(x) \epsilon_i, \quad \alpha_i \sim N(1, a^2), \quad
+        \epsilon_i \sim N(0, 1), \qquad p(y|x) = \mathrm{softmax}\, f(z_1, \ldots, z_n).
+
+    Every pass in training mode draws afresh, also for codes that latent replay puts behind the encoder's
+    (``MemoryReplayPlugin(memory, at="encoder")`` stores :math:`(\mu, \log \sigma^2)`). In eval mode the answer is a
+    function of the batch alone: ``draws`` sets of latents, from a generator that starts anew each time, and the
+    mean of their probabilities, given as logarithms; or :math:`z_i = \mu` with ``draws=0``.
+
+    The defaults are the published model.
+
+    :param autoencoder: has ``posterior(x) -> (mean, log-variance)``, ``(B, C)`` each, and ``code_size``; is frozen.
+    :param classes: outputs.
+    :param n: latents a row, >= 1.
+    :param alpha_std: a, >= 0.
+    :param draws: sets of latents in eval mode, >= 0.
+    :param hidden: width of the classifier's layers.
+    :param layers: hidden layers of the classifier.
+    :param mean: of the ``Normalize`` that the images went through, undone before encoding.
+    :param std: of that ``Normalize``.
+    :param seed: of the latents' own generators, on the CPU; the one for training is part of ``state_dict()``.
+    :raises ValueError: for arguments out of range.
+
+    Source: Gananath, "Probabilistic memory retrieval", 2022.
+    """
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        *,
+        classes: int = 10,
+        n: int = 10,
+        alpha_std: float = 0.5,
+        draws: int = 1,
+        hidden: int = 40,
+        layers: int = 4,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        seed: int = 2022,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("classes", classes, 1), ("n", n, 1), ("draws", draws, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: wants an integer >= {least}, got {value!r}")
+        if not alpha_std >= 0:
+            raise ValueError(f"alpha_std: wants a number >= 0, got {alpha_std!r}")
+        self.n, self.alpha_std, self.draws, self.seed = n, alpha_std, draws, seed
+        self.encoder = FrozenEncoder(autoencoder, code="posterior", mean=mean, std=std)
+        self.head = retrieval_mlp(n * self.encoder.code_size, classes, hidden=hidden, layers=layers)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, classes)`` of images ``(B, ch, H, W)``."""
+        code = self.encoder(x)
+        if self.training:
+            return self._answer(code, self._generator)
+        if self.draws == 0:
+            mu = code.chunk(2, 1)[0]
+            answer: Tensor = self.head(mu.repeat(1, self.n))
+            return answer
+        generator = torch.Generator().manual_seed(self.seed)
+        answers = [self._answer(code, generator).log_softmax(1) for _ in range(self.draws)]
+        return torch.stack(answers).logsumexp(0) - math.log(self.draws)
+
+    def _answer(self, code: Tensor, generator: torch.Generator) -> Tensor:
+        mu, log_variance = code.chunk(2, 1)
+        z = sample_latents(mu, log_variance, self.n, alpha_std=self.alpha_std, generator=generator)
+        answer: Tensor = self.head(z.flatten(1))
+        return answer
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Where the generator is, so that a resumed run draws what an unbroken one would."""
+        return {"generator": self._generator.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self._generator.set_state(state["generator"].cpu())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.
+        return {**self.__dict__, "_generator": self._generator.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        generator = torch.Generator()
+        generator.set_state(state["_generator"])
+        super().__setstate__({**state, "_generator": generator})
