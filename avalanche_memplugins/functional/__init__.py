@@ -1,5 +1,19 @@
 """Pure tensor maths: no state, no Avalanche."""
 
+from avalanche_memplugins.functional.divergences import (
+    bernoulli_nll,
+    gaussian_nll,
+    kl_diagonal_normals,
+    kl_standard_normal,
+)
+from avalanche_memplugins.functional.gaussian import (
+    draw_low_rank,
+    merge_low_rank,
+    merge_moments,
+    pack_triangle,
+    symmetric_factors,
+    unpack_triangle,
+)
 from avalanche_memplugins.functional.kernels import inverse_distance, nearest_relative
 from avalanche_memplugins.functional.latent_sampling import sample_latents
 from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_linear, adapt_parameters
@@ -17,13 +31,23 @@ __all__ = [
     "adapt_chain",
     "adapt_linear",
     "adapt_parameters",
+    "bernoulli_nll",
     "distinct_integers",
+    "draw_low_rank",
+    "gaussian_nll",
     "inverse_distance",
+    "kl_diagonal_normals",
+    "kl_standard_normal",
     "last_write_wins",
+    "merge_low_rank",
+    "merge_moments",
     "nearest",
     "nearest_relative",
     "pack_bits",
+    "pack_triangle",
     "reservoir_slots",
     "sample_latents",
+    "symmetric_factors",
     "unpack_bits",
+    "unpack_triangle",
 ]
