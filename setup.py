@@ -21,7 +21,7 @@ setup(
         *find_packages(include=["avalanche_memplugins", "avalanche_memplugins.*"]),
         "avalanche_memplugins.strategies",
     ],
-    package_data={"avalanche_memplugins": ["py.typed"]},
+    package_data={"avalanche_memplugins": ["py.typed", "pretrained/*.safetensors", "pretrained/*.md"]},
     install_requires=[
         "avalanche-lib>=0.6",
         "torch>=2.4",

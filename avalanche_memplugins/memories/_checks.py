@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
-_LARGEST = torch.iinfo(torch.int32).max
+LARGEST = torch.iinfo(torch.int32).max
 
 
 def positive_integer(name: str, value: int) -> int:
@@ -44,8 +44,8 @@ def rows_of(x: Tensor) -> int:
     return len(x)
 
 
-def label(name: str, value: Tensor | int, rows: int) -> None:
-    """Raise unless ``value`` is an integer >= 0 or an integer tensor ``(rows,)``."""
+def label(name: str, value: Tensor | int, rows: int, largest: int = LARGEST) -> None:
+    """Raise unless ``value`` is an integer from 0 to ``largest`` or an integer tensor ``(rows,)``."""
     if isinstance(value, Tensor):
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             raise ValueError(f"{name}: wants integers, got {value.dtype}")
@@ -53,27 +53,40 @@ def label(name: str, value: Tensor | int, rows: int) -> None:
             raise ValueError(f"{name}: wants shape ({rows},), one label a row of x, got {tuple(value.shape)}")
     elif isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: wants an integer or an integer tensor, got {type(value).__name__}")
-    elif not 0 <= value <= _LARGEST:
-        raise ValueError(f"{name}: wants integers from 0 to 2**31 - 1, got {value}")
+    elif not 0 <= value <= largest:
+        raise _out_of_range(name, largest, value)
 
 
-def label_range(name: str, value: Tensor | int) -> None:
-    """Raise unless the values of a tensor of labels fit into 31 bits."""
+def label_range(name: str, value: Tensor | int, largest: int = LARGEST) -> None:
+    """Raise unless the values of a tensor of labels lie from 0 to ``largest``."""
     if isinstance(value, Tensor) and value.numel():
-        low, high = (end.item() for end in value.aminmax())
-        if low < 0 or high > _LARGEST:
-            raise ValueError(f"{name}: wants integers from 0 to 2**31 - 1, got {low if low < 0 else high}")
+        low, high = (int(end) for end in value.aminmax())
+        if low < 0 or high > largest:
+            raise _out_of_range(name, largest, low if low < 0 else high)
 
 
-def label_ranges(stacked: Tensor, labels: Mapping[str, Tensor | int]) -> None:
+def label_ranges(stacked: Tensor, labels: Mapping[str, Tensor | int], largest: int = LARGEST) -> None:
     """:func:`label_range` for several columns of labels, looked at all at once.
 
     :param stacked: int64 ``(B, columns)``, the values of ``labels``.
     """
     low, high = (end.item() for end in stacked.aminmax())
-    if low < 0 or high > _LARGEST:
+    if low < 0 or high > largest:
         for name, value in labels.items():
-            label_range(name, value)
+            label_range(name, value, largest)
+
+
+def label_ranges_without_waiting(stacked: Tensor, labels: Mapping[str, Tensor | int], largest: int) -> None:
+    """:func:`label_ranges`, except that on a GPU the device itself stops the program, so that nobody waits for it."""
+    if stacked.is_cuda:
+        torch._assert_async(((stacked >= 0) & (stacked <= largest)).all())
+    else:
+        label_ranges(stacked, labels, largest)
+
+
+def _out_of_range(name: str, largest: int, got: int) -> ValueError:
+    limit = "2**31 - 1" if largest == LARGEST else f"{largest}, the largest that this memory's labels hold"
+    return ValueError(f"{name}: wants integers from 0 to {limit}, got {got}")
 
 
 def storable(codec: Any, x: Tensor) -> Tensor | None:

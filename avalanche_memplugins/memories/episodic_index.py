@@ -66,7 +66,7 @@ class EpisodicIndex:
     def _table(self, task: int | None) -> tuple[KeyTable, Tensor | None]:
         slots = torch.arange(len(self.memory))
         if task is not None:
-            slots = slots[self.memory.store.get("labels", slots)[:, 1].cpu() == task]
+            slots = slots[self.memory.labels_of(slots)[1].cpu() == task]
         if not len(slots):
             raise ValueError(f"memory: wants rows to search{'' if task is None else f' of task {task}'}, has none")
         blocks = torch.split(slots, max(1, self.max_bytes // (16 * self.memory.shape.numel())))

@@ -45,7 +45,10 @@ _CODECS: dict[str, Callable[[], Codec]] = {
     "raw": codecs.Raw,
     "float16": codecs.Float16,
     "uint8": codecs.Uint8,
+    "4bit": lambda: codecs.Bits(4),
+    "1bit": lambda: codecs.Bits(1),
 }
+_LABELS = {"int32": torch.int32, "int16": torch.int16, "uint8": torch.uint8}
 
 
 class RandomMemory(nn.Module):
@@ -69,8 +72,12 @@ class RandomMemory(nn.Module):
         ``"task_balanced"``; or a
         :class:`~avalanche_memplugins.memories.policies.ReadPolicy`.
     :param replacement: draw rows independently; otherwise each at most once a sample.
-    :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, or a :class:`~avalanche_memplugins.codecs.Codec`
-        such as ``Uint8(mean=0.1307, std=0.3081)``.
+    :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, ``"4bit"``, ``"1bit"``, or a
+        :class:`~avalanche_memplugins.codecs.Codec` such as ``Uint8(mean=0.1307, std=0.3081)``.
+    :param labels: type of each stored label: ``"int32"``, ``"int16"`` or ``"uint8"``, 4, 2 or 1 bytes. Larger labels
+        than it holds are refused; on a GPU, where looking means waiting, later writes of such stop the program.
+    :param store_tasks: keep task label and origin beside the class. Without them a row of a stream with the one
+        task label 0 takes one label, not three; ``t`` comes back as 0 and ``origin`` as -1, not known.
     :param store_logits: keep the outputs given to :meth:`write`, for distillation.
     :param embedding: network :math:`f` of the keys :math:`h = f(x)`, run in eval mode without gradient.
         None: the identity, as in RMA, and no key is stored apart.
@@ -94,6 +101,8 @@ class RandomMemory(nn.Module):
         read: str | ReadPolicy = "uniform",
         replacement: bool = False,
         codec: str | Codec = "raw",
+        labels: Literal["int32", "int16", "uint8"] = "int32",
+        store_tasks: bool = True,
         store_logits: bool = False,
         embedding: nn.Module | None = None,
         keep: Literal["both", "key"] = "both",
@@ -108,6 +117,8 @@ class RandomMemory(nn.Module):
         self.codec = check.one_of("codec", codec, _CODECS)() if isinstance(codec, str) else codec
         self.keep = check.choice("keep", keep, ("both", "key"))
         self.validate = check.choice("validate", validate, ("auto", "always", "first"))
+        self.labels = check.choice("labels", labels, tuple(_LABELS))
+        self.store_tasks = store_tasks
         self.store_logits = store_logits
         self.embedding = embedding
         self.seen = 0
@@ -143,14 +154,17 @@ class RandomMemory(nn.Module):
             raise ValueError(f"classes: a budget with store_logits=True wants their width, got {classes}")
         x = torch.zeros(1, *shape, dtype=dtype)
         with torch.no_grad():
-            values = probe._values(x, {"y": 0, "t": 0, "origin": 0}, None)
+            values = probe._values(x, {"y": 0, "t": 0, "origin": 0} if probe.store_tasks else {"y": 0}, None)
         if probe.store_logits:
             values["logits"] = torch.zeros(1, classes)
-        values["labels"] = values["labels"].to(torch.int32)
+        values["labels"] = values["labels"].to(_LABELS[probe.labels])
         probe._allocate(values)
-        if nbytes < probe.nbytes:
-            raise ValueError(f"nbytes: one row takes {probe.nbytes} bytes, got a budget of {nbytes}")
-        return cls(nbytes // probe.nbytes, **kwargs)
+        shared = probe._nbytes_shared
+        row = probe.nbytes - shared
+        if nbytes - shared < row:
+            beside = f" beside {shared} of the codec" if shared else ""
+            raise ValueError(f"nbytes: one row takes {row} bytes{beside}, got a budget of {nbytes}")
+        return cls((nbytes - shared) // row, **kwargs)
 
     # ---------------------------------------------------------------- what it holds
 
@@ -170,19 +184,25 @@ class RandomMemory(nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes that hold the stream: all slots, filled or not, and the policies' own state."""
-        return self.store.nbytes + self.policy.nbytes + self.read.nbytes
+        return self.store.nbytes + self.policy.nbytes + self.read.nbytes + self._nbytes_shared
+
+    @property
+    def _nbytes_shared(self) -> int:
+        """Those of :attr:`nbytes` that are the same whatever the capacity."""
+        return 0
 
     @property
     def nbytes_fixed(self) -> int:
-        """Bytes needed besides, whatever the stream: the embedding's."""
-        if self.embedding is None:
-            return 0
-        return sum(t.nbytes for t in (*self.embedding.parameters(), *self.embedding.buffers()))
+        """Bytes needed besides, whatever the stream: the codec's and the embedding's."""
+        network = self.embedding
+        embedding = 0 if network is None else sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
+        return self.codec.nbytes_fixed + embedding
 
     def summary(self) -> Summary:
         """What the memory holds by class, task and experience; ``str()`` of it is a table."""
         held = self.store["labels"][: len(self)].cpu() if len(self) else torch.zeros(0, 3, dtype=torch.int32)
-        per_class, per_task, per_experience = (_counts(column) for column in held.unbind(1))
+        per_class, per_task, per_experience = (_counts(column) for column in _unstack(held))
+        per_experience.pop(-1, None)
         return Summary(
             description=repr(self),
             capacity=self.capacity,
@@ -228,22 +248,29 @@ class RandomMemory(nn.Module):
         """
         batch = check.rows_of(x)
         labels = {"y": y, "t": t, "origin": t if origin is None else origin}
+        stored: dict[str, Tensor | int] = labels if self.store_tasks else {"y": y}
+        limit = torch.iinfo(_LABELS[self.labels]).max
         for name, value in labels.items():
-            check.label(name, value, batch)
+            check.label(name, value, batch, limit if name in stored else check.LARGEST)
+        if not self.store_tasks:
+            self._check_no_tasks(t)
         self._check_logits(logits, batch)
         if batch == 0:
             return
-        values = self._values(x, labels, logits)
+        values = self._values(x, stored, logits)
         content = values["codes"]
         self._check_shape(content)
         codes = None
         if self.validate == "always" or self.seen == 0 or (self.validate == "auto" and not x.is_cuda):
             check.finite("x", x)
-            check.label_ranges(values["labels"], labels)
+            check.label_ranges(values["labels"], stored, limit)
             if logits is not None:
                 check.finite("logits", logits)
             codes = check.storable(self.codec, content)
-        values["labels"] = values["labels"].to(torch.int32)
+        elif self.labels != "int32":
+            # Nobody has 2**31 classes, but many have 256: these never pass unseen.
+            check.label_ranges_without_waiting(values["labels"], stored, limit)
+        values["labels"] = values["labels"].to(_LABELS[self.labels])
         self._allocate(values)
         wanted = self._groups(self.policy.grouping, labels, batch)
         read = self._groups(self.read.grouping, labels, batch)
@@ -271,6 +298,17 @@ class RandomMemory(nn.Module):
         if logits is not None:
             values["logits"] = self._pad(logits)
         return values
+
+    def _check_no_tasks(self, t: Tensor | int) -> None:
+        if not isinstance(t, Tensor):
+            tasks = bool(t)
+        elif t.is_cuda and self.seen:
+            torch._assert_async(~t.any())
+            return
+        else:
+            tasks = bool(t.any())
+        if tasks:
+            raise ValueError("t: a memory with store_tasks=False keeps rows of task label 0 only, got others")
 
     def _check_shape(self, content: Tensor) -> None:
         if self.seen and (content.shape[1:] != self.shape or content.dtype != self.dtype):
@@ -325,7 +363,7 @@ class RandomMemory(nn.Module):
 
         :param slots: int64 ``(n,)`` on the CPU, from 0 to ``len(memory) - 1``.
         """
-        y, t, origin = self.store.get("labels", slots).long().unbind(1)
+        y, t, origin = self.labels_of(slots)
         x = self.codec.decode(self.store.get("codes", slots), self.shape, self.dtype)
         key = self.store.get("keys", slots) if "keys" in self.store else None
         if key is None and self.embedding is not None:
@@ -333,10 +371,17 @@ class RandomMemory(nn.Module):
         logits = self.store.get("logits", slots) if "logits" in self.store else None
         return Recall(x, y, t, origin, logits, key)
 
+    def labels_of(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``y``, ``t`` and ``origin`` of the rows in the given slots, int64 ``(n,)`` each, as in :meth:`rows`."""
+        return _unstack(self.store.get("labels", slots).long())
+
     # ---------------------------------------------------------------- state
 
     def get_extra_state(self) -> dict[str, Any]:
         """All that is not a tensor of rows: counts, policies, the generator."""
+        parts = [repr(self.policy), repr(self.read), repr(self.codec)]
+        if self.labels != "int32" or not self.store_tasks:
+            parts.append(f"labels={self.labels!r}, store_tasks={self.store_tasks}")
         return {
             "seen": self.seen,
             "capacity": self.capacity,
@@ -345,7 +390,7 @@ class RandomMemory(nn.Module):
             "generator": self._generator.get_state(),
             "policy": self.policy.state_dict(),
             "read": self.read.state_dict(),
-            "parts": [repr(self.policy), repr(self.read), repr(self.codec)],
+            "parts": parts,
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -356,7 +401,8 @@ class RandomMemory(nn.Module):
         here = self.get_extra_state()
         for name in ("capacity", "parts"):
             if state[name] != here[name]:
-                raise ValueError(f"state: wants that of a memory with {name} {here[name]}, got {state[name]}")
+                wanted, got = _differing(here[name], state[name])
+                raise ValueError(f"state: wants that of a memory with {name} {wanted}, got {got}")
         self.seen = state["seen"]
         self.shape = Size(state["shape"])
         self.dtype = getattr(torch, state["dtype"])
@@ -415,6 +461,21 @@ def _stack(labels: dict[str, Tensor | int], like: Tensor) -> Tensor:
         for value in labels.values()
     ]
     return torch.stack(columns, dim=1)
+
+
+def _unstack(stacked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if stacked.shape[1] == 1:
+        y = stacked[:, 0]
+        return y, torch.zeros_like(y), torch.full_like(y, -1, dtype=torch.int64)
+    y, t, origin = stacked.unbind(1)
+    return y, t, origin
+
+
+def _differing(a: Any, b: Any) -> tuple[Any, Any]:
+    if not isinstance(a, list) or len(a) != len(b):
+        return a, b
+    pairs = [(p, q) for p, q in zip(a, b, strict=True) if p != q]
+    return [p for p, _ in pairs], [q for _, q in pairs]
 
 
 def _integers(index: slice | Tensor) -> list[int]:

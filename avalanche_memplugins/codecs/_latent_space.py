@@ -1,0 +1,183 @@
+"""What codecs with an auto-encoder share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Size, Tensor, nn
+
+from avalanche_memplugins.codecs._normalisation import Normalisation, one_row
+
+Precision = Literal["int8", "float16", "float32"]
+DTYPES: dict[str, torch.dtype] = {"int8": torch.int8, "float16": torch.float16, "float32": torch.float32}
+STEP = 1 / 24
+_ROWS = 1024  # through the network at a time
+Self = TypeVar("Self", bound="LatentCoding")
+
+
+class LatentSpace(nn.Module):
+    """An auto-encoder, in eval mode and without gradient, and the statistics of its codes."""
+
+    code_mean: Tensor
+    code_std: Tensor
+
+    def __init__(self, autoencoder: Any, code_mean: Tensor, code_std: Tensor) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder.float().eval().requires_grad_(False)
+        size = int(autoencoder.code_size)
+        for name, value in (("code_mean", code_mean), ("code_std", code_std)):
+            value = torch.as_tensor(value, dtype=torch.float32).detach().cpu().clone()
+            if value.shape != (size,) or not bool(torch.isfinite(value).all()):
+                raise ValueError(
+                    f"{name}: wants finite numbers ({size},), one a dimension of the code, "
+                    f"got shape {tuple(value.shape)}"
+                )
+            self.register_buffer(name, value)
+        if not bool((self.code_std > 0).all()):
+            raise ValueError(f"code_std: wants numbers above 0, got {float(self.code_std.min()):g}")
+        self.to(next((p.device for p in autoencoder.parameters()), torch.device("cpu")))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.code_mean.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parameters and buffers."""
+        return sum(t.nbytes for t in (*self.parameters(), *self.buffers()))
+
+
+class LatentCoding(nn.Module):
+    """Pixels to quantised codes and back through ``self._space``, which the codecs derived from this one keep.
+
+    :param precision: of a stored code.
+    :param step: of int8 codes, > 0.
+    :param mean: of the user's Normalize.
+    :param std: of the user's Normalize.
+    """
+
+    _space: LatentSpace
+
+    def __init__(
+        self, precision: Precision, step: float, mean: float | Sequence[float], std: float | Sequence[float]
+    ) -> None:
+        super().__init__()
+        if precision not in DTYPES:
+            raise ValueError(f"precision: wants one of {', '.join(map(repr, DTYPES))}, got {precision!r}")
+        if not (math.isfinite(step) and step > 0):
+            raise ValueError(f"step: wants a number > 0, got {step!r}")
+        self.precision: Precision = precision
+        self.step = float(step)
+        self.normalisation = Normalisation(mean, std)
+        self.image_shape = Size()
+
+    @torch.no_grad()
+    def _find_image_shape(self) -> None:
+        zero = torch.zeros(1, self.code_size, device=self._space.device)
+        self.image_shape = Size(self._space.autoencoder.decode(zero).shape[1:])
+
+    @property
+    def code_size(self) -> int:
+        """Numbers in a code."""
+        return int(self._space.autoencoder.code_size)
+
+    @property
+    def autoencoder(self) -> Any:
+        """The network itself, frozen and in eval mode."""
+        return self._space.autoencoder
+
+    # ---------------------------------------------------------------- latent space
+
+    @torch.no_grad()
+    def to_latent(self, x: Tensor) -> Tensor:
+        """Codes ``(B, code_size)``, float32, of mean 0 and deviation 1 over the data of the statistics.
+
+        :param x: images ``(B, C, H, W)`` as the user's transforms make them.
+        """
+        space = self._space
+
+        def codes(rows: Tensor) -> Tensor:
+            raw: Tensor = space.autoencoder.encode(self.normalisation.undo(rows))
+            return (raw - space.code_mean) / space.code_std
+
+        return _by_parts(codes, x)
+
+    @torch.no_grad()
+    def from_latent(self, z: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Images ``(B, C, H, W)`` as the user's transforms would make them, from codes of :meth:`to_latent`.
+
+        :param z: ``(B, code_size)``.
+        :param dtype: of the images.
+        """
+        space = self._space
+
+        def images(codes: Tensor) -> Tensor:
+            pixels = space.autoencoder.decode(codes.float() * space.code_std + space.code_mean)
+            return self.normalisation.redo(pixels, dtype)
+
+        return _by_parts(images, z)
+
+    def quantise(self, z: Tensor) -> Tensor:
+        """Codes as they are stored, ``(B, code_size)`` of the type that ``precision`` names."""
+        if self.precision == "int8":
+            return (z / self.step).round_().clamp_(-127, 127).to(torch.int8)
+        return z.to(DTYPES[self.precision])
+
+    def dequantise(self, code: Tensor) -> Tensor:
+        """Codes of :meth:`to_latent`, up to rounding."""
+        z = code.float()
+        return z * self.step if self.precision == "int8" else z
+
+    # ---------------------------------------------------------------- codec
+
+    def check(self, x: Tensor) -> None:
+        """Raise unless the rows are images of the auto-encoder's size with pixels from 0 to 1."""
+        if x.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"x: the codec {type(self).__name__} wants {one_row(self.image_shape)}, got {tuple(x.shape)}"
+            )
+        self.normalisation.check(x, type(self).__name__)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Quantised codes ``(B, code_size)``."""
+        return self.quantise(self.to_latent(x))
+
+    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+        """Images from quantised codes."""
+        return self.from_latent(self.dequantise(code), dtype)
+
+    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        """``(code_size,)`` of the type that ``precision`` names."""
+        if shape != self.image_shape:
+            raise ValueError(
+                f"x: the codec {type(self).__name__} wants {one_row(self.image_shape)}, got rows of {tuple(shape)}"
+            )
+        return Size((self.code_size,)), DTYPES[self.precision]
+
+    # ---------------------------------------------------------------- as a part of modules
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Stays in eval mode, whatever mode the module takes that it is a part of."""
+        return super().train(False)
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Devices only: codes stored under float32 weights are not those of the same weights in half precision.
+        self._space.to(fn(torch.empty(0, device=self._space.device)).device)
+        return self
+
+    def _facts(self) -> str:
+        step = f", step={self.step:.6g}" if self.precision == "int8" else ""
+        name = type(self._space.autoencoder).__name__
+        return f"{name}, {self.code_size} x {self.precision}{step}, {self.normalisation}"
+
+
+def _by_parts(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """``function`` of the rows, a bounded number at a time, in full precision."""
+    with torch.autocast(rows.device.type, enabled=False):
+        if len(rows) <= _ROWS:
+            return function(rows)
+        return torch.cat([function(part) for part in torch.split(rows, _ROWS)])
