@@ -98,7 +98,8 @@ def symmetric_factors(scatter: Tensor) -> Tensor:
     Eigenvalues that rounding made negative count as 0, so any number of rows, one included, will do.
     """
     values, vectors = torch.linalg.eigh(scatter)
-    return values.clamp_min(0).sqrt()[..., None] * vectors.mT
+    factors: Tensor = values.clamp_min(0).sqrt()[..., None] * vectors.mT
+    return factors
 
 
 def draw_low_rank(

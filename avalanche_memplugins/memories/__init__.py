@@ -2,8 +2,17 @@
 
 from avalanche_memplugins.memories.differentiable_neural_dictionary import DifferentiableNeuralDictionary
 from avalanche_memplugins.memories.episodic_memory import EpisodicMemory, Nearest
+from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
 from avalanche_memplugins.memories.random_memory import RandomMemory
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
 
-__all__ = ["DifferentiableNeuralDictionary", "EpisodicMemory", "Nearest", "RandomMemory", "Recall", "Summary"]
+__all__ = [
+    "DifferentiableNeuralDictionary",
+    "EpisodicMemory",
+    "GaussianMemory",
+    "Nearest",
+    "RandomMemory",
+    "Recall",
+    "Summary",
+]

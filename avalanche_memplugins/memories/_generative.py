@@ -1,0 +1,256 @@
+"""What memories that generate their rows share: the classes seen, rows to codes and back, state, folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Size, Tensor, nn
+
+from avalanche_memplugins._folders import CorruptedFolderError, flatten, load_folder, save_folder, unflatten
+from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories.recall import Recall
+from avalanche_memplugins.memories.summary import Summary
+
+Self = TypeVar("Self", bound="GenerativeMemory")
+TABLE_BYTES = 4 * 8
+"""Bytes a class takes in the table of classes: label, rows, task label and origin of the latest write."""
+
+
+class GenerativeMemory(nn.Module):
+    """Base of memories that keep a model of the stream instead of rows.
+
+    Their classes stand in a table on the CPU in the order they came; a class's place there is its index.
+
+    :param codec: a learned codec whose codes are modelled, with ``to_latent`` and ``from_latent``; None: the
+        rows themselves, flattened.
+    :param seed: of the memory's generator.
+    :raises TypeError: for a codec without a latent space.
+    """
+
+    store_logits = False
+
+    def __init__(self, *, codec: Any | None, seed: int) -> None:
+        super().__init__()
+        if codec is not None and not (hasattr(codec, "to_latent") and hasattr(codec, "from_latent")):
+            raise TypeError(f"codec: wants a learned codec with a latent space, or None, got {type(codec).__name__}")
+        self.codec = codec
+        self.shape = Size()  # of one row of x; known from the first write on
+        self.dtype = torch.float32
+        self._table = torch.zeros(0, 4, dtype=torch.int64)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    # ---------------------------------------------------------------- what it holds
+
+    def __len__(self) -> int:
+        """Rows taken in so far."""
+        return int(self._table[:, 1].sum())
+
+    def __bool__(self) -> bool:
+        """True even while empty, so that ``memory or default`` does not drop an empty one."""
+        return True
+
+    @property
+    def classes(self) -> list[int]:
+        """Labels of the classes seen, in the order they came."""
+        return self._table[:, 0].tolist()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that hold the stream: parameters and buffers of the model, and the table of classes."""
+        tensors = (*self.named_parameters(), *self.named_buffers())
+        return sum(t.nbytes for name, t in tensors if not name.startswith("codec.")) + TABLE_BYTES * len(self._table)
+
+    @property
+    def nbytes_fixed(self) -> int:
+        """Bytes needed besides, whatever the stream: the codec's."""
+        return int(getattr(self.codec, "nbytes_fixed", 0))
+
+    def summary(self) -> Summary:
+        """Rows taken in by class; tasks and experiences count the rows of the classes last seen in them."""
+        table, rows = self._table, len(self)
+        return Summary(
+            description=repr(self),
+            capacity=max(1, rows),
+            filled=rows,
+            seen=rows,
+            nbytes=self.nbytes,
+            nbytes_fixed=self.nbytes_fixed,
+            per_class=_sums(table[:, 0], table[:, 1]),
+            per_task=_sums(table[:, 2], table[:, 1]),
+            per_experience=_sums(table[:, 3], table[:, 1]),
+        )
+
+    # ---------------------------------------------------------------- parts of writing and sampling
+
+    def _check(self, x: Tensor, y: Tensor, t: Tensor | int, origin: Tensor | int) -> int:
+        """Number of rows of a batch in order; else what is wrong with it."""
+        rows = check.rows_of(x)
+        for name, value in (("y", y), ("t", t), ("origin", origin)):
+            check.label(name, value, rows)
+            check.label_range(name, value)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"y: wants an integer tensor ({rows},), got {type(y).__name__}")
+        if not x.is_floating_point() and self.codec is None:
+            raise ValueError(f"x: without a codec wants floating-point rows, got {x.dtype}")
+        if len(self._table) and (x.shape[1:] != self.shape or x.dtype != self.dtype):
+            raise ValueError(
+                f"x: wants rows of shape {tuple(self.shape)} and type {self.dtype}, as first written, got "
+                f"{tuple(x.shape[1:])} and {x.dtype}"
+            )
+        check.finite("x", x)
+        return rows
+
+    def _to_codes(self, x: Tensor) -> Tensor:
+        if self.codec is None:
+            return x.flatten(1).float()
+        self.codec.check(x)
+        codes: Tensor = self.codec.to_latent(x)
+        return codes
+
+    def _from_codes(self, codes: Tensor) -> Tensor:
+        if self.codec is None:
+            return codes.view(-1, *self.shape).to(self.dtype)
+        return self.codec.from_latent(codes, self.dtype)  # type: ignore[no-any-return]
+
+    def _enrol(self, y: Tensor, t: Tensor | int, origin: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
+        """Enter a batch into the table of classes.
+
+        Gives, on the CPU: indices ``(K,)`` of the classes it holds, each row's place ``(B,)`` among these, and
+        rows ``(K,)`` of each.
+        """
+        labels, places, rows = torch.unique(y.cpu().long(), return_inverse=True, return_counts=True)
+        known = {label: index for index, label in enumerate(self.classes)}
+        new = [label for label in labels.tolist() if label not in known]
+        if new:
+            known.update({label: len(known) + i for i, label in enumerate(new)})
+            added = torch.tensor([[label, 0, 0, 0] for label in new])
+            self._table = torch.cat([self._table, added])
+        index = torch.tensor([known[label] for label in labels.tolist()])
+        last = places.argsort(stable=True)[rows.cumsum(0) - 1]
+        self._table[index, 1] += rows
+        for column, value in ((2, t), (3, origin)):
+            self._table[index, column] = value.cpu().long()[last] if isinstance(value, Tensor) else value
+        return index, places, rows
+
+    def _draw_classes(self, n: int, *, by_count: bool, of: int | None = None) -> Tensor:
+        """Indices ``(n,)`` of classes: as even as can be, or in proportion to the rows taken in."""
+        check.positive_integer("n", n)
+        classes = len(self._table) if of is None else of
+        if not classes:
+            raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
+        if by_count:
+            weights = self._table[:classes, 1].double()
+            return torch.multinomial(weights, n, replacement=True, generator=self._generator)
+        order = torch.randperm(classes, generator=self._generator)
+        return order.repeat(-(-n // classes))[:n][torch.randperm(n, generator=self._generator)]
+
+    def _recall(self, x: Tensor, index: Tensor) -> Recall:
+        y, _, t, origin = self._table[index].to(x.device).unbind(1)
+        return Recall(x, y, t, origin)
+
+    # ---------------------------------------------------------------- state
+
+    def _parts(self) -> list[str]:
+        """What a memory must have been made with to take up another's state."""
+        return [repr(self)]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """All that is not a parameter or buffer: classes, shape of a row, the generator."""
+        return {
+            "table": self._table,
+            "shape": list(self.shape),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "generator": self._generator.get_state(),
+            "parts": self._parts(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``.
+
+        :raises ValueError: if it is of a memory made with other arguments.
+        """
+        self._check_state(state)
+        self._table = state["table"].cpu().clone()
+        self.shape = Size(state["shape"])
+        self.dtype = getattr(torch, state["dtype"])
+        self._generator.set_state(state["generator"].cpu())
+
+    def _check_state(self, state: dict[str, Any]) -> None:
+        if state["parts"] != self._parts():
+            raise ValueError(f"state: wants that of {', '.join(self._parts())}, got {', '.join(state['parts'])}")
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # Torch sets the tensors first and this state last; a state that does not fit must change nothing.
+        if f"{prefix}_extra_state" in state_dict:
+            self._check_state(state_dict[f"{prefix}_extra_state"])
+        for name, buffer in list(self._buffers.items()):
+            found = state_dict.get(prefix + name)
+            if buffer is not None and found is not None and found.shape != buffer.shape:
+                self.register_buffer(name, buffer.new_empty(found.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.
+        return {**self.__dict__, "_generator": self._generator.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        generator = torch.Generator()
+        generator.set_state(state["_generator"])
+        self.__dict__.update({**state, "_generator": generator})
+
+    def save(self, folder: str | Path) -> None:
+        """Write the memory into ``folder`` (safetensors and JSON), whole or not at all.
+
+        The codec is part of the program, not of the folder: give :meth:`load` a memory made with the same
+        arguments.
+
+        :raises ValueError: if ``folder`` holds something else.
+        """
+        tensors = self._own_tensors()
+        state = flatten(self.get_extra_state(), tensors, "state.")
+        save_folder(folder, tensors, {"kind": type(self).__name__, "state": state})
+
+    def load(self: Self, folder: str | Path) -> Self:
+        """Take up what :meth:`save` wrote; returns the memory itself.
+
+        :raises ValueError: if the folder is damaged, or its memory was made with other arguments; this memory
+            is then as before.
+        """
+        tensors, manifest = load_folder(folder, kind=type(self).__name__)
+        state = unflatten(manifest["state"], tensors)
+        mine, parameters = self._own_tensors(), {name for name, _ in self.named_parameters()}
+        found = {name: value for name, value in tensors.items() if not name.startswith("state.")}
+        self._check_state(state)
+        for name in mine.keys() | found.keys():
+            if name not in found or name not in mine or (name in parameters and found[name].shape != mine[name].shape):
+                raise CorruptedFolderError(f"folder: its tensor {name!r} does not fit this {type(self).__name__}")
+        self.set_extra_state(state)
+        for name, value in found.items():
+            owner, _, last = name.rpartition(".")
+            module = self.get_submodule(owner)
+            if name in parameters:
+                module.get_parameter(last).data.copy_(value)
+            else:
+                module.register_buffer(last, value.to(mine[name]))
+        return self
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        tensors = (*self.named_parameters(), *self.named_buffers())
+        return {name: tensor.detach() for name, tensor in tensors if not name.startswith("codec.")}
+
+
+def slots(places: Tensor, rows: Tensor) -> Tensor:
+    """Number of each row within its group, ``(B,)``, from its group ``(B,)`` and the groups' sizes ``(K,)``."""
+    order = places.argsort(stable=True)
+    numbers = torch.empty_like(places)
+    numbers[order] = torch.arange(len(places)) - (rows.cumsum(0) - rows)[places[order]]
+    return numbers
+
+
+def _sums(labels: Tensor, rows: Tensor) -> dict[int, int]:
+    values, places = torch.unique(labels, return_inverse=True)
+    sums = torch.zeros_like(values).index_add_(0, places, rows)
+    return dict(zip(values.tolist(), sums.tolist(), strict=True))
