@@ -14,6 +14,7 @@ from avalanche_memplugins._folders import flatten, load_folder, save_folder, unf
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._modes import eval_mode
+from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories.policies import (
     Balanced,
     Cycle,
@@ -48,6 +49,7 @@ _CODECS: dict[str, Callable[[], Codec]] = {
     "4bit": lambda: codecs.Bits(4),
     "1bit": lambda: codecs.Bits(1),
 }
+_LEARNED = "learned."  # before the names of tensors in a folder
 _LABELS = {"int32": torch.int32, "int16": torch.int16, "uint8": torch.uint8}
 
 
@@ -126,6 +128,7 @@ class RandomMemory(nn.Module):
         self.dtype = torch.float32
         self.store = RowStore(capacity, storage)
         self._generator = torch.Generator().manual_seed(seed)
+        self._ahead: Ahead | None = None
         self.policy.start(capacity)
         self.read.start(capacity)
 
@@ -248,12 +251,7 @@ class RandomMemory(nn.Module):
         """
         batch = check.rows_of(x)
         labels = {"y": y, "t": t, "origin": t if origin is None else origin}
-        stored: dict[str, Tensor | int] = labels if self.store_tasks else {"y": y}
-        limit = torch.iinfo(_LABELS[self.labels]).max
-        for name, value in labels.items():
-            check.label(name, value, batch, limit if name in stored else check.LARGEST)
-        if not self.store_tasks:
-            self._check_no_tasks(t)
+        stored, limit = self._check_labels(labels, batch)
         self._check_logits(logits, batch)
         if batch == 0:
             return
@@ -271,6 +269,7 @@ class RandomMemory(nn.Module):
             # Nobody has 2**31 classes, but many have 256: these never pass unseen.
             check.label_ranges_without_waiting(values["labels"], stored, limit)
         values["labels"] = values["labels"].to(_LABELS[self.labels])
+        self._ahead = None
         self._allocate(values)
         wanted = self._groups(self.policy.grouping, labels, batch)
         read = self._groups(self.read.grouping, labels, batch)
@@ -298,6 +297,16 @@ class RandomMemory(nn.Module):
         if logits is not None:
             values["logits"] = self._pad(logits)
         return values
+
+    def _check_labels(self, labels: dict[str, Tensor | int], batch: int) -> tuple[dict[str, Tensor | int], int]:
+        """Look at types and shapes; gives the labels that are stored, and the largest value they may have."""
+        stored = labels if self.store_tasks else {"y": labels["y"]}
+        limit = torch.iinfo(_LABELS[self.labels]).max
+        for name, value in labels.items():
+            check.label(name, value, batch, limit if name in stored else check.LARGEST)
+        if not self.store_tasks:
+            self._check_no_tasks(labels["t"])
+        return stored, limit
 
     def _check_no_tasks(self, t: Tensor | int) -> None:
         if not isinstance(t, Tensor):
@@ -355,7 +364,24 @@ class RandomMemory(nn.Module):
         check.positive_integer("n", n)
         if not len(self):
             raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.n == n and ahead.device == self.device:
+            with torch.no_grad():
+                return self._decoded(ahead.use(self.read, self._generator))
         return self.rows(self.read.choose(n, len(self), self._generator))
+
+    def prefetch(self, n: int) -> None:
+        """Begin to fetch, on another thread, the rows that the next ``sample(n)`` will give.
+
+        For rows that travel from host memory or files to a GPU; otherwise there is nothing to gain, and nothing
+        is done. It changes no result: the draw counts only once it is sampled. A write, or a sample of another
+        size, in between discards it, and what is saved is the state before it.
+
+        :param n: rows wanted, >= 1.
+        """
+        check.positive_integer("n", n)
+        if len(self) and self.store.is_apart and self._ahead is None:
+            self._ahead = Ahead(n, self.read, len(self), self._generator, self.store.gather, self.device)
 
     @torch.no_grad()
     def rows(self, slots: Tensor) -> Recall:
@@ -363,13 +389,13 @@ class RandomMemory(nn.Module):
 
         :param slots: int64 ``(n,)`` on the CPU, from 0 to ``len(memory) - 1``.
         """
-        y, t, origin = self.labels_of(slots)
-        x = self.codec.decode(self.store.get("codes", slots), self.shape, self.dtype)
-        key = self.store.get("keys", slots) if "keys" in self.store else None
-        if key is None and self.embedding is not None:
-            key = x
-        logits = self.store.get("logits", slots) if "logits" in self.store else None
-        return Recall(x, y, t, origin, logits, key)
+        return self._decoded(self.store.gather(slots))
+
+    def _decoded(self, held: dict[str, Tensor]) -> Recall:
+        y, t, origin = _unstack(held["labels"].long())
+        x = self.codec.decode(held["codes"], self.shape, self.dtype)
+        key = held.get("keys", None if self.embedding is None else x)
+        return Recall(x, y, t, origin, held.get("logits"), key)
 
     def labels_of(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``y``, ``t`` and ``origin`` of the rows in the given slots, int64 ``(n,)`` each, as in :meth:`rows`."""
@@ -403,6 +429,7 @@ class RandomMemory(nn.Module):
             if state[name] != here[name]:
                 wanted, got = _differing(here[name], state[name])
                 raise ValueError(f"state: wants that of a memory with {name} {wanted}, got {got}")
+        self._ahead = None
         self.seen = state["seen"]
         self.shape = Size(state["shape"])
         self.dtype = getattr(torch, state["dtype"])
@@ -412,7 +439,7 @@ class RandomMemory(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.
-        return {**self.__dict__, "_generator": self._generator.get_state()}
+        return {**self.__dict__, "_generator": self._generator.get_state(), "_ahead": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         generator = torch.Generator()
@@ -428,6 +455,7 @@ class RandomMemory(nn.Module):
         :raises ValueError: if ``folder`` holds something else.
         """
         tensors = {name: buffer[: len(self)] for name, buffer in self.store.named_buffers()}
+        tensors |= {_LEARNED + name: value for name, value in self._learned().items()}
         state = flatten(self.get_extra_state(), tensors, "state.")
         save_folder(folder, tensors, {"kind": type(self).__name__, "state": state})
 
@@ -441,9 +469,15 @@ class RandomMemory(nn.Module):
         state = unflatten(manifest["state"], tensors)
         self.set_extra_state(state)
         for name, rows in tensors.items():
-            if not name.startswith("state."):
+            if not name.startswith(("state.", _LEARNED)):
                 self.store.load(name, rows)
+        for name, value in self._learned().items():
+            value.copy_(tensors[_LEARNED + name])
         return self
+
+    def _learned(self) -> dict[str, Tensor]:
+        """Weights that the stream has made, by name: they are saved with the rows."""
+        return {}
 
 
 def _cycle(replacement: bool) -> Cycle:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Size, Tensor, nn
+
+from avalanche_memplugins.memories._readahead import read_ahead
+
+# Rows may be looked at from the thread that fetches ahead.
+_SETTLING = threading.Lock()
 
 
 class RowStore(nn.Module):
@@ -27,11 +33,15 @@ class RowStore(nn.Module):
         self.capacity = capacity
         self.storage: str | Path = storage if storage in ("device", "host") else Path(storage)
         self.device = torch.device("cpu")
+        self._files: dict[str, IO[bytes]] = {}
+        # Rows on their way from a GPU to the host: the copy, whether it is done, and what is then to do.
+        self._arriving: list[tuple[torch.cuda.Event, Callable[[], object]]] = []
 
     def __contains__(self, name: str) -> bool:
         return name in self._buffers
 
     def __getitem__(self, name: str) -> Tensor:
+        self._settle()
         buffer = self._buffers[name]
         if buffer is None:
             raise KeyError(name)
@@ -42,12 +52,18 @@ class RowStore(nn.Module):
         """Bytes of all slots, filled or not."""
         return sum(t.nbytes for t in self.buffers())
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether rows lie in the host's memory or files and are wanted on a GPU."""
+        return self.storage != "device" and self.device.type == "cuda"
+
     def allocate(self, name: str, shape: Size, dtype: torch.dtype) -> None:
         """Make the tensor ``name``; one that is there already must be narrower, and its rows are kept.
 
         :param shape: of one row.
         :raises ValueError: if the folder of a memory-mapped store already holds such a file.
         """
+        self._settle()
         size = Size((self.capacity, *shape))
         if self.storage == "device":
             new = torch.zeros(size, dtype=dtype, device=self.device)
@@ -67,23 +83,71 @@ class RowStore(nn.Module):
         path = folder / f"{name}-{'x'.join(map(str, size))}.bin"
         if path.exists():
             raise ValueError(f"storage: {path} exists; a memory-mapped memory wants a folder of its own")
-        return torch.from_file(str(path), shared=True, size=size.numel(), dtype=dtype).view(size)
+        mapped = torch.from_file(str(path), shared=True, size=size.numel(), dtype=dtype).view(size)
+        self._files[name] = path.open("rb")
+        return mapped
 
     def put(self, name: str, slots: slice | Tensor, rows: Tensor) -> None:
         """Write ``rows`` into ``slots`` (a slice, or different indices on the CPU)."""
-        buffer = self[name]
+        buffer = self._buffers[name]
+        if buffer is None:
+            raise KeyError(name)
+        if rows.is_cuda and not buffer.is_cuda:
+            # The copy into page-locked memory returns before it is done: the rows are put down when next somebody
+            # looks, in the order they were written, so that the step that brings them waits for nothing.
+            here = rows.to(buffer.device, buffer.dtype, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(rows.device))
+            self._arriving.append((event, lambda: _put(buffer, slots, here)))
+            return
+        self._settle()
         if rows.dtype != buffer.dtype or rows.device != buffer.device:
             rows = rows.to(buffer.device, buffer.dtype, non_blocking=True)
-        if isinstance(slots, slice):
-            buffer[slots] = rows
-        else:
-            buffer.index_copy_(0, to_device(slots, buffer.device), rows)
+        _put(buffer, slots, rows)
+
+    def _settle(self) -> None:
+        if not self._arriving:
+            return
+        with _SETTLING:
+            for event, put in self._arriving:
+                event.synchronize()
+                put()
+            self._arriving.clear()
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+        """As ``nn.Module``'s, with all rows in place."""
+        self._settle()
+        return super().named_buffers(*args, **kwargs)
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._settle()
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settle()
+        # A copy has its rows in memory.
+        return {**self.__dict__, "_files": {}}
 
     def get(self, name: str, slots: Tensor) -> Tensor:
         """Rows in ``slots`` (indices on the CPU), on :attr:`device`."""
         buffer = self[name]
         rows = buffer.index_select(0, to_device(slots, buffer.device))
         return rows if buffer.device == self.device else to_device(rows, self.device)
+
+    def gather(self, slots: Tensor) -> dict[str, Tensor]:
+        """Rows in ``slots`` of every tensor, as :meth:`get` gives them."""
+        self._settle()
+        found: dict[str, Tensor] = {}
+        here, index = None, slots
+        for name, buffer in self._buffers.items():
+            if buffer is not None:
+                if buffer.device != here:
+                    here, index = buffer.device, to_device(slots, buffer.device)
+                if name in self._files:
+                    read_ahead(self._files[name], buffer.nbytes // self.capacity, slots)
+                rows = buffer.index_select(0, index)
+                found[name] = rows if here == self.device else to_device(rows, self.device)
+        return found
 
     def load(self, name: str, rows: Tensor) -> None:
         """Make the tensor ``name`` anew and fill its first slots with ``rows``."""
@@ -93,6 +157,7 @@ class RowStore(nn.Module):
         self.put(name, slice(0, len(rows)), rows)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RowStore:
+        self._settle()
         self.device = fn(torch.empty(0, device=self.device)).device
         if self.storage == "device":
             for name, buffer in self._buffers.items():
@@ -101,6 +166,7 @@ class RowStore(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self._settle()
         # Buffers come with the first write: make those that the state has, drop those that it lacks.
         incoming = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
         for name in set(self._buffers) - set(incoming):
@@ -110,6 +176,13 @@ class RowStore(nn.Module):
                 self._buffers.pop(name, None)
                 self.allocate(name, value.shape[1:], value.dtype)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _put(buffer: Tensor, slots: slice | Tensor, rows: Tensor) -> None:
+    if isinstance(slots, slice):
+        buffer[slots] = rows
+    else:
+        buffer.index_copy_(0, to_device(slots, buffer.device), rows)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -19,9 +19,11 @@ from avalanche.core import SupervisedPlugin
 from avalanche.distributed.distributed_helper import DistributedHelper
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, default_collate
 
+from avalanche_memplugins.plugins._augment import Augment, check_augment
+
 from ._materialise.cache import TensorCache
 from ._materialise.errors import Unsupported
-from ._materialise.loader import Augment, Group, TensorLoader
+from ._materialise.loader import Group, TensorLoader
 
 GROUPED = (
     TaskBalancedDataLoader,
@@ -76,9 +78,7 @@ class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
         super().__init__()
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
             raise ValueError(f"max_bytes: got {max_bytes!r}, want a positive number of bytes")
-        if augment is not None and not callable(augment):
-            raise TypeError(f"augment: got {type(augment).__name__}, want a callable on a batch, or None")
-        self.augment = augment
+        self.augment = check_augment(augment)
         self.train = train
         self.evaluate = evaluate
         self._cache = TensorCache(max_bytes, assume_deterministic)

@@ -25,7 +25,11 @@ class ReadPolicy(Protocol):
         """Learn that ``slots`` now hold rows of ``groups``; called only if ``grouping`` is set."""
 
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
-        """Slots of ``count`` rows out of ``filled``, int64 ``(n,)`` on the CPU."""
+        """Slots of ``count`` rows out of ``filled``, int64 ``(n,)`` on the CPU.
+
+        May bind attributes of the policy anew, but not change their values in place: a draw made ahead works
+        on a shallow copy.
+        """
 
     @property
     def nbytes(self) -> int:

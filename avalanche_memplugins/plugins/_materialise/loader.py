@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .cache import Rows
+from avalanche_memplugins.plugins._augment import Augment, augmented
 
-Augment = Callable[[Tensor], Tensor]
+from .cache import Rows
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class TensorLoader:
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         batches = self._pass(self.groups[0]) if len(self.groups) == 1 else self._side_by_side()
-        if self.augment is None:
+        if self.augment is None or self.augment_generator is None:
             yield from batches
         else:
             for x, *rest in batches:
-                yield [self._augmented(x), *rest]
+                yield [augmented(self.augment, x, self.augment_generator), *rest]
 
     def _pass(self, group: Group) -> Iterator[list[Tensor]]:
         """Go through one group once."""
@@ -114,17 +114,6 @@ class TensorLoader:
                 else:
                     parts[number] = part
             yield [torch.cat(column) for column in zip(*(parts[n] for n in sorted(parts)), strict=True)]
-
-    def _augmented(self, x: Tensor) -> Tensor:
-        if self.augment is None or self.augment_generator is None:
-            return x
-        seed = int(torch.randint(2**62, (), generator=self.augment_generator))
-        cuda = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            torch.default_generator.manual_seed(seed)
-            if cuda:
-                torch.cuda.manual_seed(seed)
-            return self.augment(x)
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:
