@@ -3,6 +3,7 @@
 from avalanche_memplugins.memories.differentiable_neural_dictionary import DifferentiableNeuralDictionary
 from avalanche_memplugins.memories.episodic_memory import EpisodicMemory, Nearest
 from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
+from avalanche_memplugins.memories.latent_memory import LatentMemory
 from avalanche_memplugins.memories.random_memory import RandomMemory
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
@@ -11,6 +12,7 @@ __all__ = [
     "DifferentiableNeuralDictionary",
     "EpisodicMemory",
     "GaussianMemory",
+    "LatentMemory",
     "Nearest",
     "RandomMemory",
     "Recall",
