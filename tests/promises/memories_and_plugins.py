@@ -5,11 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from avalanche_memplugins import LocalAdaptationPlugin, MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
+from avalanche_memplugins.codecs import Bits, LatentCodec
 from avalanche_memplugins.memories import EpisodicMemory
 
 POLICIES = ("ring", "reservoir", "class_balanced", "task_balanced")
 READS = ("uniform", "cycle", "class_balanced", "task_balanced")
+
+# Normalize by which the rows of the streams would be pixels within [0, 1].
+PIXELS = {"mean": 0.5, "std": 0.05}
+
+
+class RandomAutoencoder(nn.Module):
+    """Rows of eight numbers as three."""
+
+    code_size = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(3, 8, generator=generator))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T
+
+    def decode(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z @ self.weight)
+
+
+def latent_codec() -> LatentCodec:
+    return LatentCodec(RandomAutoencoder(), code_mean=torch.zeros(3), code_std=torch.ones(3), **PIXELS)
+
 
 MEMORIES: dict[str, Callable[[int], RandomMemory]] = {
     f"{policy}, {read}": lambda capacity, policy=policy, read=read: RandomMemory(  # type: ignore[misc]
@@ -19,6 +48,8 @@ MEMORIES: dict[str, Callable[[int], RandomMemory]] = {
     for read in READS
 }
 MEMORIES["float16"] = lambda capacity: RandomMemory(capacity, codec="float16", seed=5)
+MEMORIES["4bit"] = lambda capacity: RandomMemory(capacity, codec=Bits(4, **PIXELS), labels="int16", seed=5)
+MEMORIES["latent"] = lambda capacity: RandomMemory(capacity, codec=latent_codec(), seed=5)
 MEMORIES["host"] = lambda capacity: RandomMemory(capacity, storage="host", seed=5)
 MEMORIES["logits"] = lambda capacity: RandomMemory(capacity, store_logits=True, seed=5)
 MEMORIES["episodic"] = lambda capacity: EpisodicMemory(capacity, seed=5)
