@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class FrozenEncoder(nn.Module):
     :raises ValueError: for an unknown ``code``, or an auto-encoder without the method it takes.
     """
 
+    autoencoder: Any
     mean: Tensor
     std: Tensor
 

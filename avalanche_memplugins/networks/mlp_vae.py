@@ -106,11 +106,11 @@ def train_vae(
     bounds = []
     for epoch in range(1, epochs + 1):
         total = torch.zeros((), device=x.device)
-        for rows in torch.randperm(len(x), generator=order).to(x.device).split(batch_size):
+        for rows in torch.split(torch.randperm(len(x), generator=order).to(x.device), batch_size):
             batch = x[rows].float() / 255 if is_bytes else x[rows]
             loss = vae.bound(batch, generator=noise).total.mean()
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             total += loss.detach() * len(rows)
         bounds.append(float(total) / len(x))

@@ -118,4 +118,4 @@ class ProbabilisticRetrievalClassifier(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         generator = torch.Generator()
         generator.set_state(state["_generator"])
-        super().__setstate__({**state, "_generator": generator})
+        self.__dict__.update({**state, "_generator": generator})
