@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from avalanche_memplugins.memories import EpisodicMemory, RandomMemory, Recall
     from avalanche_memplugins.plugins import (
+        LatentReplayPlugin,
         LeanStepPlugin,
         LocalAdaptationPlugin,
         MemoryReplayPlugin,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOME = {
     "EpisodicMemory": "memories",
+    "LatentReplayPlugin": "plugins",
     "LeanStepPlugin": "plugins",
     "LocalAdaptationPlugin": "plugins",
     "MemoryReplayPlugin": "plugins",
@@ -29,6 +31,7 @@ _HOME = {
 }
 __all__ = [
     "EpisodicMemory",
+    "LatentReplayPlugin",
     "LeanStepPlugin",
     "LocalAdaptationPlugin",
     "MemoryReplayPlugin",

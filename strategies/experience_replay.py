@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
+from avalanche_memplugins.plugins._augment import Augment
 from avalanche_memplugins.strategies.random_memory_adaptation import RMA
 
 
@@ -40,6 +41,7 @@ class ExperienceReplay(RMA):
         policy: str | WritePolicy = "reservoir",
         read: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
+        augment: Augment | None = None,
         seed: int = 0,
         train_mb_size: int = 1,
         train_epochs: int = 1,
@@ -60,6 +62,7 @@ class ExperienceReplay(RMA):
             policy=policy,
             read=read,
             codec=codec,
+            augment=augment,
             seed=seed,
             train_mb_size=train_mb_size,
             train_epochs=train_epochs,

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins import RandomMemoryPlugin
+from avalanche_memplugins.plugins._augment import Augment
 
 
 class RMA(SupervisedTemplate):  # type: ignore[misc]
@@ -35,7 +36,8 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
     :param read: read policy of the memory: ``"uniform"``, ``"cycle"``, ``"class_balanced"``, ``"task_balanced"``,
         or an object.
     :param codec: how rows are stored: ``"raw"``, ``"float16"``, ``"uint8"``, or an object.
-    :param seed: of the memory.
+    :param augment: random augmentation of the replayed rows, a callable on a batch on the device.
+    :param seed: of the memory and of the augmentation.
     :param train_mb_size: mini-batch size for training.
     :param train_epochs: number of training epochs.
     :param eval_mb_size: mini-batch size for eval; None: that for training.
@@ -60,6 +62,7 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
         policy: str | WritePolicy = "ring",
         read: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
+        augment: Augment | None = None,
         seed: int = 0,
         train_mb_size: int = 1,
         train_epochs: int = 1,
@@ -77,6 +80,7 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
             policy=policy,
             read=read,
             codec=codec,
+            augment=augment,
             seed=seed,
         )
         super().__init__(

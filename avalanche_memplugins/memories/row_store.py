@@ -96,7 +96,7 @@ class RowStore(nn.Module):
             # The copy into page-locked memory returns before it is done: the rows are put down when next somebody
             # looks, in the order they were written, so that the step that brings them waits for nothing.
             here = rows.to(buffer.device, buffer.dtype, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(rows.device))
             self._arriving.append((event, lambda: _put(buffer, slots, here)))
             return

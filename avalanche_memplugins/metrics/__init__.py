@@ -3,5 +3,14 @@
 from avalanche_memplugins.metrics.memory_bytes import MemoryBytes, MemoryFixedBytes
 from avalanche_memplugins.metrics.memory_metrics import memory_metrics
 from avalanche_memplugins.metrics.replay_accuracy import ReplayAccuracy
+from avalanche_memplugins.metrics.replay_agreement import ReplayAgreement
+from avalanche_memplugins.metrics.replay_bound import ReplayBound
 
-__all__ = ["MemoryBytes", "MemoryFixedBytes", "ReplayAccuracy", "memory_metrics"]
+__all__ = [
+    "MemoryBytes",
+    "MemoryFixedBytes",
+    "ReplayAccuracy",
+    "ReplayAgreement",
+    "ReplayBound",
+    "memory_metrics",
+]

@@ -38,8 +38,11 @@ class MemoryBytes(GenericPluginMetric):  # type: ignore[misc]
                 warnings.warn("no plugin of the strategy has a memory with nbytes: no bytes to report", stacklevel=2)
                 self._warned = True
             return []
-        self._bytes = sum(int(getattr(memory, self._what, 0)) for memory in memories)
+        self._bytes = sum(int(getattr(holder, self._what, 0)) for holder in [*memories, *self._others(strategy)])
         return list(super()._package_result(strategy))
+
+    def _others(self, strategy: Any) -> list[Any]:
+        return []
 
     def result(self) -> int:
         """The bytes at the last emission."""
@@ -53,10 +56,15 @@ class MemoryFixedBytes(MemoryBytes):
     r"""Bytes of what the memories need besides the stream, such as frozen encoders.
 
     .. math::
-        \sum_{m \in \text{memories}} \text{nbytes\_fixed}(m)
+        \sum_{m \in \text{memories}} \text{nbytes\_fixed}(m) + \sum_{p \in \text{plugins}} \text{nbytes\_fixed}(p)
+
+    A plugin's own are, for example, those of the old model that labels what is replayed.
 
     :param emit_at: after each training ``"iteration"``, ``"epoch"`` or ``"experience"``.
     :raises ValueError: for another ``emit_at``.
     """
 
     _what, _name = "nbytes_fixed", "MemoryFixedBytes"
+
+    def _others(self, strategy: Any) -> list[Any]:
+        return list(strategy.plugins)

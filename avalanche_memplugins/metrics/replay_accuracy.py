@@ -5,31 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any, Literal
 
-import torch
-from avalanche.evaluation import GenericPluginMetric, Metric
-from torch import Tensor
+from avalanche.evaluation import GenericPluginMetric
 
 from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at
-
-
-class _Hits(Metric):  # type: ignore[misc]
-    """Counts correct predictions on their own device, so that no iteration waits for it."""
-
-    def __init__(self) -> None:
-        self.hits: Tensor | None = None
-        self.rows = 0
-
-    @torch.no_grad()
-    def update(self, output: Tensor, y: Tensor) -> None:
-        hits = (output.argmax(dim=1) == y).sum()
-        self.hits = hits if self.hits is None else self.hits.to(hits.device) + hits
-        self.rows += len(y)
-
-    def result(self) -> float | None:
-        return None if self.hits is None or not self.rows else self.hits.item() / self.rows
-
-    def reset(self) -> None:
-        self.hits, self.rows = None, 0
+from avalanche_memplugins.metrics._shares import Hits
 
 
 class ReplayAccuracy(GenericPluginMetric):  # type: ignore[misc]
@@ -50,7 +29,7 @@ class ReplayAccuracy(GenericPluginMetric):  # type: ignore[misc]
     """
 
     def __init__(self, emit_at: Literal["iteration", "epoch", "experience"] = "experience") -> None:
-        super().__init__(_Hits(), reset_at=check_emit_at(emit_at), emit_at=emit_at, mode="train")
+        super().__init__(Hits(), reset_at=check_emit_at(emit_at), emit_at=emit_at, mode="train")
         self._warned = False
 
     def update(self, strategy: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,8 +18,19 @@ def check_augment(augment: Augment | None) -> Augment | None:
     return augment
 
 
+@contextmanager
+def isolated(device: torch.device, seed: int) -> Iterator[None]:
+    """Torch's global generators, of the CPU and of ``device``, set from ``seed`` meanwhile and put back after."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
+        yield
+
+
 def augmented(augment: Augment, x: Tensor, generator: torch.Generator) -> Tensor:
-    """``augment(x)``, with torch's global generators set from ``generator`` meanwhile and put back after.
+    """``augment(x)``, whose random numbers come from ``generator`` instead of torch's global ones.
 
     :param augment: a callable on a batch, such as a transform of ``torchvision.transforms.v2``.
     :param x: ``(B, ...)``.
@@ -26,11 +38,7 @@ def augmented(augment: Augment, x: Tensor, generator: torch.Generator) -> Tensor
     :raises ValueError: if what comes back is not a tensor of as many rows.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
-    cuda = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed(seed)
+    with isolated(x.device, seed):
         out = augment(x)
     if not isinstance(out, Tensor) or len(out) != len(x):
         got = f"{len(out)} rows" if isinstance(out, Tensor) else type(out).__name__

@@ -6,6 +6,8 @@ import difflib
 from typing import Any
 
 import torch
+from avalanche.models import avalanche_forward
+from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -20,6 +22,7 @@ class LatentTap:
 
     def __init__(self, at: str) -> None:
         self.at = at
+        self.has_gradient = False  # whether a gradient could flow into the outputs that passed last
         self._handle: RemovableHandle | None = None
         self._seen: list[Tensor] = []
         self._codes: Tensor | None = None
@@ -49,9 +52,45 @@ class LatentTap:
         seen, self._seen, self._handle, self._codes = self._seen, [], None, None
         return seen
 
+    def read(self, model: nn.Module, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The module's output ``(B, *shape)`` for rows ``x`` with task labels ``t`` ``(B,)``, and the model's."""
+        self.open(model, None)
+        try:
+            output: Tensor = avalanche_forward(model, x, t)
+        finally:
+            latents = self.close()
+        return in_batch_order(latents, t), output
+
+    def forward_codes(self, model: nn.Module, codes: Tensor, t: Tensor, filler: Tensor) -> Tensor:
+        """The model's output for codes that stand in the place of the module's output.
+
+        :param codes: ``(R, *shape)``.
+        :param t: task labels ``(R,)``; a multi-task model runs task by task.
+        :param filler: rows of input: the layers below want some, and what they make of them is put aside.
+        """
+        if not is_multi_task_module(model):
+            return self._run(model, codes, t, filler[:1])
+        parts: list[Tensor] = []
+        places: list[Tensor] = []
+        for task in torch.unique(t).tolist():
+            place = (t == task).nonzero().flatten()
+            rows = torch.arange(len(place), device=filler.device) % len(filler)
+            parts.append(self._run(model, codes[place], t[place], filler[rows]))
+            places.append(place)
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def _run(self, model: nn.Module, codes: Tensor, t: Tensor, filler: Tensor) -> Tensor:
+        self.open(model, codes, instead=True)
+        try:
+            output: Tensor = avalanche_forward(model, filler, t)
+        finally:
+            self.close()
+        return output
+
     def _hook(self, module: nn.Module, args: Any, output: Any) -> Tensor | None:
         if not isinstance(output, Tensor):
             raise ValueError(f"at: {self.at!r} has to give one tensor, got {type(output).__name__}")
+        self.has_gradient = output.requires_grad
         self._seen.append(output.detach())
         if self._codes is None:
             return None
@@ -65,3 +104,14 @@ class LatentTap:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None, "_seen": [], "_codes": None}
+
+
+def in_batch_order(latents: list[Tensor], t: Tensor) -> Tensor:
+    """One row an item, in the order of the batch, from the outputs of all runs of a module.
+
+    :param latents: one tensor a run. A multi-task model runs once a task, in ascending order of the labels.
+    :param t: task labels of the batch ``(B,)``.
+    """
+    if len(latents) == 1:
+        return latents[0]
+    return torch.cat(latents)[t.argsort(stable=True).argsort()]

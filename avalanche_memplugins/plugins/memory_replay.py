@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
-from avalanche.benchmarks.utils.data_loader import SingleDatasetDataLoader
 from avalanche.core import SupervisedPlugin
-from avalanche.models import avalanche_forward
 from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins import EvaluationPlugin, GenerativeReplayPlugin, ReplayPlugin
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
 
-from avalanche_memplugins.memories import RandomMemory, Recall
+from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories import _checks as check
-from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
+from avalanche_memplugins.plugins._augment import Augment, augmented, check_augment
+from avalanche_memplugins.plugins._feed import Batches, HeldBatches, through_the_model
+from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
+from avalanche_memplugins.plugins._teacher import Teacher, distillation
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
+TEMPERATURE = 2.0
+Labels = Literal["memory", "old_model", "soft", "logits"]
+
 
 class Replayed(NamedTuple):
-    """What was replayed in one iteration: outputs ``(R, classes)`` without gradient, ``y`` and ``t`` ``(R,)``."""
+    """What was replayed in one iteration.
+
+    ``output`` ``(R, classes)`` without gradient, before the update; ``y`` ``(R,)``: the classes it was trained
+    towards; ``t`` ``(R,)``; ``x`` ``(R, *shape)``: rows or codes as the model got them; ``label`` ``(R,)``: the
+    memory's own classes.
+    """
 
     output: Tensor
     y: Tensor
     t: Tensor
+    x: Tensor
+    label: Tensor
 
 
 class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
@@ -45,69 +59,132 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
     plugins listed after this one never see replay; it is at :attr:`last_replay` and in
     :class:`~avalanche_memplugins.metrics.ReplayAccuracy`.
 
-    :param memory: a :class:`~avalanche_memplugins.memories.RandomMemory`, or what writes and samples alike.
-    :param replay_size: rows to replay each iteration; None: as many as the stream's rows.
+    :param memory: a memory that is written row by row, such as
+        :class:`~avalanche_memplugins.memories.RandomMemory`; or one with ``consolidate``, which learns from the
+        whole experience when it has ended, in batches of ``train_mb_size`` in an order of the plugin's own.
+    :param replay_size: rows to replay each iteration: a number; None: as many as the stream's rows;
+        ``"growing"``: as many for each experience before; or a function of the number of the experience, from 0,
+        and of the iteration in it, from 0, that gives the rows, >= 0.
     :param write_every: write one whole batch every so many iterations (RMA's m), >= 1.
     :param write_at: ``"iteration"``: rows as the model saw them, augmentation included; or
         ``"experience"``: after each experience offer its whole data set once, under its evaluation
-        transforms; only rows that the memory keeps are loaded.
+        transforms; with ``at`` or logits after a pass through the model in eval mode. None: the first, or the
+        second for a memory with ``consolidate``, which knows no other.
     :param write_epochs: ``"first"``: write during the first epoch of an experience only, since later
         ones bring the same rows again; or ``"all"``.
     :param batch_policy: ``"append"`` the replayed rows; or let them ``"replace"`` the last rows of the
         batch, which keeps its size (with ``replay_size=None`` half of it).
     :param replay_weight: the weight :math:`w`, 0 < w < 1; or ``"growing"``: :math:`w = 1 - 1/t` at the
         t-th experience (van de Ven & Tolias 2019), which replays nothing during the first.
+    :param labels: what replayed rows are trained towards. ``"memory"``: the classes that the memory gives.
+        ``"old_model"``: the class that a copy of the model, taken at the end of the last experience, finds most
+        likely among the classes seen until then. ``"soft"``: that copy's probabilities :math:`p` of these classes
+        at temperature T = 2, with :math:`\ell = T^2 \, \mathrm{KL}(p \| \mathrm{softmax}(o / T))`. ``"logits"``:
+        the outputs :math:`o'` that the memory stored, with the mean square of :math:`o - o'` over outputs. With the
+        copy, rows of the running experience, which it does not know, keep the memory's class and cross-entropy.
+    :param augment: random augmentation of the replayed rows, applied to a batch ``(R, ...)`` on the device, for
+        example from ``torchvision.transforms.v2``. Torch's random numbers in it come from a generator of the
+        plugin's own. The old model sees what the model sees.
     :param at: name of a module of the model, as in ``model.named_modules()``: store and replay its
         output instead of the model's input (latent replay). Layers below get no gradient from replay.
         As they go on learning from the stream, stored outputs grow stale: freeze or slow them down.
         The module has to give one tensor with one row an item.
     :param origin: what the policies mean by "task": ``"experience"``: the running number of the
         experience; or ``"task_label"``.
-    :raises ValueError: for arguments out of range, naming the argument.
+    :param prefetch: fetch the next iteration's rows while this one computes, if the memory can; see
+        :meth:`RandomMemory.prefetch <avalanche_memplugins.memories.RandomMemory.prefetch>`.
+    :param seed: of the generator for augmentation and for the order in which a learning memory is fed.
+    :raises ValueError: for arguments out of range or that exclude each other, naming the argument.
+    :raises TypeError: for a memory that neither writes nor learns, or an ``augment`` that cannot be called.
 
     Sources: Zeta36, "Random memory adaptation", 2018; Chaudhry et al., "On tiny episodic memories in
-    continual learning", 2019; for latent replay Pellegrini et al. 2020, section III.
+    continual learning", 2019; for latent replay Pellegrini et al. 2020, section III; for ``"old_model"`` Shin et al.
+    2017; for ``"soft"`` van de Ven & Tolias 2018 (DGR + distill); for ``"logits"`` Buzzega et al. 2020 (DER).
     """
 
     def __init__(
         self,
-        memory: RandomMemory,
+        memory: WritableMemory | LearningMemory,
         *,
-        replay_size: int | None = None,
+        replay_size: int | Literal["growing"] | Callable[[int, int], int] | None = None,
         write_every: int = 1,
-        write_at: Literal["iteration", "experience"] = "iteration",
+        write_at: Literal["iteration", "experience"] | None = None,
         write_epochs: Literal["first", "all"] = "first",
         batch_policy: Literal["append", "replace"] = "append",
         replay_weight: float | Literal["growing"] | None = None,
+        labels: Labels = "memory",
+        augment: Augment | None = None,
         at: str | None = None,
         origin: Literal["experience", "task_label"] = "experience",
+        prefetch: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.memory = memory
-        self.replay_size = None if replay_size is None else check.positive_integer("replay_size", replay_size)
+        self.memory: Any = memory
+        self._learns = callable(getattr(memory, "consolidate", None))
+        if not hasattr(memory, "sample") or not (self._learns or hasattr(memory, "write")):
+            raise TypeError(f"memory: wants a memory with sample and write or consolidate, got {type(memory).__name__}")
+        self.replay_size = replay_size
+        if replay_size not in (None, "growing") and not callable(replay_size):
+            check.positive_integer("replay_size", replay_size)  # type: ignore[arg-type]
         self.write_every = check.positive_integer("write_every", write_every)
-        self.write_at = check.choice("write_at", write_at, ("iteration", "experience"))
+        self.write_at = check.choice("write_at", write_at or self._usual_time, ("iteration", "experience"))
         self.write_epochs = check.choice("write_epochs", write_epochs, ("first", "all"))
         self.batch_policy = check.choice("batch_policy", batch_policy, ("append", "replace"))
+        self.labels = check.choice("labels", labels, ("memory", "old_model", "soft", "logits"))
+        self.augment = check_augment(augment)
         self.origin = check.choice("origin", origin, ("experience", "task_label"))
         is_number = isinstance(replay_weight, float | int) and 0 < replay_weight < 1
         if replay_weight not in (None, "growing") and not is_number:
             raise ValueError(f"replay_weight: wants 0 < w < 1, 'growing' or None, got {replay_weight!r}")
         self.replay_weight = replay_weight
         self.at = at
-        if at is not None and write_at == "experience":
-            raise ValueError("write_at: outputs of a module are written as they pass, wants 'iteration' with at=...")
-        if memory.store_logits and write_at == "experience":
-            raise ValueError("write_at: outputs are written as they pass, wants 'iteration' with store_logits=True")
+        self.prefetch = prefetch
+        self._stores_logits = bool(getattr(memory, "store_logits", False))
+        self._check_combination()
         self.last_replay: Replayed | None = None
         self._iterations = 0  # that were up for writing
         self._recall: Recall | None = None
+        self._own_label: Tensor | None = None  # the memory's classes of the rows in _recall
+        self._soft: tuple[Tensor, Tensor] | None = None  # the old model's probabilities, rows that it knows
+        self._wanted = 0  # rows asked of the memory in this iteration
         self._writes = False  # in this iteration
         self._rows = 0  # of the stream in this iteration
         self._tap = None if at is None else LatentTap(at)
+        self._teacher = Teacher(at) if labels in ("old_model", "soft") else None
+        self._generator = torch.Generator().manual_seed(seed)
         self._loss_is_read = True
         self._replay_output: Tensor | None = None
         self._stream_loss: Tensor | None = None
+
+    @property
+    def _usual_time(self) -> Literal["iteration", "experience"]:
+        return "experience" if self._learns else "iteration"
+
+    def _check_combination(self) -> None:
+        if self._learns and self.write_at == "iteration":
+            raise ValueError(
+                f"write_at: {type(self.memory).__name__} learns from whole experiences, wants 'experience' or None, "
+                "got 'iteration'"
+            )
+        if self.augment is not None and self.at is not None:
+            raise ValueError(
+                f"augment: works on inputs, but at={self.at!r} replays a module's outputs; augment the stream instead"
+            )
+        if self.labels == "logits" and not self._stores_logits:
+            raise ValueError("labels: 'logits' wants a memory that keeps them; make it with store_logits=True")
+        if self._learns and self._stores_logits:
+            raise ValueError("memory: one that learns from batches (x, y, t) is given no logits, got store_logits=True")
+        if self.labels in ("old_model", "soft") and self.origin == "task_label":
+            raise ValueError(
+                f"origin: labels={self.labels!r} has to tell the running experience's rows from older ones, wants "
+                "'experience', got 'task_label'"
+            )
+
+    @property
+    def nbytes_fixed(self) -> int:
+        """Bytes that the plugin itself needs, whatever the stream: those of the old model."""
+        return 0 if self._teacher is None else self._teacher.nbytes
 
     # ---------------------------------------------------------------- callbacks
 
@@ -124,6 +201,8 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.memory.to(strategy.device)
         if self._tap is not None:
             self._tap.find(strategy.model)
+        if self._teacher is not None:
+            self._teacher.join(strategy.model, strategy.device)
         # The stream's own loss is worked out only if somebody is there to read it.
         idle = (EvaluationPlugin, PeriodicEval, Clock, MemoryReplayPlugin, TensorLoaderPlugin, LeanStepPlugin)
         self._loss_is_read = bool(strategy.evaluator.metrics) or any(not isinstance(p, idle) for p in strategy.plugins)
@@ -137,11 +216,13 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
                 "mbatch: replay knows batches [x, y] and [x, y, t] with integer task labels t (B,), got "
                 f"{[tuple(column.shape) for column in batch]} of {[column.dtype for column in batch]}"
             )
-        self.last_replay = self._stream_loss = None
-        recall = self._recall = self._sample(strategy, len(batch[0]))
+        self.last_replay = self._stream_loss = self._soft = None
+        recall = self._recall = self._prepared(strategy, self._sample(strategy, len(batch[0])))
         self._writes = self._is_up_for_writing(strategy)
         if self._writes and not self._writes_after_forward:
             self._write(strategy, batch[0], batch[1:], None)
+        if not (self._writes and self._writes_after_forward):
+            self._fetch_ahead()
         if recall is not None and self.batch_policy == "replace":
             for i, column in enumerate(batch):
                 batch[i] = column[: len(column) - len(recall.y)]
@@ -157,22 +238,24 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
                 batch[2] = torch.cat([batch[2], recall.t])
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Write what only the forward pass made known; part the outputs if they are weighted."""
+        """Write what only the forward pass made known; part the outputs if their losses differ."""
         recall, rows = self._recall, self._rows
         latents = self._tap.close() if self._tap is not None else []
         if self._writes and self._writes_after_forward:
             x = strategy.mbatch[0][:rows]
             if latents:
-                x = _in_batch_order(latents, strategy.mbatch)[:rows].float()
-            logits = strategy.mb_output[:rows].detach().float() if self.memory.store_logits else None
+                x = in_batch_order(latents, strategy.mbatch[-1])[:rows].float()
+            logits = strategy.mb_output[:rows].detach().float() if self._stores_logits else None
             self._write(strategy, x, [c[:rows] for c in strategy.mbatch[1:]], logits)
+            self._fetch_ahead()
         if recall is None:
             return
-        if self._runs_apart(strategy):
-            strategy.mb_output = torch.cat([strategy.mb_output, self._forward_codes(strategy, recall)])
+        if self._tap is not None and self._runs_apart(strategy):
+            codes = self._tap.forward_codes(strategy.model, recall.x, recall.t, strategy.mbatch[0])
+            strategy.mb_output = torch.cat([strategy.mb_output, codes])
             for i, column in enumerate((recall.y, recall.t)[: len(strategy.mbatch) - 1], start=1):
                 strategy.mbatch[i] = torch.cat([strategy.mbatch[i], column])
-        if self.replay_weight is not None:
+        if self._has_own_loss:
             self._part(strategy)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
@@ -180,19 +263,18 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         recall = self._recall
         if recall is None:
             return
-        if self.replay_weight is None:
+        if not self._has_own_loss:
             self._part(strategy)
             return
-        weight = self._weight(strategy)
+        weight = self._weight(strategy, len(recall.y))
         self._stream_loss = strategy.loss.detach()
-        replay_loss = strategy._criterion(self._replay_output, recall.y)
-        strategy.loss = (1 - weight) * strategy.loss + weight * replay_loss
+        strategy.loss = (1 - weight) * strategy.loss + weight * self._replay_loss(strategy, recall)
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """Leave the stream's loss for the metrics."""
         if self._recall is None:
             return
-        self._recall = self._replay_output = None
+        self._recall = self._replay_output = self._soft = None
         if self._loss_is_read:
             if self._stream_loss is None:
                 with torch.no_grad():
@@ -200,39 +282,86 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
             strategy.loss = self._stream_loss
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Offer the experience to the memory, if that is when it is written."""
-        self.last_replay = self._recall = self._replay_output = self._stream_loss = None
-        if self.write_at == "experience":
-            data = strategy.experience.dataset.eval()
-            # Every pass of a torch DataLoader draws a seed: from the global generator, unless it has its own.
-            loader = SingleDatasetDataLoader(data, batch_size=strategy.eval_mb_size, generator=torch.Generator())
-            for plugin in strategy.plugins:
-                if isinstance(plugin, TensorLoaderPlugin):
-                    loader = plugin.serve(loader, strategy.device)
-            for batch in loader:
-                x, *labels = (column.to(strategy.device) for column in batch)
-                self._write(strategy, x, labels, None)
+        """Copy the model, and offer the experience to the memory, if that is when it is written."""
+        self.last_replay = self._recall = self._replay_output = self._stream_loss = self._soft = None
+        self._own_label = None
+        if self._teacher is not None:
+            self._teacher.learn(strategy.model, strategy.experience.dataset)
+        if self._learns:
+            self.memory.consolidate(self._experience(strategy), origin=_number_of(strategy))
+        elif self.write_at == "experience":
+            batches: Any = Batches(strategy, strategy.eval_mb_size, None)
+            if self._tap is not None or self._stores_logits:
+                batches = through_the_model(strategy, batches, self._tap, logits=self._stores_logits)
+            for x, y, t, *logits in batches:
+                self._write(strategy, x, [y, t], logits[0] if logits else None)
 
     # ---------------------------------------------------------------- parts of the above
 
     @property
     def _writes_after_forward(self) -> bool:
-        return self._tap is not None or self.memory.store_logits
+        return self._tap is not None or self._stores_logits
+
+    @property
+    def _has_own_loss(self) -> bool:
+        return self.replay_weight is not None or self.labels in ("soft", "logits")
 
     def _runs_apart(self, strategy: Any) -> bool:
         # A multi-task model splits its input rows by task label, so replayed codes, which have no
         # input rows, need a forward pass of their own.
         return self._tap is not None and bool(is_multi_task_module(strategy.model))
 
+    def _experience(self, strategy: Any) -> Batches | HeldBatches:
+        if self._tap is None:
+            return Batches(strategy, strategy.train_mb_size, self._generator)
+        # The layers below do not change any more: once through them is enough for all passes.
+        rows = list(
+            through_the_model(strategy, Batches(strategy, strategy.eval_mb_size, None), self._tap, logits=False)
+        )
+        return HeldBatches(rows, strategy.train_mb_size, self._generator)
+
     def _sample(self, strategy: Any, rows: int) -> Recall | None:
-        if not len(self.memory) or (self.replay_weight == "growing" and not strategy.clock.train_exp_counter):
+        self._wanted = self._amount(strategy, rows)
+        if not self._wanted or not len(self.memory):
             return None
-        size = self.replay_size
+        if self.replay_weight == "growing" and not strategy.clock.train_exp_counter:
+            return None
+        recall: Recall = self.memory.sample(self._wanted)
+        return recall
+
+    def _amount(self, strategy: Any, rows: int) -> int:
+        size, number = self.replay_size, int(strategy.clock.train_exp_counter)
+        if size == "growing":
+            size = number * rows
+        elif callable(size):
+            size = size(number, int(strategy.clock.train_exp_iterations))
+            if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+                raise ValueError(
+                    f"replay_size: wants a function that gives an integer >= 0, got {size!r} for experience {number}"
+                )
         if self.batch_policy == "replace":
-            size = rows // 2 if size is None else min(size, rows - 1)
-            if not size:
-                return None
-        return self.memory.sample(rows if size is None else size)
+            return rows // 2 if size is None else min(size, rows - 1)
+        return rows if size is None else size
+
+    def _prepared(self, strategy: Any, recall: Recall | None) -> Recall | None:
+        """The rows as the model gets them, with the classes that they are trained towards."""
+        if recall is None:
+            return None
+        self._own_label = recall.y
+        if self.augment is not None:
+            recall = recall._replace(x=augmented(self.augment, recall.x, self._generator))
+        if self._teacher:
+            known = recall.origin != _number_of(strategy)
+            logits = self._teacher.logits(recall.x, recall.t, known, strategy.mbatch[0])
+            if self.labels == "soft":
+                self._soft = (logits / TEMPERATURE).softmax(1), known
+            else:
+                recall = recall._replace(y=torch.where(known, logits.argmax(1), recall.y))
+        return recall
+
+    def _fetch_ahead(self) -> None:
+        if self.prefetch and self._wanted and hasattr(self.memory, "prefetch"):
+            self.memory.prefetch(self._wanted)
 
     def _is_up_for_writing(self, strategy: Any) -> bool:
         if self.write_at != "iteration" or (self.write_epochs == "first" and strategy.clock.train_exp_epochs):
@@ -251,52 +380,67 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
     def _part(self, strategy: Any) -> None:
         """Split batch and outputs: the stream's rows stay with the strategy, the others come here."""
         rows, output, batch = self._rows, strategy.mb_output, strategy.mbatch
-        recall = self._recall
-        if recall is None:
+        recall, label = self._recall, self._own_label
+        if recall is None or label is None:
             return
         self._replay_output = output[rows:]
-        self.last_replay = Replayed(self._replay_output.detach(), recall.y, recall.t)
+        self.last_replay = Replayed(self._replay_output.detach(), recall.y, recall.t, recall.x, label)
         strategy.mb_output = output[:rows]
         for i, column in enumerate(batch):
             batch[i] = column[:rows]
 
-    def _weight(self, strategy: Any) -> float:
+    def _weight(self, strategy: Any, replayed: int) -> float:
         if self.replay_weight == "growing":
             return 1 - 1 / (int(strategy.clock.train_exp_counter) + 1)
-        return self.replay_weight or 0.0
+        return self.replay_weight or replayed / (replayed + self._rows)
 
-    def _forward_codes(self, strategy: Any, recall: Recall) -> Tensor:
-        """Outputs for stored codes under a multi-task model, task by task."""
-        tap, x = self._tap, strategy.mbatch[0]
-        parts: list[Tensor] = []
-        places: list[Tensor] = []
-        if tap is None:
-            raise RuntimeError("stored codes without a module to replay them at")
-        for task in torch.unique(recall.t).tolist():
-            place = (recall.t == task).nonzero().flatten()
-            # The layers below want input rows; what they make of them is put aside for the codes.
-            filler = x[torch.arange(len(place), device=x.device) % len(x)]
-            tap.open(strategy.model, recall.x[place], instead=True)
-            try:
-                parts.append(avalanche_forward(strategy.model, filler, recall.t[place]))
-            finally:
-                tap.close()
-            places.append(place)
-        return torch.cat(parts)[torch.cat(places).argsort()]
+    def _replay_loss(self, strategy: Any, recall: Recall) -> Tensor:
+        output = self._replay_output
+        if output is None:
+            raise RuntimeError("a loss of replayed rows without outputs")
+        if self.labels == "logits" and recall.logits is not None:
+            # Heads may have grown since the rows were written.
+            width = min(output.shape[1], recall.logits.shape[1])
+            return mse_loss(output[:, :width].float(), recall.logits[:, :width])
+        if self._soft is not None:
+            target, known = self._soft
+            hard = cross_entropy(output.float(), recall.y, reduction="none")
+            return torch.where(known, distillation(output, target, TEMPERATURE), hard).mean()
+        loss: Tensor = strategy._criterion(output, recall.y)
+        return loss
 
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on exactly: the memory and the count of iterations."""
-        return {"memory": dict(self.memory.state_dict()), "iterations": self._iterations}
+        """All that a run needs to go on exactly: the memory, the count of iterations, generator, old model."""
+        return {
+            "memory": dict(self.memory.state_dict()),
+            "iterations": self._iterations,
+            "generator": self._generator.get_state(),
+            "teacher": None if self._teacher is None else self._teacher.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``.
 
-        :raises ValueError: if it is of another kind of memory.
+        :raises ValueError: if it is of another kind of memory, or of a plugin with other ``labels``.
         """
+        if (state["teacher"] is None) != (self._teacher is None):
+            raise ValueError(f"state: wants that of a plugin with labels={self.labels!r}, got one of other labels")
         self.memory.load_state_dict(state["memory"])
         self._iterations = state["iterations"]
+        self._generator.set_state(state["generator"].cpu())
+        if self._teacher is not None:
+            self._teacher.load_state_dict(state["teacher"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.
+        return {**self.__dict__, "_generator": self._generator.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        generator = torch.Generator()
+        generator.set_state(state["_generator"])
+        self.__dict__.update({**state, "_generator": generator})
 
 
 def _replays(plugin: Any) -> bool:
@@ -308,10 +452,3 @@ def _number_of(strategy: Any) -> int:
     if getattr(strategy.experience, "access_task_boundaries", False):
         return int(strategy.experience.origin_experience.current_experience)
     return int(strategy.clock.train_exp_counter)
-
-
-def _in_batch_order(latents: list[Tensor], batch: list[Tensor]) -> Tensor:
-    if len(latents) == 1:
-        return latents[0]
-    # A multi-task model runs once a task, in ascending order of the task labels.
-    return torch.cat(latents)[batch[-1].argsort(stable=True).argsort()]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
@@ -34,7 +35,7 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
         mem_size: int = 15_000,
         *,
         write_every: int = 10,
-        replay_size: int | None = None,
+        replay_size: int | Literal["growing"] | Callable[[int, int], int] | None = None,
         policy: str | WritePolicy = "ring",
         read: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
@@ -42,4 +43,4 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
         **kwargs: Any,
     ) -> None:
         memory = RandomMemory(mem_size, policy=policy, read=read, codec=codec, seed=seed)
-        super().__init__(memory, write_every=write_every, replay_size=replay_size, **kwargs)
+        super().__init__(memory, write_every=write_every, replay_size=replay_size, seed=seed, **kwargs)

@@ -156,15 +156,16 @@ class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.__dict__.update(state)
         self.load_state_dict(saved)
 
-    def serve(self, loader: Any, device: torch.device) -> Any:
+    def serve(self, loader: Any, device: torch.device, *, generator: torch.Generator | None = None) -> Any:
         """Serve another data loader's batches from tensors, without augmentation: for plugins that read data.
 
         :param loader: one of Avalanche's loaders, or torch's over an Avalanche dataset.
         :param device: where the batches must lie.
+        :param generator: draws the order, if the loader shuffles; None: the plugin's own.
         :returns: a loader of the same batches, or ``loader`` itself where that is not possible.
         """
         try:
-            return self._replacement(loader, device, "eval")
+            return self._replacement(loader, device, "eval", generator)
         except Unsupported as reason:
             self._warn("eval", str(reason))
             return loader
@@ -175,7 +176,7 @@ class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
         except Unsupported as reason:
             self._warn(phase, str(reason))
 
-    def _replacement(self, old: Any, device: torch.device, phase: str) -> Any:
+    def _replacement(self, old: Any, device: torch.device, phase: str, generator: torch.Generator | None = None) -> Any:
         if DistributedHelper.is_distributed:
             raise Unsupported("training is distributed")
         datasets, batch_sizes, main, oversample, shuffle, drop_last = _recipe(old)
@@ -188,7 +189,7 @@ class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
         ]
         return TensorLoader(
             groups,
-            self._generators[phase] if shuffle else None,
+            (generator or self._generators[phase]) if shuffle else None,
             drop_last=drop_last,
             main=main,
             oversample=oversample,

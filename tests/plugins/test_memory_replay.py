@@ -15,7 +15,7 @@ from avalanche.training.plugins import ReplayPlugin
 from torch.nn.functional import cross_entropy
 
 from avalanche_memplugins import MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
-from avalanche_memplugins.plugins.memory_replay import _in_batch_order
+from avalanche_memplugins.plugins._latent import in_batch_order
 
 
 class Gradients(SupervisedPlugin):
@@ -304,7 +304,6 @@ def test_a_batch_with_further_columns_is_refused() -> None:
         ({"replay_weight": 1.0}, "replay_weight: wants 0 < w < 1, 'growing' or None, got 1.0"),
         ({"replay_weight": "shrinking"}, "replay_weight: .*got 'shrinking'"),
         ({"origin": "task"}, "origin: wants one of"),
-        ({"at": "features", "write_at": "experience"}, "write_at: outputs of a module"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -344,4 +343,4 @@ def test_latents_of_a_batch_of_several_tasks_go_back_to_their_rows() -> None:
     t = torch.tensor([2, 0, 1, 0, 2, 1, 0])
     rows_of = torch.arange(7.0)[:, None]
     latents = [rows_of[t == task] for task in (0, 1, 2)]
-    assert torch.equal(_in_batch_order(latents, [rows_of, t, t]), rows_of)
+    assert torch.equal(in_batch_order(latents, t), rows_of)

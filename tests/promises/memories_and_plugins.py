@@ -8,9 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avalanche_memplugins import LocalAdaptationPlugin, MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
+from avalanche_memplugins import (
+    LatentReplayPlugin,
+    LocalAdaptationPlugin,
+    MemoryReplayPlugin,
+    RandomMemory,
+    RandomMemoryPlugin,
+)
 from avalanche_memplugins.codecs import Bits, LatentCodec
 from avalanche_memplugins.memories import EpisodicMemory
+
+
+def noise(x: Tensor) -> Tensor:
+    """A random augmentation."""
+    return x + 0.1 * torch.randn(x.shape, device=x.device)
+
+
+def schedule(experience: int, iteration: int) -> int:
+    """An amount of replay that changes, and begins with none."""
+    return 4 * experience + iteration % 3
+
+
+class LearningMemory(RandomMemory):
+    """Knows whole experiences only; its second pass stands for learning."""
+
+    def consolidate(self, batches: Any, *, origin: int) -> None:
+        for _ in range(2):
+            for x, y, t in batches:
+                self.write(x, y, t, origin=origin)
+
 
 POLICIES = ("ring", "reservoir", "class_balanced", "task_balanced")
 READS = ("uniform", "cycle", "class_balanced", "task_balanced")
@@ -64,6 +90,25 @@ PLUGINS["weighted"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), repla
 PLUGINS["growing"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), replay_weight="growing")
 PLUGINS["replacing"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), batch_policy="replace")
 PLUGINS["after the experience"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), write_at="experience")
+PLUGINS["after the experience, at a layer"] = lambda: MemoryReplayPlugin(
+    RandomMemory(40, seed=5), write_at="experience", at="features"
+)
+PLUGINS["after the experience, logits"] = lambda: MemoryReplayPlugin(
+    RandomMemory(40, store_logits=True, seed=5), write_at="experience", labels="logits"
+)
+PLUGINS["augmented"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), augment=noise)
+PLUGINS["growing amount"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), replay_size="growing")
+PLUGINS["scheduled amount"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), replay_size=schedule)
+PLUGINS["old model"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), labels="old_model")
+PLUGINS["soft"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), labels="soft")
+PLUGINS["soft, at a layer"] = lambda: MemoryReplayPlugin(
+    RandomMemory(40, seed=5), labels="soft", at="features", replay_weight=0.5
+)
+PLUGINS["stored logits"] = lambda: MemoryReplayPlugin(RandomMemory(40, store_logits=True, seed=5), labels="logits")
+PLUGINS["prefetching"] = lambda: MemoryReplayPlugin(RandomMemory(40, storage="host", seed=5), prefetch=True)
+PLUGINS["latent"] = lambda: LatentReplayPlugin(RandomMemory(40, seed=5), at="features", freeze_below=False)
+PLUGINS["learning"] = lambda: MemoryReplayPlugin(LearningMemory(40, seed=5), labels="old_model")
+PLUGINS["learning, at a layer"] = lambda: MemoryReplayPlugin(LearningMemory(40, seed=5), at="features")
 for policy in ("ring", "reservoir"):
     PLUGINS[f"MbPA, {policy}"] = lambda policy=policy: LocalAdaptationPlugin(  # type: ignore[misc]
         EpisodicMemory(40, policy=policy, seed=5), writes=True, neighbours=5, steps=2
@@ -73,5 +118,7 @@ for policy in ("ring", "reservoir"):
 def for_model(plugin: Any, multi_head: bool) -> Any:
     """A layer has another name below the multi-task wrapper."""
     if multi_head and getattr(plugin, "at", None) is not None:
-        return MemoryReplayPlugin(plugin.memory, at=f"model.{plugin.at}")
+        names = [plugin, plugin._tap, getattr(plugin._teacher, "_tap", None)]
+        for named in filter(None, names):
+            named.at = f"model.{named.at}"
     return plugin

@@ -1,0 +1,78 @@
+"""Whether what is replayed looks like what its label says."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from avalanche.evaluation import GenericPluginMetric
+from avalanche.models import avalanche_forward
+from torch import Tensor, nn
+
+from avalanche_memplugins.memories._modes import eval_mode
+from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at
+from avalanche_memplugins.metrics._shares import Hits
+
+Judge = Callable[[Tensor], Tensor]
+
+
+class ReplayAgreement(GenericPluginMetric):  # type: ignore[misc]
+    r"""Share of the replayed rows in which a judge sees the class that the memory gives them.
+
+    .. math::
+        \frac{1}{R} \sum_{r = 1}^{R} [\arg\max_c J(x_r)_c = y_r]
+
+    over the :math:`R` rows that all memory plugins replayed in an epoch or experience, with the memory's own
+    classes :math:`y`. With a classifier trained on all of the data as judge :math:`J` it says how well a memory that
+    generates its rows knows what it generates. Where nothing was replayed nothing is emitted.
+    Its name is ``ReplayAgreement_Epoch/train_phase/train_stream/Task000``, or with ``_Exp`` and ``/Exp000``.
+
+    :param judge: gives outputs ``(R, classes)`` or classes ``(R,)`` for rows ``(R, *shape)`` as the model got them:
+        images, or codes under latent replay. A module is run in eval mode, a multi-task one with the rows' task
+        labels. None: the outputs of the strategy's own model in training, before the update, which is no
+        independent judge.
+    :param emit_at: after each training ``"iteration"``, ``"epoch"`` or ``"experience"``. The judge runs in every
+        iteration. Hits are counted on the device and fetched only when emitted.
+    :raises ValueError: for another ``emit_at``.
+    :raises TypeError: for a judge that cannot be called.
+    """
+
+    def __init__(
+        self, judge: Judge | None = None, *, emit_at: Literal["iteration", "epoch", "experience"] = "experience"
+    ) -> None:
+        if judge is not None and not callable(judge):
+            raise TypeError(f"judge: wants a callable on a batch, or None, got {type(judge).__name__}")
+        super().__init__(Hits(), reset_at=check_emit_at(emit_at), emit_at=emit_at, mode="train")
+        self.judge = judge
+        self._warned = False
+
+    @torch.no_grad()
+    def update(self, strategy: Any) -> None:
+        """Judge what the plugins replayed in this iteration."""
+        replaying = [plugin for plugin in strategy.plugins if hasattr(plugin, "last_replay")]
+        for plugin in replaying:
+            replay = plugin.last_replay
+            if replay is not None:
+                label = getattr(replay, "label", replay.y)
+                self._metric.update(replay.output if self.judge is None else self._judged(replay), label)
+        if not replaying and not self._warned:
+            warnings.warn("no plugin of the strategy replays from a memory: nothing to agree with", stacklevel=2)
+            self._warned = True
+
+    def _judged(self, replay: Any) -> Tensor:
+        judge = self.judge
+        if isinstance(judge, nn.Module):
+            with eval_mode(judge):
+                output: Tensor = avalanche_forward(judge, replay.x, replay.t)
+            return output
+        if judge is None:
+            raise RuntimeError("no judge to ask")
+        return judge(replay.x)
+
+    def _package_result(self, strategy: Any) -> list[Any]:
+        return [] if self.result() is None else list(super()._package_result(strategy))
+
+    def __str__(self) -> str:
+        return f"ReplayAgreement_{SUFFIX[self._emit_at]}"

@@ -1,0 +1,66 @@
+"""How likely a memory's own model finds what it replays."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from avalanche.evaluation import GenericPluginMetric
+from torch import Tensor
+
+from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at
+from avalanche_memplugins.metrics._shares import RowMean
+from avalanche_memplugins.plugins._augment import isolated
+
+
+class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
+    r"""Negative evidence bound of the replayed rows under the memory's own model, in nats an image.
+
+    .. math::
+        \frac{1}{R} \sum_{r = 1}^{R} \mathcal L(x_r), \qquad \mathcal L(x) \ge -\log p(x)
+
+    over the rows replayed in an epoch or experience, with what ``memory.bound(x)`` or, if the memory has none,
+    ``memory.codec.bound(x)`` gives: ``(R,)``, or parts with a ``total``. Where there is neither the metric warns once
+    and emits nothing. Random numbers in the bound come from a generator of the
+    metric's own, so that the run is that without it.
+    Its name is ``ReplayBound_Epoch/train_phase/train_stream/Task000``, or with ``_Exp`` and ``/Exp000``.
+
+    :param emit_at: after each training ``"iteration"``, ``"epoch"`` or ``"experience"``; the bound is worked out in
+        every iteration and fetched only then.
+    :raises ValueError: for another ``emit_at``.
+    """
+
+    def __init__(self, emit_at: Literal["iteration", "epoch", "experience"] = "experience") -> None:
+        super().__init__(RowMean(), reset_at=check_emit_at(emit_at), emit_at=emit_at, mode="train")
+        self._draws = 0
+        self._warned = False
+
+    @torch.no_grad()
+    def update(self, strategy: Any) -> None:
+        """Work out the bound of what the plugins replayed in this iteration."""
+        found = False
+        for plugin in strategy.plugins:
+            replay, bound = getattr(plugin, "last_replay", None), _bound_of(getattr(plugin, "memory", None))
+            found = found or bound is not None
+            if replay is None or bound is None:
+                continue
+            self._draws += 1
+            with isolated(replay.x.device, self._draws):
+                parts = bound(replay.x)
+            values: Tensor = getattr(parts, "total", parts)
+            self._metric.update(values)
+        if not found and not self._warned:
+            warnings.warn("no memory of the strategy, and no codec, has a bound to report", stacklevel=2)
+            self._warned = True
+
+    def _package_result(self, strategy: Any) -> list[Any]:
+        return [] if self.result() is None else list(super()._package_result(strategy))
+
+    def __str__(self) -> str:
+        return f"ReplayBound_{SUFFIX[self._emit_at]}"
+
+
+def _bound_of(memory: Any) -> Any:
+    bounds = [getattr(owner, "bound", None) for owner in (memory, getattr(memory, "codec", None))]
+    return next((bound for bound in bounds if callable(bound)), None)
