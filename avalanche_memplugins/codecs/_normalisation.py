@@ -22,12 +22,7 @@ class Normalisation:
     """
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
-        self.mean = torch.as_tensor(mean, dtype=torch.float32).reshape(-1)
-        self.std = torch.as_tensor(std, dtype=torch.float32).reshape(-1)
-        if not bool(torch.isfinite(self.mean).all()):
-            raise ValueError(f"mean: wants finite numbers, got {mean}")
-        if not bool((self.std > 0).all()) or not bool(torch.isfinite(self.std).all()):
-            raise ValueError(f"std: wants numbers above 0, got {std}")
+        self.mean, self.std = statistics(mean, std)
 
     def check(self, x: Tensor, codec: str) -> None:
         """Raise ``ValueError`` unless the pixels of ``x`` ``(B, *shape)`` lie within [0, 1]."""
@@ -71,7 +66,20 @@ class Normalisation:
         return tuple(v if len(v) == 1 else v.view((-1,) + (1,) * (ndim - 2)) for v in (self.mean, self.std))  # type: ignore[return-value]
 
     def __repr__(self) -> str:
-        return f"mean={_show(self.mean)}, std={_show(self.std)}"
+        return f"mean={show(self.mean)}, std={show(self.std)}"
+
+
+def statistics(mean: float | Sequence[float], std: float | Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Both as float32 ``(C,)``, or ``(1,)`` for all channels.
+
+    :raises ValueError: if they are not finite, or ``std`` is not positive.
+    """
+    means, stds = (torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in (mean, std))
+    if not bool(torch.isfinite(means).all()):
+        raise ValueError(f"mean: wants finite numbers, got {mean}")
+    if not bool((stds > 0).all()) or not bool(torch.isfinite(stds).all()):
+        raise ValueError(f"std: wants numbers above 0, got {std}")
+    return means, stds
 
 
 def one_row(shape: Size) -> str:
@@ -79,6 +87,7 @@ def one_row(shape: Size) -> str:
     return f"(B, {', '.join(map(str, shape))})"
 
 
-def _show(values: Tensor) -> str:
+def show(values: Tensor) -> str:
+    """Numbers for people to read."""
     numbers = [f"{v:.6g}" for v in values.tolist()]
     return numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Size, Tensor
 
+from avalanche_memplugins.codecs._normalisation import show, statistics
+
 
 class Uint8:
     r"""Stores images in one byte a value, and gives back exactly what ``ToTensor`` and ``Normalize`` made.
@@ -28,13 +30,8 @@ class Uint8:
     def __init__(
         self, *, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0, lossy: bool = False
     ) -> None:
-        self.mean = torch.as_tensor(mean, dtype=torch.float32).reshape(-1)
-        self.std = torch.as_tensor(std, dtype=torch.float32).reshape(-1)
+        self.mean, self.std = statistics(mean, std)
         self.lossy = lossy
-        if not bool(torch.isfinite(self.mean).all()):
-            raise ValueError(f"mean: wants finite numbers, got {mean}")
-        if not bool((self.std > 0).all()) or not bool(torch.isfinite(self.std).all()):
-            raise ValueError(f"std: wants numbers above 0, got {std}")
 
     def check(self, x: Tensor) -> None:
         """Raise if the rows are not images of 256 levels under this mean and std."""
@@ -95,14 +92,9 @@ class Uint8:
 
     def __repr__(self) -> str:
         lossy = ", lossy=True" if self.lossy else ""
-        return f"Uint8(mean={_show(self.mean)}, std={_show(self.std)}{lossy})"
+        return f"Uint8(mean={show(self.mean)}, std={show(self.std)}{lossy})"
 
 
 def _bytes(levels: Tensor) -> Tensor:
     # Twice as fast on a CPU as straight from float to uint8.
     return levels.to(torch.int16).to(torch.uint8)
-
-
-def _show(values: Tensor) -> str:
-    numbers = [f"{v:.6g}" for v in values.tolist()]
-    return numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"

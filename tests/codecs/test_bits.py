@@ -77,6 +77,18 @@ def test_reducing_takes_means_and_enlarging_is_bilinear() -> None:
     np.testing.assert_allclose(large, weights @ (np.round(small * 255) / 255) @ weights.T, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 9, 13)])
+def test_enlarging_is_torchs_bilinear_interpolation_under_autocast_too(shape: tuple[int, ...]) -> None:
+    x = torch.from_numpy(images(3, *shape))
+    codec, inner = Downsampled(5, Bits(4)), Bits(4)
+    code = codec.encode(x)
+    small = inner.decode(code, Size((shape[0], 5, 5)), torch.float32)
+    expected = torch.nn.functional.interpolate(small, shape[1:], mode="bilinear", align_corners=False)
+    torch.testing.assert_close(codec.decode(code, x.shape[1:], x.dtype), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(codec.decode(code, x.shape[1:], x.dtype), expected)
+
+
 def test_other_ways_of_reducing_differ_and_an_image_of_that_size_is_left_alone() -> None:
     x = torch.from_numpy(images(2, 1, 9, 9))
     area, bilinear, nearest = (back(Downsampled(4, Bits(4), mode=m), x) for m in ("area", "bilinear", "nearest"))

@@ -102,6 +102,17 @@ def test_stored_codes_are_those_of_the_old_decoder_under_the_new_encoder() -> No
     assert not torch.equal(memory.store["codes"][kept], old.store["codes"][kept])
 
 
+def test_the_statistics_are_of_the_new_rows_and_of_those_held() -> None:
+    memory = make(20, policy="ring")
+    memory.consolidate(Experience(1, batches=2), origin=0)
+    held = memory.rows(torch.arange(20)).x
+    memory.consolidate(Experience(2, batches=2), origin=1)
+    rows = torch.cat([held, *Experience(2, batches=2).x])
+    z = memory.codec.to_latent(rows).numpy()
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(z.std(0), 1, atol=1e-4)
+
+
 def test_rows_offered_are_chosen_by_the_write_policy() -> None:
     memory, plain = make(25, policy="ring"), RandomMemory(25, policy="ring")
     for number in range(3):
