@@ -15,8 +15,8 @@ from avalanche_memplugins import (
     RandomMemory,
     RandomMemoryPlugin,
 )
-from avalanche_memplugins.codecs import Bits, LatentCodec
-from avalanche_memplugins.memories import EpisodicMemory
+from avalanche_memplugins.codecs import Bits, LatentCodec, StreamCodec
+from avalanche_memplugins.memories import EpisodicMemory, LatentMemory
 
 
 def noise(x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ MEMORIES: dict[str, Callable[[int], RandomMemory]] = {
 }
 MEMORIES["float16"] = lambda capacity: RandomMemory(capacity, codec="float16", seed=5)
 MEMORIES["4bit"] = lambda capacity: RandomMemory(capacity, codec=Bits(4, **PIXELS), labels="int16", seed=5)
-MEMORIES["latent"] = lambda capacity: RandomMemory(capacity, codec=latent_codec(), seed=5)
+MEMORIES["latent codec"] = lambda capacity: RandomMemory(capacity, codec=latent_codec(), seed=5)
 MEMORIES["host"] = lambda capacity: RandomMemory(capacity, storage="host", seed=5)
 MEMORIES["logits"] = lambda capacity: RandomMemory(capacity, store_logits=True, seed=5)
 MEMORIES["episodic"] = lambda capacity: EpisodicMemory(capacity, seed=5)
@@ -109,6 +109,9 @@ PLUGINS["prefetching"] = lambda: MemoryReplayPlugin(RandomMemory(40, storage="ho
 PLUGINS["latent"] = lambda: LatentReplayPlugin(RandomMemory(40, seed=5), at="features", freeze_below=False)
 PLUGINS["learning"] = lambda: MemoryReplayPlugin(LearningMemory(40, seed=5), labels="old_model")
 PLUGINS["learning, at a layer"] = lambda: MemoryReplayPlugin(LearningMemory(40, seed=5), at="features")
+PLUGINS["codec trained on the stream"] = lambda: MemoryReplayPlugin(
+    LatentMemory(40, codec=StreamCodec(RandomAutoencoder(), steps=5, **PIXELS), seed=5)
+)
 for policy in ("ring", "reservoir"):
     PLUGINS[f"MbPA, {policy}"] = lambda policy=policy: LocalAdaptationPlugin(  # type: ignore[misc]
         EpisodicMemory(40, policy=policy, seed=5), writes=True, neighbours=5, steps=2
