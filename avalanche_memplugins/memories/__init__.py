@@ -7,6 +7,7 @@ from avalanche_memplugins.memories.latent_memory import LatentMemory
 from avalanche_memplugins.memories.random_memory import RandomMemory
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
+from avalanche_memplugins.memories.vae_memory import VAEMemory
 
 __all__ = [
     "DifferentiableNeuralDictionary",
@@ -17,4 +18,5 @@ __all__ = [
     "RandomMemory",
     "Recall",
     "Summary",
+    "VAEMemory",
 ]

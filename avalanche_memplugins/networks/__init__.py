@@ -1,5 +1,6 @@
 """Networks of the memories: no Avalanche."""
 
+from avalanche_memplugins.networks.conditional_vae import ConditionalVAE
 from avalanche_memplugins.networks.dynamic_kanerva import DynamicKanervaMachine, EpisodeBound
 from avalanche_memplugins.networks.frozen_encoder import FrozenEncoder
 from avalanche_memplugins.networks.kanerva import KanervaMachine
@@ -11,6 +12,7 @@ from avalanche_memplugins.networks.vae import VAE, VAEBound
 __all__ = [
     "MLPVAE",
     "VAE",
+    "ConditionalVAE",
     "DynamicKanervaMachine",
     "EpisodeBound",
     "FrozenEncoder",
