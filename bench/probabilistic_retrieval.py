@@ -558,8 +558,8 @@ def report_stream() -> None:
         "Probabilistic retrieval as latent replay, Split MNIST",
         "Class-incremental, five experiences of two classes in an order drawn for each seed, one head, 1 epoch, batch "
         "64 and 64 replayed, Adam 1e-3; mean ± 95 % t-interval over seeds, 3 VAEs in turn. VAE 784-400-400-32 trained "
-        f"on Omniglot's background set only; its encoder ({fixed / 1e6:.2f} MB) is fixed and comes on top wherever codes "
-        "are used. Classifier over codes: 2 x 256 with layer norm. Memories are class-balanced, labels counted. "
+        f"on Omniglot's background set only; its encoder ({fixed / 1e6:.2f} MB) is fixed and comes on top wherever "
+        "codes are used. Classifier over codes: 2 x 256 with layer norm. Memories are class-balanced, labels counted. "
         "Settings were not tuned.\n\n"
         + table(["", "stored", "memory", "seeds", "accuracy, %", "CPU ms an iteration"], rows),
         COMMAND,
