@@ -76,14 +76,6 @@ def label_ranges(stacked: Tensor, labels: Mapping[str, Tensor | int], largest: i
             label_range(name, value, largest)
 
 
-def label_ranges_without_waiting(stacked: Tensor, labels: Mapping[str, Tensor | int], largest: int) -> None:
-    """:func:`label_ranges`, except that on a GPU the device itself stops the program, so that nobody waits for it."""
-    if stacked.is_cuda:
-        torch._assert_async(((stacked >= 0) & (stacked <= largest)).all())
-    else:
-        label_ranges(stacked, labels, largest)
-
-
 def _out_of_range(name: str, largest: int, got: int) -> ValueError:
     limit = "2**31 - 1" if largest == LARGEST else f"{largest}, the largest that this memory's labels hold"
     return ValueError(f"{name}: wants integers from 0 to {limit}, got {got}")

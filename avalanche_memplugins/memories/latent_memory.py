@@ -86,9 +86,10 @@ class LatentMemory(RandomMemory):
 
     def _look(self, x: Tensor, y: Tensor, t: Tensor | int, *, origin: int) -> int:
         rows = check.rows_of(x)
-        stored, limit = self._check_labels({"y": y, "t": t, "origin": origin}, rows)
-        for name, value in stored.items():
-            check.label_range(name, value, limit)
+        labels: dict[str, Tensor | int] = {"y": y, "t": t, "origin": origin}
+        self._columns.check_kinds(labels, rows)
+        if rows:
+            self._columns.check_values(labels, self._columns.stack(labels, x))
         self._check_shape(x)
         check.finite("x", x)
         self.codec.check(x)

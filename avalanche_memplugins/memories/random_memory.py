@@ -13,6 +13,7 @@ from avalanche_memplugins import codecs
 from avalanche_memplugins._folders import flatten, load_folder, save_folder, unflatten
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories._labels import TYPES, LabelColumns
 from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories.policies import (
@@ -50,7 +51,6 @@ _CODECS: dict[str, Callable[[], Codec]] = {
     "1bit": lambda: codecs.Bits(1),
 }
 _LEARNED = "learned."  # before the names of tensors in a folder
-_LABELS = {"int32": torch.int32, "int16": torch.int16, "uint8": torch.uint8}
 
 
 class RandomMemory(nn.Module):
@@ -119,8 +119,9 @@ class RandomMemory(nn.Module):
         self.codec = check.one_of("codec", codec, _CODECS)() if isinstance(codec, str) else codec
         self.keep = check.choice("keep", keep, ("both", "key"))
         self.validate = check.choice("validate", validate, ("auto", "always", "first"))
-        self.labels = check.choice("labels", labels, tuple(_LABELS))
+        self.labels = check.choice("labels", labels, tuple(TYPES))
         self.store_tasks = store_tasks
+        self._columns = LabelColumns(labels, store_tasks)
         self.store_logits = store_logits
         self.embedding = embedding
         self.seen = 0
@@ -157,10 +158,10 @@ class RandomMemory(nn.Module):
             raise ValueError(f"classes: a budget with store_logits=True wants their width, got {classes}")
         x = torch.zeros(1, *shape, dtype=dtype)
         with torch.no_grad():
-            values = probe._values(x, {"y": 0, "t": 0, "origin": 0} if probe.store_tasks else {"y": 0}, None)
+            values = probe._values(x, {"y": 0, "t": 0, "origin": 0}, None)
         if probe.store_logits:
             values["logits"] = torch.zeros(1, classes)
-        values["labels"] = values["labels"].to(_LABELS[probe.labels])
+        values["labels"] = values["labels"].to(probe._columns.dtype)
         probe._allocate(values)
         shared = probe._nbytes_shared
         row = probe.nbytes - shared
@@ -204,7 +205,7 @@ class RandomMemory(nn.Module):
     def summary(self) -> Summary:
         """What the memory holds by class, task and experience; ``str()`` of it is a table."""
         held = self.store["labels"][: len(self)].cpu() if len(self) else torch.zeros(0, 3, dtype=torch.int32)
-        per_class, per_task, per_experience = (_counts(column) for column in _unstack(held))
+        per_class, per_task, per_experience = (_counts(column) for column in self._columns.unstack(held))
         per_experience.pop(-1, None)
         return Summary(
             description=repr(self),
@@ -251,24 +252,23 @@ class RandomMemory(nn.Module):
         """
         batch = check.rows_of(x)
         labels = {"y": y, "t": t, "origin": t if origin is None else origin}
-        stored, limit = self._check_labels(labels, batch)
+        self._columns.check_kinds(labels, batch)
         self._check_logits(logits, batch)
         if batch == 0:
             return
-        values = self._values(x, stored, logits)
+        values = self._values(x, labels, logits)
         content = values["codes"]
         self._check_shape(content)
         codes = None
         if self.validate == "always" or self.seen == 0 or (self.validate == "auto" and not x.is_cuda):
             check.finite("x", x)
-            check.label_ranges(values["labels"], stored, limit)
+            self._columns.check_values(labels, values["labels"])
             if logits is not None:
                 check.finite("logits", logits)
             codes = check.storable(self.codec, content)
-        elif self.labels != "int32":
-            # Nobody has 2**31 classes, but many have 256: these never pass unseen.
-            check.label_ranges_without_waiting(values["labels"], stored, limit)
-        values["labels"] = values["labels"].to(_LABELS[self.labels])
+        else:
+            self._columns.guard(labels, values["labels"])
+        values["labels"] = values["labels"].to(self._columns.dtype)
         self._ahead = None
         self._allocate(values)
         wanted = self._groups(self.policy.grouping, labels, batch)
@@ -291,33 +291,12 @@ class RandomMemory(nn.Module):
         return value.tolist() if isinstance(value, Tensor) else [value] * rows
 
     def _values(self, x: Tensor, labels: dict[str, Tensor | int], logits: Tensor | None) -> dict[str, Tensor]:
-        values = {"codes": x, "labels": _stack(labels, x)}
+        values = {"codes": x, "labels": self._columns.stack(labels, x)}
         if self.embedding is not None:
             values["codes" if self.keep == "key" else "keys"] = self._embed(self.embedding, x)
         if logits is not None:
             values["logits"] = self._pad(logits)
         return values
-
-    def _check_labels(self, labels: dict[str, Tensor | int], batch: int) -> tuple[dict[str, Tensor | int], int]:
-        """Look at types and shapes; gives the labels that are stored, and the largest value they may have."""
-        stored = labels if self.store_tasks else {"y": labels["y"]}
-        limit = torch.iinfo(_LABELS[self.labels]).max
-        for name, value in labels.items():
-            check.label(name, value, batch, limit if name in stored else check.LARGEST)
-        if not self.store_tasks:
-            self._check_no_tasks(labels["t"])
-        return stored, limit
-
-    def _check_no_tasks(self, t: Tensor | int) -> None:
-        if not isinstance(t, Tensor):
-            tasks = bool(t)
-        elif t.is_cuda and self.seen:
-            torch._assert_async(~t.any())
-            return
-        else:
-            tasks = bool(t.any())
-        if tasks:
-            raise ValueError("t: a memory with store_tasks=False keeps rows of task label 0 only, got others")
 
     def _check_shape(self, content: Tensor) -> None:
         if self.seen and (content.shape[1:] != self.shape or content.dtype != self.dtype):
@@ -392,14 +371,14 @@ class RandomMemory(nn.Module):
         return self._decoded(self.store.gather(slots))
 
     def _decoded(self, held: dict[str, Tensor]) -> Recall:
-        y, t, origin = _unstack(held["labels"].long())
+        y, t, origin = self._columns.unstack(held["labels"])
         x = self.codec.decode(held["codes"], self.shape, self.dtype)
         key = held.get("keys", None if self.embedding is None else x)
         return Recall(x, y, t, origin, held.get("logits"), key)
 
     def labels_of(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``y``, ``t`` and ``origin`` of the rows in the given slots, int64 ``(n,)`` each, as in :meth:`rows`."""
-        return _unstack(self.store.get("labels", slots).long())
+        return self._columns.unstack(self.store.get("labels", slots))
 
     # ---------------------------------------------------------------- state
 
@@ -484,25 +463,6 @@ def _cycle(replacement: bool) -> Cycle:
     if replacement:
         raise ValueError("replacement: read='cycle' gives every row once a pass, got replacement=True")
     return Cycle()
-
-
-def _stack(labels: dict[str, Tensor | int], like: Tensor) -> Tensor:
-    columns = [
-        value
-        if isinstance(value, Tensor) and value.dtype == torch.int64 and value.device == like.device
-        # Any other integers, or one for all rows.
-        else torch.empty(len(like), dtype=torch.int64, device=like.device).copy_(torch.as_tensor(value))
-        for value in labels.values()
-    ]
-    return torch.stack(columns, dim=1)
-
-
-def _unstack(stacked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if stacked.shape[1] == 1:
-        y = stacked[:, 0]
-        return y, torch.zeros_like(y), torch.full_like(y, -1, dtype=torch.int64)
-    y, t, origin = stacked.unbind(1)
-    return y, t, origin
 
 
 def _differing(a: Any, b: Any) -> tuple[Any, Any]:

@@ -62,8 +62,12 @@ def test_the_largest_label_comes_back_and_a_larger_one_is_refused(labels: Any, l
     assert torch.equal(memory.rows(torch.arange(2)).y, before.rows(torch.arange(2)).y)
 
 
-def test_without_tasks_only_the_class_comes_back() -> None:
-    memory = RandomMemory(10, labels="uint8", store_tasks=False, policy="task_balanced", read="task_balanced")
+@pytest.mark.parametrize("validate", ["auto", "first"])
+@pytest.mark.parametrize("labels", ["uint8", "int32"])
+def test_without_tasks_only_the_class_comes_back(labels: Any, validate: Any) -> None:
+    options: dict[str, Any] = {"policy": "task_balanced", "read": "task_balanced", "validate": validate}
+    memory = RandomMemory(10, labels=labels, store_tasks=False, **options)
+    assert memory.summary().per_class == {}
     for origin in range(4):
         memory.write(torch.zeros(40, 3), torch.arange(40) % 5, torch.zeros(40, dtype=torch.int64), origin=1000 + origin)
     recall = memory.sample(8)
@@ -75,8 +79,9 @@ def test_without_tasks_only_the_class_comes_back() -> None:
     for t in (1, torch.tensor([0, 2])):
         with pytest.raises(ValueError, match="t: a memory with store_tasks=False keeps rows of task label 0 only"):
             memory.write(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), t)
-    with pytest.raises(ValueError, match="origin: wants integers"):
-        memory.write(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), origin=-1)
+    for origin in (-1, torch.tensor([0, -1])):
+        with pytest.raises(ValueError, match="origin: wants integers"):
+            memory.write(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), origin=origin)
     assert memory.seen == 160
 
 
