@@ -1,4 +1,4 @@
-"""Images to train auto-encoders on, nothing of which is in a benchmark that they serve: Omniglot, photographs, dead leaves."""
+"""Images to train auto-encoders on, none of a benchmark that they serve: Omniglot, photographs, dead leaves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXTURES = ("brick", "grass", "gravel", "camera", "coins", "moon")
 
 
 def omniglot(root: Path, *, background: bool) -> tuple[Tensor, Tensor]:
-    """Omniglot as white on black, reduced by area to 28 x 28: images ``(N, 1, 28, 28)`` in [0, 1], characters ``(N,)``."""
+    """Omniglot as white on black, reduced by area: images ``(N, 1, 28, 28)`` in [0, 1], characters ``(N,)``."""
     cache = CACHE / f"omniglot28-{'background' if background else 'evaluation'}.pt"
     if not cache.exists():
         from torchvision.datasets import Omniglot
@@ -38,7 +38,7 @@ def omniglot(root: Path, *, background: bool) -> tuple[Tensor, Tensor]:
 
 
 def varied(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the strokes ``(N, 1, 28, 28)`` as they are, half turned, stretched and thickened; some grown into grey areas."""
+    """Half of the strokes ``(N, 1, 28, 28)`` as they are, half turned, stretched, thickened, or grown into grey areas."""
     n = len(x)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -63,7 +63,7 @@ def varied(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def natural(count: int, generator: torch.Generator) -> Tensor:
-    """Colour images ``(count, 3, 32, 32)``: crops of photographs that come with scikit-image and scikit-learn, and dead leaves."""
+    """Colour images ``(count, 3, 32, 32)``: crops of the photographs in scikit-image and scikit-learn, and dead leaves."""
     leaves = count // 3
     return torch.cat([_crops(count - leaves, generator), _dead_leaves(leaves, generator)])
 

@@ -44,6 +44,8 @@ class Options:
     seed: int = 0
     augment: bool = True
     """Turn, stretch and thicken half of the strokes."""
+    beta: float = 1.0
+    """Weight of the code's divergence, VAE only; 1 is the bound, less gives sharper images."""
     autoencoder: float = 1.0
     """Weight of the auto-encoder's term beside the bound, Kanerva only."""
     memory_cost: float = 1.0
@@ -79,7 +81,7 @@ def training_images(options: Options, generator: torch.Generator) -> tuple[Tenso
 
 
 def corrupt(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the images with up to 30 % of their pixels replaced by black or white, half with a block of them blackened."""
+    """Half of the images with up to 30 % of their pixels black or white, half with a block of them blackened."""
     flat = x.flatten(0, 1)
     n, _, height, width = flat.shape
     share = 0.3 * torch.rand(n, 1, 1, 1, generator=generator)
@@ -102,7 +104,10 @@ def objective(network: Any, x: Tensor, options: Options, generator: torch.Genera
     """Loss an image in nats, and its parts."""
     if options.kind == "vae":
         vae = network.bound(x)
-        return vae.total.mean(), {"rec": vae.reconstruction.mean().item(), "kl": vae.kl.mean().item()}
+        return (vae.reconstruction + options.beta * vae.kl).mean(), {
+            "rec": vae.reconstruction.mean().item(),
+            "kl": vae.kl.mean().item(),
+        }
     bound = network.bound(x)
     loss = bound.conditional.mean() + options.memory_cost * bound.kl_memory.mean()
     loss = loss + options.autoencoder * bound.autoencoder.mean()

@@ -14,6 +14,14 @@ from avalanche_memplugins.functional.gaussian import (
     symmetric_factors,
     unpack_triangle,
 )
+from avalanche_memplugins.functional.kanerva import (
+    address_second_moment,
+    kanerva_address,
+    kanerva_dynamic_write,
+    kanerva_posterior,
+    kanerva_unwrite,
+    matrix_normal_kl,
+)
 from avalanche_memplugins.functional.kernels import inverse_distance, nearest_relative
 from avalanche_memplugins.functional.latent_sampling import sample_latents
 from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_linear, adapt_parameters
@@ -31,14 +39,20 @@ __all__ = [
     "adapt_chain",
     "adapt_linear",
     "adapt_parameters",
+    "address_second_moment",
     "bernoulli_nll",
     "distinct_integers",
     "draw_low_rank",
     "gaussian_nll",
     "inverse_distance",
+    "kanerva_address",
+    "kanerva_dynamic_write",
+    "kanerva_posterior",
+    "kanerva_unwrite",
     "kl_diagonal_normals",
     "kl_standard_normal",
     "last_write_wins",
+    "matrix_normal_kl",
     "merge_low_rank",
     "merge_moments",
     "nearest",

@@ -1,8 +1,8 @@
 r"""The Kanerva machine's linear-Gaussian memory: Bayesian write, exact un-write, addressing, divergence.
 
-A memory :math:`M` of :math:`K` rows and :math:`C` columns is matrix normal, :math:`p(M) = \mathcal{MN}(R, U, I)`; an item with
-address :math:`w` and code :math:`z` obeys :math:`z = w^\top M + \mathcal N(0, \sigma^2 I)`. Everything here takes any leading
-batch dimensions. Source: Wu et al., "The Kanerva machine", 2018, section 3; Wu et al., "Learning attractor dynamics
+A memory :math:`M` of :math:`K` rows and :math:`C` columns is matrix normal, :math:`p(M) = \mathcal{MN}(R, U, I)`; an
+item with address :math:`w` and code :math:`z` obeys :math:`z = w^\top M + \mathcal N(0, \sigma^2 I)`. Everything here
+takes any leading batch dimensions. Source: Wu et al., "The Kanerva machine", 2018, section 3; Wu et al., "Learning attractor dynamics
 for generative memory", 2018, section 3.
 """
 

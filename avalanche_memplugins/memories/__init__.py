@@ -1,8 +1,10 @@
 """What is remembered."""
 
 from avalanche_memplugins.memories.differentiable_neural_dictionary import DifferentiableNeuralDictionary
+from avalanche_memplugins.memories.dynamic_kanerva_memory import DynamicKanervaMemory
 from avalanche_memplugins.memories.episodic_memory import EpisodicMemory, Nearest
 from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
+from avalanche_memplugins.memories.kanerva_memory import KanervaMemory
 from avalanche_memplugins.memories.latent_memory import LatentMemory
 from avalanche_memplugins.memories.random_memory import RandomMemory
 from avalanche_memplugins.memories.recall import Recall
@@ -11,8 +13,10 @@ from avalanche_memplugins.memories.vae_memory import VAEMemory
 
 __all__ = [
     "DifferentiableNeuralDictionary",
+    "DynamicKanervaMemory",
     "EpisodicMemory",
     "GaussianMemory",
+    "KanervaMemory",
     "LatentMemory",
     "Nearest",
     "RandomMemory",

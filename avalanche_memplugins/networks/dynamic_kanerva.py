@@ -48,8 +48,8 @@ class DynamicKanervaMachine(nn.Module):
         z = e(x), \quad w = (R R^\top + \tfrac{\sigma^2}{\sigma_w^2} I)^{-1} R z, \quad q(w) = \mathcal N(w, s(x)^2),
         \quad p(x | w, M) = \mathrm{Bernoulli}(d(w^\top M))
 
-    The memory's prior is :math:`\mathcal{MN}(R_0, u_0 I, I)` with :math:`R_0, u_0` learned. The bound of an episode of T
-    images samples w and M and counts both divergences in full:
+    The memory's prior is :math:`\mathcal{MN}(R_0, u_0 I, I)` with :math:`R_0, u_0` learned. The bound of an episode of
+    T images samples w and M and counts both divergences in full:
 
     .. math:: -\tfrac1T \log p(X) \le \tfrac1T \sum_t \big(-\mathbb E \log p(x_t | w_t, M) + \mathrm{KL}_{w,t}\big)
         + \tfrac1T \mathrm{KL}(q(M|X) \,\|\, p(M))

@@ -21,11 +21,12 @@ class KanervaMachine(nn.Module):
         y \sim \mathcal N(0, I), \quad w = f(y)^\top A, \quad z \sim \mathcal N(w^\top M, \sigma^2 I), \quad
         x \sim \mathrm{Bernoulli}(d(z))
 
-    with :math:`M \sim \mathcal{MN}(R_0, u_0 I, I)`. Inference: :math:`q(y|x)` and :math:`q(z|x, y, M)`, which corrects the
-    memory's word by the image's, are Gaussian; the memory is written by Bayes' rule with the image's own codes and
+    with :math:`M \sim \mathcal{MN}(R_0, u_0 I, I)`. Inference: :math:`q(y|x)` and :math:`q(z|x, y, M)`, which corrects
+    the memory's word by the image's, are Gaussian; the memory is written by Bayes' rule with the image's own codes and
     addresses. The bound of an episode of T images counts all three divergences:
 
-    .. math:: -\tfrac1T \log p(X) \le \tfrac1T \sum_t \big(-\mathbb E \log p(x_t|z_t) + \mathrm{KL}_{y,t} + \mathrm{KL}_{z,t}\big)
+    .. math:: -\tfrac1T \log p(X) \le
+        \tfrac1T \sum_t \big(-\mathbb E \log p(x_t|z_t) + \mathrm{KL}_{y,t} + \mathrm{KL}_{z,t}\big)
         + \tfrac1T \mathrm{KL}(q(M|X) \,\|\, p(M))
 
     :param channels: of the image.

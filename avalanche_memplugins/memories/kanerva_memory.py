@@ -1,0 +1,118 @@
+"""The Kanerva machine's memory."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from avalanche_memplugins.codecs.latent import LatentCodec
+from avalanche_memplugins.memories._kanerva import KanervaBase, Written
+from avalanche_memplugins.networks import KanervaMachine
+
+
+class KanervaMemory(KanervaBase):
+    r"""The memory of a trained Kanerva machine: the network says where an item goes, Bayes' rule writes it there.
+
+    .. math:: y = \mathbb E\, q(y|x), \quad w = f(y)^\top A, \quad z = w^\top M + \mathcal N(0, \sigma^2 I), \quad
+        p(M) = \mathcal{MN}(R, U, I)
+
+    Unlike those of :class:`~avalanche_memplugins.memories.DynamicKanervaMemory` addresses do not depend on what is
+    written, so an item can be forgotten from its image alone: :meth:`forget`. Replay draws addresses from a Gaussian
+    fitted to those written, kept in U and in their sum, and adds noise of the size that the memory missed.
+
+    :param machine: trained networks, copied and frozen; images of its size go in and come out.
+    :param share: ``"class"``: a posterior for each class; ``"all"``: one for all classes, with the label as further
+        columns of the code, by which replay reads it.
+    :param label_scale: value of a label's column, > 0, with ``share="all"``.
+    :param address: ``"fitted"`` as above; ``"prior"``: :math:`y \sim \mathcal N(0, I)`, the model's own.
+    :param read_steps: reads that each drawn row goes through before it is replayed.
+    :param balance: what ``sample`` draws: every ``"class"`` as often as the others, or in proportion to the
+        ``"count"`` of its rows.
+    :param mean: of the ``Normalize`` that the images went through: a number, or one a channel.
+    :param std: of it, likewise.
+    :param seed: of the memory's generator.
+    :raises TypeError: for another network.
+    :raises ValueError: for arguments out of range, naming the argument.
+
+    Source: Wu et al., "The Kanerva machine", 2018, section 3.
+    """
+
+    def __init__(
+        self,
+        machine: KanervaMachine,
+        *,
+        share: Literal["class", "all"] = "class",
+        label_scale: float = 3.0,
+        address: Literal["fitted", "prior"] = "fitted",
+        read_steps: int = 0,
+        balance: Literal["class", "count"] = "class",
+        mean: Any = 0.0,
+        std: Any = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(machine, KanervaMachine):
+            raise TypeError(f"machine: wants a KanervaMachine, got {type(machine).__name__}")
+        zeros = torch.zeros(machine.code_size)
+        super().__init__(
+            rows=machine.rows,
+            share=share,
+            noise_var=machine.noise_var,
+            prior_var=machine.prior_log_var.exp().item(),
+            label_scale=label_scale,
+            address=address,
+            read_steps=read_steps,
+            balance=balance,
+            codec=LatentCodec(machine, code_mean=zeros, code_std=zeros + 1, precision="float32", mean=mean, std=std),
+            seed=seed,
+        )
+
+    @torch.no_grad()
+    def forget(self, x: Tensor, y: Tensor) -> None:
+        """Take written items out again, from their rows alone: exact, as addresses do not depend on the memory.
+
+        What they had added to the estimate of the missed part of codes stays, in proportion to their number.
+
+        :param x: rows ``(B, *shape)`` as they were written.
+        :param y: classes ``(B,)`` under which they were.
+        :raises ValueError: if the memory does not hold such items.
+        """
+        known = {label: i for i, label in enumerate(self.classes)}
+        missing = sorted(set(y.tolist()) - set(known))
+        if missing:
+            raise ValueError(f"y: wants classes that were written, got {missing}")
+        index = torch.tensor([known[label] for label in y.tolist()])
+        code = self._to_codes(x).double()
+        if self.share == "all":
+            labels = torch.zeros(len(x), len(known), dtype=code.dtype, device=code.device)
+            labels[torch.arange(len(x)), index.to(code.device)] = self.label_scale
+            code = torch.cat([code, labels], 1)
+        slot = (torch.zeros_like(index) if self.share == "all" else index).to(self.device)
+        counts = self._slot_counts().to(self.device)[slot].unsqueeze(-1)
+        missed = (self.residual[slot].double() / counts).sqrt()
+        self.unwrite(Written(slot, self._addresses(code, code, x), code, missed, index))
+
+    def _prior_mean(self, width: int) -> Tensor:
+        return self._machine.prior_mean.detach().cpu()
+
+    def _addresses(self, mean: Tensor, code: Tensor, x: Tensor) -> Tensor:
+        machine, lead = self._machine, x.shape[: x.ndim - 3]
+        images = self.codec.normalisation.undo(x.flatten(0, x.ndim - 4)) if x.ndim > 3 else x
+        latent = machine.address_posterior(machine.features(images))[0]
+        return machine.weights(latent).unflatten(0, lead).double()
+
+    @property
+    def _machine(self) -> KanervaMachine:
+        machine: KanervaMachine = self.codec.autoencoder  # type: ignore[union-attr]
+        return machine
+
+    def _fit_addresses(self) -> tuple[Tensor, Tensor]:
+        if self.address == "fitted":
+            return super()._fit_addresses()
+        # The prior of w is that of y pushed through the network: moments of many draws.
+        noise = torch.randn(4096, self._machine.address_size, generator=torch.Generator().manual_seed(0))
+        weights = self._machine.weights(noise.to(self.device))
+        mean, centred = weights.mean(0), weights - weights.mean(0)
+        factors = torch.linalg.qr(centred / len(noise) ** 0.5).R
+        return mean.expand(len(self._table), -1), factors[None]
