@@ -90,6 +90,7 @@ class RandomMemory(nn.Module):
         codec): ``"always"``, ``"first"`` write only, or ``"auto"``: always on a CPU, first only on a GPU,
         where looking means waiting. Shapes and types are always checked.
     :param seed: of the memory's generator.
+    :raises TypeError: if the codec lacks a part.
     :raises ValueError: for arguments out of range, naming the argument.
 
     Source: Zeta36, "Random memory adaptation", 2018.
@@ -116,7 +117,7 @@ class RandomMemory(nn.Module):
         self.capacity = check.positive_integer("capacity", capacity)
         self.policy = check.one_of("policy", policy, _WRITE)() if isinstance(policy, str) else policy
         self.read = check.one_of("read", read, _READ)(replacement) if isinstance(read, str) else read
-        self.codec = check.one_of("codec", codec, _CODECS)() if isinstance(codec, str) else codec
+        self.codec = check.one_of("codec", codec, _CODECS)() if isinstance(codec, str) else _complete(codec)
         self.keep = check.choice("keep", keep, ("both", "key"))
         self.validate = check.choice("validate", validate, ("auto", "always", "first"))
         self.labels = check.choice("labels", labels, tuple(TYPES))
@@ -457,6 +458,14 @@ class RandomMemory(nn.Module):
     def _learned(self) -> dict[str, Tensor]:
         """Weights that the stream has made, by name: they are saved with the rows."""
         return {}
+
+
+def _complete(codec: Codec) -> Codec:
+    wanted = ("check", "encode", "decode", "spec", "nbytes_fixed")
+    missing = ", ".join(name for name in wanted if not hasattr(codec, name))
+    if missing:
+        raise TypeError(f"codec: wants a name or a Codec, got {type(codec).__name__} without {missing}")
+    return codec
 
 
 def _cycle(replacement: bool) -> Cycle:

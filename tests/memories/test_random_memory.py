@@ -340,6 +340,15 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
         RandomMemory(**{"capacity": 10, **arguments})
 
 
+def test_a_codec_that_lacks_a_part_is_refused() -> None:
+    class Half:
+        def encode(self, x: Tensor) -> Tensor:
+            return x
+
+    with pytest.raises(TypeError, match="codec: wants a name or a Codec, got Half without check, decode, spec, nbytes"):
+        RandomMemory(3, codec=Half())  # type: ignore[arg-type]
+
+
 def test_sampling_from_nothing_or_nothing_from_something() -> None:
     memory = RandomMemory(3)
     assert bool(memory)
