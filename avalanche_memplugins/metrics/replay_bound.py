@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -21,7 +23,8 @@ class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
         \frac{1}{R} \sum_{r = 1}^{R} \mathcal L(x_r), \qquad \mathcal L(x) \ge -\log p(x)
 
     over the rows replayed in an epoch or experience, with what ``memory.bound(x)`` or, if the memory has none,
-    ``memory.codec.bound(x)`` gives: ``(R,)``, or parts with a ``total``. Where there is neither the metric warns once
+    ``memory.codec.bound(x)`` gives: ``(R,)``, or parts with a ``total``. A bound with an argument ``y`` is told the
+    memory's classes. Where there is neither the metric warns once
     and emits nothing. Random numbers in the bound come from a generator of the
     metric's own, so that the run is that without it.
     Its name is ``ReplayBound_Epoch/train_phase/train_stream/Task000``, or with ``_Exp`` and ``/Exp000``.
@@ -47,7 +50,7 @@ class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
                 continue
             self._draws += 1
             with isolated(replay.x.device, self._draws):
-                parts = bound(replay.x)
+                parts = bound(replay.x, replay.label) if _wants_classes(bound) else bound(replay.x)
             values: Tensor = getattr(parts, "total", parts)
             self._metric.update(values)
         if not found and not self._warned:
@@ -59,6 +62,10 @@ class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
 
     def __str__(self) -> str:
         return f"ReplayBound_{SUFFIX[self._emit_at]}"
+
+
+def _wants_classes(bound: Callable[..., Any]) -> bool:
+    return "y" in inspect.signature(bound).parameters
 
 
 def _bound_of(memory: Any) -> Any:

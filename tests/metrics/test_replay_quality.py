@@ -137,6 +137,20 @@ class BoundedMemory(RandomMemory):
         return x.abs().sum(1)
 
 
+class ConditionalMemory(RandomMemory):
+    def bound(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        assert y is not None
+        return y.double()
+
+
+def test_a_conditional_bound_is_told_the_memorys_classes() -> None:
+    plugin = MemoryReplayPlugin(ConditionalMemory(60), labels="old_model")
+    keep = Keep(plugin)
+    strategy = run(Case(), [plugin, keep], evaluator=evaluated([ReplayBound()]), lr=0.005)
+    expected = [float(torch.cat([r.label for r in replays]).double().mean()) for replays in keep.replays[:3]]
+    assert values(strategy, "ReplayBound_Exp") == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("owner", ["memory", "codec"])
 def test_the_bound_is_the_mean_over_rows(owner: str) -> None:
     memory = BoundedMemory(60) if owner == "memory" else RandomMemory(60, codec=Bounded())

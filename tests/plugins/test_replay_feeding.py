@@ -122,6 +122,7 @@ def test_outputs_of_a_layer_are_those_of_the_finished_model_in_eval_mode(kind: s
         torch.testing.assert_close(held.logits, strategy.model.classifier(held.x).detach())
     if kind == "learning":
         ((_, passes),) = memory.fed
+        assert len({tuple(x[:, 0].tolist()) for x, _, _ in passes}) == 3
         for x, y, _ in passes:
             assert torch.equal(x[x[:, 0].argsort()], passes[0][0][passes[0][0][:, 0].argsort()])
             assert sorted(y.tolist()) == sorted(row[1] for row in experience.dataset)
