@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,20 +12,17 @@ from avalanche.training.plugins import EvaluationPlugin, GenerativeReplayPlugin,
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss
 
 from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
+from avalanche_memplugins.plugins._amount import Amount, check_amount, rows_to_replay
 from avalanche_memplugins.plugins._augment import Augment, augmented, check_augment
 from avalanche_memplugins.plugins._feed import Batches, HeldBatches, through_the_model
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
-from avalanche_memplugins.plugins._teacher import Teacher, distillation
+from avalanche_memplugins.plugins._targets import Labels, Targets
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
-
-TEMPERATURE = 2.0
-Labels = Literal["memory", "old_model", "soft", "logits"]
 
 
 class Replayed(NamedTuple):
@@ -106,7 +102,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self,
         memory: WritableMemory | LearningMemory,
         *,
-        replay_size: int | Literal["growing"] | Callable[[int, int], int] | None = None,
+        replay_size: Amount = None,
         write_every: int = 1,
         write_at: Literal["iteration", "experience"] | None = None,
         write_epochs: Literal["first", "all"] = "first",
@@ -124,14 +120,12 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self._learns = callable(getattr(memory, "consolidate", None))
         if not hasattr(memory, "sample") or not (self._learns or hasattr(memory, "write")):
             raise TypeError(f"memory: wants a memory with sample and write or consolidate, got {type(memory).__name__}")
-        self.replay_size = replay_size
-        if replay_size not in (None, "growing") and not callable(replay_size):
-            check.positive_integer("replay_size", replay_size)  # type: ignore[arg-type]
+        self.replay_size = check_amount(replay_size)
         self.write_every = check.positive_integer("write_every", write_every)
         self.write_at = check.choice("write_at", write_at or self._usual_time, ("iteration", "experience"))
         self.write_epochs = check.choice("write_epochs", write_epochs, ("first", "all"))
         self.batch_policy = check.choice("batch_policy", batch_policy, ("append", "replace"))
-        self.labels = check.choice("labels", labels, ("memory", "old_model", "soft", "logits"))
+        self.targets = Targets(labels, at)
         self.augment = check_augment(augment)
         self.origin = check.choice("origin", origin, ("experience", "task_label"))
         is_number = isinstance(replay_weight, float | int) and 0 < replay_weight < 1
@@ -146,12 +140,10 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self._iterations = 0  # that were up for writing
         self._recall: Recall | None = None
         self._own_label: Tensor | None = None  # the memory's classes of the rows in _recall
-        self._soft: tuple[Tensor, Tensor] | None = None  # the old model's probabilities, rows that it knows
         self._wanted = 0  # rows asked of the memory in this iteration
         self._writes = False  # in this iteration
         self._rows = 0  # of the stream in this iteration
         self._tap = None if at is None else LatentTap(at)
-        self._teacher = Teacher(at) if labels in ("old_model", "soft") else None
         self._generator = torch.Generator().manual_seed(seed)
         self._loss_is_read = True
         self._replay_output: Tensor | None = None
@@ -171,20 +163,21 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
             raise ValueError(
                 f"augment: works on inputs, but at={self.at!r} replays a module's outputs; augment the stream instead"
             )
-        if self.labels == "logits" and not self._stores_logits:
+        labels = self.targets.labels
+        if labels == "logits" and not self._stores_logits:
             raise ValueError("labels: 'logits' wants a memory that keeps them; make it with store_logits=True")
         if self._learns and self._stores_logits:
             raise ValueError("memory: one that learns from batches (x, y, t) is given no logits, got store_logits=True")
-        if self.labels in ("old_model", "soft") and self.origin == "task_label":
+        if labels in ("old_model", "soft") and self.origin == "task_label":
             raise ValueError(
-                f"origin: labels={self.labels!r} has to tell the running experience's rows from older ones, wants "
+                f"origin: labels={labels!r} has to tell the running experience's rows from older ones, wants "
                 "'experience', got 'task_label'"
             )
 
     @property
     def nbytes_fixed(self) -> int:
         """Bytes that the plugin itself needs, whatever the stream: those of the old model."""
-        return 0 if self._teacher is None else self._teacher.nbytes
+        return self.targets.nbytes
 
     # ---------------------------------------------------------------- callbacks
 
@@ -201,8 +194,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.memory.to(strategy.device)
         if self._tap is not None:
             self._tap.find(strategy.model)
-        if self._teacher is not None:
-            self._teacher.join(strategy.model, strategy.device)
+        self.targets.join(strategy.model, strategy.device)
         # The stream's own loss is worked out only if somebody is there to read it.
         idle = (EvaluationPlugin, PeriodicEval, Clock, MemoryReplayPlugin, TensorLoaderPlugin, LeanStepPlugin)
         self._loss_is_read = bool(strategy.evaluator.metrics) or any(not isinstance(p, idle) for p in strategy.plugins)
@@ -216,7 +208,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
                 "mbatch: replay knows batches [x, y] and [x, y, t] with integer task labels t (B,), got "
                 f"{[tuple(column.shape) for column in batch]} of {[column.dtype for column in batch]}"
             )
-        self.last_replay = self._stream_loss = self._soft = None
+        self.last_replay = self._stream_loss = None
         recall = self._recall = self._prepared(strategy, self._sample(strategy, len(batch[0])))
         self._writes = self._is_up_for_writing(strategy)
         if self._writes and not self._writes_after_forward:
@@ -266,15 +258,18 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         if not self._has_own_loss:
             self._part(strategy)
             return
+        if self._replay_output is None:
+            raise RuntimeError("a loss of replayed rows without outputs")
+        replay_loss = self.targets.loss(self._replay_output, recall, strategy._criterion)
         weight = self._weight(strategy, len(recall.y))
         self._stream_loss = strategy.loss.detach()
-        strategy.loss = (1 - weight) * strategy.loss + weight * self._replay_loss(strategy, recall)
+        strategy.loss = (1 - weight) * strategy.loss + weight * replay_loss
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """Leave the stream's loss for the metrics."""
         if self._recall is None:
             return
-        self._recall = self._replay_output = self._soft = None
+        self._recall = self._replay_output = None
         if self._loss_is_read:
             if self._stream_loss is None:
                 with torch.no_grad():
@@ -283,10 +278,9 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Copy the model, and offer the experience to the memory, if that is when it is written."""
-        self.last_replay = self._recall = self._replay_output = self._stream_loss = self._soft = None
+        self.last_replay = self._recall = self._replay_output = self._stream_loss = None
         self._own_label = None
-        if self._teacher is not None:
-            self._teacher.learn(strategy.model, strategy.experience.dataset)
+        self.targets.learn(strategy)
         if self._learns:
             self.memory.consolidate(self._experience(strategy), origin=_number_of(strategy))
         elif self.write_at == "experience":
@@ -304,7 +298,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     @property
     def _has_own_loss(self) -> bool:
-        return self.replay_weight is not None or self.labels in ("soft", "logits")
+        return self.replay_weight is not None or self.targets.have_own_loss
 
     def _runs_apart(self, strategy: Any) -> bool:
         # A multi-task model splits its input rows by task label, so replayed codes, which have no
@@ -321,27 +315,13 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         return HeldBatches(rows, strategy.train_mb_size, self._generator)
 
     def _sample(self, strategy: Any, rows: int) -> Recall | None:
-        self._wanted = self._amount(strategy, rows)
+        self._wanted = rows_to_replay(self.replay_size, strategy.clock, rows, replace=self.batch_policy == "replace")
         if not self._wanted or not len(self.memory):
             return None
         if self.replay_weight == "growing" and not strategy.clock.train_exp_counter:
             return None
         recall: Recall = self.memory.sample(self._wanted)
         return recall
-
-    def _amount(self, strategy: Any, rows: int) -> int:
-        size, number = self.replay_size, int(strategy.clock.train_exp_counter)
-        if size == "growing":
-            size = number * rows
-        elif callable(size):
-            size = size(number, int(strategy.clock.train_exp_iterations))
-            if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-                raise ValueError(
-                    f"replay_size: wants a function that gives an integer >= 0, got {size!r} for experience {number}"
-                )
-        if self.batch_policy == "replace":
-            return rows // 2 if size is None else min(size, rows - 1)
-        return rows if size is None else size
 
     def _prepared(self, strategy: Any, recall: Recall | None) -> Recall | None:
         """The rows as the model gets them, with the classes that they are trained towards."""
@@ -350,14 +330,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self._own_label = recall.y
         if self.augment is not None:
             recall = recall._replace(x=augmented(self.augment, recall.x, self._generator))
-        if self._teacher:
-            known = recall.origin != _number_of(strategy)
-            logits = self._teacher.logits(recall.x, recall.t, known, strategy.mbatch[0])
-            if self.labels == "soft":
-                self._soft = (logits / TEMPERATURE).softmax(1), known
-            else:
-                recall = recall._replace(y=torch.where(known, logits.argmax(1), recall.y))
-        return recall
+        return self.targets.set(recall, _number_of(strategy), strategy.mbatch[0])
 
     def _fetch_ahead(self) -> None:
         if self.prefetch and self._wanted and hasattr(self.memory, "prefetch"):
@@ -394,21 +367,6 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
             return 1 - 1 / (int(strategy.clock.train_exp_counter) + 1)
         return self.replay_weight or replayed / (replayed + self._rows)
 
-    def _replay_loss(self, strategy: Any, recall: Recall) -> Tensor:
-        output = self._replay_output
-        if output is None:
-            raise RuntimeError("a loss of replayed rows without outputs")
-        if self.labels == "logits" and recall.logits is not None:
-            # Heads may have grown since the rows were written.
-            width = min(output.shape[1], recall.logits.shape[1])
-            return mse_loss(output[:, :width].float(), recall.logits[:, :width])
-        if self._soft is not None:
-            target, known = self._soft
-            hard = cross_entropy(output.float(), recall.y, reduction="none")
-            return torch.where(known, distillation(output, target, TEMPERATURE), hard).mean()
-        loss: Tensor = strategy._criterion(output, recall.y)
-        return loss
-
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
@@ -417,7 +375,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
             "memory": dict(self.memory.state_dict()),
             "iterations": self._iterations,
             "generator": self._generator.get_state(),
-            "teacher": None if self._teacher is None else self._teacher.state_dict(),
+            "targets": self.targets.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -425,13 +383,10 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
 
         :raises ValueError: if it is of another kind of memory, or of a plugin with other ``labels``.
         """
-        if (state["teacher"] is None) != (self._teacher is None):
-            raise ValueError(f"state: wants that of a plugin with labels={self.labels!r}, got one of other labels")
+        self.targets.load_state_dict(state["targets"])
         self.memory.load_state_dict(state["memory"])
         self._iterations = state["iterations"]
         self._generator.set_state(state["generator"].cpu())
-        if self._teacher is not None:
-            self._teacher.load_state_dict(state["teacher"])
 
     def __getstate__(self) -> dict[str, Any]:
         # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
+from avalanche_memplugins.plugins._amount import Amount
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
 
 
@@ -35,7 +35,7 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
         mem_size: int = 15_000,
         *,
         write_every: int = 10,
-        replay_size: int | Literal["growing"] | Callable[[int, int], int] | None = None,
+        replay_size: Amount = None,
         policy: str | WritePolicy = "ring",
         read: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from _streams import Case, Watcher, build, run, weights
 from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins.clock import Clock
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -112,6 +113,12 @@ def test_every_draw_is_another() -> None:
     assert len({tuple(d.tolist()) for d in drawn}) == len(drawn) == 11
 
 
+class _Strategy:
+    experience = None
+    clock = Clock()
+    mbatch: ClassVar[list[Tensor]] = [torch.zeros(1, 1, 4, 4)]
+
+
 def test_a_transform_of_torchvision() -> None:
     transform = v2.Compose([v2.RandomHorizontalFlip(p=1.0), v2.RandomCrop(4, padding=0)])
     x = torch.arange(2 * 16.0).view(2, 1, 4, 4)
@@ -119,7 +126,7 @@ def test_a_transform_of_torchvision() -> None:
     memory.write(x, torch.zeros(2, dtype=torch.int64))
     plugin = MemoryReplayPlugin(memory, augment=transform)
     recall = memory.rows(torch.arange(2))
-    assert torch.equal(plugin._prepared(None, recall).x, x.flip(-1))
+    assert torch.equal(plugin._prepared(_Strategy(), recall).x, x.flip(-1))
 
 
 def test_a_bad_augmentation_is_named() -> None:

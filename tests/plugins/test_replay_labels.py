@@ -95,7 +95,7 @@ def test_soft_labels_are_the_old_models_probabilities(weight: float | None, at: 
         soft = kl(soft_targets(out, seen_until(len(check.old))), replay.output)
         return np.where(known, soft, cross_entropy(replay.output, replay.label))
 
-    plugin = MemoryReplayPlugin(RandomMemory(60, seed=2), labels="soft", replay_weight=weight, at=at)
+    plugin = MemoryReplayPlugin(RandomMemory(60, seed=2), labels="soft", replay_weight=weight, replay_size=9, at=at)
     check = Copies(plugin, expected)
     run(MIXED, [plugin, check])
     assert check.compared == 8
@@ -152,8 +152,8 @@ def test_heads_that_grow(labels: Any) -> None:
 
     class Look(SupervisedPlugin):
         def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            if plugin._soft is not None:
-                widths.append((plugin._soft[0].shape[1], strategy.mb_output.shape[1]))
+            if plugin.targets.soft is not None:
+                widths.append((plugin.targets.soft[0].shape[1], strategy.mb_output.shape[1]))
             if labels == "logits" and plugin._recall is not None:
                 widths.append((plugin._recall.logits.shape[1], strategy.mb_output.shape[1]))
 
@@ -207,7 +207,7 @@ def test_the_copy_is_frozen_counted_and_nobodys_business() -> None:
     plugin = MemoryReplayPlugin(RandomMemory(40), labels="soft")
     assert plugin.nbytes_fixed == 0
     strategy = run(Case(), [plugin])
-    copied = plugin._teacher.model
+    copied = plugin.targets.teacher.model
     assert plugin.nbytes_fixed == sum(p.nbytes for p in strategy.model.parameters())
     assert not copied.training
     assert not any(p.requires_grad or p.grad is not None for p in copied.parameters())
@@ -222,12 +222,12 @@ def test_a_state_waits_for_a_model_and_is_kept_meanwhile() -> None:
     other = MemoryReplayPlugin(RandomMemory(40), labels="soft")
     other.load_state_dict(state)
     assert other.nbytes_fixed == plugin.nbytes_fixed
-    again = other.state_dict()["teacher"]
-    assert again["classes"] == state["teacher"]["classes"] == {"0": list(range(CLASSES))}
-    assert all(torch.equal(again["model"][name], value) for name, value in state["teacher"]["model"].items())
+    again = other.state_dict()["targets"]
+    assert again["classes"] == state["targets"]["classes"] == {"0": list(range(CLASSES))}
+    assert all(torch.equal(again["model"][name], value) for name, value in state["targets"]["model"].items())
     strategy.plugins[strategy.plugins.index(plugin)] = other
     other.before_training(strategy)
-    assert torch.equal(other._teacher.model.classifier.weight, strategy.model.classifier.weight)
+    assert torch.equal(other.targets.teacher.model.classifier.weight, strategy.model.classifier.weight)
 
     wrong = build(Case(model=lambda: nn.Sequential(nn.Linear(FEATURES, CLASSES))), [other])
     other.load_state_dict(state)
@@ -253,4 +253,4 @@ def test_bad_arguments(memory: dict[str, Any], arguments: dict[str, Any], messag
 def test_data_without_targets_is_named() -> None:
     plugin = MemoryReplayPlugin(RandomMemory(10), labels="soft")
     with pytest.raises(ValueError, match="labels: old_model and soft want data sets with targets"):
-        plugin._teacher.learn(nn.Linear(2, 2), [1, 2])
+        plugin.targets.teacher.learn(nn.Linear(2, 2), [1, 2])

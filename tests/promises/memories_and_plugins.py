@@ -16,7 +16,8 @@ from avalanche_memplugins import (
     RandomMemoryPlugin,
 )
 from avalanche_memplugins.codecs import Bits, LatentCodec, StreamCodec
-from avalanche_memplugins.memories import EpisodicMemory, LatentMemory
+from avalanche_memplugins.memories import EpisodicMemory, GaussianMemory, LatentMemory, VAEMemory
+from avalanche_memplugins.networks import ConditionalVAE
 
 
 def noise(x: Tensor) -> Tensor:
@@ -112,6 +113,25 @@ PLUGINS["learning, at a layer"] = lambda: MemoryReplayPlugin(LearningMemory(40, 
 PLUGINS["codec trained on the stream"] = lambda: MemoryReplayPlugin(
     LatentMemory(40, codec=StreamCodec(RandomAutoencoder(), steps=5, **PIXELS), seed=5)
 )
+
+
+def vae_memory(classes: int | None) -> VAEMemory:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ConditionalVAE((8,), code_size=3, hidden=(8,), classes=classes, likelihood="gaussian")
+    return VAEMemory(network, steps=4, batch_size=8, seed=5)
+
+
+# What models the stream instead of keeping rows: counts all it has taken in.
+PLUGINS["Gaussian"] = lambda: MemoryReplayPlugin(GaussianMemory(rank=2, seed=5))
+PLUGINS["Gaussian, full, after the experience"] = lambda: MemoryReplayPlugin(
+    GaussianMemory(rank=None, seed=5), write_at="experience"
+)
+PLUGINS["VAE"] = lambda: MemoryReplayPlugin(vae_memory(6), replay_weight="growing")
+PLUGINS["VAE without classes"] = lambda: MemoryReplayPlugin(
+    vae_memory(None), replay_weight="growing", labels="old_model"
+)
+MODELS = {"Gaussian", "Gaussian, full, after the experience", "VAE", "VAE without classes"}
 for policy in ("ring", "reservoir"):
     PLUGINS[f"MbPA, {policy}"] = lambda policy=policy: LocalAdaptationPlugin(  # type: ignore[misc]
         EpisodicMemory(40, policy=policy, seed=5), writes=True, neighbours=5, steps=2
@@ -121,7 +141,7 @@ for policy in ("ring", "reservoir"):
 def for_model(plugin: Any, multi_head: bool) -> Any:
     """A layer has another name below the multi-task wrapper."""
     if multi_head and getattr(plugin, "at", None) is not None:
-        names = [plugin, plugin._tap, getattr(plugin._teacher, "_tap", None)]
+        names = [plugin, plugin._tap, getattr(plugin.targets.teacher, "_tap", None)]
         for named in filter(None, names):
             named.at = f"model.{named.at}"
     return plugin
