@@ -194,7 +194,7 @@ class VAEMemory(GenerativeMemory):
         """
         before = self._table, self.shape, self.dtype
         generators = [(g, g.get_state()) for g in (self._generator, self.codes._generator)]
-        device, old = self.device, len(self._table)
+        device, old, len_before = self.device, len(self._table), len(self)
         try:
             with torch.autocast(device.type, enabled=False):
                 cache = self._survey(batches, origin)
@@ -206,7 +206,7 @@ class VAEMemory(GenerativeMemory):
                     self._train(successor, rows, old, noise)
                 if not all(bool(p.isfinite().all()) for p in successor.parameters()):
                     raise ValueError(f"lr: training the generator diverged, got {self.lr}; wants a smaller one")
-                codes = self._fit_codes(successor, self._rows(batches, cache), old, noise)
+                codes = self._fit_codes(successor, self._rows(batches, cache), old, noise, len(self) - len_before)
         except BaseException:
             self._table, self.shape, self.dtype = before
             for generator, state in generators:
@@ -348,19 +348,23 @@ class VAEMemory(GenerativeMemory):
 
     @torch.no_grad()
     def _fit_codes(
-        self, network: nn.Module, rows: Iterator[tuple[Tensor, Tensor]], old: int, noise: torch.Generator
+        self, network: nn.Module, rows: Iterator[tuple[Tensor, Tensor]], old: int, noise: torch.Generator, held: int
     ) -> GaussianMemory:
         """Gaussians of the codes that the new network gives the experience's classes and the generated ones."""
         fitted = GaussianMemory(rank=None)
-        for _ in range(-(-_ROWS_FITTED // self.batch_size)):
-            parts = [next(rows)]
-            if old:
-                again, which = self._generate(self.batch_size, old)
-                parts.append((again, which.to(self.device)))
-            for x, index in parts:
-                mean, log_variance = network.posterior(x, index) if self.conditional else network.posterior(x)  # type: ignore[operator]
-                eps = torch.randn(mean.shape, generator=noise, device=mean.device)
-                fitted.write(mean + (0.5 * log_variance).exp() * eps, index)
+        held = min(held, _ROWS_FITTED)
+        parts = [next(rows) for _ in range(-(-held // self.batch_size))]
+        if old:
+            # A class without a generated row here would never be generated again.
+            again, which = self._generate(max(held, 32 * old), old)
+            parts.append((again, which.to(self.device)))
+        x, index = (torch.cat([part[i] for part in parts]) for i in range(2))
+        for first in range(0, len(x), 1_024):
+            which = index[first : first + 1_024]
+            arguments = (x[first : first + 1_024], *([which] if self.conditional else []))
+            mean, log_variance = network.posterior(*arguments)  # type: ignore[operator]
+            eps = torch.randn(mean.shape, generator=noise, device=mean.device)
+            fitted.write(mean + (0.5 * log_variance).exp() * eps, which)
         fitted._generator = self.codes._generator
         return fitted
 
