@@ -199,8 +199,8 @@ def report(
     text = table(["generative replay", "validation, seed 0", "test", "CPU seconds in all", "ms an iteration"], rows)
     text += (
         f"\n\nChosen by validation; test: mean and 95 % interval over {len(tests)} seeds. Seconds include the "
-        "generator's training. Avalanche's reference setting (10 epochs, batch 16, 100 replayed rows, its VAE with codes "
-        "of 2) was not run to the end: its seconds are extrapolated from 150 iterations of each of the first two "
+        "generator's training. Avalanche's reference setting (10 epochs, batch 16, 100 replayed rows, VAE with codes of "
+        "2) was not run to the end: its seconds are extrapolated from 150 iterations of each of the first two "
         "experiences, its accuracy is what its own benchmark page reports."
     )
     record("Generative replay on Split MNIST", text, COMMAND)
