@@ -32,10 +32,9 @@ class LabelColumns:
     def stack(self, labels: Given, like: Tensor) -> Tensor:
         """Stored labels as int64 ``(B, columns)`` beside the rows ``like``."""
         columns = [
-            value
-            if isinstance(value, Tensor) and value.dtype == torch.int64 and value.device == like.device
-            # Any other integers, or one for all rows.
-            else torch.empty(len(like), dtype=torch.int64, device=like.device).copy_(torch.as_tensor(value))
+            value.to(like.device, torch.int64)
+            if isinstance(value, Tensor)
+            else torch.full((len(like),), value, dtype=torch.int64, device=like.device)
             for value in self.stored(labels).values()
         ]
         return torch.stack(columns, dim=1)

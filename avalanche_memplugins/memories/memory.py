@@ -46,13 +46,9 @@ class Memory(Protocol):
 
 
 class WritableMemory(Memory, Protocol):
-    """Takes rows as they come."""
+    """Takes rows as they come; with an attribute ``store_logits`` that is true, their outputs as ``logits``, too."""
 
-    store_logits: bool
-
-    def write(
-        self, x: Tensor, y: Tensor, t: Tensor | int = 0, *, origin: Tensor | int | None = None, logits: Any = ...
-    ) -> None:
+    def write(self, x: Tensor, y: Tensor, t: Tensor | int = 0, *, origin: Tensor | int | None = None) -> None:
         """Offer rows ``x`` ``(B, *shape)`` with classes, task labels and numbers of their experiences ``(B,)``."""
 
 

@@ -50,17 +50,21 @@ class Targets:
         if self.teacher is not None:
             self.teacher.learn(strategy.model, strategy.experience.dataset)
 
-    def set(self, recall: Recall, number: int, filler: Tensor) -> Recall:
+    def set(self, recall: Recall, number: int | None, filler: Tensor) -> Recall:
         """Work out the targets; gives the rows with the classes that they are trained towards.
 
         :param recall: rows as the model gets them, with the memory's classes.
-        :param number: of the running experience, whose rows the old model does not know.
+        :param number: of the running experience, whose rows the old model does not know; None if the memory holds
+            none of them. Rows whose experience the memory does not tell, origin -1, may be of it.
         :param filler: any rows of input.
         """
         self.soft = None
         if not self.teacher:
             return recall
-        known = recall.origin != number
+        if number is None:
+            known = torch.ones_like(recall.origin, dtype=torch.bool)
+        else:
+            known = (recall.origin != number) & (recall.origin >= 0)
         logits = self.teacher.logits(recall.x, recall.t, known, filler)
         if self.labels == "soft":
             self.soft = (logits / TEMPERATURE).softmax(1), known

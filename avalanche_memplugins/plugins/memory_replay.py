@@ -77,7 +77,8 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         likely among the classes seen until then. ``"soft"``: that copy's probabilities :math:`p` of these classes
         at temperature T = 2, with :math:`\ell = T^2 \, \mathrm{KL}(p \| \mathrm{softmax}(o / T))`. ``"logits"``:
         the outputs :math:`o'` that the memory stored, with the mean square of :math:`o - o'` over outputs. With the
-        copy, rows of the running experience, which it does not know, keep the memory's class and cross-entropy.
+        copy, rows of the running experience, which it does not know, keep the memory's class and cross-entropy; so
+        do those whose experience the memory does not tell.
     :param augment: random augmentation of the replayed rows, applied to a batch ``(R, ...)`` on the device, for
         example from ``torchvision.transforms.v2``. Torch's random numbers in it come from a generator of the
         plugin's own. The old model sees what the model sees.
@@ -330,7 +331,10 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self._own_label = recall.y
         if self.augment is not None:
             recall = recall._replace(x=augmented(self.augment, recall.x, self._generator))
-        return self.targets.set(recall, _number_of(strategy), strategy.mbatch[0])
+        if self.targets.teacher is None:
+            return recall
+        number = _number_of(strategy) if self.write_at == "iteration" else None
+        return self.targets.set(recall, number, strategy.mbatch[0])
 
     def _fetch_ahead(self) -> None:
         if self.prefetch and self._wanted and hasattr(self.memory, "prefetch"):

@@ -121,6 +121,22 @@ def test_the_old_model_names_the_class_among_those_seen() -> None:
     assert sum(changed) > 5
 
 
+@pytest.mark.parametrize("write_at", ["iteration", "experience"])
+def test_a_memory_that_does_not_tell_experiences_keeps_its_classes_where_the_copy_may_not_know_them(
+    write_at: Any,
+) -> None:
+    plugin = MemoryReplayPlugin(RandomMemory(60, store_tasks=False), labels="old_model", write_at=write_at)
+    changed = []
+
+    class Look(SupervisedPlugin):
+        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+            if plugin.last_replay is not None:
+                changed.append(bool((plugin.last_replay.y != plugin.last_replay.label).any()))
+
+    run(MIXED, [plugin, Look()], lr=0.002)
+    assert any(changed) == (write_at == "experience")
+
+
 def test_stored_logits_are_the_target_of_a_mean_square() -> None:
     def expected(old: Any, replay: Any, recall: Any, known: np.ndarray) -> np.ndarray:
         difference = replay.output.numpy().astype(np.float64) - recall.logits.numpy()
