@@ -1,8 +1,9 @@
 """Train an auto-encoder that codecs use: a VAE, a Kanerva machine or a dynamic Kanerva machine.
 
-``python bench/train_codec.py --kind vae --images omniglot --data DIR --out results/omniglot28-vae.pt``. Five to ten
-minutes on one core. Trained on Omniglot's background set (28 x 28 grey) or on photographs and dead leaves (32 x 32
-colour); a tenth of Omniglot's characters is kept for validation. ``bench/publish_codec.py`` makes the shipped files.
+``python bench/train_codec.py --kind vae --images omniglot --data DIR --out results/codecs/omniglot28-vae.safetensors``.
+Five to ten minutes on one core. Trained on Omniglot's background set (28 x 28 grey) or on photographs and dead leaves
+(32 x 32 colour); a tenth of Omniglot's characters is kept for validation. The file can be given to
+``LatentCodec.from_pretrained``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from _images import natural, omniglot, varied
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from avalanche_memplugins import pretrained
 from avalanche_memplugins.networks import VAE, DynamicKanervaMachine, KanervaMachine
 
 KINDS = {"vae": VAE, "dkm": DynamicKanervaMachine, "km": KanervaMachine}
@@ -176,16 +178,13 @@ def main(options: Options) -> None:
                 break
     with torch.no_grad():
         codes = torch.cat([network.encode(part) for part in train.split(512)])
-    saved = {
-        "weights": network.state_dict(),
-        "architecture": network.architecture(),
-        "code_mean": codes.mean(0),
-        "code_std": codes.std(0),
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()},
-        "log": log,
-    }
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+    for private in ("data", "out"):
+        del settings[private]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(saved, options.out)
+    pretrained.save(
+        options.out, network, code_mean=codes.mean(0), code_std=codes.std(0), manifest={"training": settings, "log": log}
+    )
 
 
 if __name__ == "__main__":
