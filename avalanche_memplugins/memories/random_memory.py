@@ -270,7 +270,7 @@ class RandomMemory(nn.Module):
         else:
             self._columns.guard(labels, values["labels"])
         values["labels"] = values["labels"].to(self._columns.dtype)
-        self._ahead = None
+        self._drop_ahead()
         self._allocate(values)
         wanted = self._groups(self.policy.grouping, labels, batch)
         read = self._groups(self.read.grouping, labels, batch)
@@ -344,11 +344,18 @@ class RandomMemory(nn.Module):
         check.positive_integer("n", n)
         if not len(self):
             raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
-        ahead, self._ahead = self._ahead, None
+        ahead = self._drop_ahead()
         if ahead is not None and ahead.n == n and ahead.device == self.device:
             with torch.no_grad():
                 return self._decoded(ahead.use(self.read, self._generator))
         return self.rows(self.read.choose(n, len(self), self._generator))
+
+    def _drop_ahead(self) -> Ahead | None:
+        ahead = self._ahead
+        # Setting an attribute of a module takes microseconds.
+        if ahead is not None:
+            self._ahead = None
+        return ahead
 
     def prefetch(self, n: int) -> None:
         """Begin to fetch, on another thread, the rows that the next ``sample(n)`` will give.
