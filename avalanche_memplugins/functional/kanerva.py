@@ -2,8 +2,8 @@ r"""The Kanerva machine's linear-Gaussian memory: Bayesian write, exact un-write
 
 A memory :math:`M` of :math:`K` rows and :math:`C` columns is matrix normal, :math:`p(M) = \mathcal{MN}(R, U, I)`; an
 item with address :math:`w` and code :math:`z` obeys :math:`z = w^\top M + \mathcal N(0, \sigma^2 I)`. Everything here
-takes any leading batch dimensions. Source: Wu et al., "The Kanerva machine", 2018, section 3; Wu et al., "Learning attractor dynamics
-for generative memory", 2018, section 3.
+takes any leading batch dimensions. Sources: Wu et al., "The Kanerva machine", 2018, section 3; Wu et al., "Learning
+attractor dynamics for generative memory", 2018, section 3.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def matrix_normal_kl(mean: Tensor, row_cov: Tensor, prior_mean: Tensor, prior_ro
     spread = torch.cholesky_solve(row_cov, prior).diagonal(dim1=-2, dim2=-1).sum(-1)
     moved = torch.linalg.solve_triangular(prior, mean - prior_mean, upper=False).square().sum((-2, -1))
     volume = _log_det(prior) - _log_det(torch.linalg.cholesky(row_cov))
-    return 0.5 * (columns * spread + moved - rows * columns + columns * volume)
+    divergence: Tensor = 0.5 * (columns * spread + moved - rows * columns + columns * volume)
+    return divergence
 
 
 def address_second_moment(row_cov: Tensor, prior_row_cov: Tensor, *, noise_var: float | Tensor) -> Tensor:

@@ -24,14 +24,14 @@ class Written(NamedTuple):
     """Receipt of a write, with which :meth:`KanervaBase.unwrite` takes the items out again.
 
     ``slot`` ``(B,)``: posterior that each item went to; ``address`` ``(B, K)`` and ``code`` ``(B, C)``, float64;
-    ``residual`` ``(B, C)``: what the memory missed of each code; ``index`` ``(B,)``: place of its class in the table.
+    ``residual`` ``(B, C)``: what the memory missed of each code; ``place`` ``(B,)``: that of its class in the table.
     """
 
     slot: Tensor
     address: Tensor
     code: Tensor
     residual: Tensor
-    index: Tensor
+    place: Tensor
 
 
 class KanervaBase(GenerativeMemory):
@@ -85,7 +85,7 @@ class KanervaBase(GenerativeMemory):
         raise NotImplementedError
 
     def _addresses(self, mean: Tensor, code: Tensor, x: Tensor) -> Tensor:
-        """Addresses ``(S, T, K)`` of items with codes ``(S, T, C)`` and rows ``(S, T, ...)`` under ``mean`` ``(S, K, C)``."""
+        """Addresses ``(S, T, K)`` of items of codes ``(S, T, C)``, rows ``(S, T, ...)`` under means ``(S, K, C)``."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------- what it holds
@@ -188,7 +188,7 @@ class KanervaBase(GenerativeMemory):
         :param written: receipt of :meth:`write_items`, or some of its rows.
         :raises ValueError: if the memory does not hold these items.
         """
-        slot, address, code, residual, index = written
+        slot, address, code, residual, place = written
         if self.share == "all" and code.shape[1] < self.mean.shape[-1]:
             code = torch.nn.functional.pad(code, (0, self.mean.shape[-1] - code.shape[1]))
             residual = torch.nn.functional.pad(residual, (0, self.mean.shape[-1] - residual.shape[1]))
@@ -207,7 +207,7 @@ class KanervaBase(GenerativeMemory):
         self.address_sum.index_add_(0, slot, -address.float())
         self.residual.index_add_(0, slot, -residual.square().float())
         self.residual.clamp_min_(0)
-        self._table[:, 1] -= torch.bincount(index, minlength=len(self._table))
+        self._table[:, 1] -= torch.bincount(place, minlength=len(self._table))
         self._drawn = None
 
     def _allocate(self, codes: Tensor) -> None:
@@ -307,7 +307,7 @@ class KanervaBase(GenerativeMemory):
         return mean.float(), symmetric_factors(cov).float()
 
     def _given_label(self, mean: Tensor, cov: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Means ``(N, K)`` of the addresses by class and their covariance ``(1, K, K)``, read by the label's columns."""
+        """Means ``(N, K)`` of the addresses by class and their covariance ``(1, K, K)``, read by label."""
         labels = self._labels()
         columns = self.mean[0, :, -labels:].double()
         noise = self.residual[0, -labels:].double() / count + 1e-4 * self.label_scale**2

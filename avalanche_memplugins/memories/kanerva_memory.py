@@ -98,14 +98,19 @@ class KanervaMemory(KanervaBase):
 
     def _addresses(self, mean: Tensor, code: Tensor, x: Tensor) -> Tensor:
         machine, lead = self._machine, x.shape[: x.ndim - 3]
-        images = self.codec.normalisation.undo(x.flatten(0, x.ndim - 4)) if x.ndim > 3 else x
+        images = self._latent.normalisation.undo(x.flatten(0, x.ndim - 4))
         latent = machine.address_posterior(machine.features(images))[0]
-        return machine.weights(latent).unflatten(0, lead).double()
+        return machine.weights(latent).view(*lead, self.rows).double()
 
     @property
     def _machine(self) -> KanervaMachine:
-        machine: KanervaMachine = self.codec.autoencoder  # type: ignore[union-attr]
+        machine: KanervaMachine = self._latent.autoencoder
         return machine
+
+    @property
+    def _latent(self) -> LatentCodec:
+        codec: LatentCodec = self._modules["codec"]  # type: ignore[assignment]
+        return codec
 
     def _fit_addresses(self) -> tuple[Tensor, Tensor]:
         if self.address == "fitted":

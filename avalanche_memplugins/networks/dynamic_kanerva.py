@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -142,7 +143,7 @@ class DynamicKanervaMachine(nn.Module):
 
     def written(self, x: Tensor, *, sequential: bool = False) -> tuple[Tensor, Tensor]:
         """The memory after writing episodes ``(E, T, C, H, W)``: ``(E, K, C)``, ``(E, K, K)``."""
-        return self.write(self.encode(x.flatten(0, 1)).unflatten(0, x.shape[:2]), sequential=sequential)
+        return self.write(episodic(self.encode(x.flatten(0, 1)), x.shape[:2]), sequential=sequential)
 
     def bound(self, x: Tensor, *, sequential: bool = False, generator: torch.Generator | None = None) -> EpisodeBound:
         """Negative bound of episodes, one sample of addresses and memory each.
@@ -152,7 +153,7 @@ class DynamicKanervaMachine(nn.Module):
         :param generator: for the samples; torch's own if None.
         """
         episodes, items = x.shape[:2]
-        code, log_scale = (part.unflatten(0, (episodes, items)) for part in self.features(x.flatten(0, 1)))
+        code, log_scale = (episodic(part, (episodes, items)) for part in self.features(x.flatten(0, 1)))
         mean, row_cov = self.write(code, sequential=sequential)
         address = kanerva_address(mean, code, ridge=self.ridge)
         noise = _normal((episodes, items, self.rows + self.code_size), x, generator)
@@ -162,7 +163,7 @@ class DynamicKanervaMachine(nn.Module):
         recalled = drawn @ mean + spread * noise[..., self.rows :]
         var = self.address_std**2
         kl = 0.5 * ((address.square() + (2 * log_scale).exp()) / var - 1 - 2 * log_scale + math.log(var)).sum(-1)
-        logits = self.decoder(torch.cat([recalled, code]).flatten(0, 1)).unflatten(0, (2 * episodes, items))
+        logits = episodic(self.decoder(torch.cat([recalled, code]).flatten(0, 1)), (2 * episodes, items))
         nll = image_nll(logits, torch.cat([x, x]))
         prior_mean, prior_cov = self.prior()
         kl_memory = matrix_normal_kl(mean, row_cov, prior_mean, prior_cov) / items
@@ -177,11 +178,16 @@ class DynamicKanervaMachine(nn.Module):
         """
         seen, out = cue, []
         for _ in range(steps):
-            code = self.encode(seen.flatten(0, 1)).unflatten(0, cue.shape[:2])
+            code = episodic(self.encode(seen.flatten(0, 1)), cue.shape[:2])
             recalled = kanerva_address(mean, code, ridge=self.ridge) @ mean
-            out.append(self.decoder(recalled.flatten(0, 1)).unflatten(0, cue.shape[:2]))
+            out.append(episodic(self.decoder(recalled.flatten(0, 1)), cue.shape[:2]))
             seen = torch.sigmoid(out[-1])
         return out
+
+
+def episodic(rows: Tensor, episodes: Sequence[int]) -> Tensor:
+    """Rows ``(E T, ...)`` as episodes ``(E, T, ...)``."""
+    return rows.reshape(*episodes, *rows.shape[1:])
 
 
 def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from avalanche_memplugins.functional.kanerva import kanerva_posterior, matrix_normal_kl
 from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
-from avalanche_memplugins.networks.dynamic_kanerva import EpisodeBound
+from avalanche_memplugins.networks.dynamic_kanerva import EpisodeBound, episodic
 from avalanche_memplugins.networks.vae import image_nll
 
 
@@ -129,14 +129,13 @@ class KanervaMachine(nn.Module):
         :param generator: for the samples; torch's own if None.
         """
         episodes, items = x.shape[:2]
-        features = self.features(x.flatten(0, 1)).unflatten(0, (episodes, items))
+        features = episodic(self.features(x.flatten(0, 1)), (episodes, items))
         code = self.to_code(features)
         mean_y, log_var_y = self.address_posterior(features)
-        sizes = (self.address_size, self.code_size, self.code_size)
+        sizes = [self.address_size, self.code_size, self.code_size]
         shape = (episodes, items, sum(sizes))
-        noise_y, noise_m, noise_z = torch.randn(shape, dtype=x.dtype, device=x.device, generator=generator).split(
-            sizes, -1
-        )
+        noise = torch.randn(shape, dtype=x.dtype, device=x.device, generator=generator)
+        noise_y, noise_m, noise_z = torch.split(noise, sizes, -1)
         weights = self.weights(mean_y + (0.5 * log_var_y).exp() * noise_y)
         prior_mean, prior_cov = self.prior()
         mean, row_cov = (part.expand(episodes, *part.shape) for part in (prior_mean, prior_cov))
@@ -148,14 +147,14 @@ class KanervaMachine(nn.Module):
         kl_y = 0.5 * (mean_y.square() + log_var_y.exp() - 1 - log_var_y).sum(-1)
         off = (mean_z - recalled).square() + log_var_z.exp()
         kl_z = 0.5 * (off / self.noise_var - 1 - log_var_z + math.log(self.noise_var)).sum(-1)
-        logits = self.decoder(torch.cat([drawn, code]).flatten(0, 1)).unflatten(0, (2 * episodes, items))
+        logits = episodic(self.decoder(torch.cat([drawn, code]).flatten(0, 1)), (2 * episodes, items))
         nll = image_nll(logits, torch.cat([x, x]))
         kl_memory = matrix_normal_kl(mean, row_cov, prior_mean, prior_cov) / items
         return EpisodeBound(nll[:episodes], kl_y + kl_z, kl_memory, nll[episodes:])
 
     def written(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The memory after writing episodes ``(E, T, C, H, W)`` at the means of y: ``(E, K, C)``, ``(E, K, K)``."""
-        features = self.features(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        features = episodic(self.features(x.flatten(0, 1)), x.shape[:2])
         weights = self.weights(self.address_posterior(features)[0])
         mean, row_cov = (part.expand(len(x), *part.shape) for part in self.prior())
         return kanerva_posterior(mean, row_cov, weights, self.to_code(features), noise_var=self.noise_var)
@@ -169,9 +168,9 @@ class KanervaMachine(nn.Module):
         """
         seen, out = cue, []
         for _ in range(steps):
-            features = self.features(seen.flatten(0, 1)).unflatten(0, cue.shape[:2])
+            features = episodic(self.features(seen.flatten(0, 1)), cue.shape[:2])
             recalled = self.weights(self.address_posterior(features)[0]) @ mean
             code = self.code_posterior(features, recalled)[0]
-            out.append(self.decoder(code.flatten(0, 1)).unflatten(0, cue.shape[:2]))
+            out.append(episodic(self.decoder(code.flatten(0, 1)), cue.shape[:2]))
             seen = torch.sigmoid(out[-1])
         return out
