@@ -39,15 +39,16 @@ class BenchmarkInfo:
     std: tuple[float, ...]
     local: bool
 
-    def build(self, *, n_experiences: int | None = None, seed: int | None = None) -> Any:
+    def build(self, *, n_experiences: int | None = None, seed: int | None = None, **options: Any) -> Any:
         """Open the benchmark.
 
         :param n_experiences: None: the registered number.
         :param seed: for the order of classes, or the permutations.
+        :param options: further keywords of the factory, such as ``return_task_id``.
         """
         module, function = self.factory.split(":")
         return getattr(import_module(module), function)(
-            self.n_experiences if n_experiences is None else n_experiences, seed=seed
+            self.n_experiences if n_experiences is None else n_experiences, seed=seed, **options
         )
 
 

@@ -28,11 +28,18 @@ class Built:
 
     :param strategy: the Avalanche strategy.
     :param memory_bytes: bytes that it holds from the stream at the moment of the call.
+    :param fixed_bytes: bytes that it needs besides, whatever the stream.
     """
 
-    def __init__(self, strategy: Any, memory_bytes: Callable[[], int]) -> None:
+    def __init__(self, strategy: Any, memory_bytes: Callable[[], int], fixed_bytes: Callable[[], int] = lambda: 0) -> None:
         self.strategy = strategy
         self.memory_bytes = memory_bytes
+        self.fixed_bytes = fixed_bytes
+
+
+def open_benchmark(spec: RunSpec) -> Any:
+    """The stream of a run."""
+    return BENCHMARKS[spec.benchmark].build(n_experiences=spec.n_experiences, seed=spec.seed)
 
 
 def build(spec: RunSpec, benchmark: Any, evaluator: Any) -> Built:

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from avalanche_memplugins.benchmarks.registry import BENCHMARKS
-
 from .result import RunResult
 from .spec import RunSpec
 
@@ -43,9 +41,9 @@ def _train(spec: RunSpec) -> dict[str, Any]:
     from avalanche.training.determinism.rng_manager import RNGManager
     from avalanche.training.plugins import EvaluationPlugin
 
-    from .builders import build
+    from .builders import build, open_benchmark
 
-    benchmark = BENCHMARKS[spec.benchmark].build(n_experiences=spec.n_experiences, seed=spec.seed)
+    benchmark = open_benchmark(spec)
     # After the benchmark is built, so that every strategy of a seed begins with the same weights.
     RNGManager.set_random_seeds(spec.seed)
     built = build(spec, benchmark, EvaluationPlugin(accuracy_metrics(experience=True), loggers=None))
@@ -64,6 +62,7 @@ def _train(spec: RunSpec) -> dict[str, Any]:
         "accuracy": tuple(accuracy),
         "train_seconds": tuple(seconds),
         "memory_bytes": tuple(nbytes),
+        "fixed_bytes": built.fixed_bytes(),
         "weights": weights.hexdigest(),
     }
 

@@ -18,6 +18,7 @@ class RunResult:
     :param accuracy: ``(T, T)``, [0, 1]: row i, column k is the test accuracy on experience k after training on i.
     :param train_seconds: ``(T,)`` wall-clock seconds of training on each experience, evaluation left out.
     :param memory_bytes: ``(T,)`` bytes held from the stream after each experience.
+    :param fixed_bytes: bytes needed besides, whatever the stream: of frozen networks.
     :param weights: SHA-256 of the model's final weights.
     :param warnings: what was warned of, each once.
     :param environment: versions, machine, threads.
@@ -28,6 +29,7 @@ class RunResult:
     accuracy: tuple[tuple[float, ...], ...] = ()
     train_seconds: tuple[float, ...] = ()
     memory_bytes: tuple[int, ...] = ()
+    fixed_bytes: int = 0
     weights: str = ""
     warnings: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class RunResult:
                 accuracy=tuple(tuple(map(float, row)) for row in values["accuracy"]),
                 train_seconds=tuple(map(float, values["train_seconds"])),
                 memory_bytes=tuple(map(int, values["memory_bytes"])),
+                fixed_bytes=int(values.get("fixed_bytes", 0)),
                 weights=str(values["weights"]),
                 warnings=tuple(map(str, values["warnings"])),
                 environment=dict(values["environment"]),
