@@ -9,6 +9,7 @@ from .memories import MEMORIES, MemoryInfo
 from .processes import LocalProcesses
 from .result import RunResult
 from .runner import run_all
+from .settings import Settings
 from .spec import RunSpec
 from .store import ResultStore
 from .strategies import STRATEGIES, StrategyInfo
@@ -25,6 +26,7 @@ __all__ = [
     "ResultStore",
     "RunResult",
     "RunSpec",
+    "Settings",
     "StrategyInfo",
     "compare",
     "run_all",

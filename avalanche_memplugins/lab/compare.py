@@ -49,7 +49,7 @@ def compare(comparison: Comparison, *, console: Console | None = None, executor:
     """
     console = console or Console()
     specs = comparison.specs()
-    executor = executor or LocalProcesses(comparison.jobs)
+    executor = executor or _executor(comparison)
     store = ResultStore(comparison.out / "runs")
     try:
         with display_for(console, specs, min(executor.jobs, len(specs))) as display:
@@ -65,6 +65,14 @@ def compare(comparison: Comparison, *, console: Console | None = None, executor:
         )
         raise
     return _report(comparison, results, store, console)
+
+
+def _executor(comparison: Comparison) -> Executor:
+    if comparison.ray_address is None:
+        return LocalProcesses(comparison.jobs, comparison.settings())
+    from .ray_executor import RayExecutor
+
+    return RayExecutor(comparison.ray_address, settings=comparison.settings())
 
 
 def _report(comparison: Comparison, results: list[RunResult], store: ResultStore, console: Console) -> Outcome:

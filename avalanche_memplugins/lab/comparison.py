@@ -8,6 +8,7 @@ from pathlib import Path
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import get_benchmark
 
+from .settings import Settings
 from .spec import RunSpec
 from .strategies import STRATEGIES
 
@@ -45,7 +46,15 @@ class Comparison:
     lr: float = 1e-3
     """Learning rate."""
     jobs: int | None = None
-    """Worker processes of one thread each; by default one a core."""
+    """Runs at a time, a process each; by default as many as the cores hold."""
+    threads: int = 1
+    """Threads of a run."""
+    gpus: float = 0.0
+    """Share of a GPU that a run takes; 0 trains on the CPU."""
+    ray_address: str | None = None
+    """Ray cluster that does the runs, such as auto or HOST:PORT; by default this machine's processes do."""
+    log: tuple[str, ...] = ()
+    """Avalanche's loggers, written to the folder `logs`: csv, tensorboard, wandb."""
     out: Path = Path("results/compare")
     """Folder for results, tables and pictures."""
 
@@ -78,6 +87,13 @@ class Comparison:
             for benchmark in dict.fromkeys(self.benchmarks)
             for strategy in dict.fromkeys(self.strategies)
         ]
+
+    def settings(self) -> Settings:
+        """How the runs are carried out.
+
+        :raises ValueError: naming the setting that is out of range or unknown.
+        """
+        return Settings(threads=self.threads, gpus=self.gpus, loggers=self.log)
 
     def baseline_name(self) -> str:
         """The strategy that differences are taken from.

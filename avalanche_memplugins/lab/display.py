@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -71,12 +72,13 @@ class LiveDisplay:
     def __init__(self, console: Console, specs: Sequence[RunSpec], jobs: int) -> None:
         self.specs = specs
         self.results: dict[RunSpec, RunResult] = {}
+        self.fresh, self.begin = 0, time.monotonic()
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
+            _TimeLeft(self),
             console=console,
         )
         self.task = self.bar.add_task(f"starting, {count(jobs, 'run')} at a time", total=len(specs))
@@ -96,8 +98,15 @@ class LiveDisplay:
         """As :meth:`Display.show`."""
         self.results[result.spec] = result
         if fresh:
+            self.fresh += 1
             self.bar.update(self.task, description="running")
         self.bar.advance(self.task)
+
+    def seconds_left(self) -> float | None:
+        """By the runs that were done now, those of earlier commands cost nothing; None before the first one."""
+        if not self.fresh:
+            return None
+        return (time.monotonic() - self.begin) / self.fresh * (len(self.specs) - len(self.results))
 
     def _render(self) -> Group:
         benchmarks = list(dict.fromkeys(spec.benchmark for spec in self.specs))
@@ -125,6 +134,24 @@ class LiveDisplay:
         if accuracies:
             cell.append(f"  {100 * sum(accuracies) / len(accuracies):5.1f}")
         return cell
+
+
+class _TimeLeft(ProgressColumn):
+    """Rich's own column looks back for 30 seconds only, in which no run may have ended."""
+
+    max_refresh = 0.5
+
+    def __init__(self, display: LiveDisplay) -> None:
+        super().__init__()
+        self.display = display
+
+    def render(self, task: Task) -> Text:
+        """As rich wants it."""
+        left = self.display.seconds_left()
+        if left is None:
+            return Text("time left unknown", "dim")
+        minutes, seconds = divmod(round(left), 60)
+        return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left", "cyan")
 
 
 def count(number: int, thing: str) -> str:

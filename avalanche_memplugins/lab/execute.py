@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import platform
@@ -12,59 +13,132 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+# The exact states of all global generators, which an evaluation beside the run must leave as they were.
+from avalanche_memplugins.checkpointing._random import capture_random, restore_random
+
+from .loggers import open_loggers
+from .progress import Checkpoint, Progress
 from .result import RunResult
+from .settings import Settings
 from .spec import RunSpec
 
 _NOISE = ("DeprecationWarning:", "UserWarning: No loggers specified", "UserWarning: no QP solver found")
 
 
-def execute(spec: RunSpec) -> RunResult:
+def execute(
+    spec: RunSpec, *, folder: Path | None = None, settings: Settings | None = None, logs: Path | None = None
+) -> RunResult:
     """Train on each experience in turn and test on all of them after each.
 
+    :param spec: the run.
+    :param folder: for the state after each experience. If there is one, the run goes on from it, and gives bit for
+        bit (on a CPU) what it would have given without a stop. None: the run begins anew and leaves nothing.
+    :param settings: how; None: on the CPU, without loggers.
+    :param logs: folder for what loggers write.
     :returns: the numbers, or the traceback if anything was raised.
     """
+    settings = settings or Settings()
     with _recorded_warnings() as warned:
         try:
-            numbers = _train(spec)
+            checkpoint = Checkpoint(folder, spec, _versions())
+            numbers = _Run(spec, settings, logs, checkpoint, warned).train()
         except Exception:
-            return RunResult(spec=spec, error=traceback.format_exc(), environment=_environment())
-    return RunResult(spec=spec, **numbers, warnings=tuple(warned()), environment=_environment())
+            return RunResult(spec=spec, error=traceback.format_exc(), environment=_environment(settings))
+    return RunResult(spec=spec, **numbers, environment=_environment(settings))
 
 
-def _train(spec: RunSpec) -> dict[str, Any]:
-    from avalanche.evaluation.metrics import accuracy_metrics
-    from avalanche.training.determinism.rng_manager import RNGManager
-    from avalanche.training.plugins import EvaluationPlugin
+class _Run:
+    def __init__(self, spec: RunSpec, settings: Settings, logs: Path | None, checkpoint: Checkpoint, warned: Any):
+        self.spec, self.settings, self.logs = spec, settings, logs
+        self.checkpoint, self.warned = checkpoint, warned
 
-    from .builders import build, open_benchmark
+    def train(self) -> dict[str, Any]:
+        progress = self.checkpoint.numbers()
+        if progress is not None:
+            self._build(first=len(progress.accuracy))
+            if not self.checkpoint.load(self.built.strategy, self.benchmark.train_stream, progress):
+                progress = None
+        if progress is None:
+            progress = Progress()
+            self._build(first=0)
+            progress.untrained = self._untrained()
+        strategy, stream = self.built.strategy, self.benchmark.train_stream
+        before = progress.warnings
+        for experience in stream[len(progress.accuracy) :]:
+            start = time.perf_counter()
+            strategy.train(experience)
+            progress.train_seconds.append(time.perf_counter() - start)
+            progress.memory_bytes.append(self.built.memory_bytes())
+            progress.accuracy.append(self._test(strategy))
+            progress.warnings = list(dict.fromkeys([*before, *self.warned()]))
+            if len(progress.accuracy) < len(stream):
+                self.checkpoint.save(strategy, progress)
+        weights = hashlib.sha256()
+        for value in strategy.model.state_dict().values():
+            weights.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+        return {
+            "untrained": tuple(progress.untrained),
+            "accuracy": tuple(map(tuple, progress.accuracy)),
+            "train_seconds": tuple(progress.train_seconds),
+            "memory_bytes": tuple(progress.memory_bytes),
+            "fixed_bytes": self.built.fixed_bytes(),
+            "weights": weights.hexdigest(),
+            "warnings": tuple(progress.warnings),
+        }
 
-    benchmark = open_benchmark(spec)
-    # After the benchmark is built, so that every strategy of a seed begins with the same weights.
-    RNGManager.set_random_seeds(spec.seed)
-    built = build(spec, benchmark, EvaluationPlugin(accuracy_metrics(experience=True), loggers=None))
-    strategy = built.strategy
-    accuracy, seconds, nbytes = [], [], []
-    for experience in benchmark.train_stream:
-        start = time.perf_counter()
-        strategy.train(experience)
-        seconds.append(time.perf_counter() - start)
-        nbytes.append(built.memory_bytes())
-        accuracy.append(_by_experience(strategy.eval(benchmark.test_stream), len(benchmark.test_stream)))
-    weights = hashlib.sha256()
-    for value in strategy.model.state_dict().values():
-        weights.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
-    return {
-        "accuracy": tuple(accuracy),
-        "train_seconds": tuple(seconds),
-        "memory_bytes": tuple(nbytes),
-        "fixed_bytes": built.fixed_bytes(),
-        "weights": weights.hexdigest(),
-    }
+    def _build(self, first: int) -> None:
+        from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
+        from avalanche.training.determinism.rng_manager import RNGManager
+        from avalanche.training.plugins import EvaluationPlugin
+
+        from . import builders
+
+        self.benchmark = builders.open_benchmark(self.spec)
+        metrics = [accuracy_metrics(experience=True)]
+        loggers = None
+        if self.settings.loggers and self.logs is not None:
+            loggers = open_loggers(self.settings.loggers, self.spec, self.logs, first=first)
+            metrics = [
+                accuracy_metrics(epoch=True, experience=True, stream=True),
+                loss_metrics(epoch=True, experience=True),
+            ]
+        # After the benchmark is built, so that every strategy of a seed begins with the same weights.
+        RNGManager.set_random_seeds(self.spec.seed)
+        self.built = builders.build(self.spec, self.benchmark, EvaluationPlugin(*metrics, loggers=loggers))
+        self.built.strategy.device = torch.device(self.settings.device)
+
+    def _test(self, strategy: Any) -> list[float]:
+        stream = self.benchmark.test_stream
+        return list(_by_experience(strategy.eval(stream), len(stream)))
+
+    def _untrained(self) -> list[float]:
+        """Accuracy of the first weights on each experience, [] for a model that gives none yet."""
+        from avalanche.evaluation.metrics import accuracy_metrics
+        from avalanche.training import Naive
+        from avalanche.training.plugins import EvaluationPlugin
+
+        states = capture_random()
+        try:
+            model = copy.deepcopy(self.built.strategy.model)
+            beside = Naive(
+                model=model,
+                optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+                criterion=torch.nn.CrossEntropyLoss(),
+                eval_mb_size=256,
+                device=self.settings.device,
+                evaluator=EvaluationPlugin(accuracy_metrics(experience=True), loggers=None),
+            )
+            return self._test(beside)
+        except Exception:  # only forward transfer wants these numbers: no reason to lose the run
+            return []
+        finally:
+            restore_random(states)
 
 
 def _by_experience(metrics: dict[str, Any], n_experiences: int) -> tuple[float, ...]:
@@ -92,12 +166,20 @@ def _recorded_warnings() -> Iterator[Any]:
         yield messages
 
 
-def _environment() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     packages = ("avalanche-memplugins", "avalanche-lib", "torch", "numpy")
     return {
         "python": platform.python_version(),
-        "machine": platform.platform(),
         "threads": str(torch.get_num_threads()),
-        "cores": str(os.cpu_count()),
         **{name: version(name) for name in packages},
+    }
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    gpu = torch.cuda.get_device_name() if settings.gpus and torch.cuda.is_available() else None
+    return {
+        "machine": platform.platform(),
+        "cores": str(os.cpu_count()),
+        "device": settings.device if gpu is None else f"{settings.device}: {gpu}",
+        **_versions(),
     }

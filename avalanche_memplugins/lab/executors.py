@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from .result import RunResult
+from .settings import Settings
 from .spec import RunSpec
+from .store import ResultStore
 
 
 class Executor(Protocol):
@@ -17,27 +19,36 @@ class Executor(Protocol):
 
     jobs: int
 
-    def run(self, specs: Sequence[RunSpec]) -> Iterator[RunResult]:
-        """Yield each run's result as soon as it is there, in any order; a run that fails is a result too."""
+    def run(self, specs: Sequence[RunSpec], store: ResultStore) -> Iterator[RunResult]:
+        """Yield each run's result as soon as it is there, in any order; a run that fails is a result too.
+
+        :param specs: the runs to do.
+        :param store: for the state of unfinished runs, and for results if who does a run can reach it.
+        """
         ...
 
 
 class InProcess:
-    """One run after the other in this process, on one thread as in the worker processes."""
+    """One run after the other in this process.
+
+    :param settings: how; None: one thread, as in the worker processes.
+    """
 
     jobs = 1
 
-    def run(self, specs: Sequence[RunSpec]) -> Iterator[RunResult]:
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+
+    def run(self, specs: Sequence[RunSpec], store: ResultStore) -> Iterator[RunResult]:
         """As :meth:`Executor.run`."""
         import torch
 
-        from .execute import execute
+        from .perform import perform
 
         for spec in specs:
             threads = torch.get_num_threads()
-            torch.set_num_threads(1)
             try:
-                result = execute(spec)
+                result = perform(spec, store, self.settings)
             finally:
                 torch.set_num_threads(threads)
             yield result

@@ -8,93 +8,85 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from .result import RunResult
+from .settings import Settings
 from .spec import RunSpec
+from .store import ResultStore
 from .worker import serve
 
-# One thread a process: several runs side by side are faster than one run on several threads, and repeatable.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class LocalProcesses:
-    """Worker processes that live for many runs, since importing Avalanche takes longer than a small run.
+    """A process for each run, forked from one that has imported Avalanche already, which takes longer than a small run.
 
-    A worker that dies (out of memory, a crash in native code) fails its run and is replaced. What runs print
-    goes to a log; the log of a dead worker becomes part of its run's error.
+    Several runs side by side on a thread each are faster than one run on several, and repeatable. A process that
+    dies (out of memory, a crash in native code) fails its run and no other; what it printed last becomes part of
+    the run's error. If this process is killed, the runs' processes end, too.
 
-    :param jobs: number of processes, >= 1; None: one a core.
+    :param jobs: processes at a time, >= 1; None: as many as their threads fill the cores.
+    :param settings: how; None: one thread a run.
     :raises ValueError: if ``jobs`` is below 1.
     """
 
-    def __init__(self, jobs: int | None = None) -> None:
+    def __init__(self, jobs: int | None = None, settings: Settings | None = None) -> None:
         if jobs is not None and jobs < 1:
             raise ValueError(f"jobs: wants at least 1, got {jobs}")
-        self.jobs = cores() if jobs is None else jobs
+        self.settings = settings or Settings()
+        self.jobs = max(1, cores() // self.settings.threads) if jobs is None else jobs
 
-    def run(self, specs: Sequence[RunSpec]) -> Iterator[RunResult]:
+    def run(self, specs: Sequence[RunSpec], store: ResultStore) -> Iterator[RunResult]:
         """As :meth:`.Executor.run`. Leaving the iterator early ends the processes."""
         waiting = deque(specs)
+        running: dict[Connection, _Process] = {}
         with tempfile.TemporaryDirectory(prefix="memplugins-") as logs:
-            workers: list[_Worker] = []
             try:
-                for number in range(min(self.jobs, len(waiting))):
-                    workers.append(_Worker(Path(logs) / f"{number}.log"))
-                    workers[-1].give(waiting.popleft())
-                while any(worker.spec is not None for worker in workers):
-                    ready = wait([worker.pipe for worker in workers if worker.spec is not None])
-                    for number, worker in enumerate(workers):
-                        if worker.pipe not in ready:
-                            continue
-                        result = worker.take()
-                        if not worker.alive:
-                            worker.stop()
-                            if waiting:
-                                workers[number] = worker = _Worker(worker.log)
-                        if waiting:
-                            worker.give(waiting.popleft())
+                while waiting or running:
+                    while waiting and len(running) < self.jobs:
+                        process = _Process(waiting.popleft(), store, self.settings, Path(logs))
+                        running[process.pipe] = process
+                    for ready in wait(list(running)):
+                        # Taken out only afterwards: whatever interrupts this, `finally` ends the process.
+                        process = running[ready]  # type: ignore[index]
+                        result = process.take()
+                        del running[process.pipe]
                         yield result
             finally:
-                for worker in workers:
-                    worker.stop()
+                for process in running.values():
+                    process.stop()
 
 
-class _Worker:
-    def __init__(self, log: Path) -> None:
-        # Spawned and not forked: torch's threads do not survive a fork.
-        context = get_context("spawn")
-        self.log = log
-        self.spec: RunSpec | None = None
-        self.alive = True
+class _Process:
+    def __init__(self, spec: RunSpec, store: ResultStore, settings: Settings, logs: Path) -> None:
+        context = _context()
+        self.spec = spec
+        self.log = logs / f"{spec.key}.log"
         self.pipe: Connection
-        self.pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=serve, args=(theirs, str(log)), daemon=True)
+        self.pipe, theirs = context.Pipe(duplex=False)
+        arguments = (theirs, spec, store, settings, str(self.log))
+        self.process: BaseProcess = context.Process(target=serve, args=arguments, daemon=True)
         with _one_thread(), _deaf_to_interrupts():
             self.process.start()
         theirs.close()
 
-    def give(self, spec: RunSpec) -> None:
-        self.spec = spec
-        with suppress(BrokenPipeError):  # it has died; `take` finds out
-            self.pipe.send(spec)
-
     def take(self) -> RunResult:
-        spec, self.spec = self.spec, None
-        if spec is None:
-            raise RuntimeError("the worker has no run")
         try:
             result: RunResult = self.pipe.recv()
-            return result
         except (EOFError, ConnectionResetError):
-            self.alive = False
             self.process.join()
             said = self.log.read_text(encoding="utf-8", errors="replace")[-4000:] if self.log.exists() else ""
-            return RunResult(spec=spec, error=f"the worker process died with exit code {self.process.exitcode}\n{said}")
+            error = f"the run's process died with exit code {self.process.exitcode}\n{said}"
+            result = RunResult(spec=self.spec, error=error)
+        self.pipe.close()
+        self.process.join()
+        return result
 
     def stop(self) -> None:
         self.pipe.close()
@@ -107,9 +99,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _context() -> Any:
+    # Never a fork of this process: torch's threads do not survive one.
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["avalanche_memplugins.lab.preload"])
+    return context
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    # Set here and not in the worker: the libraries read it when they are loaded.
+    # Set here, since the libraries read it when they are loaded; a run on more threads tells torch so itself.
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
@@ -124,8 +125,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    # Ctrl-C reaches every process of the terminal, but the decision is the parent's. A process inherits that
-    # it ignores the signal, so not even its start-up is disturbed.
+    # A process inherits that it ignores the signal, so not even its start-up is disturbed by Ctrl-C.
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -15,6 +15,8 @@ class RunResult:
     With T experiences:
 
     :param spec: the run.
+    :param untrained: ``(T,)`` [0, 1], test accuracy on each experience before any training; empty where the model gives
+        none, and in results of earlier versions.
     :param accuracy: ``(T, T)``, [0, 1]: row i, column k is the test accuracy on experience k after training on i.
     :param train_seconds: ``(T,)`` wall-clock seconds of training on each experience, evaluation left out.
     :param memory_bytes: ``(T,)`` bytes held from the stream after each experience.
@@ -26,6 +28,7 @@ class RunResult:
     """
 
     spec: RunSpec
+    untrained: tuple[float, ...] = ()
     accuracy: tuple[tuple[float, ...], ...] = ()
     train_seconds: tuple[float, ...] = ()
     memory_bytes: tuple[int, ...] = ()
@@ -58,6 +61,7 @@ class RunResult:
         try:
             return cls(
                 spec=RunSpec(**values["spec"]),
+                untrained=tuple(map(float, values.get("untrained", ()))),
                 accuracy=tuple(tuple(map(float, row)) for row in values["accuracy"]),
                 train_seconds=tuple(map(float, values["train_seconds"])),
                 memory_bytes=tuple(map(int, values["memory_bytes"])),

@@ -18,8 +18,9 @@ def run_all(
 ) -> list[RunResult]:
     """Results of all runs, those in the store and those still to do.
 
-    A result is in the store before it is reported, so whatever ends this early loses only the runs under
-    way. A run that had failed is tried again.
+    A result is in the store before it is reported, and a run under way leaves its state in the store after each
+    experience: whatever ends this early, the next call goes on from there. A run that had failed is tried again,
+    from its beginning.
 
     :param specs: the runs; one named twice is done once.
     :param store: where results are, and go.
@@ -34,8 +35,8 @@ def run_all(
             results[spec] = known
             on_result(known, False)
     missing = [spec for spec in dict.fromkeys(specs) if spec not in results]
-    for result in executor.run(missing):
-        store.put(result)
+    for result in executor.run(missing, store):
+        result = store.keep(result)
         results[result.spec] = result
         on_result(result, True)
     return [results[spec] for spec in dict.fromkeys(specs)]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from ._lock import locked
 from .result import RunResult
 from .spec import PROTOCOL, RunSpec
 
@@ -40,6 +43,43 @@ class ResultStore:
         text = json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n"
         write_whole(path, text.encode())
         return path
+
+    def keep(self, result: RunResult) -> RunResult:
+        """Write a result, unless the run has one that ended well: that one stays, whoever did it.
+
+        :returns: the one that is kept.
+        """
+        known = self.get(result.spec)
+        if known is not None and (known.ok or known == result):
+            return known
+        self.put(result)
+        return result
+
+    @contextlib.contextmanager
+    def claim(self, spec: RunSpec) -> Iterator[Path]:
+        """Be the only process that does this run, until the block ends; waits while another one is.
+
+        :returns: the folder for what an unfinished run has so far. It outlives a process that is killed, and is
+            removed once the run has a result.
+        """
+        folder = self.folder / ".unfinished" / spec.key
+        with locked(folder.with_suffix(".lock")):
+            try:
+                yield folder
+            finally:
+                if self.get(spec) is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def results(self) -> list[RunResult]:
+        """All results in the folder, failures too, in the order of their files' names."""
+        found = []
+        for path in sorted(self.folder.glob("*.json")):
+            with contextlib.suppress(ValueError, OSError):
+                values = json.loads(path.read_text(encoding="utf-8"))
+                result = RunResult.from_json(values)
+                if values.get("protocol") == PROTOCOL and path == self.path(result.spec):
+                    found.append(result)
+        return found
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from avalanche_memplugins.lab import RunResult, RunSpec
+from avalanche_memplugins.lab import ResultStore, RunResult, RunSpec
 
 MATRIX = ((0.9, 0.1), (0.6, 0.8))
 
@@ -42,7 +42,7 @@ class FakeExecutor:
         self.jobs = 1
         self.asked: list[RunSpec] = []
 
-    def run(self, specs: Sequence[RunSpec]) -> Iterator[RunResult]:
+    def run(self, specs: Sequence[RunSpec], store: ResultStore) -> Iterator[RunResult]:
         for spec in specs:
             self.asked.append(spec)
             yield self.answer(spec)

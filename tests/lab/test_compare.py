@@ -73,7 +73,7 @@ def test_the_order_in_which_runs_end_changes_nothing(comparison: Comparison, fak
     class Backwards:
         jobs = 1
 
-        def run(self, specs: Sequence[RunSpec]) -> Iterator[RunResult]:
+        def run(self, specs: Sequence[RunSpec], store: ResultStore) -> Iterator[RunResult]:
             return map(made_up, reversed(specs))
 
     fake_executor.answer = made_up
@@ -142,7 +142,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(comparison: Comparison,
     class Interrupted:
         jobs = 1
 
-        def run(self, specs: Sequence[RunSpec]) -> Iterator[RunResult]:
+        def run(self, specs: Sequence[RunSpec], store: ResultStore) -> Iterator[RunResult]:
             yield from map(made_up, specs[:3])
             raise KeyboardInterrupt
 

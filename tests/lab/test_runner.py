@@ -27,7 +27,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(
     store, specs = ResultStore(tmp_path), [spec(seed=seed) for seed in range(4)]
 
     class Interrupted:
-        def run(self, wanted: Sequence[RunSpec]) -> Iterator[RunResult]:
+        def run(self, wanted: Sequence[RunSpec], store: ResultStore) -> Iterator[RunResult]:
             yield fake_executor.answer(wanted[2])
             raise KeyboardInterrupt
 

@@ -1,0 +1,124 @@
+"""Runs on a Ray cluster."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .result import RunResult
+from .settings import Settings
+from .spec import RunSpec
+from .store import ResultStore
+
+RETRIES = 5
+
+
+class RayExecutor:
+    """Each run is a task that Ray places where its threads and its share of a GPU are free.
+
+    A run whose node is lost, or whose process dies, is done again on another one, ``retries`` times at most; a run that
+    raises is not. Where the nodes see the results' folder (a cluster of one machine, a shared file system),
+    whoever does a run writes its result there and its state after each experience: a run that is done again goes on
+    from the last state, and one that had been finished just before its node was lost is not done again. Elsewhere
+    results come back to this process, which writes them. The package must be installed on every node.
+
+    :param address: of the cluster: ``"auto"``, ``"HOST:PORT"``, ``"ray://HOST:PORT"``, or ``"local"`` for a new one
+        on this machine.
+    :param settings: how; None: one thread a run, no GPU.
+    :param retries: of a run, >= 0.
+    :raises ValueError: if Ray is not installed, ``retries`` is below 0, or no cluster answers at the address.
+    """
+
+    def __init__(self, address: str, *, settings: Settings | None = None, retries: int = RETRIES) -> None:
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries: wants an integer >= 0, got {retries!r}")
+        self.address = address
+        self.settings = settings or Settings()
+        self.retries = retries
+        self.ray = _import_ray()
+        self._joined = not self.ray.is_initialized()
+        if self._joined:
+            try:
+                self.ray.init(address=address, log_to_driver=False, logging_level="error")
+            except (ConnectionError, RuntimeError, ValueError) as problem:
+                raise ValueError(f"ray-address: no cluster answers at {address!r}: {problem}") from problem
+
+    @property
+    def jobs(self) -> int:
+        """Runs that the cluster has room for, as it is now; at least 1."""
+        have = self.ray.cluster_resources()
+        room = have.get("CPU", 0) / self.settings.threads
+        if self.settings.gpus:
+            room = min(room, have.get("GPU", 0) / self.settings.gpus)
+        return max(1, int(room))
+
+    def run(self, specs: Sequence[RunSpec], store: ResultStore) -> Iterator[RunResult]:
+        """As :meth:`.Executor.run`. Leaving the iterator early cancels the tasks."""
+        task = self.ray.remote(
+            num_cpus=self.settings.threads,
+            num_gpus=self.settings.gpus,
+            max_retries=self.retries,
+            scheduling_strategy="SPREAD",
+        )(_do)
+        # A node's own working folder is another one.
+        store = ResultStore(store.folder.resolve())
+        with _token(store.folder) as token:
+            pending = {task.remote(spec, store, self.settings, token): spec for spec in specs}
+            try:
+                while pending:
+                    (done,), _ = self.ray.wait(list(pending))
+                    yield self._take(done, pending.pop(done))
+            finally:
+                for one in pending:
+                    self.ray.cancel(one, force=True)
+
+    def close(self) -> None:
+        """Leave the cluster, if it was this executor that had joined it."""
+        if self._joined:
+            self.ray.shutdown()
+
+    def _take(self, reference: Any, spec: RunSpec) -> RunResult:
+        try:
+            result: RunResult = self.ray.get(reference)
+        except self.ray.exceptions.RayError as problem:
+            again = f"after {self.retries} retries: " if self.retries else ""
+            return RunResult(spec=spec, error=f"{again}{problem}\n{type(problem).__name__}: Ray has lost the run")
+        return result
+
+
+def _do(spec: RunSpec, store: ResultStore, settings: Settings, token: Path) -> RunResult:
+    """Do a run on a node, in the results' folder if it is seen from there."""
+    import tempfile
+
+    from .perform import perform
+    from .worker import warm_up
+
+    warm_up(settings.threads)
+    if token.exists():
+        return perform(spec, store, settings)
+    with tempfile.TemporaryDirectory(prefix="memplugins-") as own:
+        return perform(spec, ResultStore(Path(own) / "runs"), settings)
+
+
+@contextmanager
+def _token(folder: Path) -> Iterator[Path]:
+    """A file that a node finds if and only if it sees the same folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    token = folder / f".seen-{uuid.uuid4().hex}"
+    token.touch()
+    try:
+        yield token
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as problem:
+        raise ValueError("ray-address: needs Ray: pip install 'avalanche-memplugins[ray]'") from problem
+    return ray
