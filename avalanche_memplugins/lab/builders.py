@@ -7,105 +7,133 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from avalanche.training import Cumulative, Naive, Replay
+from avalanche.benchmarks import benchmark_from_datasets
+from avalanche.core import SupervisedPlugin
+from avalanche.training import Naive
 from torch import nn
 
+from avalanche_memplugins import MemoryReplayPlugin
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
+from avalanche_memplugins.plugins import LocalAdaptationPlugin
 
-# mypy does not follow setup.py's package_dir to where the strategies lie.
-from avalanche_memplugins.strategies import RMA, ExperienceReplay, MbPA  # type: ignore[import-not-found]
-
+from . import baseline_builders
+from .built import LABEL_BYTES, Built, Setting
+from .memory_factory import make_memory
 from .models import MODELS
 from .spec import OPTIMIZERS, RunSpec
-from .strategies import STRATEGIES
+from .strategies import OURS, STRATEGIES
 
-# A label and a task label of eight bytes each, kept with every float32 image.
-LABEL_BYTES = 16
+__all__ = ["Built", "StopAfter", "build", "open_benchmark", "write_every"]
 
 
-class Built:
-    """A strategy ready to train.
+class StopAfter(SupervisedPlugin):  # type: ignore[misc]
+    """Ends an experience after a number of steps, in the middle of an epoch if need be."""
 
-    :param strategy: the Avalanche strategy.
-    :param memory_bytes: bytes that it holds from the stream at the moment of the call.
-    :param fixed_bytes: bytes that it needs besides, whatever the stream.
-    """
+    def __init__(self, iterations: int) -> None:
+        super().__init__()
+        self.iterations = iterations
 
-    def __init__(self, strategy: Any, memory_bytes: Callable[[], int], fixed_bytes: Callable[[], int] = lambda: 0) -> None:
-        self.strategy = strategy
-        self.memory_bytes = memory_bytes
-        self.fixed_bytes = fixed_bytes
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Count, and stop."""
+        if strategy.clock.train_exp_iterations + 1 >= self.iterations:
+            strategy.stop_training()
 
 
 def open_benchmark(spec: RunSpec) -> Any:
     """The stream of a run."""
-    return BENCHMARKS[spec.benchmark].build(n_experiences=spec.n_experiences, seed=spec.seed)
+    options = dict(spec.benchmark_options)
+    benchmark = BENCHMARKS[spec.benchmark].build(n_experiences=spec.n_experiences, seed=spec.seed, **options)
+    if spec.train_rows is None:
+        return benchmark
+    generator = torch.Generator().manual_seed(spec.seed)
+    few = []
+    for experience in benchmark.train_stream:
+        order = torch.randperm(len(experience.dataset), generator=generator)
+        few.append(experience.dataset.subset(order[: spec.train_rows].tolist()))
+    return benchmark_from_datasets(train=few, test=[experience.dataset for experience in benchmark.test_stream])
 
 
 def build(spec: RunSpec, benchmark: Any, evaluator: Any) -> Built:
     """Model, optimiser and strategy of a run; the first weights come from torch's global generator."""
     info = BENCHMARKS[spec.benchmark]
-    model = MODELS[spec.model](info.input_shape, info.n_classes, spec.hidden)
+    model = MODELS[spec.model](
+        info.input_shape, info.n_classes, spec.hidden, layers=spec.hidden_layers, dropout=spec.dropout
+    )
     optimizer = getattr(torch.optim, OPTIMIZERS[spec.optimizer])(model.parameters(), lr=spec.lr)
+    batches = [math.ceil(len(experience.dataset) / spec.batch_size) for experience in benchmark.train_stream]
+    epochs = spec.epochs if spec.iterations is None else math.ceil(spec.iterations / min(batches))
     common = {
         "model": model,
         "optimizer": optimizer,
         "criterion": nn.CrossEntropyLoss(),
         "train_mb_size": spec.batch_size,
-        "train_epochs": spec.epochs,
+        "train_epochs": epochs,
         "eval_mb_size": 256,
         "evaluator": evaluator,
+        "plugins": [] if spec.iterations is None else [StopAfter(spec.iterations)],
     }
-    row_bytes = 4 * math.prod(info.input_shape) + LABEL_BYTES
-    builder: Callable[..., Built] = globals()[STRATEGIES[spec.strategy].builder]
-    return builder(spec, benchmark, common, row_bytes)
-
-
-def naive(spec: RunSpec, benchmark: Any, common: dict[str, Any], row_bytes: int) -> Built:
-    """Fine-tuning."""
-    return Built(Naive(**common), lambda: 0)
-
-
-def replay(spec: RunSpec, benchmark: Any, common: dict[str, Any], row_bytes: int) -> Built:
-    """Avalanche's replay; its buffer holds indices into the data set, so the rows they keep alive are counted."""
-    strategy = Replay(**common, mem_size=spec.memory_size)
-    plugin = next(plugin for plugin in strategy.plugins if hasattr(plugin, "storage_policy"))
-    return Built(strategy, lambda: len(plugin.storage_policy.buffer) * row_bytes)
-
-
-def rma(spec: RunSpec, benchmark: Any, common: dict[str, Any], row_bytes: int) -> Built:
-    """RMA; like its author's, the ring is as long as the stream's writes, so the stream's length must be known."""
-    batches = sum(math.ceil(len(exp.dataset) / spec.batch_size) for exp in benchmark.train_stream)
-    strategy = RMA(
-        **common,
-        mem_size=spec.memory_size,
-        write_every=write_every(batches, spec.memory_size, spec.batch_size),
-        seed=spec.seed,
+    setting = Setting(
+        spec=spec,
+        benchmark=benchmark,
+        common=common,
+        input_shape=info.input_shape,
+        n_classes=info.n_classes,
+        row_bytes=4 * math.prod(info.input_shape) + LABEL_BYTES,
+        batches=batches,
     )
-    return Built(strategy, lambda: int(strategy.memory.nbytes))
+    name = STRATEGIES[spec.strategy].builder
+    builder: Callable[[Setting], Built]
+    builder = globals()[name] if spec.strategy in OURS else getattr(baseline_builders, name)
+    return builder(setting)
 
 
-def er_reservoir(spec: RunSpec, benchmark: Any, common: dict[str, Any], row_bytes: int) -> Built:
-    """Replay from a reservoir."""
-    strategy = ExperienceReplay(**common, mem_size=spec.memory_size, seed=spec.seed)
-    return Built(strategy, lambda: int(strategy.memory.nbytes))
+def er(setting: Setting) -> Built:
+    """Replay from a reservoir, stored by one codec or another."""
+    return _replaying(setting, make_memory(setting.spec))
 
 
-def mbpa(spec: RunSpec, benchmark: Any, common: dict[str, Any], row_bytes: int, *, replay: bool = False) -> Built:
+def rma(setting: Setting) -> Built:
+    """RMA; like its author's, the ring is as long as the stream's writes, so the stream's length must be known."""
+    spec, options = setting.spec, setting.spec.all_options
+    memory = make_memory(spec)
+    every = options["write_every"] or write_every(sum(setting.batches), memory.capacity, spec.batch_size)
+    return _replaying(setting, memory, write_every=every, write_epochs=options["write_epochs"])
+
+
+def mbpa(setting: Setting, *, replay: bool = False) -> Built:
     """Local adaptation at test time."""
-    strategy = MbPA(**common, mem_size=spec.memory_size, replay=replay, seed=spec.seed)
-    return Built(strategy, lambda: int(strategy.memory.nbytes))
+    options = setting.spec.all_options
+    memory = make_memory(setting.spec)
+    adaptation = LocalAdaptationPlugin(
+        memory,
+        neighbours=options["neighbours"],
+        steps=options["steps"],
+        lr=options["lr"],
+        beta=options["beta"],
+        writes=not replay,
+        max_bytes=64 << 20,
+    )
+    rehearsal = [MemoryReplayPlugin(memory)] if replay else []
+    return _with_memory(setting, memory, *rehearsal, adaptation)
 
 
-def er_mbpa(spec: RunSpec, benchmark: Any, common: dict[str, Any], row_bytes: int) -> Built:
+def er_mbpa(setting: Setting) -> Built:
     """Replay and local adaptation from one reservoir."""
-    return mbpa(spec, benchmark, common, row_bytes, replay=True)
+    return mbpa(setting, replay=True)
 
 
-def cumulative(spec: RunSpec, benchmark: Any, common: dict[str, Any], row_bytes: int) -> Built:
-    """All data so far, which is then its memory."""
-    strategy = Cumulative(**common)
-    return Built(strategy, lambda: 0 if strategy.dataset is None else len(strategy.dataset) * row_bytes)
+def generative(setting: Setting) -> Built:
+    """Replay of what a model of the codes generates."""
+    return _replaying(setting, make_memory(setting.spec))
+
+
+def vae(setting: Setting) -> Built:
+    """Deep generative replay: ``VAEReplay`` with a memory of the size that the run wants."""
+    spec = setting.spec
+    steps = spec.iterations or spec.epochs * round(sum(setting.batches) / len(setting.batches))
+    # Under a budget the old model's copy would be bytes outside it.
+    labels = "old_model" if spec.budget is None else "memory"
+    return _replaying(setting, make_memory(spec, steps=steps), replay_weight="growing", labels=labels)
 
 
 def write_every(batches: int, memory_size: int, batch_size: int) -> int:
@@ -118,3 +146,16 @@ def write_every(batches: int, memory_size: int, batch_size: int) -> int:
     :param batch_size: rows of a write, B.
     """
     return max(1, math.ceil(batches / max(1, memory_size // batch_size)))
+
+
+def _replaying(setting: Setting, memory: Any, **kwargs: Any) -> Built:
+    return _with_memory(setting, memory, MemoryReplayPlugin(memory, seed=setting.spec.seed, **kwargs))
+
+
+def _with_memory(setting: Setting, memory: Any, *plugins: Any) -> Built:
+    common = setting.common
+    strategy = Naive(**{**common, "plugins": [*common["plugins"], *plugins]})
+    # So that galleries and reports find it.
+    strategy.memory = memory
+    fixed = [part for part in (memory, *plugins) if hasattr(part, "nbytes_fixed")]
+    return Built(strategy, lambda: int(memory.nbytes), lambda: sum(int(part.nbytes_fixed) for part in fixed))

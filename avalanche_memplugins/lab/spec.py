@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import get_benchmark
 
+from .budget import parse_bytes
 from .models import MODELS
-from .strategies import STRATEGIES
+from .strategies import STRATEGIES, StrategyInfo
 
 # Counts up whenever the same spec would give other numbers than before, so that old results are not taken for new.
 PROTOCOL = 1
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
+# Came after the first results were kept. At their defaults they are left out of a spec's JSON, so that the key of a run
+# that does without them, and with it the name of its result, is what it was.
+_LATER = ("budget", "iterations", "hidden_layers", "dropout", "train_rows", "options", "benchmark_options")
+Settings = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +34,21 @@ class RunSpec:
     :param strategy: name in :data:`.STRATEGIES`.
     :param seed: of the order of classes or permutations, the first weights, the batches and the memory; >= 0.
     :param n_experiences: length of the stream, >= 1.
-    :param memory_size: rows that a memory holds at most, >= 1.
+    :param memory_size: rows that a memory holds at most, >= 1. A budget takes its place.
     :param model: name in :data:`.MODELS`.
     :param hidden: units in a hidden layer, >= 1.
     :param optimizer: ``"adam"`` or ``"sgd"``, without momentum or weight decay.
     :param lr: learning rate, > 0.
     :param epochs: epochs an experience, >= 1.
     :param batch_size: rows of the stream a step, >= 1; replay comes on top.
+    :param budget: bytes of stream-dependent state that the memory may take, a number or as in ``"50KB"``; only for
+        strategies that can be sized. None: ``memory_size`` counts.
+    :param iterations: steps an experience, >= 1, in the place of ``epochs``, which is then 1. None: whole epochs.
+    :param hidden_layers: of the model ``"mlp"``, >= 1.
+    :param dropout: of the model ``"mlp"``, 0 <= dropout < 1.
+    :param train_rows: take only so many training rows of each experience, drawn by ``seed``. None: all.
+    :param options: the strategy's own settings, see its :class:`.StrategyInfo`; a mapping, or pairs.
+    :param benchmark_options: keywords of the benchmark's function; a mapping, or pairs.
     :raises ValueError: naming the field that is out of range or unknown.
     """
 
@@ -49,13 +63,22 @@ class RunSpec:
     optimizer: str = "adam"
     lr: float = 1e-3
     batch_size: int = 32
+    budget: int | None = None
+    iterations: int | None = None
+    hidden_layers: int = 2
+    dropout: float = 0.0
+    train_rows: int | None = None
+    options: Settings = ()
+    benchmark_options: Settings = ()
 
     def __post_init__(self) -> None:
         get_benchmark(self.benchmark)
-        look_up("strategy", self.strategy, STRATEGIES)
+        info = look_up("strategy", self.strategy, STRATEGIES)
         look_up("model", self.model, MODELS)
         look_up("optimizer", self.optimizer, OPTIMIZERS)
-        for field in ("n_experiences", "epochs", "memory_size", "hidden", "batch_size", "seed"):
+        counts = ("n_experiences", "epochs", "memory_size", "hidden", "batch_size", "seed", "hidden_layers")
+        optional = tuple(field for field in ("iterations", "train_rows") if getattr(self, field) is not None)
+        for field in counts + optional:
             value, least = getattr(self, field), 0 if field == "seed" else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{field}: wants an integer >= {least}, got {value!r}")
@@ -65,6 +88,29 @@ class RunSpec:
         object.__setattr__(self, "lr", float(self.lr))
         if not math.isfinite(self.lr) or self.lr <= 0:
             raise ValueError(f"lr: wants a number above 0, got {self.lr!r}")
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: wants a number from 0 to below 1, got {self.dropout!r}")
+        self._normalise(info)
+
+    def _normalise(self, info: StrategyInfo) -> None:
+        """Make equal runs equal: what plays no part is at its default, settings are sorted pairs."""
+        if self.budget is not None:
+            if info.sized == "no":
+                raise ValueError(f"budget: {self.strategy} has no memory that a budget could size, wants None")
+            object.__setattr__(self, "budget", parse_bytes(self.budget))
+            object.__setattr__(self, "memory_size", type(self).memory_size)
+        if self.iterations is not None:
+            object.__setattr__(self, "epochs", 1)
+        object.__setattr__(self, "dropout", float(self.dropout))
+        options = info.with_defaults(_as_dict("options", self.options))
+        changed = {name: value for name, value in options.items() if value != info.options[name]}
+        object.__setattr__(self, "options", _frozen(changed))
+        object.__setattr__(self, "benchmark_options", _frozen(_as_dict("benchmark_options", self.benchmark_options)))
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The strategy's settings, those at their defaults too."""
+        return STRATEGIES[self.strategy].with_defaults(dict(self.options))
 
     @cached_property
     def key(self) -> str:
@@ -78,5 +124,22 @@ class RunSpec:
         return f"{self.benchmark} · {self.strategy} · seed {self.seed}"
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values."""
-        return asdict(self)
+        """Fields as JSON values; those that came later only where they are not at their defaults."""
+        defaults = {field.name: field.default for field in fields(self)}
+        values = {name: value for name, value in asdict(self).items() if name not in _LATER or value != defaults[name]}
+        return {name: dict(value) if name.endswith("options") else value for name, value in values.items()}
+
+
+def _as_dict(name: str, settings: Any) -> dict[str, Any]:
+    try:
+        found = dict(settings)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: wants a mapping of settings, got {settings!r}") from None
+    if not all(isinstance(key, str) for key in found):
+        raise ValueError(f"{name}: wants names of settings, got {list(found)}")
+    return found
+
+
+def _frozen(settings: Mapping[str, Any]) -> Settings:
+    """Sorted pairs that can be hashed: lists become tuples."""
+    return tuple((key, tuple(v) if isinstance(v := settings[key], list) else v) for key in sorted(settings))

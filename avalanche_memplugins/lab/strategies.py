@@ -3,69 +3,119 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from .baselines import ABSENT, BASELINES, Absent
+from .strategy_info import StrategyInfo
 
-@dataclass(frozen=True, kw_only=True)
-class StrategyInfo:
-    """A strategy of the lab.
+__all__ = ["ABSENT", "OURS", "STRATEGIES", "Absent", "StrategyInfo"]
 
-    :param name: as on the command line.
-    :param label: as in tables and pictures.
-    :param summary: one line for a reader.
-    :param builder: name of the function in :mod:`.builders`.
-    """
+_VAN_DE_VEN = "van de Ven & Tolias 2019, arXiv 1904.07734"
+_LATENT = "codes of a pretrained auto-encoder for 28 x 28 grey images, the rows themselves for others"
 
-    name: str
-    label: str
-    summary: str
-    builder: str
-
-
-STRATEGIES: Mapping[str, StrategyInfo] = {
+OURS: Mapping[str, StrategyInfo] = {
     info.name: info
     for info in (
-        StrategyInfo(
-            name="naive",
-            label="Naive",
-            summary="fine-tuning without a memory: the floor (Avalanche)",
-            builder="naive",
-        ),
-        StrategyInfo(
-            name="replay",
-            label="Replay (Avalanche)",
-            summary="Avalanche's ReplayPlugin with its default buffer",
-            builder="replay",
-        ),
         StrategyInfo(
             name="rma",
             label="RMA",
             summary="a ring that keeps one batch every m steps; m so that the ring holds the whole stream",
             builder="rma",
+            sized="rows",
+            options={"write_every": None, "write_epochs": "first"},
+            source="Zeta36 2018: a ring, m = 1,000",
         ),
         StrategyInfo(
             name="er-reservoir",
             label="ER-reservoir",
             summary="experience replay from a uniform sample of the stream, its length unknown",
-            builder="er_reservoir",
+            builder="er",
+            sized="rows",
+            options={"policy": "reservoir"},
+            source="Chaudhry et al. 2019, arXiv 1902.10486",
+        ),
+        StrategyInfo(
+            name="er-uint8",
+            label="ER 8-bit",
+            summary="ER-reservoir with one byte a pixel, exact",
+            builder="er",
+            sized="rows",
+        ),
+        StrategyInfo(
+            name="er-4bit",
+            label="ER 4-bit",
+            summary="ER-reservoir with 16 grey levels a pixel, images above 14 x 14 reduced to that",
+            builder="er",
+            sized="rows",
+        ),
+        StrategyInfo(
+            name="er-1bit",
+            label="ER 1-bit",
+            summary="ER-reservoir with black and white pixels",
+            builder="er",
+            sized="rows",
+        ),
+        StrategyInfo(
+            name="er-latent",
+            label="ER latent",
+            summary="ER-reservoir with int8 codes of a pretrained auto-encoder; 28 x 28 grey images only",
+            builder="er",
+            sized="rows",
         ),
         StrategyInfo(
             name="mbpa",
             label="MbPA",
             summary="no rehearsal: the head is fitted to each test row's neighbours in a reservoir",
             builder="mbpa",
+            sized="rows",
+            options={"neighbours": 20, "steps": 10, "lr": 0.3, "beta": 0.0, "policy": "reservoir"},
+            source="Sprechmann et al. 2018, arXiv 1802.10542; rates chosen in bench/mbpa_permuted_mnist.py",
         ),
         StrategyInfo(
             name="er-mbpa",
             label="ER + MbPA",
             summary="experience replay and MbPA from one reservoir",
             builder="er_mbpa",
+            sized="rows",
+            options={"neighbours": 20, "steps": 10, "lr": 0.3, "beta": 0.0, "policy": "reservoir"},
+            source="as mbpa",
         ),
         StrategyInfo(
-            name="cumulative",
-            label="Cumulative",
-            summary="trains on all data so far: the ceiling (Avalanche)",
-            builder="cumulative",
+            name="gaussian",
+            label="Gaussian",
+            summary=f"replay drawn from one Gaussian a class over {_LATENT}",
+            builder="generative",
+            sized="bytes",
+        ),
+        StrategyInfo(
+            name="kanerva",
+            label="Kanerva",
+            summary=f"replay from a dynamic Kanerva memory of each class over {_LATENT}",
+            builder="generative",
+            sized="bytes",
+            source="Wu et al. 2018, arXiv 1811.09556",
+        ),
+        StrategyInfo(
+            name="kanerva-shared",
+            label="Kanerva, shared",
+            summary="the same with one memory for all classes, the label a part of the code",
+            builder="generative",
+            sized="bytes",
+            source="Wu et al. 2018, arXiv 1811.09556",
+        ),
+        StrategyInfo(
+            name="vae",
+            label="VAE replay",
+            summary="deep generative replay (VAEReplay): a VAE that rehearses itself; with a budget one that is told "
+            "the class, so that no copy of the model is kept for labels",
+            builder="vae",
+            sized="bytes",
+            options={"steps": None, "prior": "fitted"},
+            source=f"{_VAN_DE_VEN}: 2 x 400 units, codes of 100, Adam 1e-3, as many steps as the model",
         ),
     )
 }
+
+# In the order in which tables show them when nothing else is said.
+_FIRST = ("naive", "replay", "rma", "er-reservoir", "mbpa", "er-mbpa", "cumulative")
+_ALL = {**OURS, **BASELINES}
+STRATEGIES: Mapping[str, StrategyInfo] = {name: _ALL[name] for name in dict.fromkeys((*_FIRST, *_ALL))}
