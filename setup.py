@@ -21,7 +21,7 @@ setup(
         *find_packages(include=["avalanche_memplugins", "avalanche_memplugins.*"]),
         "avalanche_memplugins.strategies",
     ],
-    package_data={"avalanche_memplugins": ["py.typed", "pretrained/*.safetensors", "pretrained/*.md"]},
+    package_data={"avalanche_memplugins": ["py.typed", "pretrained/*.safetensors", "pretrained/*.md", "presets/*.yaml"]},
     install_requires=[
         "avalanche-lib>=0.6",
         "torch>=2.4",
@@ -32,13 +32,15 @@ setup(
         "scipy",
         "pandas",
         "matplotlib",
+        "pyyaml",
         "tyro",
         "rich",
     ],
     extras_require={
         "ray": ["ray"],
         "knn": ["faiss-cpu"],
-        "test": ["pytest", "ruff", "mypy", "scipy-stubs", "pandas-stubs"],
+        "gem": ["quadprog"],  # Avalanche's GEM asks qpsolvers for this solver by name
+        "test": ["quadprog", "pytest", "ruff", "mypy", "scipy-stubs", "pandas-stubs"],
         "docs": ["sphinx", "furo"],
     },
     entry_points={"console_scripts": ["memplugins = avalanche_memplugins.cli:main"]},

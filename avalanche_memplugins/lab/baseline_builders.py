@@ -117,7 +117,7 @@ def ewc(setting: Setting) -> Built:
 
 def si(setting: Setting) -> Built:
     """Synaptic intelligence."""
-    if setting.common["model"] is not None and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         warnings.warn("si: Avalanche's SI does nothing on a CPU, its importances are all 0", stacklevel=2)
     strategy = training.SynapticIntelligence(**setting.common, **setting.spec.all_options)
     return _holding(strategy, "ewc_data", "syn_data")
@@ -192,10 +192,12 @@ def icarl(setting: Setting) -> Built:
     model = setting.common["model"]
     if not hasattr(model, "features") or not hasattr(setting.benchmark, "n_classes_per_exp"):
         raise ValueError("strategy: icarl wants the model 'mlp' and a class-incremental benchmark whole")
+    # It rounds the rows of a class up, so with k classes it may hold k - 1 more than it was given.
+    rows = setting.rows() - (setting.n_classes - 1) * (setting.spec.budget is not None)
     strategy = training.ICaRL(
         feature_extractor=nn.Sequential(nn.Flatten(), model.features),
         classifier=model.classifier,
-        memory_size=setting.rows(),
+        memory_size=rows,
         buffer_transform=None,
         fixed_memory=True,
         **{name: value for name, value in setting.common.items() if name not in ("model", "criterion")},

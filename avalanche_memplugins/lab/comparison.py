@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import get_benchmark
 
+from .budget import parse_bytes
 from .settings import Settings
 from .spec import RunSpec
-from .strategies import STRATEGIES
+from .strategies import ABSENT, STRATEGIES, StrategyInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,7 @@ class Comparison:
     """Compare strategies on benchmarks over several seeds.
 
     Every strategy gets the same stream, first weights, model, optimiser, epochs and batch size, and every memory
-    the same number of rows. Runs that are already done are taken from the output folder.
+    the same number of rows or, with a budget, of bytes. Runs that are already done are taken from the output folder.
     """
 
     benchmarks: tuple[str, ...] = ("split-digits", "permuted-digits")
@@ -31,6 +33,9 @@ class Comparison:
     """Strategy that differences are taken from; by default replay if it takes part, else the first."""
     memory_size: int = 200
     """Rows that each memory holds at most."""
+    budget: str | None = None
+    """Bytes that each memory may take, such as 50KB or 2MB, in the place of rows. Strategies that cannot be sized
+    run all the same; the table shows what they hold."""
     experiences: int | None = None
     """Length of the streams; by default what is usual for the benchmark."""
     epochs: int | None = None
@@ -69,6 +74,9 @@ class Comparison:
             if not getattr(self, field):
                 raise ValueError(f"{field}: wants at least one name, got none")
         self.baseline_name()
+        budget = None if self.budget is None else parse_bytes(self.budget)
+        for strategy in self.strategies:
+            check_strategy(strategy)
         return [
             RunSpec(
                 benchmark=benchmark,
@@ -77,6 +85,7 @@ class Comparison:
                 n_experiences=_or(self.experiences, get_benchmark(benchmark).n_experiences),
                 epochs=_or(self.epochs, get_benchmark(benchmark).epochs),
                 memory_size=self.memory_size,
+                budget=None if STRATEGIES[strategy].sized == "no" else budget,
                 model=self.model,
                 hidden=self.hidden,
                 optimizer=self.optimizer,
@@ -107,6 +116,19 @@ class Comparison:
 
 def _or(value: int | None, default: int) -> int:
     return default if value is None else value
+
+
+def check_strategy(name: str) -> StrategyInfo:
+    """The strategy of that name, if it can run here.
+
+    :raises ValueError: if there is none, or a module that it needs is missing.
+    """
+    if name in (left_out := {part: absent for absent in ABSENT for part in absent.name.split(", ")}):
+        raise ValueError(f"strategy: {name} is left out: {left_out[name].reason}")
+    info = look_up("strategy", name, STRATEGIES)
+    if info.requires and importlib.util.find_spec(info.requires) is None:
+        raise ValueError(f"strategy: {name} {info.note}")
+    return info
 
 
 def label(strategy: str) -> str:

@@ -36,4 +36,29 @@ MEMORIES = (
         module="avalanche_memplugins.memories",
         summary="NEC's keys and values by class, read by kernel, updated in place",
     ),
+    MemoryInfo(
+        name="GaussianMemory",
+        module="avalanche_memplugins.memories",
+        summary="one Gaussian a class over rows or codes, in one pass; the control for all that follow",
+    ),
+    MemoryInfo(
+        name="DynamicKanervaMemory",
+        module="avalanche_memplugins.memories",
+        summary="rows that every code is a mixture of, written by Bayes' rule; a posterior a class, or one for all",
+    ),
+    MemoryInfo(
+        name="KanervaMemory",
+        module="avalanche_memplugins.memories",
+        summary="the same, addressed by the network of a trained Kanerva machine",
+    ),
+    MemoryInfo(
+        name="VAEMemory",
+        module="avalanche_memplugins.memories",
+        summary="a VAE that learns each experience beside its own replay",
+    ),
+    MemoryInfo(
+        name="LatentMemory",
+        module="avalanche_memplugins.memories",
+        summary="rows as codes of an auto-encoder that is trained on the stream",
+    ),
 )

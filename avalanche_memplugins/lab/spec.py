@@ -120,8 +120,9 @@ class RunSpec:
 
     @property
     def title(self) -> str:
-        """For a reader: benchmark, strategy and seed."""
-        return f"{self.benchmark} · {self.strategy} · seed {self.seed}"
+        """For a reader: benchmark, strategy, budget if there is one, and seed."""
+        budget = "" if self.budget is None else f" · {self.budget} bytes"
+        return f"{self.benchmark} · {self.strategy}{budget} · seed {self.seed}"
 
     def to_json(self) -> dict[str, Any]:
         """Fields as JSON values; those that came later only where they are not at their defaults."""

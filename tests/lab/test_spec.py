@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import pickle
 import subprocess
@@ -40,11 +42,51 @@ def test_every_field_changes_the_key() -> None:
         "optimizer": "sgd",
         "lr": 0.002,
         "batch_size": 33,
+        "budget": 50_000,
+        "iterations": 7,
+        "hidden_layers": 1,
+        "dropout": 0.5,
+        "train_rows": 100,
+        "options": {"write_every": 3},
+        "benchmark_options": {"return_task_id": True},
     }
-    fields = PINNED.to_json()
-    assert changed.keys() == fields.keys()
-    keys = {RunSpec(**{**fields, name: value}).key for name, value in changed.items()}
-    assert len(keys | {PINNED.key}) == len(fields) + 1
+    assert changed.keys() == {field.name for field in dataclasses.fields(RunSpec)}
+    keys = {RunSpec(**{**PINNED.to_json(), name: value}).key for name, value in changed.items()}
+    assert len(keys | {PINNED.key}) == len(changed) + 1
+
+
+def test_fields_that_came_later_change_no_old_key() -> None:
+    assert PINNED.to_json().keys().isdisjoint({"budget", "iterations", "options", "dropout"})
+    said = RunSpec(**PINNED.to_json(), budget=None, iterations=None, hidden_layers=2, dropout=0, options={})
+    assert said == PINNED
+    assert said.key == PINNED.key
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"budget": "50KB"}, {"budget": 50_000}),
+        ({"budget": 50_000, "memory_size": 7}, {"budget": 50_000}),
+        ({"iterations": 9, "epochs": 3}, {"iterations": 9}),
+        ({"options": {"write_every": None}}, {}),
+        (
+            {"options": (("write_every", 3), ("write_epochs", "all"))},
+            {"options": {"write_epochs": "all", "write_every": 3}},
+        ),
+        ({"benchmark_options": {"fixed_class_order": [1, 0]}}, {"benchmark_options": {"fixed_class_order": (1, 0)}}),
+    ],
+)
+def test_what_is_the_same_run_has_the_same_key(one: dict[str, object], other: dict[str, object]) -> None:
+    a, b = (RunSpec(**{**PINNED.to_json(), **change}) for change in (one, other))
+    assert a == b
+    assert a.key == b.key
+    assert RunSpec(**json.loads(json.dumps(a.to_json()))) == a, "back from its file"
+
+
+def test_an_option_that_is_a_whole_number_of_a_float_is_that_float() -> None:
+    a, b = (RunSpec(**{**PINNED.to_json(), "strategy": "ewc"}, options={"ewc_lambda": value}) for value in (3, 3.0))
+    assert a.key == b.key
+    assert a.all_options == {"ewc_lambda": 3.0, "mode": "separate", "decay_factor": None}
 
 
 def test_equal_numbers_make_equal_specs() -> None:
@@ -75,6 +117,15 @@ def test_frozen_and_picklable() -> None:
         ({"lr": 0}, "lr: wants a number above 0, got 0"),
         ({"lr": float("nan")}, "lr: wants a number above 0, got nan"),
         ({"lr": "fast"}, "lr: wants a number above 0, got 'fast'"),
+        ({"budget": "50 kilos"}, "budget: wants bytes such as 50KB, 2MB, 1.5MiB or 50000, got '50 kilos'"),
+        ({"budget": 0}, "budget: wants a whole number of bytes, at least 1, got 0"),
+        ({"budget": "50KB", "strategy": "naive"}, "budget: naive has no memory that a budget could size"),
+        ({"iterations": 0}, "iterations: wants an integer >= 1, got 0"),
+        ({"train_rows": 1.5}, "train_rows: wants an integer >= 1, got 1.5"),
+        ({"dropout": 1}, "dropout: wants a number from 0 to below 1, got 1"),
+        ({"options": {"lambda": 1}}, "options: rma has no 'lambda'; it has write_every, write_epochs"),
+        ({"options": {"write_epochs": 3}}, "options: write_epochs wants a value like 'first', got 3"),
+        ({"options": 3}, "options: wants a mapping of settings, got 3"),
     ],
 )
 def test_bad_fields_are_named(change: dict[str, object], message: str) -> None:

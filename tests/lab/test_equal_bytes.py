@@ -1,0 +1,130 @@
+"""Every memory within the same bytes, and its bytes counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from avalanche_memplugins import pretrained
+from avalanche_memplugins.lab import STRATEGIES, RunSpec
+from avalanche_memplugins.lab import memory_factory as factory
+from avalanche_memplugins.lab.builders import open_benchmark
+from avalanche_memplugins.lab.execute import execute
+from avalanche_memplugins.lab.strategies import OURS
+from avalanche_memplugins.networks import VAE
+
+BUDGET = 12_000
+ON_DIGITS = [name for name, info in STRATEGIES.items() if info.sized != "no" and name != "er-latent"]
+# Bytes of a row: its pixels and a label; of Avalanche's, float32 pixels, two labels of eight, logits or a score.
+ROW = {
+    **dict.fromkeys(("rma", "er-reservoir", "mbpa", "er-mbpa"), 64 * 4 + 1),
+    "er-uint8": 64 + 1,
+    "er-4bit": 32 + 1,
+    "er-1bit": 8 + 1,
+    "der": 64 * 4 + 16 + 40,
+    "der-pp": 64 * 4 + 16 + 40,
+    "gss": 64 * 4 + 8 + 4,
+}
+
+
+@pytest.mark.parametrize("strategy", ON_DIGITS)
+def test_a_budget_is_kept_and_used(strategy: str, spec: Callable[..., RunSpec]) -> None:
+    if STRATEGIES[strategy].requires:
+        pytest.importorskip(STRATEGIES[strategy].requires)
+    # Five experiences of two classes: memories that grow with the classes are then at their largest.
+    result = execute(spec(strategy=strategy, budget=BUDGET, n_experiences=5, batch_size=8))
+    assert result.ok, result.error
+    assert max(result.memory_bytes) <= BUDGET
+    row = ROW.get(strategy, 64 * 4 + 16)
+    if strategy in ("gem", "agem"):
+        assert result.memory_bytes[-1] > BUDGET - 5 * 8 * row, "whole batches, an equal share an experience"
+    elif strategy == "icarl":
+        assert result.memory_bytes[-1] > BUDGET - 10 * row, "an equal share a class"
+    elif STRATEGIES[strategy].sized == "rows":
+        assert result.memory_bytes[-1] == BUDGET // row * row
+    else:
+        assert result.memory_bytes[-1] > 0.6 * BUDGET
+
+
+def test_a_budget_below_one_row_says_what_one_takes(spec: Callable[..., RunSpec]) -> None:
+    for strategy, needs in (("er-reservoir", 257), ("replay", 272), ("gaussian", 5440)):
+        result = execute(spec(strategy=strategy, budget=100))
+        assert not result.ok
+        assert f"{needs} bytes" in (result.error or "").splitlines()[-1]
+
+
+@pytest.mark.parametrize("strategy", ["er-4bit", "er-1bit", "er-uint8"])
+def test_codecs_store_what_the_benchmarks_transforms_make(strategy: str, spec: Callable[..., RunSpec]) -> None:
+    run = spec(strategy=strategy)
+    memory = factory.make_memory(run)
+    rows = [open_benchmark(run).train_stream[0].dataset[i] for i in range(32)]
+    x, y = torch.stack([row[0] for row in rows]), torch.tensor([int(row[1]) for row in rows])
+    memory.write(x, y)
+    back = memory.rows(torch.arange(32)).x
+    std = 240 / 255
+    worst = {"er-uint8": 0.0, "er-4bit": 1 / 30, "er-1bit": 1 / 2}[strategy] / std
+    assert float((back - x).abs().max()) <= worst + 1e-6
+    assert not torch.equal(back, torch.zeros_like(back))
+
+
+def test_images_above_14_pixels_are_reduced_for_four_bits() -> None:
+    run = RunSpec(benchmark="split-mnist", strategy="er-4bit", seed=0, n_experiences=5, epochs=1, budget=9_900)
+    assert factory.make_memory(run).capacity == 9_900 // (14 * 14 // 2 + 1)
+
+
+def test_raw_images_have_no_normalisation_to_undo() -> None:
+    plain = RunSpec(benchmark="split-mnist", strategy="er-4bit", seed=0, n_experiences=5, epochs=1)
+    raw = RunSpec(**plain.to_json(), benchmark_options={"train_transform": None, "eval_transform": None})
+    assert factory.make_memory(raw).codec.codec.normalisation.undo(torch.ones(1)) == 1
+    assert factory.make_memory(plain).codec.codec.normalisation.undo(torch.ones(1)) == pytest.approx(0.1307 + 0.3081)
+
+
+@pytest.fixture
+def autoencoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    network = VAE(code_size=8, width=4)
+    path = pretrained.save(tmp_path / "tiny", network, code_mean=torch.zeros(8), code_std=torch.ones(8))
+    monkeypatch.setitem(factory.AUTOENCODERS, (1, 28, 28), str(path))
+    return path
+
+
+@pytest.mark.parametrize("strategy", ["er-latent", "gaussian", "kanerva", "kanerva-shared"])
+def test_memories_over_codes_have_fixed_bytes_apart(strategy: str, autoencoder: Path) -> None:
+    run = RunSpec(benchmark="split-mnist", strategy=strategy, seed=0, n_experiences=5, epochs=1, budget=9_000)
+    memory = factory.make_memory(run)
+    x = torch.rand(40, 1, 28, 28).sub(0.1307).div(0.3081)
+    memory.write(x, torch.arange(40) % 10)
+    assert memory.nbytes <= 9_000
+    network = sum(p.nbytes for p in pretrained.load(autoencoder).autoencoder.parameters())
+    assert memory.nbytes_fixed >= network
+    assert memory.sample(4).x.shape == (4, 1, 28, 28)
+    if strategy == "er-latent":
+        assert memory.capacity == 1000, "eight int8 numbers and a label"
+
+
+def test_a_missing_autoencoder_and_unfit_images_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(factory.AUTOENCODERS, (1, 28, 28), "not-there")
+    fields = {"strategy": "er-latent", "seed": 0, "n_experiences": 5, "epochs": 1}
+    with pytest.raises(ValueError, match="er-latent wants the pretrained auto-encoder 'not-there'"):
+        factory.make_memory(RunSpec(benchmark="split-mnist", **fields))
+    with pytest.raises(ValueError, match=r"er-latent wants images of \(1, 28, 28\).*those of split-digits"):
+        factory.make_memory(RunSpec(benchmark="split-digits", **fields))
+
+
+def test_only_what_has_a_memory_of_its_own_can_be_asked_for_bytes() -> None:
+    assert {name for name in OURS if STRATEGIES[name].sized == "no"} == set()
+
+
+def test_few_rows_are_drawn_by_the_seed_and_tests_stay_whole(spec: Callable[..., RunSpec]) -> None:
+    few = [open_benchmark(spec(train_rows=20, seed=seed)) for seed in (0, 0)]
+    rows = [[row[0] for exp in benchmark.train_stream for row in exp.dataset] for benchmark in few]
+    assert len(rows[0]) == 40
+    assert all(torch.equal(a, b) for a, b in zip(*rows, strict=True))
+    whole = open_benchmark(spec())
+    assert [len(e.dataset) for e in few[0].test_stream] == [len(e.dataset) for e in whole.test_stream]
+    held = {tuple(row[0].flatten().tolist()) for row in whole.train_stream[1].dataset}
+    assert all(tuple(x.flatten().tolist()) in held for x in rows[0][20:]), "of that experience"
+    labels = [int(row[1]) for row in few[0].train_stream[0].dataset]
+    assert len(set(labels)) > 2, "not the first rows, which may be of one class"
