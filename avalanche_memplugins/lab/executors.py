@@ -12,12 +12,12 @@ from .store import ResultStore
 
 
 class Executor(Protocol):
-    """Executes runs, somewhere.
+    """Executes runs, somewhere."""
 
-    :param jobs: runs that are under way at the same time.
-    """
-
-    jobs: int
+    @property
+    def jobs(self) -> int:
+        """Runs that are under way at the same time."""
+        ...
 
     def run(self, specs: Sequence[RunSpec], store: ResultStore) -> Iterator[RunResult]:
         """Yield each run's result as soon as it is there, in any order; a run that fails is a result too.

@@ -43,6 +43,68 @@ def forgetting(matrix: ArrayLike) -> float:
     return float((a[:-1, :-1].max(axis=0) - a[-1, :-1]).mean())
 
 
+def backward_transfer(matrix: ArrayLike) -> float:
+    r"""What later experiences did to earlier ones: accuracy at the end less that just after training on it.
+
+    .. math:: BWT = \frac{1}{T-1} \sum_{k=1}^{T-1} (a_{T,k} - a_{k,k})
+
+    :param matrix: as for :func:`average_accuracy`.
+    :returns: a number in [-1, 1], below 0 where experiences were forgotten. NaN for T = 1.
+    :raises ValueError: if the matrix is not square.
+
+    Source: Lopez-Paz & Ranzato 2017, section 2.
+    """
+    a = _square(matrix)
+    if len(a) == 1:
+        return math.nan
+    return float((a[-1, :-1] - a.diagonal()[:-1]).mean())
+
+
+def forward_transfer(matrix: ArrayLike, untrained: ArrayLike) -> float:
+    r"""What earlier experiences did for later ones: accuracy just before training on it less that of the first weights.
+
+    .. math:: FWT = \frac{1}{T-1} \sum_{k=2}^{T} (a_{k-1,k} - b_k)
+
+    :param matrix: as for :func:`average_accuracy`.
+    :param untrained: ``(T,)`` [0, 1], b: accuracy on each experience before any training; empty if it is not known.
+    :returns: a number in [-1, 1]. In a class-incremental stream it is about -1/classes by construction: a class that
+        was not seen yet is not predicted. NaN for T = 1 and where b is not known.
+    :raises ValueError: if the matrix is not square, or ``untrained`` has another length.
+
+    Source: Lopez-Paz & Ranzato 2017, section 2.
+    """
+    a, b = _square(matrix), np.asarray(untrained, dtype=np.float64)
+    if len(a) == 1 or b.size == 0:
+        return math.nan
+    if b.shape != (len(a),):
+        raise ValueError(f"untrained: wants {len(a)} numbers, one an experience, got shape {b.shape}")
+    return float((a.diagonal(offset=1) - b[1:]).mean())
+
+
+def bootstrap_interval(values: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the mean.
+
+    Means of ``resamples`` draws of n values with replacement; their 2.5 % and 97.5 % quantiles. It assumes no
+    normal noise, but cannot look beyond the values that it has: below about ten of them it is too narrow.
+
+    :param values: one a seed, n >= 1.
+    :param resamples: >= 1.
+    :param seed: of the draws; the same values give the same interval.
+    :returns: lower and upper end; NaN for n = 1.
+    :raises ValueError: if there are no values.
+
+    Source: Efron & Tibshirani, "An introduction to the bootstrap", 1993, section 13.3.
+    """
+    v = np.asarray(values, dtype=np.float64)
+    if v.ndim != 1 or len(v) == 0:
+        raise ValueError(f"values: wants a flat sequence of at least one number, got shape {v.shape}")
+    if len(v) == 1:
+        return math.nan, math.nan
+    drawn = np.random.default_rng(seed).integers(len(v), size=(resamples, len(v)))
+    low, high = np.quantile(v[drawn].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     r"""Mean over seeds and the half-width of its 95 % interval.
 

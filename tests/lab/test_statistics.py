@@ -9,7 +9,15 @@ import pytest
 from avalanche.evaluation.functional import forgetting as avalanche_forgetting
 from scipy import stats
 
-from avalanche_memplugins.lab.statistics import average_accuracy, forgetting, interval, paired_difference
+from avalanche_memplugins.lab.statistics import (
+    average_accuracy,
+    backward_transfer,
+    bootstrap_interval,
+    forgetting,
+    forward_transfer,
+    interval,
+    paired_difference,
+)
 
 
 def test_forgetting_by_hand() -> None:
@@ -94,3 +102,27 @@ def test_a_matrix_that_is_not_square_is_refused(matrix: list[object]) -> None:
     for function in (forgetting, average_accuracy):
         with pytest.raises(ValueError, match="matrix: wants a square accuracy matrix"):
             function(matrix)
+
+
+def test_transfers_by_hand() -> None:
+    matrix = [[0.9, 0.2, 0.1], [0.7, 0.8, 0.3], [0.5, 0.9, 0.9]]
+    assert backward_transfer(matrix) == pytest.approx(((0.5 - 0.9) + (0.9 - 0.8)) / 2)
+    assert forward_transfer(matrix, [0.5, 0.1, 0.1]) == pytest.approx(((0.2 - 0.1) + (0.3 - 0.1)) / 2)
+    assert math.isnan(forward_transfer(matrix, []))
+    assert math.isnan(backward_transfer([[0.5]]))
+    assert math.isnan(forward_transfer([[0.5]], [0.1]))
+    with pytest.raises(ValueError, match=r"untrained: wants 3 numbers, one an experience, got shape \(2,\)"):
+        forward_transfer(matrix, [0.1, 0.2])
+
+
+def test_bootstrap_agrees_with_scipy_and_repeats() -> None:
+    values = np.random.default_rng(1).normal(0.3, 0.1, size=12)
+    low, high = bootstrap_interval(values.tolist())
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=50_000, rng=np.random.default_rng(2)
+    ).confidence_interval
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.003)
+    assert bootstrap_interval(values.tolist()) == (low, high)
+    assert all(math.isnan(end) for end in bootstrap_interval([0.5]))
+    with pytest.raises(ValueError, match="values: wants a flat sequence of at least one number"):
+        bootstrap_interval([])

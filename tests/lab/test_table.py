@@ -27,8 +27,8 @@ def results(spec: Callable[..., RunSpec], result: Callable[..., RunResult]) -> l
 def test_tidy_has_a_line_a_number_and_survives_csv(results: list[RunResult], tmp_path) -> None:
     table = tidy(results)
     assert tuple(table.columns) == TIDY
-    # Four runs: 2 x 2 accuracies, 2 times, 2 sizes; the failed one has none.
-    assert len(table) == 4 * (4 + 2 + 2)
+    # Four runs: 2 x 2 accuracies, 2 times, 2 sizes, 1 fixed size; the failed one has none.
+    assert len(table) == 4 * (4 + 2 + 2 + 1)
     line = table[(table["strategy"] == "replay") & (table["seed"] == 1) & (table["metric"] == "accuracy")]
     one = line[(line["trained_experience"] == 1) & (line["evaluated_experience"] == 0)]
     assert one["value"].tolist() == [0.9]
@@ -79,3 +79,24 @@ def test_nothing_but_failures_is_an_empty_table(spec: Callable[..., RunSpec]) ->
     assert tuple(table.columns) == TIDY
     assert len(table) == 0
     assert len(summarise(table, baseline="naive")) == 0
+
+
+def test_transfer_and_bootstrap_by_hand(spec: Callable[..., RunSpec], result: Callable[..., RunResult]) -> None:
+    """What is measured before training changes neither the matrix nor the accuracy."""
+    runs = [
+        result(spec(strategy="naive", seed=0), ((0.9, 0.3), (0.1, 0.8)), untrained=(0.2, 0.1), fixed_bytes=7),
+        result(spec(strategy="naive", seed=1), ((0.9, 0.5), (0.3, 0.8)), untrained=(0.2, 0.1), fixed_bytes=7),
+        result(spec(strategy="replay", seed=0), ((0.9, 0.3), (0.9, 0.8))),
+        result(spec(strategy="replay", seed=1), ((0.9, 0.5), (0.7, 0.8))),
+    ]
+    table = tidy(runs)
+    np.testing.assert_array_equal(accuracy_matrix(table[table["run"] == runs[0].spec.key]), runs[0].accuracy)
+    summary = summarise(table, baseline="naive").set_index("strategy")
+    naive, replay = summary.loc["naive"], summary.loc["replay"]
+    assert naive["backward_transfer"] == pytest.approx((-0.8 - 0.6) / 2)
+    assert naive["forward_transfer"] == pytest.approx((0.2 + 0.4) / 2)
+    assert math.isnan(replay["forward_transfer"]), "not measured"
+    assert (naive["fixed_bytes"], replay["fixed_bytes"]) == (7, 0)
+    assert naive["accuracy"] == pytest.approx((0.45 + 0.55) / 2)
+    # Differences 0.4 and 0.2: a quarter of the resamples has twice the one, a quarter twice the other.
+    assert (replay["difference_low"], replay["difference_high"]) == pytest.approx((0.2, 0.4))
