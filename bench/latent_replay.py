@@ -34,7 +34,7 @@ from avalanche_memplugins import LeanStepPlugin, MemoryReplayPlugin, RandomMemor
 from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec, Uint8
 from avalanche_memplugins.memories import DynamicKanervaMemory, GaussianMemory
 
-BYTES = (36_000, 39_200, 55_000, 157_000)
+BYTES = (39_200, 55_000, 157_000)
 
 
 @dataclass(frozen=True)

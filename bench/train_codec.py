@@ -52,6 +52,8 @@ class Options:
     """Weight of the auto-encoder's term beside the bound, Kanerva only."""
     memory_cost: float = 1.0
     """Weight of the memory's divergence in the objective, Kanerva only; 1 is the bound."""
+    init: Path | None = None
+    """Weights to start from, a file that this script wrote with the same sizes."""
     reads: int = 0
     """Unrolled reads of corrupted queries in the objective, Kanerva only."""
 
@@ -145,6 +147,8 @@ def main(options: Options) -> None:
     """Train and write weights, options and the log."""
     torch.set_num_threads(1)
     network = build(options)
+    if options.init is not None:
+        network.load_state_dict(pretrained.load(options.init).autoencoder.state_dict())
     generator = torch.Generator().manual_seed(options.seed)
     train, validation = training_images(options, generator)
     optimizer = torch.optim.Adam(network.parameters(), lr=options.lr)
@@ -179,6 +183,7 @@ def main(options: Options) -> None:
     with torch.no_grad():
         codes = torch.cat([network.encode(part) for part in train.split(512)])
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+    settings["init"] = None if options.init is None else options.init.stem
     for private in ("data", "out"):
         del settings[private]
     options.out.parent.mkdir(parents=True, exist_ok=True)

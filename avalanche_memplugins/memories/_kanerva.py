@@ -39,13 +39,15 @@ class KanervaBase(GenerativeMemory):
 
     Posterior s has mean ``(K, C)``, row covariance (kept as its triangle), the sum of the addresses written and the
     sum of the squared residuals; :func:`~avalanche_memplugins.functional.kanerva.address_second_moment` gives the
-    rest of the addresses' statistics. State is float32, updates are made in float64.
+    rest of the addresses' statistics. A shared memory also keeps, for each class, the sum of its addresses and of
+    their squares ``(2, K)``. State is float32, updates are made in float64.
     """
 
     mean: Tensor
     row_cov: Tensor
     address_sum: Tensor
     residual: Tensor
+    by_class: Tensor
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class KanervaBase(GenerativeMemory):
         self.read_steps = read_steps
         self.balance = check.choice("balance", balance, ("class", "count"))
         self.prior_seed = seed
-        for name in ("mean", "row_cov", "address_sum", "residual"):
+        for name in ("mean", "row_cov", "address_sum", "residual", "by_class"):
             self.register_buffer(name, torch.zeros(0))
         self._drawn: tuple[Tensor, Tensor] | None = None  # means and factors of addresses; made when wanted
 
@@ -176,6 +178,7 @@ class KanervaBase(GenerativeMemory):
         slot = here[places.to(device)]
         self.address_sum.index_add_(0, slot, address.float())
         self.residual.index_add_(0, slot, residual.square().float())
+        self._add_by_class(item_class, address)
         return Written(slot, address, codes, residual, item_class)
 
     @torch.no_grad()
@@ -207,8 +210,14 @@ class KanervaBase(GenerativeMemory):
         self.address_sum.index_add_(0, slot, -address.float())
         self.residual.index_add_(0, slot, -residual.square().float())
         self.residual.clamp_min_(0)
+        self._add_by_class(place, address, sign=-1)
         self._table[:, 1] -= torch.bincount(place, minlength=len(self._table))
         self._drawn = None
+
+    def _add_by_class(self, place: Tensor, address: Tensor, *, sign: int = 1) -> None:
+        if self.share == "all":
+            moments = torch.stack([address, address.square()], 1).float()
+            self.by_class.index_add_(0, place.to(self.device), sign * moments)
 
     def _allocate(self, codes: Tensor) -> None:
         width, device = codes.shape[1], codes.device
@@ -237,9 +246,11 @@ class KanervaBase(GenerativeMemory):
         if not self.mean.numel():
             prior = torch.cat([self._prior_mean(width), self._label_prior(len(self._table))], 1)
             self._append(1, prior.to(device))
+            self.register_buffer("by_class", prior.new_zeros(len(self._table), 2, self.rows).to(device))
             return
         new = total - self.mean.shape[-1]
         if new:
+            self.register_buffer("by_class", torch.cat([self.by_class, self.by_class.new_zeros(new, 2, self.rows)]))
             prior = self._label_prior(len(self._table))[:, -new:].to(device, torch.float64)
             row_cov = unpack_triangle(self.row_cov[0].double(), self.rows)
             columns = (row_cov @ prior / self.prior_var).float()
@@ -307,13 +318,19 @@ class KanervaBase(GenerativeMemory):
         return mean.float(), symmetric_factors(cov).float()
 
     def _given_label(self, mean: Tensor, cov: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Means ``(N, K)`` of the addresses by class and their covariance ``(1, K, K)``, read by label."""
+        """Means ``(N, K)`` of the addresses by class and their covariances ``(N, K, K)``.
+
+        Correlations are those of all addresses read by label, the same for all classes; variances are each class's.
+        """
         labels = self._labels()
         columns = self.mean[0, :, -labels:].double()
         noise = self.residual[0, -labels:].double() / count + 1e-4 * self.label_scale**2
         gain = torch.linalg.solve(columns.mT @ cov @ columns + torch.diag(noise), columns.mT @ cov).mT
-        target = self.label_scale * torch.eye(labels, dtype=mean.dtype, device=mean.device)
-        return mean + (target - mean @ columns) @ gain.mT, (cov - gain @ columns.mT @ cov)[None]
+        within = cov - gain @ columns.mT @ cov
+        counts = self._table[:, 1].clamp_min(1).to(mean.device, mean.dtype)
+        own, squares = (self.by_class.double() / counts[:, None, None]).unbind(1)
+        scale = (squares - own.square()).clamp_min(0).sqrt() / within.diagonal().clamp_min(1e-12).sqrt()
+        return own, scale.unsqueeze(-1) * within * scale.unsqueeze(-2)
 
     # ---------------------------------------------------------------- association
 
@@ -408,16 +425,17 @@ class KanervaBase(GenerativeMemory):
         return {**super().__getstate__(), "_drawn": None}
 
 
-def budget_rows(nbytes: int, *, each: int, width: int, posteriors: int) -> int:
+def budget_rows(nbytes: int, *, each: int, width: int, posteriors: int, each_row: int = 0) -> int:
     """The most rows K with which ``posteriors`` of codes of ``width`` stay within a budget.
 
     :param nbytes: the budget.
     :param each: bytes besides, whatever K.
+    :param each_row: bytes besides for each of the K rows.
     :raises ValueError: if not a single row fits.
     """
 
     def taken(rows: int) -> int:
-        return each + 4 * posteriors * (rows * width + rows * (rows + 1) // 2 + rows + width)
+        return each + each_row * rows + 4 * posteriors * (rows * width + rows * (rows + 1) // 2 + rows + width)
 
     if taken(1) > nbytes:
         raise ValueError(f"nbytes: one memory row takes {taken(1)} bytes, got a budget of {nbytes}")

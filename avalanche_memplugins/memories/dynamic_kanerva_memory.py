@@ -29,6 +29,9 @@ class DynamicKanervaMemory(KanervaBase):
     but U and the sum of the addresses: no second pass over the data. To :math:`w^\top R` it adds noise of the size that
     the memory missed of the codes.
 
+    In a shared memory replay reads by label: correlations of addresses are those given any label, means and variances
+    those of the class.
+
     State is bounded: it grows with the classes, not with the stream.
 
     :param rows: K, >= 1.
@@ -135,6 +138,7 @@ class DynamicKanervaMemory(KanervaBase):
             each=TABLE_BYTES * classes,
             width=width + classes * shared,
             posteriors=1 if shared else classes,
+            each_row=8 * classes * shared,
         )
         # More rows than columns span nothing new.
         return cls(rows=min(rows, width + classes * shared), share=share, codec=codec, **kwargs)

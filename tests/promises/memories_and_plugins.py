@@ -16,7 +16,7 @@ from avalanche_memplugins import (
     RandomMemoryPlugin,
 )
 from avalanche_memplugins.codecs import Bits, LatentCodec, StreamCodec
-from avalanche_memplugins.memories import EpisodicMemory, GaussianMemory, LatentMemory, VAEMemory
+from avalanche_memplugins.memories import DynamicKanervaMemory, EpisodicMemory, GaussianMemory, LatentMemory, VAEMemory
 from avalanche_memplugins.networks import ConditionalVAE
 
 
@@ -127,11 +127,22 @@ PLUGINS["Gaussian"] = lambda: MemoryReplayPlugin(GaussianMemory(rank=2, seed=5))
 PLUGINS["Gaussian, full, after the experience"] = lambda: MemoryReplayPlugin(
     GaussianMemory(rank=None, seed=5), write_at="experience"
 )
+PLUGINS["Kanerva"] = lambda: MemoryReplayPlugin(DynamicKanervaMemory(rows=4, seed=5))
+PLUGINS["Kanerva, shared, after the experience"] = lambda: MemoryReplayPlugin(
+    DynamicKanervaMemory(rows=8, share="all", seed=5), write_at="experience"
+)
 PLUGINS["VAE"] = lambda: MemoryReplayPlugin(vae_memory(6), replay_weight="growing")
 PLUGINS["VAE without classes"] = lambda: MemoryReplayPlugin(
     vae_memory(None), replay_weight="growing", labels="old_model"
 )
-MODELS = {"Gaussian", "Gaussian, full, after the experience", "VAE", "VAE without classes"}
+MODELS = {
+    "Gaussian",
+    "Gaussian, full, after the experience",
+    "Kanerva",
+    "Kanerva, shared, after the experience",
+    "VAE",
+    "VAE without classes",
+}
 for policy in ("ring", "reservoir"):
     PLUGINS[f"MbPA, {policy}"] = lambda policy=policy: LocalAdaptationPlugin(  # type: ignore[misc]
         EpisodicMemory(40, policy=policy, seed=5), writes=True, neighbours=5, steps=2
