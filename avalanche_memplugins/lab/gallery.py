@@ -1,0 +1,207 @@
+"""Pictures of what memories hold: what was written, what each replays, what reads make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from rich.console import Console
+from torch import Tensor
+
+from avalanche_memplugins import pretrained
+from avalanche_memplugins.benchmarks.roots import data_root
+from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec, Uint8
+from avalanche_memplugins.memories import DynamicKanervaMemory, GaussianMemory, RandomMemory, VAEMemory
+from avalanche_memplugins.networks import ConditionalVAE
+
+CODEC, READER = "omniglot28-vae", "omniglot28-dkm-reader"
+BLOCK = 14
+STEPS = (1, 2, 3, 5)
+_DPI = 110
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Draw what memories replay, how reads restore, and how addresses look."""
+
+    images: Literal["digits", "mnist", "fashion"] = "digits"
+    """what to write: the digits that come with scikit-learn, enlarged, or a data set of 28 x 28 images"""
+    budget: int = 50_000
+    """bytes for each memory"""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("gallery")
+    """folder for the pictures"""
+    data: Path | None = None
+    """folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given"""
+    seed: int = 0
+    """of the draws"""
+
+
+def draw_gallery(options: Gallery, console: Console) -> list[Path]:
+    """Draw all pictures into ``options.out``; gives their paths.
+
+    :raises ValueError: for a budget that is too small for a memory, or a missing data set.
+    """
+    x, y = images(options)
+    figures = {"replay": replay_figure(x, y, options)}
+    figures |= reading_figures(x, options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        path = options.out / f"{name}.png"
+        figure.savefig(path, dpi=_DPI)
+        paths.append(path)
+        console.print(f"{path}", soft_wrap=True)
+    return paths
+
+
+def images(options: Gallery) -> tuple[Tensor, Tensor]:
+    """Images ``(N, 1, 28, 28)`` in [0, 1] in random order, and their classes."""
+    if options.images == "digits":
+        from sklearn.datasets import load_digits
+
+        bunch: Any = load_digits()
+        x = torch.from_numpy(bunch.images).float()[:, None] / 16
+        # As MNIST has them: 20 pixels within a margin of 4.
+        x = torch.nn.functional.interpolate(x, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1)
+        x, y = torch.nn.functional.pad(x, (4, 4, 4, 4)), torch.from_numpy(bunch.target).long()
+    else:
+        from torchvision.datasets import MNIST, FashionMNIST
+
+        kind = MNIST if options.images == "mnist" else FashionMNIST
+        root = data_root(options.data) or Path.home() / ".avalanche" / "data"
+        data = kind(str(root), train=True, download=True)
+        x, y = data.data[:10_000, None] / 255.0, data.targets[:10_000]
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(options.seed))
+    return x[order], y[order]
+
+
+def replay_figure(x: Tensor, y: Tensor, options: Gallery) -> Figure:
+    """A row a memory, two drawn rows of each class."""
+    latent = LatentCodec.from_pretrained(CODEC)
+    budget, seed, shape = options.budget, options.seed, (1, 28, 28)
+
+    def rows(codec: Any) -> RandomMemory:
+        return RandomMemory.from_budget(
+            budget, shape=shape, codec=codec, labels="uint8", store_tasks=False, read="class_balanced", seed=seed
+        )
+
+    kanerva = DynamicKanervaMemory.from_budget
+    memories: dict[str, Any] = {
+        "uint8 pixels": rows(Uint8(lossy=True)),
+        "14 x 14, 4 bits": rows(Downsampled(14, Bits(4))),
+        "int8 codes": rows(latent),
+        "Gaussian by class": GaussianMemory.from_budget(budget, classes=10, codec=latent, seed=seed),
+        "Kanerva by class": kanerva(budget, classes=10, codec=latent, seed=seed),
+        "Kanerva, prior addresses": kanerva(budget, classes=10, codec=latent, address="prior", seed=seed),
+        "Kanerva shared": kanerva(budget, classes=10, codec=latent, share="all", seed=seed),
+    }
+    grid, names = [_two_of_each(x, y)], ["the stream"]
+    for name, memory in memories.items():
+        memory.write(x, y)
+        found = memory.sample(min(400, len(memory)))
+        grid.append(_two_of_each(found.x, found.y))
+        names.append(f"{name}\n{_held(memory)} in {memory.nbytes / 1000:.0f} kB")
+    torch_state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    vae = VAEMemory(ConditionalVAE(shape, code_size=32, classes=10), steps=200, seed=seed)
+    torch.set_rng_state(torch_state)
+    vae.consolidate([(x, y, 0)], origin=0)
+    found = vae.sample(400)
+    grid.append(_two_of_each(found.x, found.y))
+    names.append(f"VAE, trained on the stream\n{vae.nbytes / 1000:,.0f} kB")
+    title = "What each memory replays (two of each class, drawn at random)"
+    return _grid_figure(torch.stack(grid), names, title)
+
+
+def reading_figures(x: Tensor, seed: int) -> dict[str, Figure]:
+    """Reads of occluded images, interpolations and weights, from 32 images written to a trained machine's memory."""
+    machine = pretrained.load(READER).autoencoder
+    memory = DynamicKanervaMemory.from_machine(machine, share="all", label_scale=1e-3, seed=seed)  # type: ignore[arg-type]
+    empty = DynamicKanervaMemory.from_machine(machine, share="all", label_scale=1e-3, seed=seed)  # type: ignore[arg-type]
+    written, labels = x[:32], torch.zeros(32, dtype=torch.int64)
+    memory.write(written, labels)
+    # Read a memory that holds one black image: as good as empty, and it may be read.
+    empty.write(torch.zeros(1, 1, 28, 28), labels[:1])
+    cue = occlude(written, BLOCK, torch.Generator().manual_seed(seed))
+    shown = slice(0, 12)
+    rows = [written, cue, *(memory.read(cue, steps=steps) for steps in STEPS), empty.read(cue)]
+    names = ["written", f"cue, {BLOCK} x {BLOCK} black", *(f"read {steps}" for steps in STEPS), "empty memory, read 1"]
+    reads = _grid_figure(torch.stack([r[shown] for r in rows]), names, "Reading 12 of 32 written images")
+    weights = memory.weights(written)
+    share = torch.linspace(0, 1, 9).view(1, -1, 1)
+    pairs = [(0, 1), (2, 3), (4, 5), (6, 7)]
+    lines = torch.cat([(1 - share) * weights[a].view(1, 1, -1) + share * weights[b].view(1, 1, -1) for a, b in pairs])
+    between = memory.generate(lines.flatten(0, 1)).view(len(pairs), -1, 1, 28, 28)
+    path = _grid_figure(
+        between, [f"line {i + 1}" for i in range(len(pairs))], "Along straight lines between two addresses"
+    )
+    return {"reads": reads, "interpolation": path, "weights": _weights_figure(weights)}
+
+
+def occlude(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Images with a black square at a random place."""
+    out = x.clone()
+    corners = torch.randint(0, x.shape[-1] - side + 1, (len(x), 2), generator=generator).tolist()
+    for image, (top, left) in zip(out, corners, strict=True):
+        image[:, top : top + side, left : left + side] = 0
+    return out
+
+
+def _two_of_each(x: Tensor, y: Tensor) -> Tensor:
+    """Rows ``(20, 1, 28, 28)``: two of each class, black where there are fewer."""
+    out = torch.zeros(20, *x.shape[1:])
+    for label in range(10):
+        found = x[y == label][:2].cpu()
+        out[2 * label : 2 * label + len(found)] = found
+    return out
+
+
+def _held(memory: Any) -> str:
+    return f"{len(memory):,} rows" if isinstance(memory, RandomMemory) else f"model of {len(memory):,} rows"
+
+
+def _grid_figure(grid: Tensor, names: list[str], title: str) -> Figure:
+    """Images ``(rows, columns, 1, H, W)`` with a name left of each row."""
+    rows, columns, _, height, width = grid.shape
+    gap = 2
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), 0.35)
+    for i in range(rows):
+        for j in range(columns):
+            top, left = i * (height + gap), j * (width + gap)
+            canvas[top : top + height, left : left + width] = grid[i, j, 0].clamp(0, 1).numpy()
+    inch = 0.42
+    size = (columns * inch + 2.6, rows * inch + 0.6)
+    figure = Figure(figsize=size, dpi=_DPI)
+    left, top = 2.3 / size[0], 0.4 / size[1]
+    panel = figure.add_axes((left, 0.1 / size[1], 1 - left - 0.1 / size[0], 1 - top - 0.1 / size[1]))
+    panel.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    panel.set_yticks([i * (height + gap) + height / 2 for i in range(rows)], names, fontsize=8)
+    panel.set_xticks([])
+    panel.tick_params(length=0)
+    for side in panel.spines.values():
+        side.set_visible(False)
+    figure.suptitle(title, x=0.1 / size[0], y=1 - 0.08 / size[1], ha="left", va="top", fontsize=10, fontweight="bold")
+    return figure
+
+
+def _weights_figure(weights: Tensor) -> Figure:
+    """Histogram of all weights, and how much each memory row is used."""
+    figure = Figure(figsize=(8, 2.8), dpi=_DPI, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.hist(weights.flatten().numpy(), bins=60, color="#0072B2")
+    left.set_title("weights of 32 written images", loc="left", fontsize=10, fontweight="bold")
+    left.set_xlabel("weight of a memory row")
+    left.set_ylabel("count")
+    right.bar(range(weights.shape[1]), weights.square().mean(0).sqrt().numpy(), color="#D55E00")
+    right.set_title("how much each memory row is used", loc="left", fontsize=10, fontweight="bold")
+    right.set_xlabel("memory row")
+    right.set_ylabel("root mean square weight")
+    for panel in (left, right):
+        for side in ("top", "right"):
+            panel.spines[side].set_visible(False)
+    return figure
