@@ -204,16 +204,26 @@ class Absent:
     reason: str
 
 
-ABSENT = (
-    Absent(name="BiC", reason="fails on current torch: MultiStepLR no longer takes verbose="),
-    Absent(name="ExpertGate", reason="wants an AlexNet from the internet"),
-    Absent(name="AR1", reason="wants its MobileNet, whose weights are downloaded"),
-    Absent(name="StreamingLDA", reason="wants a pretrained feature extractor"),
-    Absent(name="LearningToPrompt", reason="wants a pretrained vision transformer"),
-    Absent(name="CWRStar, PNNStrategy, LFL, FeatureReplay, SCR, ER_AML, CoPE", reason="want a model of their own"),
-    Absent(
-        name="MER, LaMAML",
-        reason="meta-learning: another training loop, in which plugins and epochs mean something else",
-    ),
-    Absent(name="RWalk, FromScratchTraining", reason="near relatives of EWC with SI, and of Joint"),
+_OWN_MODEL = "wants a model of its own"
+_OTHER_LOOP = "meta-learning: another training loop, in which epochs and plugins mean something else"
+ABSENT = tuple(
+    Absent(name=name, reason=reason)
+    for name, reason in (
+        ("BiC", "fails on current torch: MultiStepLR no longer takes verbose="),
+        ("ExpertGateStrategy", "wants an AlexNet from the internet"),
+        ("AR1", "wants its MobileNet, whose weights are downloaded"),
+        ("StreamingLDA", "wants a pretrained feature extractor"),
+        ("LearningToPrompt", "wants a pretrained vision transformer"),
+        ("CWRStar", _OWN_MODEL),
+        ("PNNStrategy", _OWN_MODEL),
+        ("LFL", _OWN_MODEL),
+        ("FeatureReplay", _OWN_MODEL),
+        ("SCR", _OWN_MODEL),
+        ("ER_AML", _OWN_MODEL),
+        ("CoPE", _OWN_MODEL),
+        ("MER", _OTHER_LOOP),
+        ("LaMAML", _OTHER_LOOP),
+        ("RWalkPlugin", "near to EWC and SI, which are there"),
+        ("FromScratchTraining", "forgets all on purpose, below naive"),
+    )
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from avalanche_memplugins.benchmarks.names import look_up
@@ -104,6 +105,16 @@ class Comparison:
         """
         return Settings(threads=self.threads, gpus=self.gpus, loggers=self.log)
 
+    def command(self) -> str:
+        """The command line that makes this comparison: what is not at its default."""
+        words = ["memplugins", "compare"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                values = value if isinstance(value, tuple) else (value,)
+                words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+        return shlex.join(words)
+
     def baseline_name(self) -> str:
         """The strategy that differences are taken from.
 
@@ -123,7 +134,7 @@ def check_strategy(name: str) -> StrategyInfo:
 
     :raises ValueError: if there is none, or a module that it needs is missing.
     """
-    if name in (left_out := {part: absent for absent in ABSENT for part in absent.name.split(", ")}):
+    if name in (left_out := {absent.name: absent for absent in ABSENT}):
         raise ValueError(f"strategy: {name} is left out: {left_out[name].reason}")
     info = look_up("strategy", name, STRATEGIES)
     if info.requires and importlib.util.find_spec(info.requires) is None:

@@ -88,7 +88,7 @@ def _latent_codec(spec: RunSpec, info: BenchmarkInfo) -> LatentCodec:
 def _over_codes(spec: RunSpec, info: BenchmarkInfo) -> GaussianMemory | DynamicKanervaMemory:
     codec = _latent_codec(spec, info) if info.input_shape in AUTOENCODERS else None
     settings: dict[str, Any] = {"codec": codec, "seed": spec.seed}
-    sizes = {"classes": info.n_classes, "shape": info.input_shape}
+    sizes: dict[str, Any] = {"classes": info.n_classes, "shape": info.input_shape}
     if spec.strategy == "gaussian":
         return (
             GaussianMemory(**settings)

@@ -1,0 +1,251 @@
+"""Accuracy against bytes: every memory at several budgets."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from avalanche_memplugins.benchmarks.registry import get_benchmark
+
+from .budget import parse_bytes
+from .comparison import check_strategy, label
+from .executors import Executor
+from .result import RunResult
+from .spec import RunSpec
+from .store import write_whole
+from .strategies import OURS, STRATEGIES
+from .sweep import say, sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LINES = ("naive", "joint")  # no memory, and all of the stream: lines across the picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """Draw accuracy against bytes for every memory, between fine-tuning and joint training.
+
+    Each memory gets the same bytes of what depends on the stream; frozen networks are listed apart. On the digits the
+    defaults take some minutes on two cores. Runs that are already done are taken from the output folder.
+    """
+
+    benchmark: str = "split-digits"
+    """Benchmark by name; `memplugins list` shows them."""
+    strategies: tuple[str, ...] = (
+        "er-reservoir",
+        "er-uint8",
+        "er-4bit",
+        "er-1bit",
+        "er-latent",
+        "er-mbpa",
+        "gaussian",
+        "kanerva",
+        "kanerva-shared",
+        "vae",
+        "replay",
+    )
+    """Strategies by name, such that a budget can size; what does not suit the benchmark or a budget is left out,
+    and said."""
+    budgets: tuple[str, ...] = ("5KB", "10KB", "20KB", "50KB", "100KB")
+    """Bytes that each memory may take."""
+    seeds: int = 3
+    """Number of seeds: 0, 1, 2, ..."""
+    experiences: int | None = None
+    """Length of the stream; by default what is usual for the benchmark."""
+    epochs: int | None = None
+    """Epochs an experience; by default what the benchmark has registered."""
+    batch_size: int = 32
+    """Rows of the stream a step; replay comes on top."""
+    model: str = "mlp"
+    """Model: mlp (two hidden layers), linear or linear-zero."""
+    hidden: int = 256
+    """Units in a hidden layer."""
+    optimizer: str = "adam"
+    """Optimiser: adam or sgd, both without momentum settings or weight decay."""
+    lr: float = 1e-3
+    """Learning rate."""
+    jobs: int | None = None
+    """Worker processes of one thread each; by default one a core."""
+    out: Path = Path("results/frontier")
+    """Folder for results, table and picture."""
+
+    def specs(self) -> tuple[list[RunSpec], dict[tuple[str, int], str]]:
+        """All runs, seed by seed, and why a strategy is missing at a budget.
+
+        :raises ValueError: naming the setting that is out of range or unknown.
+        """
+        if self.seeds < 1:
+            raise ValueError(f"seeds: wants at least 1, got {self.seeds}")
+        for field in ("strategies", "budgets"):
+            if not getattr(self, field):
+                raise ValueError(f"{field}: wants at least one, got none")
+        budgets = sorted({parse_bytes(text, "budgets") for text in self.budgets})
+        for strategy in self.strategies:
+            if check_strategy(strategy).sized == "no":
+                raise ValueError(f"strategies: {strategy} has no memory that a budget could size")
+        missing: dict[tuple[str, int], str] = {}
+        points: list[tuple[str, int | None]] = [(line, None) for line in LINES]
+        for strategy in dict.fromkeys(self.strategies):
+            for budget in budgets:
+                reason = _does_not_fit(self._spec(strategy, budget, seed=0))
+                if reason is None:
+                    points.append((strategy, budget))
+                else:
+                    missing[strategy, budget] = reason
+        return [self._spec(*point, seed=seed) for seed in range(self.seeds) for point in points], missing
+
+    def _spec(self, strategy: str, budget: int | None, seed: int) -> RunSpec:
+        info = get_benchmark(self.benchmark)
+        return RunSpec(
+            benchmark=self.benchmark,
+            strategy=strategy,
+            seed=seed,
+            n_experiences=info.n_experiences if self.experiences is None else self.experiences,
+            epochs=info.epochs if self.epochs is None else self.epochs,
+            budget=budget,
+            model=self.model,
+            hidden=self.hidden,
+            optimizer=self.optimizer,
+            lr=self.lr,
+            batch_size=self.batch_size,
+        )
+
+
+def _does_not_fit(spec: RunSpec) -> str | None:
+    if spec.strategy not in OURS:
+        return None
+    from .memory_factory import make_memory
+
+    try:
+        make_memory(spec)
+    except ValueError as problem:
+        return str(problem)
+    return None
+
+
+def points(results: Sequence[RunResult]) -> pd.DataFrame:
+    """A line for each strategy and budget, in the order of the runs.
+
+    Columns: benchmark, strategy, budget (missing for those without), seeds; mean final ``accuracy`` [0, 1] and the
+    half-width of its 95 % t-interval over seeds; means over seeds of ``memory_bytes`` (the most held after any
+    experience), ``fixed_bytes`` and ``train_seconds`` in all.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from .statistics import interval
+
+    groups: dict[tuple[str, str, int | None], list[RunResult]] = {}
+    for result in results:
+        if result.ok:
+            spec = result.spec
+            groups.setdefault((spec.benchmark, spec.strategy, spec.budget), []).append(result)
+    lines = []
+    for (benchmark, strategy, budget), runs in groups.items():
+        accuracy, half_width = interval([run.final_accuracy for run in runs])
+        lines.append(
+            {
+                "benchmark": benchmark,
+                "strategy": strategy,
+                "budget": budget,
+                "seeds": len(runs),
+                "accuracy": accuracy,
+                "accuracy_half_width": half_width,
+                "memory_bytes": float(np.mean([max(run.memory_bytes) for run in runs])),
+                "fixed_bytes": float(np.mean([run.fixed_bytes for run in runs])),
+                "train_seconds": float(np.mean([sum(run.train_seconds) for run in runs])),
+            }
+        )
+    return pd.DataFrame(lines).astype({"budget": "Int64"})
+
+
+def draw_frontier(
+    frontier: Frontier, *, console: Console | None = None, executor: Executor | None = None
+) -> tuple[list[RunResult], list[Path]]:
+    """Do the runs that are not done, then print the table and write table and picture.
+
+    :param frontier: what to draw.
+    :param console: where to print; None: standard output.
+    :param executor: does the runs; None: processes of this machine.
+    :returns: all results, and the files written.
+    :raises ValueError: if a setting is out of range or unknown, before anything is run.
+    """
+    console = console or Console()
+    specs, missing = frontier.specs()
+    results = sweep(specs, frontier.out / "runs", console, executor, frontier.jobs)
+    files: list[Path] = []
+    if any(result.ok for result in results):
+        from .frontier_figure import frontier_figure
+
+        table = points(results)
+        picture = io.BytesIO()
+        frontier_figure(table).savefig(picture, format="png")
+        for name, content in (
+            ("frontier.csv", table.to_csv(index=False).encode()),
+            ("frontier.png", picture.getvalue()),
+        ):
+            write_whole(frontier.out / name, content)
+            files.append(frontier.out / name)
+        _print(console, frontier, table)
+    by_reason: dict[tuple[str, str], list[int]] = {}
+    for (strategy, budget), reason in missing.items():
+        by_reason.setdefault((strategy, reason.replace(str(budget), "so many")), []).append(budget)
+    for (strategy, reason), budgets in by_reason.items():
+        from .report import nbytes
+
+        say(console, f"left out: {strategy} at {', '.join(map(nbytes, budgets))}: {reason}")
+    if files:
+        console.print(Text("written: " + ", ".join(map(str, files))), soft_wrap=True)
+    return results, files
+
+
+def _print(console: Console, frontier: Frontier, table: pd.DataFrame) -> None:
+    from .report import nbytes
+
+    budgets = sorted(int(budget) for budget in table["budget"].dropna().unique())
+    seeds = f"{frontier.seeds} seed{'s' * (frontier.seeds != 1)}"
+    console.print(Text(f"{frontier.benchmark}: accuracy % at equal bytes, {seeds}", "bold"))
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown.add_column("memory", no_wrap=True)
+    for budget in budgets:
+        shown.add_column(nbytes(budget), justify="right", no_wrap=True)
+    shown.add_column("fixed", justify="right", no_wrap=True)
+    best = table[table["budget"].notna()].groupby("budget")["accuracy"].max()
+    for strategy, lines in table.groupby("strategy", sort=False):
+        name = str(strategy)
+        if STRATEGIES[name].sized == "no":
+            line = lines.iloc[0]
+            across = _percent(line["accuracy"], line["accuracy_half_width"])
+            shown.add_row(label(name), across, *[""] * (len(budgets) - 1), "", style="dim")
+            continue
+        at = {int(line["budget"]): line for line in lines.to_dict("records")}
+        cells = [
+            Text(
+                _percent(at[budget]["accuracy"], at[budget]["accuracy_half_width"]) if budget in at else "-",
+                "bold" if budget in at and at[budget]["accuracy"] == best[budget] else "",
+            )
+            for budget in budgets
+        ]
+        fixed = lines["fixed_bytes"].max()
+        shown.add_row(label(name), *cells, nbytes(fixed) if fixed else "-")
+    console.print(shown)
+    console.print(
+        Text(
+            "accuracy: mean over experiences after the last one; ± is a 95 % t-interval over seeds. Bytes: all state "
+            "that depends on the stream; fixed: networks and priors that do not, listed apart.",
+            "dim",
+        )
+    )
+
+
+def _percent(value: float, half_width: float) -> str:
+    return f"{100 * value:.1f}" + (f" ±{100 * half_width:.1f}" if half_width == half_width else "")

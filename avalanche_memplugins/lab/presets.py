@@ -1,0 +1,139 @@
+"""Published settings as YAML files, and what they are expected to give."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avalanche_memplugins.benchmarks.names import look_up
+
+from .spec import RunSpec
+
+FOLDER = Path(__file__).parent.parent / "presets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresetRow:
+    """One published number.
+
+    :param label: as in the source.
+    :param run: fields of a :class:`.RunSpec`, but for the seed.
+    :param expected: accuracy after the last experience, mean over experiences, %.
+    :param tolerance: points by which a measured mean may differ, > 0.
+    :param note: what a reader of the verdict must know.
+    """
+
+    label: str
+    run: Mapping[str, Any]
+    expected: float
+    tolerance: float
+    note: str = ""
+
+    def spec(self, seed: int) -> RunSpec:
+        """The run of a seed."""
+        return RunSpec(**{"epochs": 1, **self.run, "seed": seed})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A published table, or a part of it.
+
+    :param name: of its file.
+    :param summary: one line for a reader.
+    :param source: where the numbers are published.
+    :param seeds: that a measurement takes by default, >= 1.
+    :param minutes: that all rows of one seed take on one core, about.
+    :param rows: the numbers.
+    :param note: where the setting here differs from the source's.
+    """
+
+    name: str
+    summary: str
+    source: str
+    seeds: int
+    minutes: float
+    rows: tuple[PresetRow, ...]
+    note: str = ""
+
+
+def names() -> tuple[str, ...]:
+    """Names of the presets that come with the library."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def load_preset(name: str | Path) -> Preset:
+    """Read a preset, and check every run of it.
+
+    :param name: one of :func:`names`, or the path of a YAML file of your own.
+    :raises ValueError: for an unknown name, with the nearest; for a file that is missing or no preset, naming the
+        row and field.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = look_up("preset", str(name), {known: FOLDER / f"{known}.yaml" for known in names()})
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise ValueError(f"preset: cannot read {path}: {problem}") from problem
+    except yaml.YAMLError as problem:
+        raise ValueError(f"preset: {path} is no YAML: {problem}") from problem
+    where = f"preset {path.stem}"
+    values = _mapping(where, found)
+    common = _mapping(f"{where}, common", values.pop("common", {}))
+    rows = values.pop("rows", None)
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{where}, rows: wants a list of at least one row, got {rows!r}")
+    values = {**values, "name": path.stem, "rows": tuple(_row(where, row, common) for row in rows)}
+    preset: Preset = _make(Preset, where, values)
+    labels = [row.label for row in preset.rows]
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"{where}, rows: wants a label of its own for each, got {labels}")
+    if isinstance(preset.seeds, bool) or not isinstance(preset.seeds, int) or preset.seeds < 1:
+        raise ValueError(f"{where}, seeds: wants an integer >= 1, got {preset.seeds!r}")
+    _number(f"{where}, minutes", preset.minutes)
+    return preset
+
+
+def _row(where: str, found: Any, common: Mapping[str, Any]) -> PresetRow:
+    values = _mapping(f"{where}, rows", found)
+    # YAML reads an unquoted None as text but a bare `no` as false; a label is always text.
+    values["label"] = str(values.get("label", ""))
+    where = f"{where}, row {values['label'] or '?'}"
+    run = {**common, **_mapping(f"{where}, run", values.get("run", {}))}
+    if "seed" in run:
+        raise ValueError(f"{where}: wants no seed of its own, a preset is run over several")
+    row: PresetRow = _make(PresetRow, where, {**values, "run": run})
+    _number(f"{where}, expected", row.expected)
+    _number(f"{where}, tolerance", row.tolerance)
+    try:
+        row.spec(0)
+    except (TypeError, ValueError) as problem:
+        raise ValueError(f"{where}: {problem}") from problem
+    return row
+
+
+def _make(cls: Any, where: str, values: Mapping[str, Any]) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    strange = [name for name in values if name not in fields]
+    missing = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in values]
+    if strange or missing:
+        what = f"no field {strange[0]!r}" if strange else f"a field {missing[0]!r}"
+        raise ValueError(f"{where}: wants {what}; it has {', '.join(values)}")
+    return cls(**values)
+
+
+def _mapping(where: str, found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: wants names and values, got {found!r}")
+    return dict(found)
+
+
+def _number(where: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{where}: wants a number above 0, got {value!r}")

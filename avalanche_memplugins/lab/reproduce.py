@@ -1,0 +1,168 @@
+"""Published numbers measured anew."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from avalanche_memplugins.benchmarks.names import look_up
+
+from .comparison import check_strategy
+from .executors import Executor
+from .presets import Preset, PresetRow, load_preset
+from .result import RunResult
+from .store import write_whole
+from .sweep import sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """Run a preset, and compare what it gives with what was published.
+
+    `memplugins list` shows the presets, with the time that they take. Runs that are already done are taken from the
+    output folder. The exit status is 0 only if every number is reproduced.
+    """
+
+    preset: Annotated[str, tyro.conf.Positional]
+    """Name of a preset, or a YAML file of your own."""
+    rows: tuple[str, ...] = ()
+    """Only these rows, by label; by default all."""
+    seeds: int | None = None
+    """Number of seeds: 0, 1, 2, ...; by default the preset's."""
+    jobs: int | None = None
+    """Worker processes of one thread each; by default one a core."""
+    out: Path = Path("results/reproduce")
+    """Folder for results and tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came out for a row.
+
+    :param row: what was expected.
+    :param measured: mean over seeds, %; NaN if no run ended.
+    :param half_width: of its 95 % t-interval, NaN for one seed.
+    :param seeds: runs that ended.
+    :param failed: runs that did not.
+    """
+
+    row: PresetRow
+    measured: float
+    half_width: float
+    seeds: int
+    failed: int
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether all runs ended and their mean is within the tolerance."""
+        return not self.failed and abs(self.measured - self.row.expected) <= self.row.tolerance
+
+    @property
+    def text(self) -> str:
+        """For a reader."""
+        if self.failed:
+            return f"{self.failed} failed"
+        if self.reproduced:
+            return "reproduced"
+        gap = self.measured - self.row.expected
+        return f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}"
+
+
+def reproduce(
+    reproduction: Reproduction, *, console: Console | None = None, executor: Executor | None = None
+) -> list[Verdict]:
+    """Do the runs that are not done, then print and write the table of expected and measured.
+
+    :param reproduction: which preset, and how.
+    :param console: where to print; None: standard output.
+    :param executor: does the runs; None: processes of this machine.
+    :raises ValueError: if the preset or a row is unknown or damaged, before anything is run.
+    """
+    console = console or Console()
+    preset = load_preset(reproduction.preset)
+    rows = _wanted(preset, reproduction.rows)
+    seeds = preset.seeds if reproduction.seeds is None else reproduction.seeds
+    if seeds < 1:
+        raise ValueError(f"seeds: wants at least 1, got {seeds}")
+    for row in rows:
+        check_strategy(row.spec(0).strategy)
+    specs = [row.spec(seed) for seed in range(seeds) for row in rows]
+    console.print(Text(f"{preset.name}: {preset.summary}\nsource: {preset.source}", "bold"), soft_wrap=True)
+    if preset.note:
+        console.print(Text(preset.note, "dim"), soft_wrap=True)
+    results = {
+        result.spec: result for result in sweep(specs, reproduction.out / "runs", console, executor, reproduction.jobs)
+    }
+    verdicts = [verdict(row, [results[row.spec(seed)] for seed in range(seeds)]) for row in rows]
+    console.print(_table(verdicts))
+    for one in verdicts:
+        if one.row.note:
+            console.print(Text(f"{one.row.label}: {one.row.note}", "dim"), soft_wrap=True)
+    path = reproduction.out / f"{preset.name}.csv"
+    write_whole(path, _csv(verdicts))
+    console.print(Text(f"written: {path}"), soft_wrap=True)
+    return verdicts
+
+
+def verdict(row: PresetRow, results: list[RunResult]) -> Verdict:
+    """What the runs of a row say."""
+    from .statistics import interval
+
+    accuracies = [100 * result.final_accuracy for result in results if result.ok]
+    measured, half_width = interval(accuracies) if accuracies else (math.nan, math.nan)
+    failed = len(results) - len(accuracies)
+    return Verdict(row=row, measured=measured, half_width=half_width, seeds=len(accuracies), failed=failed)
+
+
+def _wanted(preset: Preset, labels: tuple[str, ...]) -> list[PresetRow]:
+    known = {row.label: row for row in preset.rows}
+    return [look_up("rows", label, known) for label in labels] or list(known.values())
+
+
+def _table(verdicts: list[Verdict]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("row", no_wrap=True)
+    for heading in ("expected %", "measured %", "seeds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for one in verdicts:
+        table.add_row(
+            one.row.label,
+            f"{one.row.expected:g} ± {one.row.tolerance:g}",
+            "-" if math.isnan(one.measured) else f"{one.measured:.1f}" + _half(one.half_width),
+            str(one.seeds),
+            Text(one.text, "green" if one.reproduced else "red"),
+        )
+    return table
+
+
+def _half(width: float) -> str:
+    return "" if math.isnan(width) else f" ± {width:.1f}"
+
+
+def _csv(verdicts: list[Verdict]) -> bytes:
+    import pandas as pd
+
+    lines: list[dict[str, Any]] = [
+        {
+            "row": one.row.label,
+            "expected": one.row.expected,
+            "tolerance": one.row.tolerance,
+            "measured": one.measured,
+            "half_width": one.half_width,
+            "seeds": one.seeds,
+            "failed": one.failed,
+            "verdict": one.text,
+        }
+        for one in verdicts
+    ]
+    content: bytes = pd.DataFrame(lines).to_csv(index=False).encode()
+    return content

@@ -1,0 +1,53 @@
+"""Runs with their progress on the screen, kept in a folder, done once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from .display import display_for
+from .executors import Executor
+from .processes import LocalProcesses
+from .result import RunResult
+from .runner import run_all
+from .spec import RunSpec
+from .store import ResultStore
+
+
+def sweep(
+    specs: Sequence[RunSpec], folder: Path, console: Console, executor: Executor | None, jobs: int | None
+) -> list[RunResult]:
+    """Do the runs that are not done; a stop loses nothing that has ended.
+
+    :param specs: the runs.
+    :param folder: where results are kept.
+    :param console: for the progress, the failures and what was warned of.
+    :param executor: does the runs; None: processes of this machine.
+    :param jobs: number of these processes; None: one a core.
+    :raises KeyboardInterrupt: after Ctrl-C, having said how to go on.
+    """
+    from .report import failures
+
+    executor = executor or LocalProcesses(jobs)
+    store = ResultStore(folder)
+    try:
+        with display_for(console, specs, min(executor.jobs, len(specs))) as display:
+            results = run_all(specs, store, executor, display.show)
+    except KeyboardInterrupt:
+        done = sum(1 for spec in specs if (known := store.get(spec)) is not None and known.ok)
+        say(console, f"stopped: {done} of {len(specs)} runs are kept in {folder}; the same command goes on from there")
+        raise
+    for part in failures(results, [str(store.path(result.spec)) for result in results]):
+        console.print(part, soft_wrap=True)
+    for warning in dict.fromkeys(text for result in results for text in result.warnings):
+        say(console, f"warned: {warning}")
+    return results
+
+
+def say(console: Console, text: Any) -> None:
+    """A line that a reader should not miss."""
+    console.print(Text(str(text), "yellow"), soft_wrap=True)
