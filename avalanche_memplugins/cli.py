@@ -1,4 +1,4 @@
-"""The command line: ``memplugins compare``, ``memplugins list``."""
+"""The command line: ``memplugins compare``, ``frontier``, ``reproduce``, ``report``, ``list``."""
 
 from __future__ import annotations
 
@@ -13,29 +13,38 @@ from rich.table import Table
 from rich.text import Text
 
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
-from avalanche_memplugins.lab import MEMORIES, STRATEGIES, Comparison, compare
+from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare, presets
+from avalanche_memplugins.lab.frontier import Frontier, draw_frontier
+from avalanche_memplugins.lab.reproduce import Reproduction, reproduce
+from avalanche_memplugins.lab.rewrite import Report, rewrite
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Show strategies, memories and benchmarks."""
+    """Show strategies, memories, benchmarks and presets, and what is left out and why."""
 
 
-Command = Annotated[Comparison, tyro.conf.subcommand("compare")] | Annotated[Listing, tyro.conf.subcommand("list")]
+Command = (
+    Annotated[Comparison, tyro.conf.subcommand("compare")]
+    | Annotated[Frontier, tyro.conf.subcommand("frontier")]
+    | Annotated[Reproduction, tyro.conf.subcommand("reproduce")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Listing, tyro.conf.subcommand("list")]
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``memplugins``.
 
     :param arguments: of the command line; None: those of this process.
-    :returns: exit status: 0; 1 if a run failed; 2 for bad arguments; 130 after Ctrl-C.
+    :returns: exit status: 0; 1 if a run failed or a number was not reproduced; 2 for bad arguments; 130 after Ctrl-C.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not Unicode still gets its table
     command = tyro.cli(
         Command,
         prog="memplugins",
-        description="Memory plugins for Avalanche: compare them, list them.",
+        description="Memory plugins for Avalanche: compare them, at equal bytes too, reproduce published numbers.",
         args=arguments,
         config=(tyro.conf.FlagConversionOff,),
     )
@@ -44,20 +53,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(command, Listing):
             show_lists(console)
             return 0
-        outcome = compare(command, console=console)
+        if isinstance(command, Report):
+            console.print(Text("written: " + ", ".join(map(str, rewrite(command)))), soft_wrap=True)
+            return 0
+        if isinstance(command, Reproduction):
+            return 0 if all(verdict.reproduced for verdict in reproduce(command, console=console)) else 1
+        if isinstance(command, Frontier):
+            results, _ = draw_frontier(command, console=console)
+        else:
+            results = compare(command, console=console).results
     except ValueError as problem:
         Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(problem)), soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0 if all(result.ok for result in outcome.results) else 1
+    return 0 if all(result.ok for result in results) else 1
 
 
 def show_lists(console: Console) -> None:
     """Print what there is, by name."""
     strategies = _table("strategies")
     for strategy in STRATEGIES.values():
-        strategies.add_row(strategy.name, strategy.summary)
+        note = f"; note: {strategy.note}" if strategy.note else ""
+        strategies.add_row(strategy.name, Text(strategy.summary + note))
+    absent = _table("left out")
+    for one in ABSENT:
+        absent.add_row(one.name, Text(one.reason))
     memories = _table("memories")
     for memory in MEMORIES:
         memories.add_row(memory.name, memory.summary)
@@ -65,7 +86,11 @@ def show_lists(console: Console) -> None:
     for info in BENCHMARKS.values():
         source = "comes with scikit-learn" if info.local else "from MEMPLUGINS_DATA, or downloaded"
         benchmarks.add_row(info.name, f"{info.summary}; {info.scenario}; {source}")
-    console.print(strategies, memories, benchmarks, sep="\n\n")
+    published = _table("presets")
+    for name in presets.names():
+        preset = presets.load_preset(name)
+        published.add_row(name, f"{preset.summary}; about {preset.minutes:g} min a seed on one core")
+    console.print(strategies, absent, memories, benchmarks, published, sep="\n\n")
 
 
 def _table(title: str) -> Table:

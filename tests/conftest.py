@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "slow": None if config.getoption("--slow") else "slow: run with --slow",
         "data": None if os.environ.get("MEMPLUGINS_DATA") else "needs MEMPLUGINS_DATA=<folder with the data sets>",
         "gpu": None if torch.cuda.is_available() else "needs a CUDA device",
+        "browser": None if shutil.which("chromium") or shutil.which("google-chrome") else "needs a headless Chromium",
     }
     for item in items:
         for marker, reason in skips.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +15,10 @@ from .executors import Executor
 from .processes import LocalProcesses
 from .result import RunResult
 from .runner import run_all
-from .store import ResultStore, write_whole
+from .store import ResultStore
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,34 +75,20 @@ def _executor(comparison: Comparison) -> Executor:
 
 def _report(comparison: Comparison, results: list[RunResult], store: ResultStore, console: Console) -> Outcome:
     # Here and not above: whoever asks for help, or for one run, need not wait for pandas and matplotlib.
-    from . import figures, report, table
+    from . import report
+    from .files import write_files
 
-    numbers = table.tidy(results)
     baseline = comparison.baseline_name()
-    summary = table.summarise(numbers, baseline)
-    files: list[Path] = []
-    if len(numbers):
-        contents = {
-            "results.csv": numbers.to_csv(index=False).encode(),
-            "summary.csv": summary.to_csv(index=False).encode(),
-            "accuracy.png": _png(figures.accuracy_curves(numbers)),
-            "matrices.png": _png(figures.accuracy_matrices(numbers)),
-        }
-        for name, content in contents.items():
-            write_whole(comparison.out / name, content)
-            files.append(comparison.out / name)
-        for part in report.tables(summary, comparison.specs(), baseline):
+    written = write_files(comparison.out, results, baseline, command=comparison.command())
+    if written.files:
+        for part in report.tables(written.summary, comparison.specs(), baseline):
             console.print(part)
     for part in report.failures(results, [str(store.path(result.spec)) for result in results]):
         console.print(part, soft_wrap=True)
     for warning in dict.fromkeys(text for result in results for text in result.warnings):
         console.print(Text(f"warned: {warning}", "yellow"), soft_wrap=True)
-    if files:
-        console.print(Text("written: " + ", ".join(map(str, files))), soft_wrap=True)
-    return Outcome(results=results, tidy=numbers, summary=summary, files=files)
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+    for note in written.notes:
+        console.print(Text(note, "dim"), soft_wrap=True)
+    if written.files:
+        console.print(Text("written: " + ", ".join(map(str, written.files))), soft_wrap=True)
+    return Outcome(results=results, tidy=written.numbers, summary=written.summary, files=written.files)
