@@ -15,6 +15,7 @@ from rich.text import Text
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare, presets
 from avalanche_memplugins.lab.frontier import Frontier, draw_frontier
+from avalanche_memplugins.lab.gallery import Gallery, draw_gallery
 from avalanche_memplugins.lab.reproduce import Reproduction, reproduce
 from avalanche_memplugins.lab.rewrite import Report, rewrite
 
@@ -28,6 +29,7 @@ Command = (
     Annotated[Comparison, tyro.conf.subcommand("compare")]
     | Annotated[Frontier, tyro.conf.subcommand("frontier")]
     | Annotated[Reproduction, tyro.conf.subcommand("reproduce")]
+    | Annotated[Gallery, tyro.conf.subcommand("gallery")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Listing, tyro.conf.subcommand("list")]
 )
@@ -55,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if isinstance(command, Report):
             console.print(Text("written: " + ", ".join(map(str, rewrite(command)))), soft_wrap=True)
+            return 0
+        if isinstance(command, Gallery):
+            draw_gallery(command, console)
             return 0
         if isinstance(command, Reproduction):
             return 0 if all(verdict.reproduced for verdict in reproduce(command, console=console)) else 1
