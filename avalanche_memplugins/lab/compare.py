@@ -14,6 +14,7 @@ from .display import display_for
 from .executors import Executor
 from .processes import LocalProcesses
 from .result import RunResult
+from .rewrite import note
 from .runner import run_all
 from .store import ResultStore
 
@@ -49,6 +50,8 @@ def compare(comparison: Comparison, *, console: Console | None = None, executor:
     specs = comparison.specs()
     executor = executor or _executor(comparison)
     store = ResultStore(comparison.out / "runs")
+    keys = [spec.key for spec in specs]
+    note(comparison.out, command=comparison.command(), baseline=comparison.baseline_name(), runs=keys)
     try:
         with display_for(console, specs, min(executor.jobs, len(specs))) as display:
             results = run_all(specs, store, executor, display.show)
@@ -87,8 +90,8 @@ def _report(comparison: Comparison, results: list[RunResult], store: ResultStore
         console.print(part, soft_wrap=True)
     for warning in dict.fromkeys(text for result in results for text in result.warnings):
         console.print(Text(f"warned: {warning}", "yellow"), soft_wrap=True)
-    for note in written.notes:
-        console.print(Text(note, "dim"), soft_wrap=True)
+    for remark in written.notes:
+        console.print(Text(remark, "dim"), soft_wrap=True)
     if written.files:
         console.print(Text("written: " + ", ".join(map(str, written.files))), soft_wrap=True)
     return Outcome(results=results, tidy=written.numbers, summary=written.summary, files=written.files)

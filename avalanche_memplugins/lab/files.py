@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from . import figures, html_report, table
 from .html_report.page import pictures
 from .result import RunResult
 from .store import write_whole
-
-HEAD = "comparison.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +46,6 @@ def write_files(out: Path, results: Sequence[RunResult], baseline: str, *, comma
     if numbers.empty:
         return Written(numbers=numbers, summary=summary, files=[], notes=[])
     page = html_report.render(results, baseline, command=command, pictures=pictures(out / "gallery"))
-    head = {"command": command, "baseline": baseline, "runs": [result.spec.key for result in results]}
     contents = {
         "results.csv": numbers.to_csv(index=False).encode(),
         "summary.csv": summary.to_csv(index=False).encode(),
@@ -64,7 +60,6 @@ def write_files(out: Path, results: Sequence[RunResult], baseline: str, *, comma
         contents["results.parquet"] = numbers.to_parquet(index=False)
     for name, content in contents.items():
         write_whole(out / name, content)
-    write_whole(out / HEAD, (json.dumps(head, indent=1) + "\n").encode())
     return Written(numbers=numbers, summary=summary, files=[out / name for name in contents], notes=notes)
 
 

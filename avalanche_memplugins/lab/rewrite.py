@@ -9,8 +9,10 @@ from typing import Annotated
 
 import tyro
 
-from .store import ResultStore
+from .store import ResultStore, write_whole
 from .strategies import STRATEGIES
+
+_HEAD = "comparison.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,17 +25,29 @@ class Report:
     """Strategy that differences are taken from; by default that of the last comparison."""
 
 
+def note(out: Path, *, command: str, baseline: str, runs: list[str]) -> None:
+    """Write down what a folder is about, so that :func:`rewrite` knows it while the runs still go on.
+
+    :param out: the folder.
+    :param command: the command line that makes it.
+    :param baseline: strategy that differences are taken from.
+    :param runs: keys of the runs, in their order.
+    """
+    head = {"command": command, "baseline": baseline, "runs": runs}
+    write_whole(out / _HEAD, (json.dumps(head, indent=1) + "\n").encode())
+
+
 def rewrite(report: Report) -> list[Path]:
     """Do what ``memplugins report`` says.
 
     :returns: what was written.
     :raises ValueError: if the folder holds no results, or none of the baseline.
     """
-    from .files import HEAD, write_files
+    from .files import write_files
 
     results = ResultStore(report.folder / "runs").results()
     try:
-        head = json.loads((report.folder / HEAD).read_text(encoding="utf-8"))
+        head = json.loads((report.folder / _HEAD).read_text(encoding="utf-8"))
         order = {key: i for i, key in enumerate(head["runs"])}
         results = sorted((one for one in results if one.spec.key in order), key=lambda one: order[one.spec.key])
     except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -238,6 +238,14 @@ def test_report_makes_the_files_anew(folder: Path, capsys: pytest.CaptureFixture
     assert sorted((folder / "results.csv").read_text().splitlines()) == sorted(before.decode().splitlines())
 
 
+def test_a_comparison_still_going_on_has_a_report(folder: Path) -> None:
+    runs = sorted((folder / "runs").glob("*.json"))
+    for path in runs[::2]:
+        path.unlink()
+    assert main(["report", str(folder)]) == 0
+    assert len(pd.read_csv(folder / "results.csv")["run"].unique()) == len(runs[1::2]) > 0
+
+
 def test_report_of_nothing_is_an_error(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path / "none")]) == 2
     assert "wants a folder of `memplugins compare` with finished runs" in capsys.readouterr().err.replace("\n", " ")
