@@ -39,7 +39,7 @@ def cumulative(setting: Setting) -> Built:
 class WholeStream(training.JointTraining):  # type: ignore[misc]
     """Joint training within a loop over experiences: all of the stream at the first of them, nothing after."""
 
-    def __init__(self, stream: Any, **kwargs: Any) -> None:
+    def __init__(self, *, stream: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.stream = stream
 
@@ -52,7 +52,7 @@ class WholeStream(training.JointTraining):  # type: ignore[misc]
 
 def joint(setting: Setting) -> Built:
     """The whole stream at once."""
-    strategy = WholeStream(setting.benchmark.train_stream, **setting.common)
+    strategy = WholeStream(stream=setting.benchmark.train_stream, **setting.common)
     rows = sum(len(experience.dataset) for experience in setting.benchmark.train_stream)
     return Built(strategy, lambda: rows * setting.row_bytes)
 
