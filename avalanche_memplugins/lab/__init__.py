@@ -12,11 +12,13 @@ from .runner import run_all
 from .settings import Settings
 from .spec import RunSpec
 from .store import ResultStore
-from .strategies import STRATEGIES, StrategyInfo
+from .strategies import ABSENT, STRATEGIES, Absent, StrategyInfo
 
 __all__ = [
+    "ABSENT",
     "MEMORIES",
     "STRATEGIES",
+    "Absent",
     "Comparison",
     "Executor",
     "InProcess",
