@@ -36,7 +36,7 @@ def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> It
         table.add_column("strategy", no_wrap=True)
         for heading in ("accuracy %", f"vs {baseline}", "forgetting", "memory", "train"):
             table.add_column(heading, justify="right", no_wrap=True)
-        best = lines.loc[~lines["strategy"].isin(["naive", "cumulative"]), "accuracy"].max()
+        best = lines.loc[~lines["strategy"].isin(["naive", "cumulative", "joint"]), "accuracy"].max()
         for line in lines.to_dict("records"):
             difference = (
                 Text("-", "dim")
@@ -48,7 +48,7 @@ def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> It
                 _percent(line["accuracy"], line["accuracy_half_width"]),
                 difference,
                 _percent(line["forgetting"], line["forgetting_half_width"]),
-                nbytes(line["memory_bytes"]),
+                nbytes(line["memory_bytes"]) + (f" + {nbytes(line['fixed_bytes'])}" if line["fixed_bytes"] else ""),
                 f"{line['train_seconds']:.1f} s",
                 style="bold" if line["accuracy"] == best else None,
             )
@@ -82,17 +82,20 @@ def _percent(value: float, half_width: float, sign: str = "") -> Text:
 
 
 def _notes(specs: Sequence[RunSpec]) -> str:
-    spec = specs[0]
+    spec = next((spec for spec in specs if spec.budget is not None), specs[0])
+    size = (
+        f"{spec.memory_size} rows" if spec.budget is None else f"{nbytes(spec.budget)}, where a strategy can be sized"
+    )
     notes = [
         "accuracy: mean over experiences after the last one; ± is a 95 % t-interval over seeds; "
         "differences are paired by seed.",
         "forgetting: best earlier accuracy less the last, mean over all experiences but the last "
         "(Chaudhry et al. 2018).",
         "memory: bytes held from the stream at the end; a row of Avalanche's Replay and of Cumulative counts as its "
-        "float32 pixels + 16 bytes of labels.",
+        "float32 pixels + 16 bytes of labels. After a +: bytes needed besides, whatever the stream.",
         "train: wall-clock seconds of training in all, on one thread.",
         f"the same for all: {spec.model}, {spec.optimizer} lr {spec.lr:g}, batches of {spec.batch_size}, memories of "
-        f"{spec.memory_size} rows; replay adds as many rows as the batch has.",
+        f"{size}; replay adds as many rows as the batch has.",
     ]
     if any(spec.strategy == "rma" for spec in specs):
         notes.append("RMA stores one batch every m steps, m taken from the stream's length so that the ring holds it.")
