@@ -189,7 +189,7 @@ class _Section:
     def _by_seed(self) -> dict[str, dict[int, float]]:
         values: dict[str, dict[int, float]] = {}
         for (name, seed), run in self.table.groupby(["strategy", "seed"], sort=False):
-            values.setdefault(str(name), {})[int(seed)] = float(accuracy_matrix(run)[-1].mean())
+            values.setdefault(str(name), {})[int(str(seed))] = float(accuracy_matrix(run)[-1].mean())
         return {name: dict(sorted(seeds.items())) for name, seeds in values.items()}
 
     def _matrix(self, name: str) -> np.ndarray:
