@@ -69,7 +69,7 @@ def _stretch(accuracy: np.ndarray) -> np.ndarray:
 
 
 def _shrink(place: np.ndarray) -> np.ndarray:
-    return 101 - 10 ** -np.asarray(place, dtype=float)
+    return np.asarray(101 - 10 ** -np.asarray(place, dtype=float))
 
 
 def _draw(panel: Any, sized: pd.DataFrame, names: list[str]) -> None:
