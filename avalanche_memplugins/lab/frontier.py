@@ -36,7 +36,8 @@ class Frontier:
     """Draw accuracy against bytes for every memory, between fine-tuning and joint training.
 
     Each memory gets the same bytes of what depends on the stream; frozen networks are listed apart. On the digits the
-    defaults are 250 runs of two seconds: about four minutes on two idle cores. Runs that are already done are taken from the output folder.
+    defaults are 250 runs of two to three CPU seconds: about five minutes on two idle cores. Runs that are already done
+    are taken from the output folder.
     """
 
     benchmark: str = "split-digits"
