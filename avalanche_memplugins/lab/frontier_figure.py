@@ -65,7 +65,8 @@ def frontier_figure(table: pd.DataFrame) -> Figure:
 
 def _stretch(accuracy: np.ndarray) -> np.ndarray:
     # By the logarithm of the error, with one point more so that 100 % has a place.
-    return -np.log10(np.maximum(101 - np.asarray(accuracy, dtype=float), 1e-3))
+    error = np.maximum(101 - np.asarray(accuracy, dtype=float), 1e-3)
+    return np.asarray(-np.log10(error))
 
 
 def _shrink(place: np.ndarray) -> np.ndarray:

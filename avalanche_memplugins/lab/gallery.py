@@ -177,8 +177,8 @@ def _grid_figure(grid: Tensor, names: list[str], title: str) -> Figure:
     inch = 0.42
     size = (columns * inch + 2.6, rows * inch + 0.6)
     figure = Figure(figsize=size, dpi=_DPI)
-    left, top = 2.3 / size[0], 0.4 / size[1]
-    panel = figure.add_axes((left, 0.1 / size[1], 1 - left - 0.1 / size[0], 1 - top - 0.1 / size[1]))
+    margin, head = 2.3 / size[0], 0.4 / size[1]
+    panel = figure.add_axes((margin, 0.1 / size[1], 1 - margin - 0.1 / size[0], 1 - head - 0.1 / size[1]))
     panel.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     panel.set_yticks([i * (height + gap) + height / 2 for i in range(rows)], names, fontsize=8)
     panel.set_xticks([])

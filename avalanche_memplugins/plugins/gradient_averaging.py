@@ -73,7 +73,7 @@ def _together(tensors: Iterable[Tensor], communicate: Callable[[Tensor], object]
     for group in by_type.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         communicate(flat)
-        for tensor, value in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+        for tensor, value in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
             tensor.copy_(value.view_as(tensor))
 
 
