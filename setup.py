@@ -21,7 +21,15 @@ setup(
         *find_packages(include=["avalanche_memplugins", "avalanche_memplugins.*"]),
         "avalanche_memplugins.strategies",
     ],
-    package_data={"avalanche_memplugins": ["py.typed", "pretrained/*.safetensors", "pretrained/*.md", "presets/*.yaml"]},
+    package_data={
+        "avalanche_memplugins": [
+            "py.typed",
+            "lab/html_report/*.html",
+            "pretrained/*.md",
+            "pretrained/*.safetensors",
+            "presets/*.yaml",
+        ]
+    },
     install_requires=[
         "avalanche-lib>=0.6",
         "torch>=2.4",
@@ -33,6 +41,7 @@ setup(
         "pandas",
         "matplotlib",
         "pyyaml",
+        "Jinja2",
         "tyro",
         "rich",
     ],

@@ -187,9 +187,8 @@ def main(options: Options) -> None:
     for private in ("data", "out"):
         del settings[private]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    pretrained.save(
-        options.out, network, code_mean=codes.mean(0), code_std=codes.std(0), manifest={"training": settings, "log": log}
-    )
+    manifest = {"training": settings, "log": log}
+    pretrained.save(options.out, network, code_mean=codes.mean(0), code_std=codes.std(0), manifest=manifest)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class FrozenEncoder(nn.Module):
             raise ValueError(f"code: wants 'mean' or 'posterior', got {code!r}")
         if not callable(getattr(autoencoder, wanted[code], None)):
             raise ValueError(
-                f"autoencoder: wants a method {wanted[code]}(x) for code={code!r}, {type(autoencoder).__name__} has none"
+                f"autoencoder: wants a method {wanted[code]}(x) for code={code!r}, got {type(autoencoder).__name__}"
             )
         self.code = code
         self.autoencoder = autoencoder.requires_grad_(False).eval()
