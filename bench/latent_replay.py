@@ -226,10 +226,10 @@ def codec_of(options: Options, seed: int) -> LatentCodec | None:
 
 
 def reduced(data: tuple[Tensor, ...], code: int = 64) -> tuple[Tensor, ...]:
-    """Features through a fixed random projection to ``code`` numbers: no statistics of the stream."""
+    """Features through a fixed random projection to ``code`` numbers of about unit size: nothing is fitted."""
     x, y, test_x, test_y = data
     projection = torch.randn(x.shape[1], code, generator=torch.Generator().manual_seed(0)) / x.shape[1] ** 0.5
-    return 2 * (x @ projection), y, 2 * (test_x @ projection), test_y
+    return x @ projection, y, test_x @ projection, test_y
 
 
 def interval(values: list[float]) -> str:

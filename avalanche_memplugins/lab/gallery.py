@@ -113,7 +113,7 @@ def replay_figure(x: Tensor, y: Tensor, options: Gallery) -> Figure:
     vae.consolidate([(x, y, 0)], origin=0)
     found = vae.sample(400)
     grid.append(_two_of_each(found.x, found.y))
-    names.append(f"VAE, trained on the stream\n{vae.nbytes / 1000:,.0f} kB")
+    names.append(f"VAE, 200 steps of training\n{vae.nbytes / 1000:,.0f} kB")
     title = "What each memory replays (two of each class, drawn at random)"
     return _grid_figure(torch.stack(grid), names, title)
 
