@@ -15,7 +15,7 @@ from rich.text import Text
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare, presets
 from avalanche_memplugins.lab.frontier import Frontier, draw_frontier
-from avalanche_memplugins.lab.gallery import Gallery, draw_gallery
+from avalanche_memplugins.lab.gallery_options import Gallery
 from avalanche_memplugins.lab.reproduce import Reproduction, reproduce
 from avalanche_memplugins.lab.rewrite import Report, rewrite
 
@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(Text("written: " + ", ".join(map(str, rewrite(command)))), soft_wrap=True)
             return 0
         if isinstance(command, Gallery):
+            # Brings in torch, for which the other commands' first lines need not wait.
+            from avalanche_memplugins.lab.gallery import draw_gallery
+
             draw_gallery(command, console)
             return 0
         if isinstance(command, Reproduction):

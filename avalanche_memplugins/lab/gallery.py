@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
@@ -16,6 +14,7 @@ from torch import Tensor
 from avalanche_memplugins import pretrained
 from avalanche_memplugins.benchmarks.roots import data_root
 from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec, Uint8
+from avalanche_memplugins.lab.gallery_options import Gallery
 from avalanche_memplugins.memories import DynamicKanervaMemory, GaussianMemory, RandomMemory, VAEMemory
 from avalanche_memplugins.networks import ConditionalVAE
 
@@ -23,22 +22,6 @@ CODEC, READER = "omniglot28-vae", "omniglot28-dkm-reader"
 BLOCK = 14
 STEPS = (1, 2, 3, 5)
 _DPI = 110
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Draw what memories replay, how reads restore, and how addresses look."""
-
-    images: Literal["digits", "mnist", "fashion"] = "digits"
-    """what to write: the digits that come with scikit-learn, enlarged, or a data set of 28 x 28 images"""
-    budget: int = 50_000
-    """bytes for each memory"""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("gallery")
-    """folder for the pictures"""
-    data: Path | None = None
-    """folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given"""
-    seed: int = 0
-    """of the draws"""
 
 
 def draw_gallery(options: Gallery, console: Console) -> list[Path]:

@@ -9,7 +9,8 @@ import torch
 from matplotlib.image import imread
 
 from avalanche_memplugins.cli import main
-from avalanche_memplugins.lab.gallery import Gallery, _two_of_each, images, occlude
+from avalanche_memplugins.lab.gallery import _two_of_each, images, occlude
+from avalanche_memplugins.lab.gallery_options import Gallery
 
 
 def test_the_command_draws_every_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

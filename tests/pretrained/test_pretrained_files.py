@@ -99,10 +99,14 @@ def test_names_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.Monke
 def test_every_shipped_codec_loads_and_has_a_card() -> None:
     for name in pretrained.names():
         codec = LatentCodec.from_pretrained(name)
-        assert codec.nbytes_fixed < 4_000_000
-        assert len(pretrained.load(name).card) > 100
+        held = pretrained.load(name)
+        assert len(held.card) > 100
         x = torch.rand(2, *codec.image_shape)
         assert bool(torch.isfinite(codec.from_latent(codec.to_latent(x))).all())
+    sizes = [path.stat().st_size for path in Path(pretrained.__file__).parent.glob("*.safetensors")]
+    assert len(sizes) == len(pretrained.names())
+    assert max(sizes) < 4_000_000
+    assert sum(sizes) < 20_000_000
 
 
 def edited(path: Path, change: Any) -> None:
