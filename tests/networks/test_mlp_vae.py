@@ -112,7 +112,7 @@ def test_a_frozen_encoder_undoes_each_channel() -> None:
 
 
 def test_an_encoder_wants_its_methods() -> None:
-    with pytest.raises(ValueError, match=r"autoencoder: wants a method posterior\(x\) for code='posterior', got Linear"):
+    with pytest.raises(ValueError, match=r"wants a method posterior\(x\) for code=.posterior., got Linear"):
         FrozenEncoder(nn.Linear(2, 2), code="posterior")
     with pytest.raises(ValueError, match="code: wants 'mean' or 'posterior', got 'mode'"):
         FrozenEncoder(small(), code="mode")  # type: ignore[arg-type]
