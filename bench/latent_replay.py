@@ -31,7 +31,7 @@ from torch.utils.data import TensorDataset
 from torchvision.datasets import MNIST, FashionMNIST
 
 from avalanche_memplugins import LeanStepPlugin, MemoryReplayPlugin, RandomMemory, TensorLoaderPlugin
-from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec, Uint8
+from avalanche_memplugins.codecs import Bits, Downsampled, Int8, LatentCodec, Uint8
 from avalanche_memplugins.memories import DynamicKanervaMemory, GaussianMemory
 
 BYTES = (39_200, 55_000, 157_000)
@@ -91,7 +91,11 @@ def ways(stream: str, code: int) -> list[Way]:
     found += [Way("naive, codes", "codes", None), Way("joint, codes", "codes", None, joint=True)]
     for nbytes in BYTES:
         if stream == "cifar10" or nbytes in (39_200, 157_000):
-            found.append(Way(f"ER int8 codes, {nbytes / 1000:.0f} kB, codes", "codes", reservoir(nbytes, Int8, codes)))
+            found.append(
+                Way(
+                    f"ER int8 codes, {nbytes / 1000:.0f} kB, codes", "codes", reservoir(nbytes, lambda _: Int8(), codes)
+                )
+            )
             found.append(
                 Way(
                     f"ER float32 codes, {nbytes / 1000:.0f} kB, codes",
@@ -100,33 +104,6 @@ def ways(stream: str, code: int) -> list[Way]:
                 )
             )
     return found + generative("codes", code)
-
-
-class Int8:
-    """Codes of a latent space in one byte a number, as a latent codec stores them: steps of 1/24."""
-
-    nbytes_fixed = 0
-
-    def __init__(self, latent: Any) -> None:
-        self.step = 1 / 24
-
-    def check(self, x: Tensor) -> None:
-        """Every row can be stored."""
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Nearest steps."""
-        return (x / self.step).round().clamp(-127, 127).to(torch.int8)
-
-    def decode(self, code: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Steps back to numbers."""
-        return code.to(dtype) * self.step
-
-    def spec(self, shape: torch.Size, dtype: torch.dtype) -> tuple[torch.Size, torch.dtype]:
-        """One byte a number."""
-        return shape, torch.int8
-
-    def __repr__(self) -> str:
-        return "Int8()"
 
 
 def generative(space: Literal["pixels", "codes"], code: int) -> list[Way]:

@@ -3,9 +3,10 @@
 from avalanche_memplugins.codecs.bits import Bits
 from avalanche_memplugins.codecs.codec import Codec
 from avalanche_memplugins.codecs.downsampled import Downsampled
+from avalanche_memplugins.codecs.int8 import Int8
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.codecs.plain import Float16, Raw
 from avalanche_memplugins.codecs.stream import StreamCodec
 from avalanche_memplugins.codecs.uint8 import Uint8
 
-__all__ = ["Bits", "Codec", "Downsampled", "Float16", "LatentCodec", "Raw", "StreamCodec", "Uint8"]
+__all__ = ["Bits", "Codec", "Downsampled", "Float16", "Int8", "LatentCodec", "Raw", "StreamCodec", "Uint8"]

@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from avalanche_memplugins.codecs._normalisation import Normalisation, one_row
+from avalanche_memplugins.functional.quantise import round_to_int8
 
 Precision = Literal["int8", "float16", "float32"]
 DTYPES: dict[str, torch.dtype] = {"int8": torch.int8, "float16": torch.float16, "float32": torch.float32}
@@ -124,7 +125,7 @@ class LatentCoding(nn.Module):
     def quantise(self, z: Tensor) -> Tensor:
         """Codes as they are stored, ``(B, code_size)`` of the type that ``precision`` names."""
         if self.precision == "int8":
-            return (z / self.step).round_().clamp_(-127, 127).to(torch.int8)
+            return round_to_int8(z, self.step)
         return z.to(DTYPES[self.precision])
 
     def dequantise(self, code: Tensor) -> Tensor:

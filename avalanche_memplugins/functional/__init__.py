@@ -26,7 +26,7 @@ from avalanche_memplugins.functional.kernels import inverse_distance, nearest_re
 from avalanche_memplugins.functional.latent_sampling import sample_latents
 from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_linear, adapt_parameters
 from avalanche_memplugins.functional.neighbours import KeyTable, Neighbours, nearest
-from avalanche_memplugins.functional.quantise import pack_bits, unpack_bits
+from avalanche_memplugins.functional.quantise import pack_bits, round_to_int8, unpack_bits
 from avalanche_memplugins.functional.reservoir import (
     distinct_integers,
     last_write_wins,
@@ -60,6 +60,7 @@ __all__ = [
     "pack_bits",
     "pack_triangle",
     "reservoir_slots",
+    "round_to_int8",
     "sample_latents",
     "symmetric_factors",
     "unpack_bits",

@@ -1,4 +1,4 @@
-"""Integers of a few bits, packed into bytes."""
+"""Integers of a few bits, packed into bytes, and numbers as single bytes."""
 
 from __future__ import annotations
 
@@ -58,6 +58,19 @@ def unpack_bits(code: Tensor, bits: int, count: int) -> Tensor:
 def packed_size(count: int, bits: int) -> int:
     """Bytes of ``count`` packed values."""
     return (count * bits + 7) // 8
+
+
+def round_to_int8(values: Tensor, step: float) -> Tensor:
+    r"""Numbers as multiples of a step, int8 of the same shape.
+
+    .. math:: c = \min(127, \max(-127, \mathrm{round}(v / \Delta)))
+
+    Halves go to the even multiple; -128 is left out, so both signs reach equally far.
+
+    :param values: floating-point, without NaN.
+    :param step: :math:`\Delta` > 0.
+    """
+    return (values / step).round_().clamp_(-127, 127).to(torch.int8)
 
 
 def _check(name: str, tensor: Tensor, bits: int) -> None:

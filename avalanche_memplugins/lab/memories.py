@@ -24,7 +24,7 @@ MEMORIES = (
         name="RandomMemory",
         module="avalanche_memplugins.memories",
         summary="rows of the stream; write: ring, reservoir, class_balanced, task_balanced; "
-        "read: uniform, cycle, class_balanced, task_balanced; codec: raw, float16, uint8, 4bit, 1bit",
+        "read: uniform, cycle, class_balanced, task_balanced; codec: raw, float16, uint8, int8, 4bit, 1bit",
     ),
     MemoryInfo(
         name="EpisodicMemory",

@@ -47,6 +47,7 @@ _CODECS: dict[str, Callable[[], Codec]] = {
     "raw": codecs.Raw,
     "float16": codecs.Float16,
     "uint8": codecs.Uint8,
+    "int8": codecs.Int8,
     "4bit": lambda: codecs.Bits(4),
     "1bit": lambda: codecs.Bits(1),
 }
@@ -74,7 +75,7 @@ class RandomMemory(nn.Module):
         ``"task_balanced"``; or a
         :class:`~avalanche_memplugins.memories.policies.ReadPolicy`.
     :param replacement: draw rows independently; otherwise each at most once a sample.
-    :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, ``"4bit"``, ``"1bit"``, or a
+    :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, ``"int8"``, ``"4bit"``, ``"1bit"``, or a
         :class:`~avalanche_memplugins.codecs.Codec` such as ``Uint8(mean=0.1307, std=0.3081)``.
     :param labels: type of each stored label: ``"int32"``, ``"int16"`` or ``"uint8"``, 4, 2 or 1 bytes. Larger labels
         than it holds are refused; on a GPU, where looking means waiting, later writes of such stop the program.

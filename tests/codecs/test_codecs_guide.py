@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from avalanche_memplugins import RandomMemory
-from avalanche_memplugins.codecs import Bits, Downsampled, Float16, LatentCodec, Raw, Uint8
+from avalanche_memplugins.codecs import Bits, Downsampled, Float16, Int8, LatentCodec, Raw, Uint8
 from avalanche_memplugins.networks import VAE
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "codecs.md").read_text(encoding="utf-8")
@@ -34,9 +34,9 @@ def test_the_bytes_of_a_row(column: int) -> None:
             network, code_mean=torch.zeros(code_size), code_std=torch.ones(code_size), precision=precision
         )
 
-    names = {"Bits": Bits, "Downsampled": Downsampled, "Float16": Float16, "Raw": Raw, "Uint8": Uint8, "latent": latent}
+    names = {kind.__name__: kind for kind in (Bits, Downsampled, Float16, Int8, Raw, Uint8)} | {"latent": latent}
     rows = re.findall(r"^\| `(.+?)` \| (\d+) \| (\d+) \|$", GUIDE, re.MULTILINE)
-    assert len(rows) == 11
+    assert len(rows) == 12
     for text, *bytes_said in rows:
         shape, dtype = eval(text, names).spec(torch.Size(SHAPES[column]), torch.float32)
         assert shape.numel() * dtype.itemsize == int(bytes_said[column]), text

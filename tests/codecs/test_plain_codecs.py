@@ -7,12 +7,13 @@ import pytest
 import torch
 from torchvision import transforms
 
-from avalanche_memplugins.codecs import Codec, Float16, Raw, Uint8
+from avalanche_memplugins import RandomMemory
+from avalanche_memplugins.codecs import Codec, Float16, Int8, Raw, Uint8
 
 ALL_LEVELS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
-@pytest.mark.parametrize("codec", [Raw(), Float16(), Uint8()])
+@pytest.mark.parametrize("codec", [Raw(), Float16(), Uint8(), Int8()])
 def test_codecs_keep_the_protocol(codec: Codec) -> None:
     assert isinstance(codec, Codec)
     shape, dtype = codec.spec(torch.Size((1, 4, 4)), torch.float32)
@@ -99,3 +100,51 @@ def test_float16_rounds_like_numpy_and_refuses_overflow() -> None:
         Float16().check(torch.tensor([[7e4]]))
     with pytest.raises(ValueError, match=r"floating-point rows, got torch\.int64"):
         Float16().check(torch.zeros(1, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("step", [1 / 24, 0.5, 3])
+def test_int8_gives_back_the_nearest_of_255_levels(step: float) -> None:
+    levels = np.arange(-127, 128) * float(step)
+    x = np.random.default_rng(0).uniform(-150 * step, 150 * step, (40, 30)).astype(np.float32)
+    x[0, :6] = [0, 127 * step, 1e9, -1e9, np.inf, -np.inf]
+    nearest = levels[np.abs(np.clip(x, -1e3, 1e3)[..., None].astype(np.float64) - levels).argmin(-1)]
+    codec = Int8(step=step)
+    rows = torch.from_numpy(x)
+    codec.check(rows)
+    code = codec.encode(rows)
+    assert code.dtype == torch.int8
+    np.testing.assert_allclose(codec.decode(code, rows.shape[1:], rows.dtype).numpy(), nearest, rtol=1e-6)
+    assert torch.equal(rows, torch.from_numpy(x)), "the rows themselves are as before"
+    again = codec.encode(codec.decode(code, rows.shape[1:], rows.dtype))
+    assert torch.equal(again, code)
+
+
+def test_int8_steps_are_in_its_name_and_types_come_back() -> None:
+    assert repr(Int8()) != repr(Int8(step=0.1))
+    x = torch.linspace(-5, 5, 12).view(2, 6).double()
+    codec = Int8()
+    back = codec.decode(codec.encode(x), x.shape[1:], x.dtype)
+    assert back.dtype == torch.float64
+    assert float((back - x).abs().max()) <= 1 / 48 + 1e-12
+
+
+def test_int8_by_name_takes_a_byte_a_number() -> None:
+    memory = RandomMemory.from_budget(1_000, shape=(9,), codec="int8", labels="uint8", store_tasks=False)
+    assert memory.capacity == 100
+    x = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    memory.write(x, torch.arange(4))
+    found = memory.sample(4)
+    torch.testing.assert_close(found.x, x[found.y], atol=1 / 48 + 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), float("inf"), True, "1/24"])
+def test_int8_wants_a_step_above_0(step: float) -> None:
+    with pytest.raises(ValueError, match="step: wants a number > 0, got"):
+        Int8(step=step)
+
+
+def test_int8_refuses_what_it_would_spoil() -> None:
+    with pytest.raises(ValueError, match=r"floating-point rows, got torch\.int64"):
+        Int8().check(torch.zeros(1, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="got 1 that are NaN"):
+        Int8().check(torch.tensor([[0.0, torch.nan]]))

@@ -76,6 +76,7 @@ MEMORIES: dict[str, Callable[[int], RandomMemory]] = {
 }
 MEMORIES["float16"] = lambda capacity: RandomMemory(capacity, codec="float16", seed=5)
 MEMORIES["4bit"] = lambda capacity: RandomMemory(capacity, codec=Bits(4, **PIXELS), labels="int16", seed=5)
+MEMORIES["int8"] = lambda capacity: RandomMemory(capacity, codec="int8", seed=5)
 MEMORIES["latent codec"] = lambda capacity: RandomMemory(capacity, codec=latent_codec(), seed=5)
 MEMORIES["host"] = lambda capacity: RandomMemory(capacity, storage="host", seed=5)
 MEMORIES["logits"] = lambda capacity: RandomMemory(capacity, store_logits=True, seed=5)
