@@ -136,16 +136,20 @@ class GenerativeMemory(nn.Module):
         return index, places, rows
 
     def _draw_classes(self, n: int, *, by_count: bool, of: int | None = None) -> Tensor:
-        """Indices ``(n,)`` of classes: as even as can be, or in proportion to the rows taken in."""
+        """Indices ``(n,)`` of classes that hold rows: as even as can be, or in proportion to these.
+
+        :param of: look at the first so many classes only; None: at all.
+        """
         check.positive_integer("n", n)
-        classes = len(self._table) if of is None else of
-        if not classes:
+        rows = self._table[:of, 1]
+        held = rows.nonzero().flatten()  # a class keeps its place when its last row is taken out
+        if not len(held):
             raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
         if by_count:
-            weights = self._table[:classes, 1].double()
-            return torch.multinomial(weights, n, replacement=True, generator=self._generator)
-        order = torch.randperm(classes, generator=self._generator)
-        return order.repeat(-(-n // classes))[:n][torch.randperm(n, generator=self._generator)]
+            weights = rows[held].double()
+            return held[torch.multinomial(weights, n, replacement=True, generator=self._generator)]
+        order = held[torch.randperm(len(held), generator=self._generator)]
+        return order.repeat(-(-n // len(held)))[:n][torch.randperm(n, generator=self._generator)]
 
     def _recall(self, x: Tensor, index: Tensor) -> Recall:
         y, _, t, origin = self._table[index].to(x.device).unbind(1)

@@ -192,11 +192,23 @@ class KanervaBase(GenerativeMemory):
         :raises ValueError: if the memory does not hold these items.
         """
         slot, address, code, residual, place = written
+        removed = torch.bincount(place, minlength=len(self._table))
+        if bool((removed > self._table[:, 1]).any()):
+            label, held = self._table[(removed - self._table[:, 1]).argmax(), :2].tolist()
+            raise ValueError(
+                f"written: wants items that this memory holds; of class {label} it holds {held}, "
+                f"got {int(removed[self.classes.index(label)])} to take out"
+            )
         if self.share == "all" and code.shape[1] < self.mean.shape[-1]:
             code = torch.nn.functional.pad(code, (0, self.mean.shape[-1] - code.shape[1]))
             residual = torch.nn.functional.pad(residual, (0, self.mean.shape[-1] - residual.shape[1]))
+        left = self._slot_counts(self._table[:, 1] - removed)
         found = {}
         for s in torch.unique(slot).tolist():
+            if not left[s]:
+                # The prior itself: what is surest is the least exact to take out.
+                found[s] = self._prior(self.mean.shape[-1] - self._labels()), self.prior_var * torch.eye(self.rows)
+                continue
             its = slot == s
             found[s] = kanerva_unwrite(
                 self.mean[s].double(),
@@ -211,7 +223,11 @@ class KanervaBase(GenerativeMemory):
         self.residual.index_add_(0, slot, -residual.square().float())
         self.residual.clamp_min_(0)
         self._add_by_class(place, address, sign=-1)
-        self._table[:, 1] -= torch.bincount(place, minlength=len(self._table))
+        self._table[:, 1] -= removed
+        for sums in (self.address_sum, self.residual):
+            sums[(left == 0).to(self.device)] = 0
+        if self.share == "all":
+            self.by_class[(self._table[:, 1] == 0).to(self.device)] = 0
         self._drawn = None
 
     def _add_by_class(self, place: Tensor, address: Tensor, *, sign: int = 1) -> None:
@@ -226,7 +242,7 @@ class KanervaBase(GenerativeMemory):
             return
         new = len(self._table) - len(self.mean)
         if new:
-            self._append(new, self._prior_mean(width).to(device))
+            self._append(new, self._prior(width).to(device))
 
     def _append(self, new: int, prior_mean: Tensor) -> None:
         eye = pack_triangle(self.prior_var * torch.eye(self.rows, device=prior_mean.device))
@@ -244,7 +260,7 @@ class KanervaBase(GenerativeMemory):
         """Columns for labels that are new: as if they had been there, at zero, since the first write."""
         total = width + len(self._table)
         if not self.mean.numel():
-            prior = torch.cat([self._prior_mean(width), self._label_prior(len(self._table))], 1)
+            prior = self._prior(width)
             self._append(1, prior.to(device))
             self.register_buffer("by_class", prior.new_zeros(len(self._table), 2, self.rows).to(device))
             return
@@ -256,6 +272,11 @@ class KanervaBase(GenerativeMemory):
             columns = (row_cov @ prior / self.prior_var).float()
             self.register_buffer("mean", torch.cat([self.mean, columns[None]], -1))
             self.register_buffer("residual", torch.nn.functional.pad(self.residual, (0, new)))
+
+    def _prior(self, width: int) -> Tensor:
+        """Mean of an empty posterior, on the CPU: ``width`` columns and those of the labels."""
+        image = self._prior_mean(width)
+        return torch.cat([image, self._label_prior(self._labels())], 1) if self._labels() else image
 
     def _label_prior(self, labels: int) -> Tensor:
         columns = [self._random(self.rows, 1, salt=1 + label) for label in range(labels)]
@@ -283,7 +304,7 @@ class KanervaBase(GenerativeMemory):
         slot = torch.zeros_like(here) if self.share == "all" else here
         with torch.autocast(self.device.type, enabled=False):
             weights = means[here].unsqueeze(1) + noise @ factors[here if len(factors) > 1 else torch.zeros_like(here)]
-            counts = self._slot_counts().to(self.device, torch.float32)[slot]
+            counts = self._slot_counts(self._table[:, 1]).to(self.device, torch.float32)[slot]
             z = weights @ self.mean[slot]
             if self.address == "fitted":
                 z = z + spread * (self.residual[slot] / counts[:, None]).sqrt().unsqueeze(1)
@@ -293,9 +314,9 @@ class KanervaBase(GenerativeMemory):
                 x = self._read(x, slot[place], 1)
             return self._recall(x, drawn)
 
-    def _slot_counts(self) -> Tensor:
-        counts = self._table[:, 1]
-        return counts.sum()[None] if self.share == "all" else counts
+    def _slot_counts(self, by_class: Tensor) -> Tensor:
+        """Rows of each posterior from those of each class."""
+        return by_class.sum()[None] if self.share == "all" else by_class
 
     def _address_statistics(self) -> tuple[Tensor, Tensor]:
         """Means ``(N, K)`` and factors ``(N or 1, K, K)`` of the addresses to draw from, by class."""
@@ -307,7 +328,7 @@ class KanervaBase(GenerativeMemory):
         classes, device = len(self._table), self.device
         if self.address == "prior":
             return torch.zeros(classes, self.rows, device=device), torch.eye(self.rows, device=device)[None]
-        counts = self._slot_counts().clamp_min(1).to(device, torch.float64)
+        counts = self._slot_counts(self._table[:, 1]).clamp_min(1).to(device, torch.float64)
         prior = self.prior_var * torch.eye(self.rows, dtype=torch.float64, device=device)
         row_cov = unpack_triangle(self.row_cov.double(), self.rows)
         moment = address_second_moment(row_cov, prior, noise_var=self.noise_var) / counts[:, None, None]

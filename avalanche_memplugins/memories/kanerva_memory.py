@@ -89,7 +89,7 @@ class KanervaMemory(KanervaBase):
             labels[torch.arange(len(x)), index.to(code.device)] = self.label_scale
             code = torch.cat([code, labels], 1)
         slot = (torch.zeros_like(index) if self.share == "all" else index).to(self.device)
-        counts = self._slot_counts().to(self.device)[slot].unsqueeze(-1)
+        counts = self._slot_counts(self._table[:, 1]).to(self.device)[slot].unsqueeze(-1)
         missed = (self.residual[slot].double() / counts).sqrt()
         self.unwrite(Written(slot, self._addresses(code, code, x), code, missed, index))
 

@@ -164,6 +164,75 @@ def test_a_kanerva_memory_forgets_from_the_image_alone(share: Any) -> None:
         memory.forget(x[:1], torch.tensor([9]))
 
 
+@pytest.mark.parametrize("balance", ["class", "count"])
+@pytest.mark.parametrize("share", ["class", "all"])
+@pytest.mark.parametrize("kind", ["dynamic", "amortised"])
+def test_a_class_whose_items_are_all_taken_out_is_not_replayed(kind: str, share: Any, balance: Any) -> None:
+    options: dict[str, Any] = {"share": share, "balance": balance, "seed": 4}
+    memory = DynamicKanervaMemory(rows=4, **options) if kind == "dynamic" else kanerva(**options)
+    x, y = stream(60) if kind == "dynamic" else images(60)
+    receipts = [memory.write_items(x[y == label], y[y == label]) for label in (5, 6, 7)]
+    assert receipts[1] is not None
+    memory.unwrite(receipts[1])
+    held = {label: int((y == label).sum()) for label in (5, 7)}
+    recall = memory.sample(40)
+    assert bool(recall.x.isfinite().all())
+    drawn = {label: int((recall.y == label).sum()) for label in (5, 6, 7)}
+    assert drawn[6] == 0
+    if balance == "class":
+        assert drawn[5] == drawn[7] == 20
+    elif kind == "dynamic":
+        assert abs(drawn[5] - 40 * held[5] / (held[5] + held[7])) < 12
+    if share == "class":  # posteriors do not know of each other: as if the class had never come
+        without = DynamicKanervaMemory(rows=4, **options) if kind == "dynamic" else kanerva(**options)
+        for label in held:
+            without.write(x[y == label], y[y == label])
+        want = without.sample(40)
+        assert torch.equal(recall.y, want.y)
+        assert torch.equal(recall.x, want.x)
+
+
+@pytest.mark.parametrize("balance", ["class", "count"])
+@pytest.mark.parametrize("share", ["class", "all"])
+def test_a_memory_from_which_all_is_taken_out_is_empty_and_may_be_written_again(share: Any, balance: Any) -> None:
+    memory = DynamicKanervaMemory(rows=4, share=share, balance=balance)
+    receipts = fed(memory, 60)
+    for receipt in receipts:
+        memory.unwrite(receipt)
+    assert len(memory) == 0
+    prior = memory._prior_mean(WIDTH)
+    prior = torch.cat([prior, memory._label_prior(3)], 1) if share == "all" else prior
+    assert torch.equal(memory.mean, prior.expand_as(memory.mean))
+    assert torch.equal(unpack_triangle(memory.row_cov, 4), torch.eye(4).expand(len(memory.mean), -1, -1))
+    assert not any(sums.any() for sums in (memory.address_sum, memory.residual, memory.by_class))
+    with pytest.raises(ValueError, match="nothing has been written"):
+        memory.sample(3)
+    with pytest.raises(ValueError, match="nothing has been written"):
+        memory.read(torch.zeros(1, WIDTH))
+    x, y = stream(60, seed=8)
+    memory.write(x[y == 6], y[y == 6])
+    recall = memory.sample(30)
+    assert recall.y.tolist() == [6] * 30
+    assert bool(recall.x.isfinite().all())
+
+
+@pytest.mark.parametrize("share", ["class", "all"])
+def test_items_that_are_not_there_cannot_be_taken_out(share: Any) -> None:
+    memory = kanerva(share=share)
+    x, y = images(30)
+    receipt = memory.write_items(x, y)
+    assert receipt is not None
+    memory.unwrite(receipt)
+    mean = memory.mean.clone()
+    message = "written: wants items that this memory holds; of class 5 it holds 0, got 10 to take out"
+    with pytest.raises(ValueError, match=message):
+        memory.unwrite(receipt)
+    with pytest.raises(ValueError, match=message):
+        memory.forget(x, y)
+    assert len(memory) == 0
+    assert torch.equal(memory.mean, mean)
+
+
 def test_a_read_pulls_a_distorted_row_to_what_was_written() -> None:
     memory = DynamicKanervaMemory(rows=4)
     fed(memory, 600)
