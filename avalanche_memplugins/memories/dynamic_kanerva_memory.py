@@ -12,7 +12,7 @@ from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.functional.kanerva import kanerva_address
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import TABLE_BYTES
-from avalanche_memplugins.memories._kanerva import KanervaBase, budget_rows
+from avalanche_memplugins.memories._kanerva import KanervaBase
 from avalanche_memplugins.networks import DynamicKanervaMachine
 
 
@@ -133,7 +133,7 @@ class DynamicKanervaMemory(KanervaBase):
             raise ValueError("shape: a budget without a codec wants the shape of a row, got None")
         width = int(codec.code_size) if codec is not None else math.prod(shape or ())
         shared = share == "all"
-        rows = budget_rows(
+        rows = _budget_rows(
             nbytes,
             each=TABLE_BYTES * classes,
             width=width + classes * shared,
@@ -155,3 +155,23 @@ class DynamicKanervaMemory(KanervaBase):
 
     def _parts(self) -> list[str]:
         return [*super()._parts(), f"address_std {self.address_std}"]
+
+
+def _budget_rows(nbytes: int, *, each: int, width: int, posteriors: int, each_row: int = 0) -> int:
+    """The most rows K with which ``posteriors`` of codes of ``width`` stay within a budget.
+
+    :param nbytes: the budget.
+    :param each: bytes besides, whatever K.
+    :param each_row: bytes besides for each of the K rows.
+    :raises ValueError: if not a single row fits.
+    """
+
+    def taken(rows: int) -> int:
+        return each + each_row * rows + 4 * posteriors * (rows * width + rows * (rows + 1) // 2 + rows + width)
+
+    if taken(1) > nbytes:
+        raise ValueError(f"nbytes: one memory row takes {taken(1)} bytes, got a budget of {nbytes}")
+    rows = 1
+    while taken(rows + 1) <= nbytes:
+        rows += 1
+    return rows

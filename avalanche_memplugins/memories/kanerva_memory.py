@@ -78,14 +78,10 @@ class KanervaMemory(KanervaBase):
         :param y: classes ``(B,)`` under which they were.
         :raises ValueError: if the memory does not hold such items.
         """
-        known = {label: i for i, label in enumerate(self.classes)}
-        missing = sorted(set(y.tolist()) - set(known))
-        if missing:
-            raise ValueError(f"y: wants classes that were written, got {missing}")
-        index = torch.tensor([known[label] for label in y.tolist()])
+        index = self._places(y)
         code = self._to_codes(x).double()
         if self.share == "all":
-            labels = torch.zeros(len(x), len(known), dtype=code.dtype, device=code.device)
+            labels = torch.zeros(len(x), len(self._table), dtype=code.dtype, device=code.device)
             labels[torch.arange(len(x)), index.to(code.device)] = self.label_scale
             code = torch.cat([code, labels], 1)
         slot = (torch.zeros_like(index) if self.share == "all" else index).to(self.device)
@@ -120,4 +116,4 @@ class KanervaMemory(KanervaBase):
         weights = self._machine.weights(noise.to(self.device))
         mean, centred = weights.mean(0), weights - weights.mean(0)
         factors = torch.linalg.qr(centred / len(noise) ** 0.5).R
-        return mean.expand(len(self._table), -1), factors[None]
+        return mean.expand(len(self._table), -1), factors.expand(len(self._table), -1, -1)

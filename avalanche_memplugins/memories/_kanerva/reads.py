@@ -1,0 +1,73 @@
+"""Reads: what a memory makes of a cue, the addresses of rows, and what lies at an address."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories._kanerva.posteriors import KanervaPosteriors
+
+
+class KanervaReads(KanervaPosteriors):
+    """Posteriors as an associative memory."""
+
+    @torch.no_grad()
+    def read(self, cue: Tensor, *, steps: int = 1, y: Tensor | None = None) -> Tensor:
+        """What the memory makes of distorted rows, read again and again.
+
+        :param cue: rows ``(B, *shape)``.
+        :param steps: reads, >= 1; each starts from what the one before gave.
+        :param y: classes ``(B,)`` whose posteriors to read, in a memory by class; None: for each row the posterior
+            under which its code has the smallest energy :math:`|z - w^\\top R|^2 / \\sigma^2 + |w|^2`.
+        :returns: rows ``(B, *shape)``.
+        :raises ValueError: if nothing has been written, or for classes never seen.
+        """
+        check.positive_integer("steps", steps)
+        if not len(self):
+            raise ValueError("cue: nothing has been written to this memory yet, so there is nothing to read")
+        if check.rows_of(cue) and cue.shape[1:] != self.shape:
+            raise ValueError(f"cue: wants rows of shape {tuple(self.shape)}, got {tuple(cue.shape[1:])}")
+        return self._read(cue, self._slots(cue, y), steps)
+
+    def _read(self, x: Tensor, slot: Tensor, steps: int) -> Tensor:
+        mean = self._image_part()[slot]
+        for _ in range(steps):
+            weights = self._addresses(mean, self._to_codes(x).double().unsqueeze(1), x.unsqueeze(1))
+            x = self._from_codes((weights @ mean).squeeze(1).float())
+        return x
+
+    def _image_part(self) -> Tensor:
+        return self.mean[..., : self.mean.shape[-1] - self._labels()].double()
+
+    def _slots(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """Posterior to read for each row: its class's, if there are such and it is known."""
+        return self._nearest_slot(x) if y is None or self.share == "all" else self._places(y).to(self.device)
+
+    def _nearest_slot(self, x: Tensor) -> Tensor:
+        means, codes = self._image_part(), self._to_codes(x).double()
+        energies = []
+        for mean in means:
+            weights = self._addresses(mean[None], codes[None], x[None])[0]
+            error = (codes - weights @ mean).square().sum(-1) / self.noise_var
+            energies.append(error + weights.square().sum(-1))
+        return torch.stack(energies).argmin(0)
+
+    @torch.no_grad()
+    def weights(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
+        """Addresses ``(B, K)`` of rows ``(B, *shape)``: how much of each memory row they are made of."""
+        mean = self._image_part()[self._slots(x, y)]
+        return self._addresses(mean, self._to_codes(x).double().unsqueeze(1), x.unsqueeze(1)).squeeze(1).float()
+
+    @torch.no_grad()
+    def generate(self, weights: Tensor, *, slot: int = 0) -> Tensor:
+        """Rows ``(B, *shape)`` at addresses ``(B, K)`` of one posterior: one-shot generation, interpolation.
+
+        :param weights: addresses, such as points on the line between two of :meth:`weights`.
+        :param slot: which posterior: the place of its class in :attr:`classes`; 0 in a shared memory.
+        """
+        if weights.ndim != 2 or weights.shape[1] != self.rows:
+            raise ValueError(f"weights: wants (B, {self.rows}), got {tuple(weights.shape)}")
+        if not 0 <= slot < len(self.mean):
+            raise ValueError(f"slot: wants 0 to {len(self.mean) - 1}, got {slot}")
+        return self._from_codes((weights.double() @ self._image_part()[slot]).float())
