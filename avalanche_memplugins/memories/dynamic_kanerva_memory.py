@@ -153,6 +153,10 @@ class DynamicKanervaMemory(KanervaBase):
     def _addresses(self, mean: Tensor, code: Tensor, x: Tensor) -> Tensor:
         return kanerva_address(mean, code, ridge=self.noise_var / self.address_std**2)
 
+    def _prior_addresses(self) -> tuple[Tensor, Tensor]:
+        classes, factor = len(self._table), self.address_std * torch.eye(self.rows, device=self.device)
+        return torch.zeros(classes, self.rows, device=self.device), factor.expand(classes, -1, -1)
+
     def _parts(self) -> list[str]:
         return [*super()._parts(), f"address_std {self.address_std}"]
 

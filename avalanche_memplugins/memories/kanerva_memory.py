@@ -108,9 +108,7 @@ class KanervaMemory(KanervaBase):
         codec: LatentCodec = self._modules["codec"]  # type: ignore[assignment]
         return codec
 
-    def _fit_addresses(self) -> tuple[Tensor, Tensor]:
-        if self.address == "fitted":
-            return super()._fit_addresses()
+    def _prior_addresses(self) -> tuple[Tensor, Tensor]:
         # The prior of w is that of y pushed through the network: moments of many draws.
         noise = torch.randn(4096, self._machine.address_size, generator=torch.Generator().manual_seed(0))
         weights = self._machine.weights(noise.to(self.device))

@@ -125,6 +125,15 @@ def test_the_models_own_prior_is_another_distribution() -> None:
     assert off[0] < 0.3 < 1 < off[1]
 
 
+def test_the_models_own_prior_is_as_wide_as_told() -> None:
+    memory = DynamicKanervaMemory(rows=3, address="prior", address_std=0.5)
+    fed(memory, 60)
+    recall = memory.sample(12_000)
+    drawn = recall.x[recall.y == memory.classes[0]].double().numpy()
+    mean = memory.mean[0].double().numpy()
+    np.testing.assert_allclose(np.cov(drawn.T), 0.25 * mean.T @ mean, atol=0.06 * float((mean.T @ mean).max() / 4))
+
+
 @pytest.mark.parametrize("share", ["class", "all"])
 def test_items_taken_out_leave_the_memory_as_without_them(share: Any) -> None:
     memory = DynamicKanervaMemory(rows=4, share=share)

@@ -44,16 +44,12 @@ class KanervaBase(KanervaReads):
     def _address_statistics(self) -> tuple[Tensor, Tensor]:
         """Means ``(N, K)`` and factors ``(N, K, K)`` of the addresses to draw from, by class."""
         if self._drawn is None or self._drawn[0].device != self.device:
-            self._drawn = self._fit_addresses()
+            self._drawn = self._prior_addresses() if self.address == "prior" else self._fit_addresses()
         return self._drawn
 
     def _fit_addresses(self) -> tuple[Tensor, Tensor]:
-        classes, device = len(self._table), self.device
-        if self.address == "prior":
-            eye = torch.eye(self.rows, device=device)
-            return torch.zeros(classes, self.rows, device=device), eye.expand(classes, -1, -1)
-        counts = self._slot_counts(self._table[:, 1]).clamp_min(1).to(device, torch.float64)
-        prior = self.prior_var * torch.eye(self.rows, dtype=torch.float64, device=device)
+        counts = self._slot_counts(self._table[:, 1]).clamp_min(1).to(self.device, torch.float64)
+        prior = self.prior_var * torch.eye(self.rows, dtype=torch.float64, device=self.device)
         row_cov = unpack_triangle(self.row_cov.double(), self.rows)
         moment = address_second_moment(row_cov, prior, noise_var=self.noise_var) / counts[:, None, None]
         mean = self.address_sum.double() / counts[:, None]

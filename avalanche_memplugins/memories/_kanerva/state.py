@@ -71,6 +71,10 @@ class KanervaState(GenerativeMemory, ABC):
     def _addresses(self, mean: Tensor, code: Tensor, x: Tensor) -> Tensor:
         """Addresses ``(S, T, K)`` of items of codes ``(S, T, C)``, rows ``(S, T, ...)`` under means ``(S, K, C)``."""
 
+    @abstractmethod
+    def _prior_addresses(self) -> tuple[Tensor, Tensor]:
+        """Means ``(N, K)`` and factors ``(N, K, K)`` of the model's own prior of addresses, for each class the same."""
+
     # ---------------------------------------------------------------- what it holds
 
     @property
