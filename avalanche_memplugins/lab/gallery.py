@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from avalanche_memplugins.benchmarks.roots import data_root
 from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec, Uint8
 from avalanche_memplugins.lab.gallery_options import Gallery
 from avalanche_memplugins.memories import DynamicKanervaMemory, GaussianMemory, RandomMemory, VAEMemory
-from avalanche_memplugins.networks import ConditionalVAE
+from avalanche_memplugins.networks import ConditionalVAE, DynamicKanervaMachine
 
 CODEC, READER = "omniglot28-vae", "omniglot28-dkm-reader"
 BLOCK = 14
@@ -103,16 +103,15 @@ def replay_figure(x: Tensor, y: Tensor, options: Gallery) -> Figure:
 
 def reading_figures(x: Tensor, seed: int) -> dict[str, Figure]:
     """Reads of occluded images, interpolations and weights, from 32 images written to a trained machine's memory."""
-    machine = pretrained.load(READER).autoencoder
-    memory = DynamicKanervaMemory.from_machine(machine, share="all", label_scale=1e-3, seed=seed)  # type: ignore[arg-type]
-    empty = DynamicKanervaMemory.from_machine(machine, share="all", label_scale=1e-3, seed=seed)  # type: ignore[arg-type]
-    written, labels = x[:32], torch.zeros(32, dtype=torch.int64)
-    memory.write(written, labels)
-    # Read a memory that holds one black image: as good as empty, and it may be read.
-    empty.write(torch.zeros(1, 1, 28, 28), labels[:1])
+    machine = cast(DynamicKanervaMachine, pretrained.load(READER).autoencoder)
+    memory = DynamicKanervaMemory.from_machine(machine, seed=seed)
+    written = x[:32]
+    memory.write(written, torch.zeros(32, dtype=torch.int64))  # an episode without labels: all of one class
     cue = occlude(written, BLOCK, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        empty = torch.sigmoid(machine.read(machine.prior()[0][None], cue[None])[0][0])
     shown = slice(0, 12)
-    rows = [written, cue, *(memory.read(cue, steps=steps) for steps in STEPS), empty.read(cue)]
+    rows = [written, cue, *(memory.read(cue, steps=steps) for steps in STEPS), empty]
     names = ["written", f"cue, {BLOCK} x {BLOCK} black", *(f"read {steps}" for steps in STEPS), "empty memory, read 1"]
     reads = _grid_figure(torch.stack([r[shown] for r in rows]), names, "Reading 12 of 32 written images")
     weights = memory.weights(written)
