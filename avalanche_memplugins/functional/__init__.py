@@ -14,6 +14,7 @@ from avalanche_memplugins.functional.gaussian import (
     symmetric_factors,
     unpack_triangle,
 )
+from avalanche_memplugins.functional.hopfield import hebb_rule, hopfield_recall, pseudo_inverse_rule, storkey_rule
 from avalanche_memplugins.functional.kanerva import (
     address_second_moment,
     kanerva_address,
@@ -25,6 +26,7 @@ from avalanche_memplugins.functional.kanerva import (
 from avalanche_memplugins.functional.kernels import inverse_distance, nearest_relative
 from avalanche_memplugins.functional.latent_sampling import sample_latents
 from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_linear, adapt_parameters
+from avalanche_memplugins.functional.modern_hopfield import modern_hopfield_read
 from avalanche_memplugins.functional.neighbours import KeyTable, Neighbours, nearest
 from avalanche_memplugins.functional.quantise import pack_bits, round_to_int8, unpack_bits
 from avalanche_memplugins.functional.reservoir import (
@@ -44,6 +46,8 @@ __all__ = [
     "distinct_integers",
     "draw_low_rank",
     "gaussian_nll",
+    "hebb_rule",
+    "hopfield_recall",
     "inverse_distance",
     "kanerva_address",
     "kanerva_dynamic_write",
@@ -55,13 +59,16 @@ __all__ = [
     "matrix_normal_kl",
     "merge_low_rank",
     "merge_moments",
+    "modern_hopfield_read",
     "nearest",
     "nearest_relative",
     "pack_bits",
     "pack_triangle",
+    "pseudo_inverse_rule",
     "reservoir_slots",
     "round_to_int8",
     "sample_latents",
+    "storkey_rule",
     "symmetric_factors",
     "unpack_bits",
     "unpack_triangle",

@@ -4,6 +4,7 @@ from avalanche_memplugins.networks.conditional_vae import ConditionalVAE
 from avalanche_memplugins.networks.dynamic_kanerva import DynamicKanervaMachine, EpisodeBound
 from avalanche_memplugins.networks.frozen_encoder import FrozenEncoder
 from avalanche_memplugins.networks.kanerva import KanervaMachine
+from avalanche_memplugins.networks.memory_network import MemoryNetwork, train_memory_network
 from avalanche_memplugins.networks.mlp_vae import MLPVAE, train_vae
 from avalanche_memplugins.networks.neighbour_retrieval import RetrievalClassifier
 from avalanche_memplugins.networks.probabilistic_retrieval import ProbabilisticRetrievalClassifier, retrieval_mlp
@@ -17,9 +18,11 @@ __all__ = [
     "EpisodeBound",
     "FrozenEncoder",
     "KanervaMachine",
+    "MemoryNetwork",
     "ProbabilisticRetrievalClassifier",
     "RetrievalClassifier",
     "VAEBound",
     "retrieval_mlp",
+    "train_memory_network",
     "train_vae",
 ]
