@@ -93,8 +93,8 @@ class KanervaMemory(KanervaBase):
         return self._machine.prior_mean.detach().cpu()
 
     def _addresses(self, mean: Tensor, code: Tensor, x: Tensor) -> Tensor:
-        machine, lead = self._machine, x.shape[: x.ndim - 3]
-        images = self._latent.normalisation.undo(x.flatten(0, x.ndim - 4))
+        machine, lead = self._machine, x.shape[: x.ndim - len(self._latent.image_shape)]
+        images = self._latent.normalisation.undo(x.flatten(0, len(lead) - 1))
         latent = machine.address_posterior(machine.features(images))[0]
         return machine.weights(latent).view(*lead, self.rows).double()
 

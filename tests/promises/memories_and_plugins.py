@@ -16,8 +16,15 @@ from avalanche_memplugins import (
     RandomMemoryPlugin,
 )
 from avalanche_memplugins.codecs import Bits, LatentCodec, StreamCodec
-from avalanche_memplugins.memories import DynamicKanervaMemory, EpisodicMemory, GaussianMemory, LatentMemory, VAEMemory
-from avalanche_memplugins.networks import ConditionalVAE
+from avalanche_memplugins.memories import (
+    DynamicKanervaMemory,
+    EpisodicMemory,
+    GaussianMemory,
+    KanervaMemory,
+    LatentMemory,
+    VAEMemory,
+)
+from avalanche_memplugins.networks import ConditionalVAE, KanervaMachine
 
 
 def noise(x: Tensor) -> Tensor:
@@ -123,6 +130,16 @@ def vae_memory(classes: int | None) -> VAEMemory:
     return VAEMemory(network, steps=4, batch_size=8, seed=5)
 
 
+class RowMachine(KanervaMachine):
+    """A Kanerva machine for rows of eight numbers."""
+
+    def __init__(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            super().__init__(code_size=3, rows=4, address_size=2, key_size=4, width=1)
+            self.encoder, self.decoder = nn.Linear(8, 8), nn.Linear(3, 8)
+
+
 # What models the stream instead of keeping rows: counts all it has taken in.
 PLUGINS["Gaussian"] = lambda: MemoryReplayPlugin(GaussianMemory(rank=2, seed=5))
 PLUGINS["Gaussian, full, after the experience"] = lambda: MemoryReplayPlugin(
@@ -132,6 +149,7 @@ PLUGINS["Kanerva"] = lambda: MemoryReplayPlugin(DynamicKanervaMemory(rows=4, see
 PLUGINS["Kanerva, shared, after the experience"] = lambda: MemoryReplayPlugin(
     DynamicKanervaMemory(rows=8, share="all", seed=5), write_at="experience"
 )
+PLUGINS["Kanerva machine"] = lambda: MemoryReplayPlugin(KanervaMemory(RowMachine(), **PIXELS, seed=5))
 PLUGINS["VAE"] = lambda: MemoryReplayPlugin(vae_memory(6), replay_weight="growing")
 PLUGINS["VAE without classes"] = lambda: MemoryReplayPlugin(
     vae_memory(None), replay_weight="growing", labels="old_model"
@@ -140,6 +158,7 @@ MODELS = {
     "Gaussian",
     "Gaussian, full, after the experience",
     "Kanerva",
+    "Kanerva machine",
     "Kanerva, shared, after the experience",
     "VAE",
     "VAE without classes",

@@ -15,6 +15,8 @@ from avalanche.training.plugins import EvaluationPlugin
 from memories_and_plugins import MEMORIES, MODELS, PLUGINS, for_model
 from torch import nn
 
+from avalanche_memplugins.plugins import GradientAveragingPlugin
+
 CASE_NAMES = list(CASES)
 
 
@@ -66,6 +68,12 @@ def test_metrics_are_those_of_the_streams_rows(name: str) -> None:
 def test_a_run_is_repeatable_bit_for_bit(name: str) -> None:
     first, second = (weights(run(Case(), [PLUGINS[name]()])) for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_averaging_gradients_beside_it_changes_nothing_in_a_single_process(name: str) -> None:
+    alone, beside = (weights(run(Case(), [*more, PLUGINS[name]()])) for more in ([], [GradientAveragingPlugin()]))
+    assert torch.equal(alone, beside)
 
 
 @pytest.mark.parametrize("way", ["state_dict", "pickle"])
