@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins.functional.divergences import bernoulli_nll, kl_diagonal_normals
 from avalanche_memplugins.functional.kanerva import (
     kanerva_address,
     kanerva_dynamic_write,
@@ -16,7 +17,6 @@ from avalanche_memplugins.functional.kanerva import (
     matrix_normal_kl,
 )
 from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
-from avalanche_memplugins.networks.vae import image_nll
 
 
 class EpisodeBound(NamedTuple):
@@ -161,10 +161,10 @@ class DynamicKanervaMachine(nn.Module):
         # wᵀM for M of the posterior: one draw for each item, of the right marginal.
         spread = ((drawn @ row_cov) * drawn).sum(-1, keepdim=True).clamp_min(0).sqrt()
         recalled = drawn @ mean + spread * noise[..., self.rows :]
-        var = self.address_std**2
-        kl = 0.5 * ((address.square() + (2 * log_scale).exp()) / var - 1 - 2 * log_scale + math.log(var)).sum(-1)
-        logits = episodic(self.decoder(torch.cat([recalled, code]).flatten(0, 1)), (2 * episodes, items))
-        nll = image_nll(logits, torch.cat([x, x]))
+        log_prior = torch.tensor(2 * math.log(self.address_std), dtype=torch.float64)
+        kl = kl_diagonal_normals(address, 2 * log_scale, torch.zeros(()), log_prior)
+        logits = self.decoder(torch.cat([recalled, code]).flatten(0, 1))
+        nll = episodic(bernoulli_nll(logits, torch.cat([x, x]).flatten(0, 1)), (2 * episodes, items))
         prior_mean, prior_cov = self.prior()
         kl_memory = matrix_normal_kl(mean, row_cov, prior_mean, prior_cov) / items
         return EpisodeBound(nll[:episodes], kl, kl_memory, nll[episodes:])

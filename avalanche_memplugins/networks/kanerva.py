@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins.functional.divergences import bernoulli_nll, kl_diagonal_normals, kl_standard_normal
 from avalanche_memplugins.functional.kanerva import kanerva_posterior, matrix_normal_kl
 from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
 from avalanche_memplugins.networks.dynamic_kanerva import EpisodeBound, episodic
-from avalanche_memplugins.networks.vae import image_nll
 
 
 class KanervaMachine(nn.Module):
@@ -144,13 +144,12 @@ class KanervaMachine(nn.Module):
         recalled = weights @ mean + spread * noise_m
         mean_z, log_var_z = self.code_posterior(features, recalled)
         drawn = mean_z + (0.5 * log_var_z).exp() * noise_z
-        kl_y = 0.5 * (mean_y.square() + log_var_y.exp() - 1 - log_var_y).sum(-1)
-        off = (mean_z - recalled).square() + log_var_z.exp()
-        kl_z = 0.5 * (off / self.noise_var - 1 - log_var_z + math.log(self.noise_var)).sum(-1)
-        logits = episodic(self.decoder(torch.cat([drawn, code]).flatten(0, 1)), (2 * episodes, items))
-        nll = image_nll(logits, torch.cat([x, x]))
+        log_noise = torch.tensor(math.log(self.noise_var), dtype=torch.float64)
+        kl = kl_standard_normal(mean_y, log_var_y) + kl_diagonal_normals(mean_z, log_var_z, recalled, log_noise)
+        logits = self.decoder(torch.cat([drawn, code]).flatten(0, 1))
+        nll = episodic(bernoulli_nll(logits, torch.cat([x, x]).flatten(0, 1)), (2 * episodes, items))
         kl_memory = matrix_normal_kl(mean, row_cov, prior_mean, prior_cov) / items
-        return EpisodeBound(nll[:episodes], kl_y + kl_z, kl_memory, nll[episodes:])
+        return EpisodeBound(nll[:episodes], kl, kl_memory, nll[episodes:])
 
     def written(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The memory after writing episodes ``(E, T, C, H, W)`` at the means of y: ``(E, K, C)``, ``(E, K, K)``."""

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from avalanche_memplugins.networks.vae import VAEBound, image_nll
+from avalanche_memplugins.functional.divergences import bernoulli_nll, kl_standard_normal
+from avalanche_memplugins.networks.vae import VAEBound
 
 
 class MLPVAE(nn.Module):
@@ -67,8 +68,7 @@ class MLPVAE(nn.Module):
         mu, log_variance = self.posterior(x)
         noise = torch.randn(mu.shape, dtype=mu.dtype, device=mu.device, generator=generator)
         logits = self.decoder(mu + (0.5 * log_variance).exp() * noise)
-        kl = 0.5 * (mu.square() + log_variance.exp() - 1 - log_variance).sum(-1)
-        return VAEBound(image_nll(logits.view_as(x), x), kl)
+        return VAEBound(bernoulli_nll(logits.view_as(x), x), kl_standard_normal(mu, log_variance))
 
 
 def train_vae(

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
+from avalanche_memplugins.functional.divergences import bernoulli_nll, kl_standard_normal
 from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
 
 
@@ -75,10 +75,4 @@ class VAE(nn.Module):
         mean, log_var = self.posterior(x)
         noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
         logits = self.decoder(mean + (0.5 * log_var).exp() * noise)
-        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(-1)
-        return VAEBound(image_nll(logits, x), kl)
-
-
-def image_nll(logits: Tensor, x: Tensor) -> Tensor:
-    """Bernoulli cross-entropy of each image in nats: ``(...)`` for ``(..., C, H, W)``."""
-    return binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(-3).sum(-1)
+        return VAEBound(bernoulli_nll(logits, x), kl_standard_normal(mean, log_var))
