@@ -7,8 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from avalanche_memplugins.memories import EpisodicMemory, RandomMemory, Recall
+    from avalanche_memplugins.codecs import LatentCodec, StreamCodec
+    from avalanche_memplugins.memories import (
+        DynamicKanervaMemory,
+        EpisodicMemory,
+        GaussianMemory,
+        KanervaMemory,
+        LatentMemory,
+        RandomMemory,
+        Recall,
+        VAEMemory,
+    )
     from avalanche_memplugins.plugins import (
+        GradientAveragingPlugin,
         LatentReplayPlugin,
         LeanStepPlugin,
         LocalAdaptationPlugin,
@@ -19,7 +30,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOME = {
+    "DynamicKanervaMemory": "memories",
     "EpisodicMemory": "memories",
+    "GaussianMemory": "memories",
+    "GradientAveragingPlugin": "plugins",
+    "KanervaMemory": "memories",
+    "LatentCodec": "codecs",
+    "LatentMemory": "memories",
     "LatentReplayPlugin": "plugins",
     "LeanStepPlugin": "plugins",
     "LocalAdaptationPlugin": "plugins",
@@ -27,10 +44,18 @@ _HOME = {
     "RandomMemory": "memories",
     "RandomMemoryPlugin": "plugins",
     "Recall": "memories",
+    "StreamCodec": "codecs",
     "TensorLoaderPlugin": "plugins",
+    "VAEMemory": "memories",
 }
 __all__ = [
+    "DynamicKanervaMemory",
     "EpisodicMemory",
+    "GaussianMemory",
+    "GradientAveragingPlugin",
+    "KanervaMemory",
+    "LatentCodec",
+    "LatentMemory",
     "LatentReplayPlugin",
     "LeanStepPlugin",
     "LocalAdaptationPlugin",
@@ -38,7 +63,9 @@ __all__ = [
     "RandomMemory",
     "RandomMemoryPlugin",
     "Recall",
+    "StreamCodec",
     "TensorLoaderPlugin",
+    "VAEMemory",
     "__version__",
 ]
 
