@@ -76,13 +76,7 @@ def _codec(spec: RunSpec, info: BenchmarkInfo) -> str | Codec:
 
 
 def _latent_codec(spec: RunSpec, info: BenchmarkInfo) -> LatentCodec:
-    name = AUTOENCODERS[info.input_shape]
-    try:
-        return LatentCodec.from_pretrained(name, **normalisation(spec, info))
-    except ValueError as problem:
-        raise ValueError(
-            f"strategy: {spec.strategy} wants the pretrained auto-encoder {name!r}: {problem}"
-        ) from problem
+    return LatentCodec.from_pretrained(AUTOENCODERS[info.input_shape], **normalisation(spec, info))
 
 
 def _over_codes(spec: RunSpec, info: BenchmarkInfo) -> GaussianMemory | DynamicKanervaMemory:
