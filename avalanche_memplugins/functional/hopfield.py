@@ -34,7 +34,7 @@ def hebb_rule(weights: Tensor, patterns: Tensor) -> Tensor:
     return weights + patterns.mT @ patterns
 
 
-def storkey_rule(weights: Tensor, patterns: Tensor) -> Tensor:
+def storkey_rule(weights: Tensor, patterns: Tensor, *, whole_field: bool = False) -> Tensor:
     r"""Weights with patterns added, one after the other.
 
     .. math::
@@ -47,12 +47,16 @@ def storkey_rule(weights: Tensor, patterns: Tensor) -> Tensor:
 
     :param weights: :math:`W`, ``(..., n, n)``; zeros for an empty network.
     :param patterns: ``(..., N, n)``, each entry 1 or -1.
+    :param whole_field: take :math:`h_{ij} = h_i = \sum_k w_{ik} x_k` and keep the diagonal zero, a common shortcut that
+        stores less; EBMM's published row for Storkey's rule looks like it (bench/RESULTS.md).
     :returns: ``(..., n, n)``, the diagonal included.
 
     Source: Storkey 1997, section 3.
     """
     _check(weights, patterns)
     size = weights.shape[-1]
+    if whole_field:
+        return _storkey_whole(weights, patterns)
     diagonal = weights.diagonal(dim1=-2, dim2=-1)
     off = weights - torch.diag_embed(diagonal)
     for x in patterns.unbind(-2):
@@ -63,6 +67,15 @@ def storkey_rule(weights: Tensor, patterns: Tensor) -> Tensor:
         off = off - torch.diag_embed(off.diagonal(dim1=-2, dim2=-1))
         diagonal = diagonal + step
     return off + torch.diag_embed(diagonal)
+
+
+def _storkey_whole(weights: Tensor, patterns: Tensor) -> Tensor:
+    off = weights - torch.diag_embed(weights.diagonal(dim1=-2, dim2=-1))
+    for x in patterns.unbind(-2):
+        cross = _outer(x, (off @ x.unsqueeze(-1)).squeeze(-1))
+        off = off + (_outer(x, x) - cross - cross.mT) / weights.shape[-1]
+        off = off - torch.diag_embed(off.diagonal(dim1=-2, dim2=-1))
+    return off
 
 
 def pseudo_inverse_rule(weights: Tensor, patterns: Tensor) -> Tensor:

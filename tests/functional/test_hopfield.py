@@ -12,7 +12,12 @@ from torch import Tensor
 
 from avalanche_memplugins.functional import hebb_rule, hopfield_recall, pseudo_inverse_rule, storkey_rule
 
-RULES = {"hebb": hebb_rule, "storkey": storkey_rule, "pseudo-inverse": pseudo_inverse_rule}
+
+def whole(weights: Tensor, patterns: Tensor) -> Tensor:
+    return storkey_rule(weights, patterns, whole_field=True)
+
+
+RULES = {"hebb": hebb_rule, "storkey": storkey_rule, "storkey-whole": whole, "pseudo-inverse": pseudo_inverse_rule}
 
 
 def signs(*shape: int, seed: int = 0) -> Tensor:
@@ -37,6 +42,18 @@ def storkey_by_its_definition(patterns: NDArray) -> NDArray:
     return w
 
 
+def storkey_with_whole_fields(patterns: NDArray) -> NDArray:
+    n = patterns.shape[1]
+    w = np.zeros((n, n))
+    for x in patterns:
+        h = [sum(w[i, k] * x[k] for k in range(n)) for i in range(n)]
+        new = w.copy()
+        for i, j in product(range(n), repeat=2):
+            new[i, j] += (x[i] * x[j] - x[i] * h[j] - h[i] * x[j]) / n if i != j else 0
+        w = new
+    return w
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_the_rule_in_every_episode(rule: str) -> None:
     x = signs(2, 3, 5, 9)
@@ -46,6 +63,7 @@ def test_the_rule_in_every_episode(rule: str) -> None:
         want = {
             "hebb": lambda p: sum(np.outer(row, row) for row in p),
             "storkey": storkey_by_its_definition,
+            "storkey-whole": storkey_with_whole_fields,
             "pseudo-inverse": lambda p: np.linalg.pinv(p) @ p,
         }[rule](one)
         np.testing.assert_allclose(got[i, j].numpy(), want, atol=1e-12)

@@ -26,6 +26,7 @@ def memories() -> list:
     return [
         HopfieldMemory(128, rule="hebb"),
         HopfieldMemory(128, rule="storkey"),
+        HopfieldMemory(128, rule="storkey-whole"),
         HopfieldMemory(128),
         ModernHopfieldMemory(128, beta=5.0),
         ModernHopfieldMemory(128, beta=5.0, codec=Bits(1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,7 +13,12 @@ from avalanche_memplugins.functional.hopfield import hebb_rule, hopfield_recall,
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.baselines._associative import AssociativeMemory
 
-_RULES = {"hebb": hebb_rule, "storkey": storkey_rule, "pseudo-inverse": pseudo_inverse_rule}
+_RULES = {
+    "hebb": hebb_rule,
+    "storkey": storkey_rule,
+    "storkey-whole": partial(storkey_rule, whole_field=True),
+    "pseudo-inverse": pseudo_inverse_rule,
+}
 
 
 class HopfieldMemory(AssociativeMemory):
@@ -21,8 +27,9 @@ class HopfieldMemory(AssociativeMemory):
     .. math:: s_i \leftarrow \mathrm{sign} \sum_j w_{ij} s_j, \qquad s = 2 x - 1
 
     Rules, in :mod:`~avalanche_memplugins.functional.hopfield`: ``"hebb"``, :math:`W = X^\top X`; ``"storkey"``, pattern
-    by pattern; ``"pseudo-inverse"``, :math:`W = X^+ X`. All three can go on writing. The triangle of W is kept with its
-    diagonal; reads leave the diagonal out unless told otherwise. EBMM's paper counts as many floats.
+    by pattern, and ``"storkey-whole"``, its shortcut; ``"pseudo-inverse"``, :math:`W = X^+ X`. All can go on writing.
+    The triangle of W is kept with its diagonal; reads leave the diagonal out unless told otherwise. EBMM's paper counts
+    as many floats.
 
     :param size: n, bits a pattern has, >= 1.
     :param rule: how patterns are written.
@@ -41,7 +48,7 @@ class HopfieldMemory(AssociativeMemory):
         self,
         size: int,
         *,
-        rule: Literal["hebb", "storkey", "pseudo-inverse"] = "pseudo-inverse",
+        rule: Literal["hebb", "storkey", "storkey-whole", "pseudo-inverse"] = "pseudo-inverse",
         update: Literal["asynchronous", "synchronous"] = "asynchronous",
         keep_diagonal: bool = False,
         sweeps: int = 20,
