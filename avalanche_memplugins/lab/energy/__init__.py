@@ -1,0 +1,1 @@
+"""Meta-training of energy networks: ``memplugins train-energy``."""

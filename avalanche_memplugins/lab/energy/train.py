@@ -1,0 +1,246 @@
+"""The loop of meta-training: episodes in, best weights out, whatever interrupts it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from avalanche_memplugins._folders import load_folder, save_folder
+from avalanche_memplugins.functional.energy import reconstruction_loss
+from avalanche_memplugins.networks.energy import EnergyNetwork
+
+from .build import build
+from .options import EnergyTraining
+from .tasks import Task, tasks
+
+KIND = "EnergyTraining"
+WARM_UP = 100
+VALIDATION_EPISODES = 8
+VALIDATION_SEED = 20_200_213
+
+
+class Score(NamedTuple):
+    """How well held-out patterns are read, means over the numbers of patterns trained on."""
+
+    error: float
+    """squared error of a pattern after the last read"""
+    cue: float
+    """squared error of its cue"""
+    wrong: float
+    """entries on the wrong side of 0.5"""
+
+
+class Training:
+    """Meta-training of one network; :meth:`run` goes on from the checkpoint if there is one.
+
+    :param options: what to train, on what, for how long.
+    :raises ValueError: for options that do not fit together, or a checkpoint made with others.
+    """
+
+    def __init__(self, options: EnergyTraining) -> None:
+        _check(options)
+        self.options = options
+        self.train_task, self.validation_task = tasks(options)
+        # The global generator makes the first weights; the caller's is left as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            self.network = build(options, self.train_task)
+        self.average = copy.deepcopy(self.network)
+        self.best = copy.deepcopy(self.network.state_dict())
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), options.lr, weight_decay=1e-6)
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.step, self.seconds, self.skipped = 0, 0.0, 0
+        self.best_score: Score | None = None
+        self.history: list[list[float]] = []
+        self.folder = options.out.with_suffix(".checkpoint")
+        if self.folder.exists():
+            self._resume()
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, 0 to 1."""
+        if self.options.steps is not None:
+            return min(1.0, self.step / self.options.steps)
+        return min(1.0, self.seconds / (60 * (self.options.minutes or 0.0)))
+
+    def run(self, console: Console | None = None) -> Score:
+        """Train to the end; returns the best validation score, whose weights are kept."""
+        console = console or Console()
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            shown = bar.add_task("starting", total=1.0, completed=self.progress)
+            while self.progress < 1:
+                self._round()
+                score = self.validate()
+                if self.best_score is None or score.error < self.best_score.error:
+                    self.best_score, self.best = score, copy.deepcopy(self.average.state_dict())
+                self.history.append([self.step, self.seconds, *score])
+                self._save()
+                line = (
+                    f"step {self.step}: error {score.error:.3f} of {score.cue:.2f}, {score.wrong:.2f} wrong; "
+                    f"best {self.best_score.error:.3f}"
+                )
+                bar.update(shown, completed=self.progress, description=line)
+                if not console.is_terminal:
+                    console.print(f"{100 * self.progress:5.1f} % {line}", soft_wrap=True)
+        if self.best_score is None:
+            raise ValueError("minutes, steps: want more than 0, got nothing to do")
+        return self.best_score
+
+    def best_network(self) -> EnergyNetwork:
+        """The network with the best weights, in eval mode."""
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(self.best)
+        return network.eval()
+
+    def _round(self) -> None:
+        """Steps up to the next validation."""
+        begun, before = time.process_time(), self.seconds
+        for _ in range(self.options.validate_every):
+            self._one_step()
+            self.seconds = before + time.process_time() - begun
+            if self.progress >= 1:
+                break
+
+    def _one_step(self) -> None:
+        options = self.options
+        x, cue = self._episode()
+        weights = self.network.write(x, first_order=options.first_order, checkpoint=options.checkpoint)
+        reads = self.network.read(cue, weights, first_order=options.first_order, checkpoint=options.checkpoint)
+        loss = reconstruction_loss(reads, x, last=options.last)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = clip_grad_norm_(self.network.parameters(), options.clip)
+        self.step += 1
+        if not math.isfinite(float(norm)):
+            self.skipped += 1
+            return
+        rate = options.lr * min(1.0, self.step / WARM_UP) * 0.5 * (1 + math.cos(math.pi * self.progress))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        # A short average at first, or the first weights would stay in it for long.
+        decay = min(options.average, self.step / (self.step + 10))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+
+    def _episode(self) -> tuple[Tensor, Tensor]:
+        counts = self.options.patterns
+        patterns = counts[int(torch.randint(len(counts), (), generator=self.generator))]
+        episodes = max(1, self.options.rows // patterns)
+        x = self.train_task.episodes(episodes, patterns, generator=self.generator)
+        return x, self.train_task.cues(x, generator=self.generator)
+
+    @torch.no_grad()
+    def validate(self) -> Score:
+        """Score of the averaged weights on held-out episodes, the same each time."""
+        scores = [evaluate(self.average, self.validation_task, patterns) for patterns in self.options.patterns]
+        return Score(*(sum(values) / len(scores) for values in zip(*scores, strict=True)))
+
+    def _save(self) -> None:
+        tensors: dict[str, Tensor] = {"generator": self.generator.get_state()}
+        parts = {"network": self.network.state_dict(), "average": self.average.state_dict(), "best": self.best}
+        for part, state in parts.items():
+            tensors.update({f"{part}.{name}": value for name, value in state.items()})
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{number}.{name}": value for name, value in state.items()})
+        manifest: dict[str, Any] = {
+            "kind": KIND,
+            "options": _kept(self.options),
+            "step": self.step,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "best_score": self.best_score,
+            "history": self.history,
+        }
+        save_folder(self.folder, tensors, manifest)
+
+    def _resume(self) -> None:
+        tensors, manifest = load_folder(self.folder, kind=KIND)
+        theirs, mine = manifest["options"], _kept(self.options)
+        differ = sorted(name for name in mine.keys() | theirs.keys() if theirs.get(name) != mine.get(name))
+        if differ:
+            raise ValueError(
+                f"out: {self.folder} is the checkpoint of a training with other options ({', '.join(differ)}); "
+                "remove it or give another file"
+            )
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+        self.network.load_state_dict(part("network."))
+        self.average.load_state_dict(part("average."))
+        self.best = part("best.")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in part("optimizer.").items():
+            number, _, key = name.partition(".")
+            state.setdefault(int(number), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.generator.set_state(tensors["generator"])
+        self.step, self.seconds, self.skipped = manifest["step"], manifest["seconds"], manifest["skipped"]
+        self.best_score = Score(*manifest["best_score"]) if manifest["best_score"] else None
+        self.history = manifest["history"]
+
+
+@torch.no_grad()
+def evaluate(
+    network: EnergyNetwork,
+    task: Task,
+    patterns: int,
+    *,
+    episodes: int = VALIDATION_EPISODES,
+    seed: int = VALIDATION_SEED,
+    write: bool = True,
+) -> Score:
+    """Score of a network on episodes of a task.
+
+    :param network: of patterns as the task's.
+    :param task: where patterns and cues come from.
+    :param patterns: how many are written together.
+    :param episodes: how many.
+    :param seed: of patterns and cues.
+    :param write: False leaves the memory empty.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = task.episodes(episodes, patterns, generator=generator)
+    cue = task.cues(x, generator=generator)
+    read = network.read(cue, network.write(x) if write else None)[-1]
+
+    def error(of: Tensor) -> float:
+        return float((of - x).square().sum(-1).mean())
+
+    wrong = ((read > 0.5) != (x > 0.5)).sum(-1).float().mean()
+    return Score(error(read), error(cue), float(wrong))
+
+
+def _kept(options: EnergyTraining) -> dict[str, Any]:
+    """Options that a checkpoint must agree in, as JSON gives them back."""
+    values = {name: value for name, value in asdict(options).items() if name not in ("out", "data_root")}
+    kept: dict[str, Any] = json.loads(json.dumps(values))
+    return kept
+
+
+def _check(options: EnergyTraining) -> None:
+    if (options.steps is None) == (options.minutes is None):
+        raise ValueError("minutes, steps: want one of them, got " + ("none" if options.steps is None else "both"))
+    for name in ("steps", "minutes", "rows", "validate_every", "clip", "lr"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: wants a number > 0, got {value}")
+    if not options.patterns or min(options.patterns) < 1:
+        raise ValueError(f"patterns: wants numbers >= 1, got {options.patterns}")
+    if not 0 <= options.average < 1:
+        raise ValueError(f"average: wants a number in [0, 1), got {options.average}")
+    if options.out.suffix != ".safetensors":
+        raise ValueError(f"out: wants a file .safetensors, got {str(options.out)!r}")

@@ -1,0 +1,145 @@
+"""What all energy networks share: learned steps of writing and reading."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+from torch.nn.functional import softplus
+
+from avalanche_memplugins.functional.energy import Weights, decreasing_steps, energy_read, energy_write
+
+MAX_RATE = 1e4
+
+
+class EnergyNetwork(nn.Module, ABC):
+    r"""Base of energy networks :math:`E(x; \theta, \phi)`: writable weights :math:`\theta`, the rest :math:`\phi` slow.
+
+    All parameters, rates and step sizes are meta-learned by :func:`~avalanche_memplugins.functional.reconstruction_loss`
+    through :meth:`write` and :meth:`read`; afterwards only copies of :math:`\theta` change. Subclasses give
+    ``_writable``, a list of names of parameters, each ``(1, *shape)``, and :meth:`energy`.
+
+    :param shape: of one pattern.
+    :param writable: parameters to write into, each ``(1, *shape)``, by name.
+    :param write_steps: :math:`T` >= 0; 0 is a network that cannot write, the control that only fills in.
+    :param read_steps: :math:`K` >= 1.
+    :param write_rate: rate of the energy's gradient to start from. It hardly moves in training, and 1e-4, as printed in
+        the paper, learns nothing in a short one.
+    :param slope_rate: rate of the gradient norm's gradient; None: without the term.
+    :param deviation_rate: rate of the pull towards the initial weights; None: without the term; wants ``slope_rate``.
+    :param read_rate: first step size of reading to start from.
+    :raises ValueError: for numbers out of range.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        writable: dict[str, Tensor],
+        *,
+        write_steps: int,
+        read_steps: int,
+        write_rate: float,
+        slope_rate: float | None,
+        deviation_rate: float | None,
+        read_rate: float,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("write_steps", write_steps, 0), ("read_steps", read_steps, 1)):
+            if value < least:
+                raise ValueError(f"{name}: wants an integer >= {least}, got {value}")
+        if deviation_rate is not None and slope_rate is None:
+            raise ValueError("deviation_rate: wants slope_rate, too, got None for it")
+        rates = [rate for rate in (write_rate, slope_rate, deviation_rate) if rate is not None]
+        for name, rate in zip(("write_rate", "slope_rate", "deviation_rate"), rates, strict=False):
+            if not 0 < rate <= MAX_RATE:
+                raise ValueError(f"{name}: wants a number in (0, {MAX_RATE:g}], got {rate}")
+        if not 0 < read_rate <= MAX_RATE:
+            raise ValueError(f"read_rate: wants a number in (0, {MAX_RATE:g}], got {read_rate}")
+        self.shape = Size(shape)
+        self._writable = tuple(writable)
+        for name, value in writable.items():
+            self.register_parameter(name, nn.Parameter(value))
+        raw = torch.tensor([_inverse_softplus(rate) for rate in rates])
+        self.write_rates = nn.Parameter(raw.repeat(write_steps, len(writable), 1))
+        self.read_first = nn.Parameter(torch.tensor(_inverse_softplus(read_rate)))
+        self.read_ratios = nn.Parameter(torch.full((read_steps - 1,), 2.0))
+        self.read_momenta = nn.Parameter(torch.zeros(read_steps))
+
+    @abstractmethod
+    def energy(self, x: Tensor, weights: Weights) -> Tensor:
+        """Energies ``(E, N)`` of patterns ``(E, N, *shape)`` under each episode's weights ``(E, ...)``."""
+
+    @abstractmethod
+    def architecture(self) -> dict[str, Any]:
+        """Arguments that make a network like this, as JSON values."""
+
+    def precondition(self, slope: Tensor) -> Tensor:
+        """What a read step makes of the energy's gradient, linear; here nothing."""
+        return slope
+
+    @property
+    def initial(self) -> Weights:
+        """Writable weights before any write, each ``(1, *shape)``."""
+        return tuple(self.get_parameter(name) for name in self._writable)
+
+    @property
+    def writable_floats(self) -> int:
+        """How many numbers a slot of this memory has."""
+        return sum(weight.numel() for weight in self.initial)
+
+    def write(
+        self, x: Tensor, *, steps: int | None = None, first_order: bool = False, checkpoint: bool = False
+    ) -> Weights:
+        """Weights after writing patterns ``(E, N, *shape)``; see :func:`~avalanche_memplugins.functional.energy_write`.
+
+        :param steps: other than learned: the last step's rates are used again, or the last steps left out; 0: none.
+        """
+        rates = softplus(self.write_rates)
+        if steps is not None:
+            if steps < 0 or (steps > 0 and not len(rates)):
+                raise ValueError(f"steps: wants 0{' or more' if len(rates) else ': this network cannot write'}, got {steps}")
+            rates = rates[torch.arange(steps, device=rates.device).clamp(max=len(rates) - 1)]
+        return energy_write(self.energy, x, self.initial, rates, first_order=first_order, checkpoint=checkpoint)
+
+    def read(
+        self,
+        cue: Tensor,
+        weights: Weights | None = None,
+        *,
+        steps: int | None = None,
+        known: Tensor | None = None,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+        first_order: bool = False,
+        checkpoint: bool = False,
+    ) -> list[Tensor]:
+        """Every step of reading from cues ``(E, N, *shape)``; see :func:`~avalanche_memplugins.functional.energy_read`.
+
+        :param weights: that :meth:`write` gave; None: the initial ones, a memory with nothing in it.
+        :param steps: other than learned: the last ratio of step sizes and the last momentum are used again.
+        """
+        steps = len(self.read_momenta) if steps is None else steps
+        sizes = decreasing_steps(self.read_first, self.read_ratios, steps)
+        index = torch.arange(steps, device=cue.device).clamp(max=len(self.read_momenta) - 1)
+        if weights is None:
+            weights = tuple(weight.expand(len(cue), *weight.shape[1:]) for weight in self.initial)
+        return energy_read(
+            self.energy,
+            cue,
+            weights,
+            sizes,
+            self.read_momenta.sigmoid()[index],
+            precondition=self.precondition,
+            known=known,
+            temperature=temperature,
+            generator=generator,
+            first_order=first_order,
+            checkpoint=checkpoint,
+        )
+
+
+def _inverse_softplus(value: float) -> float:
+    return value + math.log(-math.expm1(-value))

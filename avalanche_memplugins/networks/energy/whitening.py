@@ -1,0 +1,71 @@
+"""Whitening of images for energy networks, and the preconditioner that undoes it in reads."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Self = TypeVar("Self", bound="Whitening")
+
+
+class Whitening(nn.Module):
+    r"""Whitened coordinates :math:`u = (x - \mu) Z`, and the preconditioner :math:`A = P P^\top` of reads.
+
+    .. math::
+        C = U \Lambda U^\top, \quad Z = U_r (\Lambda_r + \epsilon \bar\lambda)^{-1/2}, \quad P = U_r \Lambda_r^{1/2}
+
+    with :math:`C` the covariance of the training images and :math:`U_r` its first :math:`r` eigenvectors; for
+    :math:`r` = D this is ZCA up to a rotation, which the layer behind takes up. Pixels of images share a strong mean and
+    are correlated, so that the gradients of all patterns that are written are nearly parallel and one spoils the other;
+    of whitened images they are not. A read's gradient comes back through :math:`Z`, and :math:`P P^\top` turns it from a
+    doubly whitened pattern into the pattern. Mean, Z and P are parameters, meta-learned from there.
+
+    :param mean: ``(D,)``.
+    :param into: :math:`Z`, ``(D, r)``.
+    :param out: :math:`P`, ``(D, r)``.
+    """
+
+    def __init__(self, mean: Tensor, into: Tensor, out: Tensor) -> None:
+        super().__init__()
+        if into.shape != out.shape or into.ndim != 2 or mean.shape != into.shape[:1]:
+            raise ValueError(
+                f"into, out: want the same shape (D, r) and mean (D,), got {tuple(into.shape)}, {tuple(out.shape)} and "
+                f"{tuple(mean.shape)}"
+            )
+        self.mean, self.into, self.out = (nn.Parameter(part.clone()) for part in (mean, into, out))
+
+    @classmethod
+    def of(cls: type[Self], x: Tensor, *, rank: int | None = None, eps: float = 0.05) -> Self:
+        """Whitening of images.
+
+        :param x: ``(N, *shape)``; flattened.
+        :param rank: coordinates to keep; None: all.
+        :param eps: share of the mean variance added to each, so that rare directions are not blown up.
+        :raises ValueError: if there are fewer than two images, or ``rank`` is not in 1 ... D.
+        """
+        flat = x.flatten(1).double()
+        if len(flat) < 2:
+            raise ValueError(f"x: wants at least two images, got {len(flat)}")
+        size = flat.shape[1]
+        rank = size if rank is None else rank
+        if not 1 <= rank <= size:
+            raise ValueError(f"rank: wants 1 to {size}, got {rank}")
+        values, vectors = torch.linalg.eigh(flat.T.cov())
+        values, vectors = values.flip(0).clamp(min=0)[:rank], vectors.flip(1)[:, :rank]
+        floor = eps * float(flat.var(0).mean())
+        return cls(flat.mean(0).float(), (vectors / (values + floor).sqrt()).float(), (vectors * values.sqrt()).float())
+
+    @classmethod
+    def empty(cls: type[Self], size: int, rank: int) -> Self:
+        """Of the right shape, for weights that are loaded."""
+        return cls(torch.zeros(size), torch.zeros(size, rank), torch.zeros(size, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Coordinates ``(..., r)`` of flat images ``(..., D)``."""
+        return (x - self.mean) @ self.into
+
+    def precondition(self, slope: Tensor) -> Tensor:
+        """:math:`A` times gradients ``(..., D)``."""
+        return (slope @ self.out) @ self.out.T
