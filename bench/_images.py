@@ -15,9 +15,9 @@ PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "hubble
 TEXTURES = ("brick", "grass", "gravel", "camera", "coins", "moon")
 
 
-def omniglot(root: Path, *, background: bool) -> tuple[Tensor, Tensor]:
-    """Omniglot as white on black, reduced by area: images ``(N, 1, 28, 28)`` in [0, 1], characters ``(N,)``."""
-    cache = CACHE / f"omniglot28-{'background' if background else 'evaluation'}.pt"
+def omniglot(root: Path, *, background: bool, size: int = 28) -> tuple[Tensor, Tensor]:
+    """Omniglot as white on black, reduced by area: images ``(N, 1, size, size)`` in [0, 1], characters ``(N,)``."""
+    cache = CACHE / f"omniglot{size}-{'background' if background else 'evaluation'}.pt"
     if not cache.exists():
         from torchvision.datasets import Omniglot
 
@@ -29,7 +29,7 @@ def omniglot(root: Path, *, background: bool) -> tuple[Tensor, Tensor]:
         images, labels = [], []
         for image, label in data:
             x = 1 - torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32) / 255)[None, None]
-            images.append(interpolate(x, size=(28, 28), mode="area")[0])
+            images.append(interpolate(x, size=(size, size), mode="area")[0])
             labels.append(label)
         cache.parent.mkdir(parents=True, exist_ok=True)
         torch.save((torch.stack(images), torch.tensor(labels)), cache)
