@@ -124,15 +124,16 @@ class GenerativeMemory(nn.Module):
         labels, places, rows = torch.unique(y.cpu().long(), return_inverse=True, return_counts=True)
         known = {label: index for index, label in enumerate(self.classes)}
         new = [label for label in labels.tolist() if label not in known]
-        if new:
-            known.update({label: len(known) + i for i, label in enumerate(new)})
-            added = torch.tensor([[label, 0, 0, 0] for label in new])
-            self._table = torch.cat([self._table, added])
+        known.update({label: len(known) + i for i, label in enumerate(new)})
         index = torch.tensor([known[label] for label in labels.tolist()])
         last = places.argsort(stable=True)[rows.cumsum(0) - 1]
-        self._table[index, 1] += rows
+        # A new table: whoever holds the old one, to go back to it, must find it as it was.
+        added = torch.tensor([[label, 0, 0, 0] for label in new], dtype=torch.int64).view(len(new), 4)
+        table = torch.cat([self._table, added])
+        table[index, 1] += rows
         for column, value in ((2, t), (3, origin)):
-            self._table[index, column] = value.cpu().long()[last] if isinstance(value, Tensor) else value
+            table[index, column] = value.cpu().long()[last] if isinstance(value, Tensor) else value
+        self._table = table
         return index, places, rows
 
     def _draw_classes(self, n: int, *, by_count: bool, of: int | None = None) -> Tensor:

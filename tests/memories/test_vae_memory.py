@@ -226,6 +226,7 @@ def test_a_consolidation_that_fails_changes_nothing() -> None:
     x, y = images((2, 3))
     bad: list[tuple[Any, type[BaseException], str]] = [
         ([(x, y, 0), (x * float("nan"), y, 0)], ValueError, "x: wants finite values"),
+        ([(*images((0, 1)), 0), (x * float("nan"), y, 0)], ValueError, "x: wants finite values"),
         ([(x, y, 0), (x + 3, y, 0)], ValueError, "x: .* pixels from 0 to 1"),
         ([(x, y - 3, 0)], ValueError, "y: wants integers from 0"),
         ([(x[..., :3], y, 0)], ValueError, r"x: wants rows of shape \(1, 4, 4\)"),
