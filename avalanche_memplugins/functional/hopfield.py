@@ -97,7 +97,8 @@ def pseudo_inverse_rule(weights: Tensor, patterns: Tensor) -> Tensor:
     projection, x = weights.double(), patterns.double()
     _, values, directions = torch.linalg.svd(x - x @ projection, full_matrices=False)
     new = directions * (values > _NEW * weights.shape[-1] ** 0.5).unsqueeze(-1)
-    return (projection + new.mT @ new).to(weights.dtype)
+    extended: Tensor = projection + new.mT @ new
+    return extended.to(weights.dtype)
 
 
 def hopfield_recall(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -13,7 +14,7 @@ from avalanche_memplugins.functional.hopfield import hebb_rule, hopfield_recall,
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.baselines._associative import AssociativeMemory
 
-_RULES = {
+_RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hebb": hebb_rule,
     "storkey": storkey_rule,
     "storkey-whole": partial(storkey_rule, whole_field=True),
@@ -56,6 +57,7 @@ class HopfieldMemory(AssociativeMemory):
     ) -> None:
         super().__init__(size)
         self.rule = check.choice("rule", rule, tuple(_RULES))
+        self.update: Literal["asynchronous", "synchronous"]
         self.update = check.choice("update", update, ("asynchronous", "synchronous"))
         self.keep_diagonal = keep_diagonal
         self.sweeps = check.positive_integer("sweeps", sweeps)

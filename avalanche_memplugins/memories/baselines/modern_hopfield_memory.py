@@ -109,7 +109,8 @@ class ModernHopfieldMemory(AssociativeMemory):
             return
         rows = x.reshape(-1, *self.shape)
         self.codec.check(rows)
-        code = self.codec.encode(rows).unflatten(0, x.shape[:2])
+        code = self.codec.encode(rows)
+        code = code.reshape(*x.shape[:2], *code.shape[1:])
         self.held = torch.cat([self.held, code], 1) if len(self) else code.clone()
 
     @torch.no_grad()
