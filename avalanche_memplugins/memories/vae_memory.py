@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,16 +11,14 @@ from torch import Tensor, nn
 
 from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.memories import _checks as check
-from avalanche_memplugins.memories._generative import TABLE_BYTES, GenerativeMemory
+from avalanche_memplugins.memories._generative import TABLE_BYTES
+from avalanche_memplugins.memories._vae.budget import widest_network
+from avalanche_memplugins.memories._vae.generator import VAEGenerator
+from avalanche_memplugins.memories._vae.rows import Batches
 from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
-from avalanche_memplugins.memories.recall import Recall
-from avalanche_memplugins.networks.conditional_vae import ConditionalVAE
-
-Batches = Iterable[tuple[Tensor, Tensor, Tensor | int]]
-_ROWS_FITTED = 8_192
 
 
-class VAEMemory(GenerativeMemory):
+class VAEMemory(VAEGenerator):
     r"""A generator :math:`p(x|z)`, trained after each experience on its rows and on what it generated before.
 
     At the t-th experience a copy of the generator takes ``steps`` steps of its own Adam on
@@ -131,27 +129,15 @@ class VAEMemory(GenerativeMemory):
         if shape is None:
             raise ValueError("shape: a budget without a codec wants the shape of a row, got None")
         gaussian = codec is not None or len(shape) == 1
-        options: dict[str, Any] = {
-            "code_size": code_size,
-            "classes": check.positive_integer("classes", classes) if conditional else None,
-            "likelihood": "gaussian" if gaussian else "bernoulli",
-        }
-        beside = classes * (2 * TABLE_BYTES + 4 * (code_size + code_size * (code_size + 1) // 2))
-
-        def takes(width: int) -> int:
-            with torch.device("meta"):
-                network = ConditionalVAE(shape, hidden=(width, width), **options)
-            return beside + sum(p.nbytes for p in network.parameters())
-
-        low, high = 0, nbytes
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if takes(middle) <= nbytes else (low, middle - 1)
-        if low == 0:
-            raise ValueError(f"nbytes: layers of one unit take {takes(1)} bytes, got a budget of {nbytes}")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = ConditionalVAE(shape, hidden=(low, low), **options)
+        network = widest_network(
+            nbytes,
+            shape,
+            beside=classes * (2 * TABLE_BYTES + 4 * (code_size + code_size * (code_size + 1) // 2)),
+            seed=seed,
+            code_size=code_size,
+            classes=check.positive_integer("classes", classes) if conditional else None,
+            likelihood="gaussian" if gaussian else "bernoulli",
+        )
         return cls(network, codec=codec, seed=seed, **kwargs)
 
     # ---------------------------------------------------------------- what it holds
@@ -160,16 +146,6 @@ class VAEMemory(GenerativeMemory):
     def nbytes(self) -> int:
         """Bytes that hold the stream: the generator's weights, the Gaussians of its codes, the table of classes."""
         return super().nbytes + TABLE_BYTES * len(self.codes._table)
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the network is told the class."""
-        return getattr(self.network, "classes", None) is not None
-
-    @property
-    def device(self) -> torch.device:
-        """Where samples come out."""
-        return next(self.network.parameters()).device
 
     def __repr__(self) -> str:
         kind = type(self.network).__name__
@@ -236,164 +212,6 @@ class VAEMemory(GenerativeMemory):
             optimizer.step()
         network.eval()
 
-    def _nelbo(self, network: nn.Module, codes: Tensor, index: Tensor, noise: torch.Generator | None) -> Tensor:
-        arguments = (codes, index) if self.conditional else (codes,)
-        reconstruction, kl = network.bound(*arguments, generator=noise)  # type: ignore[operator]
-        return reconstruction + kl  # type: ignore[no-any-return]
-
-    # ---------------------------------------------------------------- rows of an experience
-
-    def _survey(self, batches: Batches, origin: int) -> tuple[Tensor, Tensor] | None:
-        """Look at all rows and enter their classes; gives the rows if they fit into the cache."""
-        kept: list[tuple[Tensor, Tensor]] | None = []
-        held, seen = 0, 0
-        for x, y, t in batches:
-            if not self._check(x, y, t, origin):
-                continue
-            codes, index = self._prepared(x, y, t, origin)
-            seen += len(codes)
-            held += codes.nbytes
-            if held > self.cache_bytes:
-                kept = None
-            if kept is not None:
-                kept.append((codes, index))
-        if not seen:
-            raise ValueError("batches: wants the rows of an experience, got none")
-        return None if kept is None else (torch.cat([x for x, _ in kept]), torch.cat([i for _, i in kept]))
-
-    def _prepared(self, x: Tensor, y: Tensor, t: Tensor | int, origin: int) -> tuple[Tensor, Tensor]:
-        x = x.to(self.device)
-        self._check_rows(x)
-        codes = self._to_codes(x)
-        present, places, _ = self._enrol(y, t, origin)
-        limit = getattr(self.network, "classes", None)
-        if limit is not None and len(self._table) > limit:
-            raise ValueError(f"y: the network has {limit} classes, got {len(self._table)} of them by now")
-        self.shape, self.dtype = x.shape[1:], x.dtype
-        return codes, present[places].to(self.device)
-
-    def _rows(self, batches: Batches, cache: tuple[Tensor, Tensor] | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of ``batch_size`` rows (an experience of fewer: all of them), pass after pass."""
-        while True:
-            if cache is not None:
-                order = torch.randperm(len(cache[0]), generator=self._generator).to(self.device)
-                whole = max(1, len(order) // self.batch_size) * self.batch_size
-                for part in order[:whole].split(self.batch_size):  # type: ignore[no-untyped-call]
-                    yield cache[0][part], cache[1][part]
-                continue
-            known = {label: index for index, label in enumerate(self.classes)}
-            rest: tuple[Tensor, Tensor] | None = None
-            for x, y, _ in batches:
-                index = torch.tensor([known[label] for label in y.tolist()], device=self.device)
-                codes = self._to_codes(x.to(self.device))
-                if rest is not None:
-                    codes, index = torch.cat([rest[0], codes]), torch.cat([rest[1], index])
-                whole = len(codes) // self.batch_size * self.batch_size
-                for first in range(0, whole, self.batch_size):
-                    part = slice(first, first + self.batch_size)
-                    yield codes[part], index[part]
-                rest = codes[whole:], index[whole:]
-            if rest is not None and len(rest[0]):
-                yield rest
-
-    def _check_rows(self, x: Tensor) -> None:
-        wanted = _row_shape(self.network)
-        if self.codec is None and wanted is not None and tuple(x.shape[1:]) != wanted:
-            raise ValueError(f"x: the network wants rows of shape {wanted}, got {tuple(x.shape[1:])}")
-        if self.codec is None and self.likelihood == "bernoulli":
-            self.normalisation.check(x, type(self).__name__)
-
-    def _to_codes(self, x: Tensor) -> Tensor:
-        if self.codec is not None:
-            return super()._to_codes(x)
-        return self.normalisation.undo(x).clamp_(0, 1) if self.likelihood == "bernoulli" else x.float()
-
-    def _from_codes(self, codes: Tensor) -> Tensor:
-        if self.codec is None and self.likelihood == "bernoulli":
-            return self.normalisation.redo(codes, self.dtype)
-        return super()._from_codes(codes)
-
-    # ---------------------------------------------------------------- generate
-
-    @torch.no_grad()
-    def sample(self, n: int) -> Recall:
-        """``n`` generated rows, as the stream's transforms make them, with their labels.
-
-        :param n: rows wanted, >= 1.
-        :raises ValueError: if ``n`` is not positive or nothing has been consolidated.
-        """
-        with torch.autocast(self.device.type, enabled=False):
-            codes, index = self._generate(check.positive_integer("n", n), len(self._table))
-            return self._recall(self._from_codes(codes), index)
-
-    def _generate(self, n: int, classes: int) -> tuple[Tensor, Tensor]:
-        """Rows of the network and indices ``(n,)`` on the CPU of their classes, the first ``classes``."""
-        if self.prior == "fitted":
-            drawn = self.codes.sample(n)  # its labels are our indices
-            z, index = drawn.x, drawn.y.cpu()
-        else:
-            index = self._draw_classes(n, by_count=False, of=classes)
-            z = self._noise((n, int(self.network.code_size)))  # type: ignore[arg-type]
-            if not self.conditional:
-                index = torch.cdist(z, self.codes.mean).argmin(1).cpu()
-                index = torch.tensor(self.codes.classes)[index]
-        codes = self.network.decode(z, index.to(self.device)) if self.conditional else self.network.decode(z)  # type: ignore[operator]
-        if self.likelihood == "gaussian":
-            deviation = (0.5 * self.network.log_variance).exp()  # type: ignore[operator, union-attr]
-            codes = codes + deviation * self._noise(codes.shape)
-        return codes, index
-
-    def _noise(self, shape: Sequence[int]) -> Tensor:
-        return torch.randn(tuple(shape), generator=self._generator).to(self.device)
-
-    @torch.no_grad()
-    def _fit_codes(
-        self, network: nn.Module, rows: Iterator[tuple[Tensor, Tensor]], old: int, noise: torch.Generator, held: int
-    ) -> GaussianMemory:
-        """Gaussians of the codes that the new network gives the experience's classes and the generated ones."""
-        fitted = GaussianMemory(rank=None)
-        held = min(held, _ROWS_FITTED)
-        parts = [next(rows) for _ in range(-(-held // self.batch_size))]
-        if old:
-            # A class without a generated row here would never be generated again.
-            again, which = self._generate(max(held, 32 * old), old)
-            parts.append((again, which.to(self.device)))
-        x, index = (torch.cat([part[i] for part in parts]) for i in range(2))
-        for first in range(0, len(x), 1_024):
-            which = index[first : first + 1_024]
-            arguments = (x[first : first + 1_024], *([which] if self.conditional else []))
-            mean, log_variance = network.posterior(*arguments)  # type: ignore[operator]
-            eps = torch.randn(mean.shape, generator=noise, device=mean.device)
-            fitted.write(mean + (0.5 * log_variance).exp() * eps, which)
-        fitted._generator = self.codes._generator
-        return fitted
-
-    @torch.no_grad()
-    def bound(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Negative evidence lower bound of rows, in nats ``(B,)``: how well the generator knows them.
-
-        Noise is the same at every call. For a Gaussian network it is that of a density, and may be negative.
-
-        :param x: rows ``(B, *shape)`` as the stream's transforms make them.
-        :param y: their classes ``(B,)``, wanted by a conditional network.
-        :raises ValueError: if classes are missing or were never seen, or rows do not fit.
-        """
-        check.rows_of(x)
-        x = x.to(self.device)
-        self._check_rows(x)
-        index = torch.zeros(0, dtype=torch.int64)
-        if self.conditional:
-            if y is None:
-                raise ValueError("y: a conditional network wants the classes of the rows, got None")
-            known = {label: place for place, label in enumerate(self.classes)}
-            strange = sorted(set(y.tolist()) - known.keys())
-            if strange:
-                raise ValueError(f"y: wants classes seen so far, {sorted(known)}, got {strange}")
-            index = torch.tensor([known[label] for label in y.tolist()], dtype=torch.int64, device=self.device)
-        noise = torch.Generator(self.device).manual_seed(0)
-        with torch.autocast(self.device.type, enabled=False):
-            return self._nelbo(self.network, self._to_codes(x), index, noise)
-
     # ---------------------------------------------------------------- state
 
     def _parts(self) -> list[str]:
@@ -416,11 +234,3 @@ class VAEMemory(GenerativeMemory):
         super().set_extra_state(state)
         self.consolidations = state["consolidations"]
         self.codes.set_extra_state(state["codes"])
-
-
-def _row_shape(network: nn.Module) -> tuple[int, ...] | None:
-    if hasattr(network, "shape"):
-        return tuple(network.shape)  # type: ignore[arg-type]
-    if hasattr(network, "channels") and hasattr(network, "size"):
-        return int(network.channels), int(network.size), int(network.size)  # type: ignore[arg-type]
-    return None

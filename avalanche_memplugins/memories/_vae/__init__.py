@@ -1,0 +1,1 @@
+"""Parts of the memory that generates by a variational auto-encoder."""
