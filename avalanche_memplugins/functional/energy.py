@@ -35,7 +35,7 @@ def energy_write(
         \theta_{t+1} = \theta_t - a_t \nabla_\theta \bar E(\theta_t) - b_t \nabla_\theta \overline{\|\nabla_x E\|^2}
         - 2 c_t (\theta_t - \bar\theta), \qquad \theta_0 = \bar\theta
 
-    Bars over energies and norms are means over an episode's patterns: an episode of more patterns is not written harder.
+    Bars over energies and norms are means over an episode's patterns, so that more patterns are not written harder.
 
     :param energy: of patterns under weights; see :data:`Energy`.
     :param x: ``(E, N, *shape)`` patterns.
@@ -82,7 +82,9 @@ def _write_step(
             (slope,) = torch.autograd.grad(energies.sum(), patterns, create_graph=True)
             losses.append(slope.square().flatten(2).sum(-1).mean(1).sum())
         gradients = [
-            torch.autograd.grad(loss, at, create_graph=create_graph, retain_graph=create_graph or term + 1 < len(losses))
+            torch.autograd.grad(
+                loss, at, create_graph=create_graph, retain_graph=create_graph or term + 1 < len(losses)
+            )
             for term, loss in enumerate(losses)
         ]
     new = []
@@ -119,7 +121,7 @@ def energy_read(
         x_{k+1} = \Pi(x_k + v_{k+1})
 
     :math:`\Pi` clips to the interval and, if ``known`` is given, puts the known entries back. With a temperature
-    :math:`\tau` the step becomes Langevin's: :math:`x_{k+1}` gets noise :math:`\mathcal N(0, 2 \tau \gamma_k A)`, so that
+    :math:`\tau` the step becomes Langevin's: :math:`x_{k+1}` gets noise :math:`\mathcal N(0, 2 \tau \gamma_k A)`, and
     reads are draws near the written patterns rather than one point.
 
     :param energy: of patterns under weights; see :data:`Energy`.
@@ -178,7 +180,7 @@ def energy_read(
 
 
 def decreasing_steps(first: Tensor, ratios: Tensor, steps: int) -> Tensor:
-    r"""Non-increasing step sizes :math:`\gamma_1 = \mathrm{softplus}(g)`, :math:`\gamma_k = \gamma_{k-1} \sigma(\eta_k)`.
+    r"""Steps that never grow: :math:`\gamma_1 = \mathrm{softplus}(g)`, :math:`\gamma_k = \gamma_{k-1} \sigma(\eta_k)`.
 
     :param first: :math:`g`, a scalar.
     :param ratios: :math:`\eta`, ``(K - 1,)``; steps beyond ``K`` repeat the last ratio.

@@ -2,6 +2,7 @@
 
 from avalanche_memplugins.memories.differentiable_neural_dictionary import DifferentiableNeuralDictionary
 from avalanche_memplugins.memories.dynamic_kanerva_memory import DynamicKanervaMemory
+from avalanche_memplugins.memories.energy_memory import EnergyMemory
 from avalanche_memplugins.memories.episodic_memory import EpisodicMemory, Nearest
 from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
 from avalanche_memplugins.memories.kanerva_memory import KanervaMemory
@@ -14,6 +15,7 @@ from avalanche_memplugins.memories.vae_memory import VAEMemory
 __all__ = [
     "DifferentiableNeuralDictionary",
     "DynamicKanervaMemory",
+    "EnergyMemory",
     "EpisodicMemory",
     "GaussianMemory",
     "KanervaMemory",

@@ -31,6 +31,7 @@ class GenerativeMemory(nn.Module):
     """
 
     store_logits = False
+    _fixed: tuple[str, ...] = ("codec.",)  # beginnings of names of what does not hold the stream
 
     def __init__(self, *, codec: Any | None, seed: int) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class GenerativeMemory(nn.Module):
     def nbytes(self) -> int:
         """Bytes that hold the stream: parameters and buffers of the model, and the table of classes."""
         tensors = (*self.named_parameters(), *self.named_buffers())
-        return sum(t.nbytes for name, t in tensors if not name.startswith("codec.")) + TABLE_BYTES * len(self._table)
+        return sum(t.nbytes for name, t in tensors if not name.startswith(self._fixed)) + TABLE_BYTES * len(self._table)
 
     @property
     def nbytes_fixed(self) -> int:
@@ -244,7 +245,7 @@ class GenerativeMemory(nn.Module):
 
     def _own_tensors(self) -> dict[str, Tensor]:
         tensors = (*self.named_parameters(), *self.named_buffers())
-        return {name: tensor.detach() for name, tensor in tensors if not name.startswith("codec.")}
+        return {name: tensor.detach() for name, tensor in tensors if not name.startswith(self._fixed)}
 
 
 def slots(places: Tensor, rows: Tensor) -> Tensor:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from avalanche_memplugins._fingerprint import fingerprint
+from avalanche_memplugins.pretrained._weights import read_weights, write_weights
 
 FOLDER = Path(__file__).parent
-_FORMAT = "1"
 _WEIGHTS = "autoencoder."
 _REGISTERED: dict[str, Callable[..., nn.Module]] = {}
 C = TypeVar("C", bound=type[nn.Module])
@@ -55,44 +48,10 @@ def load(name: str | Path) -> Pretrained:
     :raises ValueError: for an unknown name (with the nearest), or a file that is damaged or was made for an
         architecture that is not there.
     """
-    path = _path(name)
-    if not path.is_file():
-        if path.parent != FOLDER:
-            raise ValueError(f"name: there is no file {path}")
-        near = difflib.get_close_matches(str(name), names(), n=3, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"name: wants one of {', '.join(map(repr, names())) or 'none yet'}, got {name!r}{hint}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        # Before anything else of it is believed.
-        intact = header["fingerprint"] == fingerprint(tensors)
-        kwargs, manifest = json.loads(header["kwargs"]), json.loads(header["manifest"])
-        architecture, version = header["architecture"], header["format"]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"name: {path} is damaged or no pretrained auto-encoder: {error!r}") from error
-    if version != _FORMAT:
-        raise ValueError(f"name: {path} has format {version}, this version of the library reads {_FORMAT}")
-    if not intact:
-        raise ValueError(f"name: {path} is damaged: its tensors are not those that were saved")
-    build = _architecture(architecture, path)
-    weights = {key.removeprefix(_WEIGHTS): value for key, value in tensors.items() if key.startswith(_WEIGHTS)}
-    try:
-        # The first weights of a network are drawn, and then overwritten: no reason to touch the global generator.
-        with torch.random.fork_rng(devices=[]):
-            network = build(**kwargs)
-        network.load_state_dict(weights)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"name: the weights in {path} do not fit {architecture}(**{kwargs}): {error}") from error
-    card = path.with_suffix(".md")
-    return Pretrained(
-        network.eval(),
-        tensors["code_mean"],
-        tensors["code_std"],
-        card=card.read_text(encoding="utf-8") if card.is_file() else "",
-        manifest=manifest,
-    )
+    path = find_file(name, FOLDER, names())
+    found = read_weights(path, _architecture, prefix=_WEIGHTS)
+    tensors = found.tensors
+    return Pretrained(found.network, tensors["code_mean"], tensors["code_std"], found.card, found.manifest)
 
 
 def save(
@@ -116,46 +75,40 @@ def save(
     :param card: text for people; None: a card that is there stays.
     :raises ValueError: for statistics of another shape.
     """
-    path = _path(name)
     if architecture is None:
         architecture = autoencoder.architecture()  # type: ignore[operator]
-    tensors = {_WEIGHTS + key: value for key, value in autoencoder.state_dict().items()}
     size = int(autoencoder.code_size)  # type: ignore[arg-type]
     for key, value in (("code_mean", code_mean), ("code_std", code_std)):
         if value.shape != (size,):
             raise ValueError(f"{key}: wants shape ({size},), got {tuple(value.shape)}")
-        tensors[key] = value.float()
-    # Copies: safetensors refuses tensors that share memory.
-    tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
-    header = {
-        "format": _FORMAT,
-        "architecture": type(autoencoder).__name__,
-        "kwargs": json.dumps(architecture),
-        "manifest": json.dumps(manifest or {}),
-        "fingerprint": fingerprint(tensors),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file(tensors, draft, metadata=header)
-        os.chmod(draft, 0o644)  # mkstemp's own 0o600 would lock colleagues out
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-    if card is not None:
-        path.with_suffix(".md").write_text(card, encoding="utf-8")
-    return path
+    statistics = {"code_mean": code_mean.float(), "code_std": code_std.float()}
+    path = path_of(name, FOLDER)
+    return write_weights(path, autoencoder, architecture, statistics, prefix=_WEIGHTS, manifest=manifest, card=card)
 
 
-def _path(name: str | Path) -> Path:
+def find_file(name: str | Path, folder: Path, known: tuple[str, ...]) -> Path:
+    """The file of a name, which is there; else what is.
+
+    :raises ValueError: for an unknown name (with the nearest) or a path to nothing.
+    """
+    path = path_of(name, folder)
+    if path.is_file():
+        return path
+    if path.parent != folder:
+        raise ValueError(f"name: there is no file {path}")
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(f"name: wants one of {', '.join(map(repr, known)) or 'none yet'}, got {name!r}{hint}")
+
+
+def path_of(name: str | Path, folder: Path) -> Path:
+    """A plain name's file in ``folder``, or the path itself with its suffix."""
     path = Path(name)
     if path.suffix == ".safetensors":
         return path
     if isinstance(name, Path) or len(path.parts) > 1:
         return path.with_name(f"{path.name}.safetensors")
-    return FOLDER / f"{name}.safetensors"
+    return folder / f"{name}.safetensors"
 
 
 def _architecture(name: str, path: Path) -> Callable[..., nn.Module]:

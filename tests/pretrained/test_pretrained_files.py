@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from avalanche_memplugins import pretrained
 from avalanche_memplugins.codecs import LatentCodec
 from avalanche_memplugins.networks import VAE
-from avalanche_memplugins.pretrained import files
+from avalanche_memplugins.pretrained import _weights, files
 
 MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 3.0])
 
@@ -123,8 +123,8 @@ def edited(path: Path, change: Any) -> None:
         (lambda h, t: h.update(format="2"), "has format 2, this version of the library reads 1"),
         (lambda h, t: t["code_std"].add_(1), "damaged: its tensors are not those that were saved"),
         (lambda h, t: t.pop("code_std"), "damaged: its tensors are not those"),
-        (lambda h, t: h.pop("architecture"), "damaged or no pretrained auto-encoder"),
-        (lambda h, t: h.update(kwargs="{"), "damaged or no pretrained auto-encoder"),
+        (lambda h, t: h.pop("architecture"), "damaged or no pretrained network"),
+        (lambda h, t: h.update(kwargs="{"), "damaged or no pretrained network"),
         (lambda h, t: h.update(architecture="Gone"), "architecture 'Gone', which is not known here .*Small"),
         (lambda h, t: h.update(kwargs='{"width": 8}'), "do not fit Small"),
         (lambda h, t: h.update(kwargs='{"depth": 8}'), "do not fit Small"),
@@ -141,7 +141,7 @@ def test_a_file_that_is_not_as_it_was_is_refused(change: Any, message: str, tmp_
 def test_a_file_that_was_cut_or_is_something_else(content: bytes | None, tmp_path: Path) -> None:
     path = saved(tmp_path / "mine")
     path.write_bytes(path.read_bytes()[:-3] if content is None else content)
-    with pytest.raises(ValueError, match="is damaged or no pretrained auto-encoder"):
+    with pytest.raises(ValueError, match="is damaged or no pretrained network"):
         pretrained.load(path)
 
 
@@ -152,7 +152,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(files, "save_file", fail)
+    monkeypatch.setattr(_weights, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         saved(path)
     assert path.read_bytes() == before

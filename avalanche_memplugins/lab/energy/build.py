@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from avalanche_memplugins.networks.energy import EnergyNetwork, GatedEnergy, Whitening
+from typing import Any
+
+from avalanche_memplugins.networks.energy import (
+    ConvolutionalEnergy,
+    EnergyNetwork,
+    FullyConnectedEnergy,
+    GatedEnergy,
+    Whitening,
+)
 
 from .options import EnergyTraining
 from .tasks import Task
@@ -13,7 +21,7 @@ def build(options: EnergyTraining, task: Task) -> EnergyNetwork:
 
     :raises ValueError: for a network that does not suit the data.
     """
-    steps = {
+    steps: dict[str, Any] = {
         "write_steps": options.write_steps,
         "read_steps": options.read_steps,
         "write_rate": options.write_rate,
@@ -31,6 +39,10 @@ def build(options: EnergyTraining, task: Task) -> EnergyNetwork:
             width=options.width,
             hops=options.hops,
             whitening=whitening,
-            **steps,  # type: ignore[arg-type]
+            **steps,
         )
-    raise ValueError(f"network: {options.network} is for images, got {options.data}")
+    if task.images is None:
+        raise ValueError(f"network: {options.network!r} is for images, got data={options.data!r}")
+    kind = FullyConnectedEnergy if options.network == "fully-connected" else ConvolutionalEnergy
+    network = kind(task.images.shape[1:], writable=options.writable, width=options.width, hops=options.hops, **steps)
+    return network

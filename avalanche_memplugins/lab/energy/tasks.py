@@ -134,5 +134,7 @@ def load_images(name: str, root: Path, *, size: int, train: bool) -> Tensor:
         stack = kind(str(root), train=train, download=False).data
     if size > stack.shape[-1]:
         raise ValueError(f"size: wants at most {stack.shape[-1]} for {name}, got {size}")
-    parts = [interpolate(part.unsqueeze(1).float() / 255, (size, size), mode="area") for part in stack.split(1000)]
+    parts = [
+        interpolate(part.unsqueeze(1).float() / 255, (size, size), mode="area") for part in torch.split(stack, 1000)
+    ]
     return torch.cat(parts)

@@ -78,7 +78,8 @@ class Training:
         console = console or Console()
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            shown = bar.add_task("starting", total=1.0, completed=self.progress)
+            shown = bar.add_task("starting", total=1.0)
+            bar.update(shown, completed=self.progress)
             while self.progress < 1:
                 self._round()
                 score = self.validate()

@@ -16,11 +16,10 @@ MAX_RATE = 1e4
 
 
 class EnergyNetwork(nn.Module, ABC):
-    r"""Base of energy networks :math:`E(x; \theta, \phi)`: writable weights :math:`\theta`, the rest :math:`\phi` slow.
+    r"""Base of energy networks :math:`E(x; \theta, \phi)`: weights :math:`\theta` are written, the rest are slow.
 
-    All parameters, rates and step sizes are meta-learned by :func:`~avalanche_memplugins.functional.reconstruction_loss`
-    through :meth:`write` and :meth:`read`; afterwards only copies of :math:`\theta` change. Subclasses give
-    ``_writable``, a list of names of parameters, each ``(1, *shape)``, and :meth:`energy`.
+    All parameters, rates and step sizes are meta-learned through :meth:`write` and :meth:`read` by
+    :func:`~avalanche_memplugins.functional.reconstruction_loss`; afterwards only copies of :math:`\theta` change.
 
     :param shape: of one pattern.
     :param writable: parameters to write into, each ``(1, *shape)``, by name.
@@ -39,12 +38,12 @@ class EnergyNetwork(nn.Module, ABC):
         shape: tuple[int, ...],
         writable: dict[str, Tensor],
         *,
-        write_steps: int,
-        read_steps: int,
-        write_rate: float,
-        slope_rate: float | None,
-        deviation_rate: float | None,
-        read_rate: float,
+        write_steps: int = 5,
+        read_steps: int = 4,
+        write_rate: float = 20.0,
+        slope_rate: float | None = None,
+        deviation_rate: float | None = None,
+        read_rate: float = 1.0,
     ) -> None:
         super().__init__()
         for name, value, least in (("write_steps", write_steps, 0), ("read_steps", read_steps, 1)):
@@ -52,17 +51,17 @@ class EnergyNetwork(nn.Module, ABC):
                 raise ValueError(f"{name}: wants an integer >= {least}, got {value}")
         if deviation_rate is not None and slope_rate is None:
             raise ValueError("deviation_rate: wants slope_rate, too, got None for it")
-        rates = [rate for rate in (write_rate, slope_rate, deviation_rate) if rate is not None]
-        for name, rate in zip(("write_rate", "slope_rate", "deviation_rate"), rates, strict=False):
+        start = [rate for rate in (write_rate, slope_rate, deviation_rate) if rate is not None]
+        for name, rate in zip(("write_rate", "slope_rate", "deviation_rate"), start, strict=False):
             if not 0 < rate <= MAX_RATE:
                 raise ValueError(f"{name}: wants a number in (0, {MAX_RATE:g}], got {rate}")
         if not 0 < read_rate <= MAX_RATE:
             raise ValueError(f"read_rate: wants a number in (0, {MAX_RATE:g}], got {read_rate}")
         self.shape = Size(shape)
         self._writable = tuple(writable)
-        for name, value in writable.items():
-            self.register_parameter(name, nn.Parameter(value))
-        raw = torch.tensor([_inverse_softplus(rate) for rate in rates])
+        for name, weight in writable.items():
+            self.register_parameter(name, nn.Parameter(weight))
+        raw = torch.tensor([_inverse_softplus(rate) for rate in start])
         self.write_rates = nn.Parameter(raw.repeat(write_steps, len(writable), 1))
         self.read_first = nn.Parameter(torch.tensor(_inverse_softplus(read_rate)))
         self.read_ratios = nn.Parameter(torch.full((read_steps - 1,), 2.0))
@@ -76,6 +75,16 @@ class EnergyNetwork(nn.Module, ABC):
     def architecture(self) -> dict[str, Any]:
         """Arguments that make a network like this, as JSON values."""
 
+    def step_counts(self) -> dict[str, Any]:
+        """Of the arguments of a network like this, those of writes and reads; learned rates replace the first ones."""
+        steps, _, terms = self.write_rates.shape
+        return {
+            "write_steps": steps,
+            "read_steps": len(self.read_momenta),
+            "slope_rate": 1.0 if terms > 1 else None,
+            "deviation_rate": 1.0 if terms > 2 else None,
+        }
+
     def precondition(self, slope: Tensor) -> Tensor:
         """What a read step makes of the energy's gradient, linear; here nothing."""
         return slope
@@ -84,6 +93,11 @@ class EnergyNetwork(nn.Module, ABC):
     def initial(self) -> Weights:
         """Writable weights before any write, each ``(1, *shape)``."""
         return tuple(self.get_parameter(name) for name in self._writable)
+
+    @property
+    def size(self) -> int:
+        """Numbers of a pattern."""
+        return self.shape.numel()
 
     @property
     def writable_floats(self) -> int:
@@ -100,7 +114,9 @@ class EnergyNetwork(nn.Module, ABC):
         rates = softplus(self.write_rates)
         if steps is not None:
             if steps < 0 or (steps > 0 and not len(rates)):
-                raise ValueError(f"steps: wants 0{' or more' if len(rates) else ': this network cannot write'}, got {steps}")
+                raise ValueError(
+                    f"steps: wants 0{' or more' if len(rates) else ': this network cannot write'}, got {steps}"
+                )
             rates = rates[torch.arange(steps, device=rates.device).clamp(max=len(rates) - 1)]
         return energy_write(self.energy, x, self.initial, rates, first_order=first_order, checkpoint=checkpoint)
 

@@ -33,12 +33,8 @@ class GatedEnergy(EnergyNetwork):
     :param hops: >= 1.
     :param whitening: coordinates of images; None: the pattern, from 0 to 1 stretched to -1 to 1.
     :param rank: of a whitening whose weights are yet to be loaded; not with ``whitening``.
-    :param write_steps: see :class:`EnergyNetwork`, as for those that follow.
-    :param read_steps: see there.
-    :param write_rate: see there.
-    :param slope_rate: see there.
-    :param deviation_rate: see there.
-    :param read_rate: see there; 0.5 for whitened images.
+    :param steps: see :class:`EnergyNetwork`: ``write_steps``, ``read_steps``, ``write_rate``, ``slope_rate``,
+        ``deviation_rate``, ``read_rate``; 0.5 for the last for whitened images.
     :raises ValueError: for numbers out of range.
 
     Source: Bartunov et al. 2020, appendix on random strings (hidden 1024, 5 hops there).
@@ -53,12 +49,7 @@ class GatedEnergy(EnergyNetwork):
         hops: int = 1,
         whitening: Whitening | None = None,
         rank: int | None = None,
-        write_steps: int = 5,
-        read_steps: int = 4,
-        write_rate: float = 20.0,
-        slope_rate: float | None = None,
-        deviation_rate: float | None = None,
-        read_rate: float = 1.0,
+        **steps: Any,
     ) -> None:
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         if not 1 <= writable < width:
@@ -76,12 +67,7 @@ class GatedEnergy(EnergyNetwork):
                 "memory_weight": torch.randn(1, inner, writable) * scale,
                 "memory_bias": torch.zeros(1, 1, writable),
             },
-            write_steps=write_steps,
-            read_steps=read_steps,
-            write_rate=write_rate,
-            slope_rate=slope_rate,
-            deviation_rate=deviation_rate,
-            read_rate=read_rate,
+            **steps,
         )
         self.whitening = whitening
         self.static = nn.Linear(inner, width - writable)
@@ -112,15 +98,11 @@ class GatedEnergy(EnergyNetwork):
 
     def architecture(self) -> dict[str, Any]:
         """Arguments that make a network like this, its weights aside."""
-        steps, _, terms = self.write_rates.shape
         return {
             "shape": list(self.shape),
             "writable": self._writable_columns,
             "width": self._width,
             "hops": self._hops,
             "rank": None if self.whitening is None else self.whitening.into.shape[1],
-            "write_steps": steps,
-            "read_steps": len(self.read_momenta),
-            "slope_rate": 1.0 if terms > 1 else None,
-            "deviation_rate": 1.0 if terms > 2 else None,
+            **self.step_counts(),
         }

@@ -17,10 +17,10 @@ class Whitening(nn.Module):
         C = U \Lambda U^\top, \quad Z = U_r (\Lambda_r + \epsilon \bar\lambda)^{-1/2}, \quad P = U_r \Lambda_r^{1/2}
 
     with :math:`C` the covariance of the training images and :math:`U_r` its first :math:`r` eigenvectors; for
-    :math:`r` = D this is ZCA up to a rotation, which the layer behind takes up. Pixels of images share a strong mean and
-    are correlated, so that the gradients of all patterns that are written are nearly parallel and one spoils the other;
-    of whitened images they are not. A read's gradient comes back through :math:`Z`, and :math:`P P^\top` turns it from a
-    doubly whitened pattern into the pattern. Mean, Z and P are parameters, meta-learned from there.
+    :math:`r` = D this is ZCA up to a rotation, which the layer behind takes up. Pixels of images share a strong mean
+    and are correlated, so that the gradients of all patterns that are written are nearly parallel and one spoils the
+    other; of whitened images they are not. A read's gradient comes back through :math:`Z`, and :math:`P P^\top` turns
+    it from a doubly whitened pattern into the pattern. Mean, Z and P are parameters, meta-learned from there.
 
     :param mean: ``(D,)``.
     :param into: :math:`Z`, ``(D, r)``.

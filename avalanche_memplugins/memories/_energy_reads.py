@@ -1,0 +1,188 @@
+"""Reading from the slots of an energy memory."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from avalanche_memplugins.codecs._normalisation import Normalisation
+from avalanche_memplugins.codecs.codec import Codec
+from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories._energy_slots import EMPTY, SlotBank
+
+CODE_SPAN = 3.0
+"""Standard deviations of a code, on either side of 0, that the interval [0, 1] of a pattern stands for."""
+_ENERGIES = 4_096  # patterns times slots whose energies are worked out at once
+
+
+class EnergyReads(SlotBank):
+    """Reads and energies of patterns in slots; rows of the stream to patterns and back."""
+
+    cue: Codec | None
+    label_bits: int
+    read_steps: int | None
+    normalisation: Normalisation
+
+    @torch.no_grad()
+    def read(
+        self,
+        cue: Tensor,
+        *,
+        slots: Tensor | None = None,
+        route: Literal["energy", "cue"] = "energy",
+        known: Tensor | None = None,
+        steps: int | None = None,
+        temperature: float = 0.0,
+    ) -> Tensor:
+        """Restore distorted rows.
+
+        :param cue: ``(B, *shape)``.
+        :param slots: ``(B,)`` slots to read in; None: found by ``route``.
+        :param route: ``"energy"``: the slot whose energy is lowest after the read, which takes a read in each;
+            ``"cue"``: the slot of the stored cue that is nearest.
+        :param known: ``(B, *shape)`` bool, entries that are not distorted and are to stay.
+        :param steps: other than the network learned.
+        :param temperature: of Langevin reads.
+        :returns: ``(B, *shape)``.
+        :raises ValueError: if nothing has been written, or an argument does not fit.
+        """
+        if not self.filled:
+            raise ValueError("cue: nothing has been written to this memory yet, so there is nothing to read")
+        start = self._encode(cue.to(self.device), with_cues=False)[0]
+        kept = None if known is None else self._mask(known)
+        if slots is None:
+            by_cue = check.choice("route", route, ("energy", "cue")) == "cue"
+            slots = self.nearest(start) if by_cue else self.lowest(start, known=kept, steps=steps)
+        elif slots.shape != (len(cue),) or int(slots.min()) < 0 or int(slots.max()) >= self.filled:
+            raise ValueError(
+                f"slots: wants ({len(cue)},) numbers from 0 to {self.filled - 1}, got {slots.tolist()[:8]}"
+            )
+        patterns, _ = self._read_in(slots.to(self.device), start, known=kept, steps=steps, temperature=temperature)
+        return self._rows(patterns)
+
+    @torch.no_grad()
+    def lowest(self, patterns: Tensor, *, known: Tensor | None = None, steps: int | None = None) -> Tensor:
+        """Slot ``(B,)`` in which a read from each flat pattern ``(B, D)`` ends at the lowest energy."""
+        found = []
+        for slot in range(self.filled):
+            at = torch.full((1,), slot, device=self.device)
+            weights = self.weights(at)
+            cue = self._padded(patterns).unsqueeze(0)
+            mask = None if known is None else self._padded_mask(known).unsqueeze(0)
+            last = self.network.read(cue, weights, known=mask, steps=steps or self.read_steps)[-1]
+            found.append(self.network.energy(last, weights)[0] - self._unwritten(last[0]))
+        return torch.stack(found).argmin(0)
+
+    @torch.no_grad()
+    def nearest(self, patterns: Tensor) -> Tensor:
+        """Slot ``(B,)`` of the stored cue nearest to flat patterns ``(B, D)``.
+
+        :raises ValueError: if the memory stores none.
+        """
+        if self.cue is None:
+            raise ValueError("route: 'cue' wants a memory that stores cues, got cue=None")
+        slots, places = self.labels.ne(EMPTY).nonzero().unbind(1)
+        stored = self._patterns(self.cue.decode(self.cues[slots, places], self.shape, self.dtype))
+        return slots[torch.cdist(patterns, stored).argmin(1)]
+
+    @torch.no_grad()
+    def novelty(self, x: Tensor) -> Tensor:
+        r"""How little the memory knows rows: :math:`\min_s E(x; \theta_s) - E(x; \bar\theta)` over slots s, ``(B,)``.
+
+        Writing lowers the energy of what is written, so a row that looks like none of it has a score near 0 or above.
+
+        :param x: ``(B, *shape)``.
+        :raises ValueError: if nothing has been written, or the rows do not fit.
+        """
+        if not self.filled:
+            raise ValueError("x: nothing has been written to this memory yet, so everything is new to it")
+        patterns = self._padded(self._encode(x.to(self.device), with_cues=False)[0])
+        before, best = self._unwritten(patterns), None
+        chunk = max(1, _ENERGIES // max(1, len(patterns)))
+        for slots in torch.split(torch.arange(self.filled, device=self.device), chunk):
+            shaped = patterns.view(1, -1, *self.network.shape).expand(len(slots), -1, *self.network.shape)
+            lowest = (self.network.energy(shaped, self.weights(slots)) - before).amin(0)
+            best = lowest if best is None else torch.minimum(best, lowest)
+        return before if best is None else best
+
+    def _unwritten(self, patterns: Tensor) -> Tensor:
+        """Energies ``(B,)`` before any write."""
+        energies: Tensor = self.network.energy(patterns.view(1, -1, *self.network.shape), self.network.initial)
+        return energies[0]
+
+    def _read_in(
+        self,
+        slots: Tensor,
+        start: Tensor,
+        *,
+        known: Tensor | None = None,
+        steps: int | None = None,
+        temperature: float = 0.0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Patterns read from ``start`` ``(B, D)`` in their slots, and their classes if those are read, too."""
+        used, places = torch.unique(slots, return_inverse=True)
+        column = torch.zeros_like(places)
+        counts = torch.bincount(places)
+        column[places.argsort(stable=True)] = torch.arange(len(places), device=places.device) - (
+            counts.cumsum(0) - counts
+        ).repeat_interleave(counts)
+        cue = start.new_zeros(len(used), int(counts.max()), self.network.size)
+        cue[places, column] = self._padded(start)
+        mask = None
+        if known is not None:
+            mask = torch.zeros_like(cue, dtype=torch.bool)
+            mask[places, column] = self._padded_mask(known)
+            mask = mask.view(*mask.shape[:2], *self.network.shape)
+        with torch.autocast(start.device.type, enabled=False):
+            last = self.network.read(
+                cue.view(*cue.shape[:2], *self.network.shape),
+                self.weights(used),
+                steps=steps or self.read_steps,
+                known=mask,
+                temperature=temperature,
+                generator=self._generator,
+            )[-1].flatten(2)
+        read = last[places, column]
+        if not self.label_bits:
+            return read, None
+        return read[:, : -self.label_bits], read[:, -self.label_bits :].argmax(1)
+
+    # ---------------------------------------------------------------- rows and patterns
+
+    def _encode(self, x: Tensor, *, with_cues: bool = True) -> tuple[Tensor, Tensor]:
+        """Flat patterns in [0, 1] and the codes of their cues."""
+        if with_cues and self.cue is not None:
+            cues = self.cue.encode(x.to(self.device))
+        else:
+            cues = torch.zeros(len(x), 0, dtype=torch.uint8, device=self.device)
+        return self._patterns(x.to(self.device)), cues
+
+    def _patterns(self, x: Tensor) -> Tensor:
+        if self.codec is not None:
+            return (self._to_codes(x) / (2 * CODE_SPAN) + 0.5).clamp(0, 1)
+        return self.normalisation.undo(x).flatten(1).clamp(0, 1)
+
+    def _rows(self, patterns: Tensor) -> Tensor:
+        if self.codec is not None:
+            return self._from_codes((patterns - 0.5) * (2 * CODE_SPAN))
+        return self.normalisation.redo(patterns.view(-1, *self.shape), self.dtype)
+
+    def _padded(self, patterns: Tensor) -> Tensor:
+        """With entries that say nothing in the place of the class."""
+        if not self.label_bits:
+            return patterns
+        return torch.cat([patterns, patterns.new_full((len(patterns), self.label_bits), 0.5)], 1)
+
+    def _padded_mask(self, known: Tensor) -> Tensor:
+        return known if not self.label_bits else torch.cat([known, known.new_zeros(len(known), self.label_bits)], 1)
+
+    def _mask(self, known: Tensor) -> Tensor:
+        if self.codec is not None:
+            raise ValueError("known: entries of a row are not entries of its code; wants None with a codec")
+        if known.dtype != torch.bool or known.shape[1:] != self.shape:
+            raise ValueError(
+                f"known: wants bool (B, {', '.join(map(str, self.shape))}), got {known.dtype} {tuple(known.shape)}"
+            )
+        return known.to(self.device).flatten(1)

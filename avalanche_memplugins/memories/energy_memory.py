@@ -1,0 +1,300 @@
+"""Energy-based memory: patterns are minima of an energy whose weights were written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.nn.functional import one_hot
+
+from avalanche_memplugins.codecs._normalisation import Normalisation
+from avalanche_memplugins.codecs.codec import Codec
+from avalanche_memplugins.codecs.downsampled import Downsampled
+from avalanche_memplugins.codecs.uint8 import Uint8
+from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories._energy_reads import EnergyReads
+from avalanche_memplugins.memories._energy_slots import EMPTY, Precision
+from avalanche_memplugins.memories._generative import TABLE_BYTES
+from avalanche_memplugins.memories.recall import Recall
+from avalanche_memplugins.networks.energy import EnergyNetwork
+
+Batches = Iterable[tuple[Tensor, Tensor, Tensor | int]]
+
+
+class EnergyMemory(EnergyReads):
+    r"""A bank of energy-based memories: each slot is a copy of a network's writable weights.
+
+    A batch is written by :math:`T` steps of gradient descent on the weights of a fresh slot, so that its patterns
+    become minima of :math:`E(x; \theta)`; a read is :math:`K` steps of gradient descent on a pattern, from a cue
+    (:func:`~avalanche_memplugins.functional.energy_write`, :func:`~avalanche_memplugins.functional.energy_read`). The
+    network has been meta-trained on other data; only slots hold the stream.
+
+    **Writing.** Rows of one task label and origin are written ``slot_size`` at a time, the rest into a slot of fewer.
+    With all ``slots`` in use, :meth:`write` keeps a uniform draw of the slots ever offered (a reservoir), and
+    :meth:`consolidate` an equal share for every experience.
+
+    **Replay.** :meth:`sample` draws patterns held and reads each in its slot, from the cue stored with it; without
+    stored cues from noise or from rows given, and then what comes out is whatever minimum is near, with the class of
+    the slot (``by_class=True``) or the one that was read (``label_bits``).
+
+    :param network: meta-trained, for example ``EnergyMemory.from_pretrained("omniglot-28", ...)``; frozen.
+    :param slots: most slots held.
+    :param slot_size: patterns written together; best as many as in the network's training.
+    :param cue: what is stored of each pattern as its cue: a codec; a number: a thumbnail of so many pixels a side and
+        256 levels; None: nothing.
+    :param precision: of the stored weights, ``"float32"``, ``"float16"`` or ``"int8"``.
+    :param by_class: write no two classes into one slot.
+    :param label_bits: 0: classes are stored beside the patterns, a byte each. n: the pattern ends in n entries with the
+        class one-hot, which is read with it; the network's patterns are longer by n then.
+    :param write_steps: other than the network learned.
+    :param read_steps: other than the network learned.
+    :param temperature: :math:`\tau \ge 0` of Langevin reads in :meth:`sample`; 0: no noise.
+    :param mean: of the user's ``Normalize``: patterns are pixels in [0, 1].
+    :param std: of the user's ``Normalize``.
+    :param codec: a :class:`~avalanche_memplugins.codecs.LatentCodec`: its codes are the patterns, [-3, 3] standard
+        deviations to [0, 1], values beyond cut off. The network must have been trained for them.
+    :param seed: of the memory's generator.
+    :raises ValueError: for arguments out of range, or a network for patterns of another size.
+    :raises TypeError: for something that is no energy network.
+
+    Source: Bartunov et al., "Meta-learning deep energy-based memory models", ICLR 2020; the bank, stored cues and
+    replay are ours.
+    """
+
+    def __init__(
+        self,
+        network: EnergyNetwork,
+        *,
+        slots: int = 64,
+        slot_size: int = 16,
+        cue: Codec | int | None = None,
+        precision: Precision = "float16",
+        by_class: bool = False,
+        label_bits: int = 0,
+        write_steps: int | None = None,
+        read_steps: int | None = None,
+        temperature: float = 0.0,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        codec: Any | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(network, slots=slots, slot_size=slot_size, precision=precision, codec=codec, seed=seed)
+        if isinstance(label_bits, bool) or not 0 <= label_bits < min(EMPTY, network.size):
+            raise ValueError(f"label_bits: wants 0 to {min(EMPTY, network.size) - 1}, got {label_bits!r}")
+        if not temperature >= 0:
+            raise ValueError(f"temperature: wants a number >= 0, got {temperature!r}")
+        size = network.size - label_bits
+        if codec is not None and int(codec.code_size) != size:
+            raise ValueError(f"codec: has codes of {codec.code_size}, but the network's patterns are of {size}")
+        for name, steps in (("write_steps", write_steps), ("read_steps", read_steps)):
+            if steps is not None:
+                check.positive_integer(name, steps)
+        if isinstance(cue, int):
+            cue = Downsampled(cue, Uint8(mean=mean, std=std, lossy=True))
+        self.cue, self.by_class, self.label_bits = cue, by_class, label_bits
+        self.write_steps, self.read_steps, self.temperature = write_steps, read_steps, float(temperature)
+        self.normalisation = Normalisation(mean, std)
+
+    @classmethod
+    def from_pretrained(cls, name: str, **kwargs: Any) -> EnergyMemory:
+        """A memory on a network that comes with the library.
+
+        :param name: see ``avalanche_memplugins.pretrained.energy_names()``.
+        :param kwargs: the other arguments of :class:`EnergyMemory`; ``slot_size`` is the network's own if not given.
+        :raises ValueError: for an unknown name.
+        """
+        from avalanche_memplugins.pretrained import load_energy
+
+        found = load_energy(name)
+        return cls(found.network, **{"slot_size": found.patterns, **kwargs})
+
+    @classmethod
+    def from_budget(
+        cls, nbytes: int, network: EnergyNetwork, *, shape: Sequence[int], classes: int, **kwargs: Any
+    ) -> EnergyMemory:
+        """The memory with the most slots within a budget.
+
+        :param nbytes: the budget in bytes: slots with their cues and labels, and the table of classes.
+        :param network: see :class:`EnergyMemory`.
+        :param shape: of one row of the stream.
+        :param classes: how many are expected.
+        :param kwargs: the other arguments of :class:`EnergyMemory`.
+        :raises ValueError: if not even one slot fits.
+        """
+        memory = cls(network, slots=1, **kwargs)
+        each = memory._slot_bytes(Size(shape))
+        room = nbytes - TABLE_BYTES * check.positive_integer("classes", classes)
+        if room < each:
+            raise ValueError(f"nbytes: one slot takes {each} bytes beside {nbytes - room} of classes, got {nbytes}")
+        memory.slots = room // each
+        return memory
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({type(self.network).__name__}, slots={self.slots}, slot_size={self.slot_size}, "
+            f"cue={self.cue!r}, precision={self.precision!r}, by_class={self.by_class}, label_bits={self.label_bits}, "
+            f"{self.normalisation}, codec={self.codec!r})"
+        )
+
+    # ---------------------------------------------------------------- write
+
+    def write(self, x: Tensor, y: Tensor, t: Tensor | int = 0, *, origin: Tensor | int | None = None) -> None:
+        """Write rows into fresh slots; nothing changes if an error is raised.
+
+        :param x: ``(B, *shape)``.
+        :param y: ``(B,)`` integer classes, no more than 255 different ones in all.
+        :param t: ``(B,)`` task labels, or one for all.
+        :param origin: ``(B,)`` numbers of their experiences, or one for all; None: the task labels.
+        :raises ValueError: if shapes, labels or values do not fit, naming the argument.
+        """
+        origin = t if origin is None else origin
+        if not self._check(x, y, t, origin):
+            return
+        patterns, cues = self._encode(x)
+        self._admit(x, y, t, origin)
+        for rows, task, number in self._groups(y, t, origin):
+            place = self._place()
+            if place != -1:
+                self._write_slot(place, patterns[rows], cues[rows], y[rows], task, number)
+
+    def consolidate(self, batches: Batches, *, origin: int) -> None:
+        """Write an equal share of an experience: rows drawn evenly from its classes, older shares cut at random.
+
+        :param batches: batches ``(x, y, t)``.
+        :param origin: number of the experience.
+        :raises ValueError: as :meth:`write`, or if there are no rows.
+        """
+        rows = self._drawn(batches, origin)
+        if rows is None:
+            raise ValueError("batches: wants the rows of an experience, got none")
+        x, y, t = rows
+        patterns, cues = self._encode(x)
+        self._admit(x, y, t, origin)
+        share = self._make_room(origin)
+        for chosen, task, number in list(self._groups(y, t, origin))[:share]:
+            self.offered += 1
+            self._write_slot(None, patterns[chosen], cues[chosen], y[chosen], task, number)
+
+    def _admit(self, x: Tensor, y: Tensor, t: Tensor | int, origin: Tensor | int) -> None:
+        """Take a batch that is in order into the table of classes."""
+        self._enrol(y, t, origin)
+        self.shape, self.dtype = x.shape[1:], x.dtype
+
+    def _check(self, x: Tensor, y: Tensor, t: Tensor | int, origin: Tensor | int) -> int:
+        rows = super()._check(x, y, t, origin)
+        size = self.network.size - self.label_bits
+        if self.codec is None:
+            self.normalisation.check(x, type(self).__name__)
+            if rows and x[0].numel() != size:
+                raise ValueError(
+                    f"x: this memory's network is for patterns of {size} numbers, got rows of {tuple(x.shape[1:])}"
+                )
+        if self.cue is not None and rows:
+            self.cue.check(x)
+        known = {*self.classes, *y.tolist()}
+        if len(known) > EMPTY:
+            raise ValueError(f"y: this memory holds at most {EMPTY} classes, got {len(known)} with those it knows")
+        if self.label_bits and rows and int(y.max()) >= self.label_bits:
+            raise ValueError(f"y: wants classes below label_bits={self.label_bits}, got {int(y.max())}")
+        return rows
+
+    def _groups(self, y: Tensor, t: Tensor | int, origin: Tensor | int) -> Iterator[tuple[Tensor, int, int]]:
+        """Rows of a batch slot by slot, with the task label and origin that they share."""
+        columns = [torch.as_tensor(value).cpu().expand(len(y)) for value in (t, origin)]
+        if self.by_class:
+            columns.append(y.cpu())
+        keys, places = torch.unique(torch.stack(columns, 1), dim=0, return_inverse=True)
+        # In the order they came, so that a balanced batch gives balanced slots.
+        for group in dict.fromkeys(places.tolist()):
+            for rows in (places == group).nonzero()[:, 0].split(self.slot_size):
+                yield rows.to(y.device), int(keys[group, 0]), int(keys[group, 1])
+
+    def _write_slot(self, place: int | None, patterns: Tensor, cues: Tensor, y: Tensor, t: int, origin: int) -> None:
+        if self.label_bits:
+            patterns = torch.cat([patterns, one_hot(y.to(patterns.device).long(), self.label_bits).to(patterns)], 1)
+        with torch.no_grad(), torch.autocast(patterns.device.type, enabled=False):
+            weights = self.network.write(patterns.view(1, -1, *self.network.shape), steps=self.write_steps)
+        known = {label: index for index, label in enumerate(self.classes)}
+        labels = torch.tensor([known[label] for label in y.tolist()])
+        self._put(place, weights, cues, labels, t, origin)
+
+    def _drawn(self, batches: Batches, origin: int) -> tuple[Tensor, Tensor, Tensor] | None:
+        """As many rows of an experience as its slots may hold, the same number of each class if it has them."""
+        wanted = self.slots * self.slot_size
+        kept: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        for x, y, t in batches:
+            if not self._check(x, y, t, origin):
+                continue
+            t = torch.as_tensor(t).expand(len(y))
+            keys = torch.rand(len(y), generator=self._generator)
+            for label in torch.unique(y).tolist():
+                of = y == label
+                part = (keys[of.cpu()], x[of], y[of], t[of])
+                if label in kept:
+                    part = tuple(torch.cat(both) for both in zip(kept[label], part, strict=True))  # type: ignore[assignment]
+                # The rows with the smallest of uniform keys are a uniform draw, whatever is still to come.
+                first = part[0].argsort()[:wanted]
+                kept[label] = tuple(column[first.to(column.device)] for column in part)  # type: ignore[assignment]
+        if not kept:
+            return None
+        rounds = torch.cat([torch.arange(len(part[0])) for part in kept.values()])
+        order = rounds.argsort(stable=True)  # classes in turn
+        keys, x, y, t = (torch.cat(column) for column in zip(*kept.values(), strict=True))
+        order = order[:wanted].to(x.device)
+        return x[order], y[order], t[order.to(t.device)]
+
+    def _make_room(self, origin: int) -> int:
+        """Cut the slots of every experience to an equal share; gives the share of this one."""
+        origins = self.origins[:, 1].cpu()
+        known = [number for number in torch.unique(origins).tolist() if number != origin]
+        share, left = divmod(self.slots, len(known) + 1)
+        kept = []
+        for rank, number in enumerate(known):
+            mine = (origins == number).nonzero()[:, 0]
+            order = torch.randperm(len(mine), generator=self._generator)
+            kept.append(mine[order[: share + (rank < left)]].sort().values)
+        mine = (origins == origin).nonzero()[:, 0]
+        self._keep(torch.cat([*kept, mine]).sort().values)
+        return min(self.slots - self.filled, max(0, share + (len(known) < left) - len(mine)))
+
+    # ---------------------------------------------------------------- rehearse
+
+    @torch.no_grad()
+    def sample(self, n: int, *, cue: Tensor | None = None) -> Recall:
+        """Rows to rehearse: patterns held, drawn without repeats as far as they go, each read in its slot.
+
+        :param n: how many.
+        :param cue: ``(n, *shape)`` rows to read from instead of the stored cues, such as the current batch. Their
+            classes are those of the patterns drawn: right only ``by_class``, or with ``label_bits``.
+        :raises ValueError: if nothing has been written, or ``cue`` does not fit.
+        """
+        check.positive_integer("n", n)
+        held = self.labels.ne(EMPTY).nonzero().cpu()
+        if not len(held):
+            raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
+        order = torch.cat([torch.randperm(len(held), generator=self._generator) for _ in range(-(-n // len(held)))])
+        slots, places = held[order[:n]].to(self.device).unbind(1)
+        if cue is not None:
+            if cue.shape != (n, *self.shape):
+                raise ValueError(f"cue: wants shape {(n, *self.shape)}, got {tuple(cue.shape)}")
+            start = self._encode(cue.to(self.device), with_cues=False)[0]
+        elif self.cue is not None:
+            start = self._patterns(self.cue.decode(self.cues[slots, places], self.shape, self.dtype))
+        else:
+            size = self.network.size - self.label_bits
+            start = torch.rand(n, size, generator=self._generator).to(self.device)
+        patterns, classes = self._read_in(slots, start, temperature=self.temperature)
+        index = self.labels[slots, places].cpu().long()
+        y = self._table[index, 0].to(self.device) if classes is None else classes
+        t, origin = self.origins[slots].unbind(1)
+        return Recall(self._rows(patterns), y, t, origin)
+
+    def _slot_bytes(self, shape: Size) -> int:
+        code, dtype = (Size((0,)), torch.uint8) if self.cue is None else self.cue.spec(shape, torch.float32)
+        cue = code.numel() * torch.empty(0, dtype=dtype).element_size()
+        scales = 4 * len(self.network.initial) if self.precision == "int8" else 0
+        weights = self.network.writable_floats * {"float32": 4, "float16": 2, "int8": 1}[self.precision]
+        return weights + scales + self.slot_size * (cue + 1) + 16

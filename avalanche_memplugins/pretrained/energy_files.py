@@ -1,0 +1,69 @@
+"""Pretrained energy networks on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from avalanche_memplugins.networks import energy
+from avalanche_memplugins.networks.energy import EnergyNetwork
+from avalanche_memplugins.pretrained import files
+from avalanche_memplugins.pretrained._weights import read_weights, write_weights
+
+_WEIGHTS = "network."
+
+
+class PretrainedEnergy(NamedTuple):
+    """An energy network in eval mode on the CPU, the patterns an episode that it knows, its card and manifest."""
+
+    network: EnergyNetwork
+    patterns: int
+    card: str
+    manifest: dict[str, Any]
+
+
+def energy_folder() -> Path:
+    """Where the energy networks that come with the library lie."""
+    return files.FOLDER / "energy"
+
+
+def energy_names() -> tuple[str, ...]:
+    """Names of the energy networks that come with the library."""
+    return tuple(sorted(path.stem for path in energy_folder().glob("*.safetensors")))
+
+
+def load_energy(name: str | Path) -> PretrainedEnergy:
+    """Build an energy network and load its weights.
+
+    :param name: one of :func:`energy_names`, or the path of a file that :func:`save_energy` wrote.
+    :raises ValueError: for an unknown name (with the nearest), or a file that is damaged.
+    """
+    found = read_weights(files.find_file(name, energy_folder(), energy_names()), _architecture, prefix=_WEIGHTS)
+    if not isinstance(found.network, EnergyNetwork):
+        raise ValueError(f"name: wants an energy network, got {type(found.network).__name__} in {name}")
+    return PretrainedEnergy(found.network, int(found.manifest["patterns"]), found.card, found.manifest)
+
+
+def save_energy(
+    name: str | Path, network: EnergyNetwork, *, patterns: int, manifest: dict[str, Any], card: str | None = None
+) -> Path:
+    """Write an energy network for :func:`load_energy`, whole or not at all; returns the path of the file.
+
+    :param name: a plain name: among the library's own; or a path.
+    :param network: its class is one of ``avalanche_memplugins.networks.energy``.
+    :param patterns: an episode, that it is best at.
+    :param manifest: JSON values to keep with it: data, recipe, scores.
+    :param card: text for people; None: a card that is there stays.
+    """
+    path = files.path_of(name, energy_folder())
+    whole = {**manifest, "patterns": patterns}
+    return write_weights(path, network, network.architecture(), {}, prefix=_WEIGHTS, manifest=whole, card=card)
+
+
+def _architecture(name: str, path: Path) -> type[nn.Module]:
+    if name not in energy.__all__:
+        raise ValueError(f"name: {path} is of the architecture {name!r}, which is no energy network of this library")
+    found: type[nn.Module] = getattr(energy, name)
+    return found
