@@ -2,59 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Size, Tensor, nn
 
-from avalanche_memplugins import codecs
-from avalanche_memplugins._folders import flatten, load_folder, save_folder, unflatten
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns
 from avalanche_memplugins.memories._modes import eval_mode
-from avalanche_memplugins.memories._prefetch import Ahead
-from avalanche_memplugins.memories.policies import (
-    Balanced,
-    Cycle,
-    GroupBalanced,
-    Grouping,
-    ReadPolicy,
-    Reservoir,
-    Ring,
-    Uniform,
-    WritePolicy,
-)
-from avalanche_memplugins.memories.recall import Recall
+from avalanche_memplugins.memories._random.names import codec_of, read_policy, write_policy
+from avalanche_memplugins.memories._random.reads import RowReads
+from avalanche_memplugins.memories.policies import Grouping, ReadPolicy, WritePolicy
 from avalanche_memplugins.memories.row_store import RowStore, to_device
-from avalanche_memplugins.memories.summary import Summary
-
-_WRITE: dict[str, Callable[[], WritePolicy]] = {
-    "ring": Ring,
-    "reservoir": Reservoir,
-    "class_balanced": lambda: GroupBalanced("class"),
-    "task_balanced": lambda: GroupBalanced("task"),
-}
-_READ: dict[str, Callable[[bool], ReadPolicy]] = {
-    "uniform": lambda replacement: Uniform(replacement=replacement),
-    "cycle": lambda replacement: _cycle(replacement),
-    "class_balanced": lambda replacement: Balanced("class", replacement=replacement),
-    "task_balanced": lambda replacement: Balanced("task", replacement=replacement),
-}
-_CODECS: dict[str, Callable[[], Codec]] = {
-    "raw": codecs.Raw,
-    "float16": codecs.Float16,
-    "uint8": codecs.Uint8,
-    "int8": codecs.Int8,
-    "4bit": lambda: codecs.Bits(4),
-    "1bit": lambda: codecs.Bits(1),
-}
-_LEARNED = "learned."  # before the names of tensors in a folder
 
 
-class RandomMemory(nn.Module):
+class RandomMemory(RowReads):
     r"""A random memory :math:`M = \{(h_i, v_i)\}` of stream rows in preallocated tensors.
 
     Appending a batch and drawing a random batch cost the same whatever the capacity, the fill and the
@@ -116,9 +80,9 @@ class RandomMemory(nn.Module):
     ) -> None:
         super().__init__()
         self.capacity = check.positive_integer("capacity", capacity)
-        self.policy = check.one_of("policy", policy, _WRITE)() if isinstance(policy, str) else policy
-        self.read = check.one_of("read", read, _READ)(replacement) if isinstance(read, str) else read
-        self.codec = check.one_of("codec", codec, _CODECS)() if isinstance(codec, str) else _complete(codec)
+        self.policy = write_policy(policy)
+        self.read = read_policy(read, replacement)
+        self.codec = codec_of(codec)
         self.keep = check.choice("keep", keep, ("both", "key"))
         self.validate = check.choice("validate", validate, ("auto", "always", "first"))
         self.labels = check.choice("labels", labels, tuple(TYPES))
@@ -131,7 +95,7 @@ class RandomMemory(nn.Module):
         self.dtype = torch.float32
         self.store = RowStore(capacity, storage)
         self._generator = torch.Generator().manual_seed(seed)
-        self._ahead: Ahead | None = None
+        self._ahead = None
         self.policy.start(capacity)
         self.read.start(capacity)
 
@@ -171,55 +135,6 @@ class RandomMemory(nn.Module):
             beside = f" beside {shared} of the codec" if shared else ""
             raise ValueError(f"nbytes: one row takes {row} bytes{beside}, got a budget of {nbytes}")
         return cls((nbytes - shared) // row, **kwargs)
-
-    # ---------------------------------------------------------------- what it holds
-
-    def __len__(self) -> int:
-        """Rows held."""
-        return min(self.seen, self.capacity)
-
-    def __bool__(self) -> bool:
-        """True even while empty, so that ``memory or default`` does not drop an empty one."""
-        return True
-
-    @property
-    def device(self) -> torch.device:
-        """Where samples come out."""
-        return self.store.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that hold the stream: all slots, filled or not, and the policies' own state."""
-        return self.store.nbytes + self.policy.nbytes + self.read.nbytes + self._nbytes_shared
-
-    @property
-    def _nbytes_shared(self) -> int:
-        """Those of :attr:`nbytes` that are the same whatever the capacity."""
-        return 0
-
-    @property
-    def nbytes_fixed(self) -> int:
-        """Bytes needed besides, whatever the stream: the codec's and the embedding's."""
-        network = self.embedding
-        embedding = 0 if network is None else sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-        return self.codec.nbytes_fixed + embedding
-
-    def summary(self) -> Summary:
-        """What the memory holds by class, task and experience; ``str()`` of it is a table."""
-        held = self.store["labels"][: len(self)].cpu() if len(self) else torch.zeros(0, 3, dtype=torch.int32)
-        per_class, per_task, per_experience = (_counts(column) for column in self._columns.unstack(held))
-        per_experience.pop(-1, None)
-        return Summary(
-            description=repr(self),
-            capacity=self.capacity,
-            filled=len(self),
-            seen=self.seen,
-            nbytes=self.nbytes,
-            nbytes_fixed=self.nbytes_fixed,
-            per_class=per_class,
-            per_task=per_task,
-            per_experience=per_experience,
-        )
 
     def __repr__(self) -> str:
         return (
@@ -334,165 +249,6 @@ class RandomMemory(nn.Module):
                 shape, dtype = self.codec.spec(shape, dtype)
             self.store.allocate(name, shape, dtype)
 
-    # ---------------------------------------------------------------- read
-
-    def sample(self, n: int) -> Recall:
-        """``n`` rows drawn by the read policy; without replacement, no more than the memory holds.
-
-        :param n: rows wanted, >= 1.
-        :raises ValueError: if ``n`` is not positive or the memory is empty.
-        """
-        check.positive_integer("n", n)
-        if not len(self):
-            raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
-        ahead = self._drop_ahead()
-        if ahead is not None and ahead.n == n and ahead.device == self.device:
-            with torch.no_grad():
-                return self._decoded(ahead.use(self.read, self._generator))
-        return self.rows(self.read.choose(n, len(self), self._generator))
-
-    def _drop_ahead(self) -> Ahead | None:
-        ahead = self._ahead
-        # Setting an attribute of a module takes microseconds.
-        if ahead is not None:
-            self._ahead = None
-        return ahead
-
-    def prefetch(self, n: int) -> None:
-        """Begin to fetch, on another thread, the rows that the next ``sample(n)`` will give.
-
-        For rows that travel from host memory or files to a GPU; otherwise there is nothing to gain, and nothing
-        is done. It changes no result: the draw counts only once it is sampled. A write, or a sample of another
-        size, in between discards it, and what is saved is the state before it.
-
-        :param n: rows wanted, >= 1.
-        """
-        check.positive_integer("n", n)
-        if len(self) and self.store.is_apart and self._ahead is None:
-            self._ahead = Ahead(n, self.read, len(self), self._generator, self.store.gather, self.device)
-
-    @torch.no_grad()
-    def rows(self, slots: Tensor) -> Recall:
-        """The rows in the given slots, decoded.
-
-        :param slots: int64 ``(n,)`` on the CPU, from 0 to ``len(memory) - 1``.
-        """
-        return self._decoded(self.store.gather(slots))
-
-    def _decoded(self, held: dict[str, Tensor]) -> Recall:
-        y, t, origin = self._columns.unstack(held["labels"])
-        x = self.codec.decode(held["codes"], self.shape, self.dtype)
-        key = held.get("keys", None if self.embedding is None else x)
-        return Recall(x, y, t, origin, held.get("logits"), key)
-
-    def labels_of(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``y``, ``t`` and ``origin`` of the rows in the given slots, int64 ``(n,)`` each, as in :meth:`rows`."""
-        return self._columns.unstack(self.store.get("labels", slots))
-
-    # ---------------------------------------------------------------- state
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """All that is not a tensor of rows: counts, policies, the generator."""
-        parts = [repr(self.policy), repr(self.read), repr(self.codec)]
-        if self.labels != "int32" or not self.store_tasks:
-            parts.append(f"labels={self.labels!r}, store_tasks={self.store_tasks}")
-        return {
-            "seen": self.seen,
-            "capacity": self.capacity,
-            "shape": list(self.shape),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "generator": self._generator.get_state(),
-            "policy": self.policy.state_dict(),
-            "read": self.read.state_dict(),
-            "parts": parts,
-        }
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``.
-
-        :raises ValueError: if it is of a memory with another capacity, policy or codec.
-        """
-        here = self.get_extra_state()
-        for name in ("capacity", "parts"):
-            if state[name] != here[name]:
-                wanted, got = _differing(here[name], state[name])
-                raise ValueError(f"state: wants that of a memory with {name} {wanted}, got {got}")
-        self._ahead = None
-        self.seen = state["seen"]
-        self.shape = Size(state["shape"])
-        self.dtype = getattr(torch, state["dtype"])
-        self._generator.set_state(state["generator"].cpu())
-        self.policy.load_state_dict(state["policy"])
-        self.read.load_state_dict(state["read"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.
-        return {**self.__dict__, "_generator": self._generator.get_state(), "_ahead": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        generator = torch.Generator()
-        generator.set_state(state["_generator"])
-        self.__dict__.update({**state, "_generator": generator})
-
-    def save(self, folder: str | Path) -> None:
-        """Write the memory into ``folder`` (safetensors and JSON), whole or not at all.
-
-        Only the rows held are written. Codec, policies and embedding are part of the program, not of the
-        folder: give :meth:`load` a memory made with the same arguments.
-
-        :raises ValueError: if ``folder`` holds something else.
-        """
-        tensors = {name: buffer[: len(self)] for name, buffer in self.store.named_buffers()}
-        tensors |= {_LEARNED + name: value for name, value in self._learned().items()}
-        state = flatten(self.get_extra_state(), tensors, "state.")
-        save_folder(folder, tensors, {"kind": type(self).__name__, "state": state})
-
-    def load(self, folder: str | Path) -> RandomMemory:
-        """Take up what :meth:`save` wrote; returns the memory itself.
-
-        :raises ValueError: if the folder is damaged, or its memory had another capacity, policy or codec;
-            this memory is then as before.
-        """
-        tensors, manifest = load_folder(folder, kind=type(self).__name__)
-        state = unflatten(manifest["state"], tensors)
-        self.set_extra_state(state)
-        for name, rows in tensors.items():
-            if not name.startswith(("state.", _LEARNED)):
-                self.store.load(name, rows)
-        for name, value in self._learned().items():
-            value.copy_(tensors[_LEARNED + name])
-        return self
-
-    def _learned(self) -> dict[str, Tensor]:
-        """Weights that the stream has made, by name: they are saved with the rows."""
-        return {}
-
-
-def _complete(codec: Codec) -> Codec:
-    wanted = ("check", "encode", "decode", "spec", "nbytes_fixed")
-    missing = ", ".join(name for name in wanted if not hasattr(codec, name))
-    if missing:
-        raise TypeError(f"codec: wants a name or a Codec, got {type(codec).__name__} without {missing}")
-    return codec
-
-
-def _cycle(replacement: bool) -> Cycle:
-    if replacement:
-        raise ValueError("replacement: read='cycle' gives every row once a pass, got replacement=True")
-    return Cycle()
-
-
-def _differing(a: Any, b: Any) -> tuple[Any, Any]:
-    if not isinstance(a, list) or len(a) != len(b):
-        return a, b
-    pairs = [(p, q) for p, q in zip(a, b, strict=True) if p != q]
-    return [p for p, _ in pairs], [q for _, q in pairs]
-
 
 def _integers(index: slice | Tensor) -> list[int]:
     return list(range(index.start, index.stop)) if isinstance(index, slice) else index.tolist()
-
-
-def _counts(column: Tensor) -> dict[int, int]:
-    values, counts = torch.unique(column, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))

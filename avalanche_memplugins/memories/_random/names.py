@@ -1,0 +1,72 @@
+"""Policies and codecs by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from avalanche_memplugins import codecs
+from avalanche_memplugins.codecs import Codec
+from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories.policies import (
+    Balanced,
+    Cycle,
+    GroupBalanced,
+    ReadPolicy,
+    Reservoir,
+    Ring,
+    Uniform,
+    WritePolicy,
+)
+
+_WRITE: dict[str, Callable[[], WritePolicy]] = {
+    "ring": Ring,
+    "reservoir": Reservoir,
+    "class_balanced": lambda: GroupBalanced("class"),
+    "task_balanced": lambda: GroupBalanced("task"),
+}
+_READ: dict[str, Callable[[bool], ReadPolicy]] = {
+    "uniform": lambda replacement: Uniform(replacement=replacement),
+    "cycle": lambda replacement: _cycle(replacement),
+    "class_balanced": lambda replacement: Balanced("class", replacement=replacement),
+    "task_balanced": lambda replacement: Balanced("task", replacement=replacement),
+}
+_CODECS: dict[str, Callable[[], Codec]] = {
+    "raw": codecs.Raw,
+    "float16": codecs.Float16,
+    "uint8": codecs.Uint8,
+    "int8": codecs.Int8,
+    "4bit": lambda: codecs.Bits(4),
+    "1bit": lambda: codecs.Bits(1),
+}
+
+
+def write_policy(policy: str | WritePolicy) -> WritePolicy:
+    """The policy of that name, or the given one."""
+    return check.one_of("policy", policy, _WRITE)() if isinstance(policy, str) else policy
+
+
+def read_policy(read: str | ReadPolicy, replacement: bool) -> ReadPolicy:
+    """The policy of that name, or the given one."""
+    return check.one_of("read", read, _READ)(replacement) if isinstance(read, str) else read
+
+
+def codec_of(codec: str | Codec) -> Codec:
+    """The codec of that name, or the given one.
+
+    :raises TypeError: if it lacks a part.
+    """
+    return check.one_of("codec", codec, _CODECS)() if isinstance(codec, str) else _complete(codec)
+
+
+def _complete(codec: Codec) -> Codec:
+    wanted = ("check", "encode", "decode", "spec", "nbytes_fixed")
+    missing = ", ".join(name for name in wanted if not hasattr(codec, name))
+    if missing:
+        raise TypeError(f"codec: wants a name or a Codec, got {type(codec).__name__} without {missing}")
+    return codec
+
+
+def _cycle(replacement: bool) -> Cycle:
+    if replacement:
+        raise ValueError("replacement: read='cycle' gives every row once a pass, got replacement=True")
+    return Cycle()

@@ -1,0 +1,178 @@
+"""What a memory of rows holds, and how it is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Size, Tensor, nn
+
+from avalanche_memplugins._folders import flatten, load_folder, save_folder, unflatten
+from avalanche_memplugins.codecs import Codec
+from avalanche_memplugins.memories._labels import LabelColumns
+from avalanche_memplugins.memories._prefetch import Ahead
+from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
+from avalanche_memplugins.memories.row_store import RowStore
+from avalanche_memplugins.memories.summary import Summary
+
+_LEARNED = "learned."  # before the names of tensors in a folder
+Self = TypeVar("Self", bound="RowState")
+
+
+class RowState(nn.Module):
+    """Rows in a store, their policies, and the generator of all choices."""
+
+    capacity: int
+    policy: WritePolicy
+    read: ReadPolicy
+    codec: Codec
+    embedding: nn.Module | None
+    labels: str
+    store_tasks: bool
+    seen: int
+    shape: Size
+    dtype: torch.dtype
+    store: RowStore
+    _columns: LabelColumns
+    _generator: torch.Generator
+    _ahead: Ahead | None
+
+    # ---------------------------------------------------------------- what it holds
+
+    def __len__(self) -> int:
+        """Rows held."""
+        return min(self.seen, self.capacity)
+
+    def __bool__(self) -> bool:
+        """True even while empty, so that ``memory or default`` does not drop an empty one."""
+        return True
+
+    @property
+    def device(self) -> torch.device:
+        """Where samples come out."""
+        return self.store.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that hold the stream: all slots, filled or not, and the policies' own state."""
+        return self.store.nbytes + self.policy.nbytes + self.read.nbytes + self._nbytes_shared
+
+    @property
+    def _nbytes_shared(self) -> int:
+        """Those of :attr:`nbytes` that are the same whatever the capacity."""
+        return 0
+
+    @property
+    def nbytes_fixed(self) -> int:
+        """Bytes needed besides, whatever the stream: the codec's and the embedding's."""
+        network = self.embedding
+        embedding = 0 if network is None else sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
+        return self.codec.nbytes_fixed + embedding
+
+    def summary(self) -> Summary:
+        """What the memory holds by class, task and experience; ``str()`` of it is a table."""
+        held = self.store["labels"][: len(self)].cpu() if len(self) else torch.zeros(0, 3, dtype=torch.int32)
+        per_class, per_task, per_experience = (_counts(column) for column in self._columns.unstack(held))
+        per_experience.pop(-1, None)
+        return Summary(
+            description=repr(self),
+            capacity=self.capacity,
+            filled=len(self),
+            seen=self.seen,
+            nbytes=self.nbytes,
+            nbytes_fixed=self.nbytes_fixed,
+            per_class=per_class,
+            per_task=per_task,
+            per_experience=per_experience,
+        )
+
+    # ---------------------------------------------------------------- state
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """All that is not a tensor of rows: counts, policies, the generator."""
+        parts = [repr(self.policy), repr(self.read), repr(self.codec)]
+        if self.labels != "int32" or not self.store_tasks:
+            parts.append(f"labels={self.labels!r}, store_tasks={self.store_tasks}")
+        return {
+            "seen": self.seen,
+            "capacity": self.capacity,
+            "shape": list(self.shape),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "generator": self._generator.get_state(),
+            "policy": self.policy.state_dict(),
+            "read": self.read.state_dict(),
+            "parts": parts,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``.
+
+        :raises ValueError: if it is of a memory with another capacity, policy or codec.
+        """
+        here = self.get_extra_state()
+        for name in ("capacity", "parts"):
+            if state[name] != here[name]:
+                wanted, got = _differing(here[name], state[name])
+                raise ValueError(f"state: wants that of a memory with {name} {wanted}, got {got}")
+        self._ahead = None
+        self.seen = state["seen"]
+        self.shape = Size(state["shape"])
+        self.dtype = getattr(torch, state["dtype"])
+        self._generator.set_state(state["generator"].cpu())
+        self.policy.load_state_dict(state["policy"])
+        self.read.load_state_dict(state["read"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.
+        return {**self.__dict__, "_generator": self._generator.get_state(), "_ahead": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        generator = torch.Generator()
+        generator.set_state(state["_generator"])
+        self.__dict__.update({**state, "_generator": generator})
+
+    def save(self, folder: str | Path) -> None:
+        """Write the memory into ``folder`` (safetensors and JSON), whole or not at all.
+
+        Only the rows held are written. Codec, policies and embedding are part of the program, not of the
+        folder: give :meth:`load` a memory made with the same arguments.
+
+        :raises ValueError: if ``folder`` holds something else.
+        """
+        tensors = {name: buffer[: len(self)] for name, buffer in self.store.named_buffers()}
+        tensors |= {_LEARNED + name: value for name, value in self._learned().items()}
+        state = flatten(self.get_extra_state(), tensors, "state.")
+        save_folder(folder, tensors, {"kind": type(self).__name__, "state": state})
+
+    def load(self: Self, folder: str | Path) -> Self:
+        """Take up what :meth:`save` wrote; returns the memory itself.
+
+        :raises ValueError: if the folder is damaged, or its memory had another capacity, policy or codec;
+            this memory is then as before.
+        """
+        tensors, manifest = load_folder(folder, kind=type(self).__name__)
+        state = unflatten(manifest["state"], tensors)
+        self.set_extra_state(state)
+        for name, rows in tensors.items():
+            if not name.startswith(("state.", _LEARNED)):
+                self.store.load(name, rows)
+        for name, value in self._learned().items():
+            value.copy_(tensors[_LEARNED + name])
+        return self
+
+    def _learned(self) -> dict[str, Tensor]:
+        """Weights that the stream has made, by name: they are saved with the rows."""
+        return {}
+
+
+def _differing(a: Any, b: Any) -> tuple[Any, Any]:
+    if not isinstance(a, list) or len(a) != len(b):
+        return a, b
+    pairs = [(p, q) for p, q in zip(a, b, strict=True) if p != q]
+    return [p for p, _ in pairs], [q for _, q in pairs]
+
+
+def _counts(column: Tensor) -> dict[int, int]:
+    values, counts = torch.unique(column, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
