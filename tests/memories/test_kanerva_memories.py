@@ -359,6 +359,11 @@ def test_a_failed_write_changes_nothing() -> None:
     assert memory.classes == sorted(memory.classes, key=memory.classes.index)
     assert 8 not in memory.classes
     assert torch.equal(before["mean"], memory.mean)
+    misfit = DynamicKanervaMemory(rows=4, prior=torch.ones(4, WIDTH))
+    with pytest.raises(ValueError, match=r"prior: wants \(4, 7\), got \(4, 6\)"):
+        misfit.write(torch.zeros(2, WIDTH + 1), torch.tensor([5, 8]))
+    assert (len(misfit), misfit.classes) == (0, [])
+    fed(misfit, 20)
     empty = DynamicKanervaMemory(rows=4)
     with pytest.raises(ValueError, match="nothing has been written"):
         empty.sample(1)

@@ -54,6 +54,8 @@ class KanervaPosteriors(KanervaState):
         if not self._check(x, y, t, origin):
             return None
         codes = self._to_codes(x).to(self.device if self.mean.numel() else x.device).double()
+        if not self.mean.numel():
+            self._prior_mean(codes.shape[1])  # raises before anything changes if the prior does not fit these codes
         self.shape, self.dtype = x.shape[1:], x.dtype
         index, places, rows = self._enrol(y, t, origin)
         self._allocate(codes)
