@@ -1,4 +1,4 @@
-"""The command line: ``memplugins compare``, ``frontier``, ``reproduce``, ``report``, ``list``."""
+"""The command line: ``memplugins compare``, ``frontier``, ``reproduce``, ``train-energy``, ``report``, ``list``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare, presets
+from avalanche_memplugins.lab.energy.options import EnergyTraining
 from avalanche_memplugins.lab.frontier import Frontier, draw_frontier
 from avalanche_memplugins.lab.gallery_options import Gallery
 from avalanche_memplugins.lab.reproduce import Reproduction, reproduce
@@ -30,6 +31,7 @@ Command = (
     | Annotated[Frontier, tyro.conf.subcommand("frontier")]
     | Annotated[Reproduction, tyro.conf.subcommand("reproduce")]
     | Annotated[Gallery, tyro.conf.subcommand("gallery")]
+    | Annotated[EnergyTraining, tyro.conf.subcommand("train-energy")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Listing, tyro.conf.subcommand("list")]
 )
@@ -63,6 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from avalanche_memplugins.lab.gallery import draw_gallery
 
             draw_gallery(command, console)
+            return 0
+        if isinstance(command, EnergyTraining):
+            from avalanche_memplugins.lab.energy.train import Training
+
+            training = Training(command)
+            score = training.run(console)
+            outcome = f"squared error {score.error:.3f} of the cue's {score.cue:.2f}, {score.wrong:.2f} entries wrong"
+            console.print(Text(f"{outcome}; written: {training.save()}"), soft_wrap=True)
             return 0
         if isinstance(command, Reproduction):
             return 0 if all(verdict.reproduced for verdict in reproduce(command, console=console)) else 1

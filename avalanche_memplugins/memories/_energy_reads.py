@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.codecs.codec import Codec
@@ -84,7 +84,7 @@ class EnergyReads(SlotBank):
         if self.cue is None:
             raise ValueError("route: 'cue' wants a memory that stores cues, got cue=None")
         slots, places = self.labels.ne(EMPTY).nonzero().unbind(1)
-        stored = self._patterns(self.cue.decode(self.cues[slots, places], self.shape, self.dtype))
+        stored = self._stored_cues(slots, places)
         return slots[torch.cdist(patterns, stored).argmin(1)]
 
     @torch.no_grad()
@@ -153,11 +153,20 @@ class EnergyReads(SlotBank):
 
     def _encode(self, x: Tensor, *, with_cues: bool = True) -> tuple[Tensor, Tensor]:
         """Flat patterns in [0, 1] and the codes of their cues."""
+        x = x.to(self.device)
+        patterns = self._patterns(x)
         if with_cues and self.cue is not None:
-            cues = self.cue.encode(x.to(self.device))
-        else:
-            cues = torch.zeros(len(x), 0, dtype=torch.uint8, device=self.device)
-        return self._patterns(x.to(self.device)), cues
+            return patterns, self.cue.encode(x if self.codec is None else patterns)
+        return patterns, torch.zeros(len(x), 0, dtype=torch.uint8, device=self.device)
+
+    def _stored_cues(self, slots: Tensor, places: Tensor) -> Tensor:
+        """Flat patterns that the stored cues of patterns ``(B,)`` stand for."""
+        if self.cue is None:
+            raise ValueError("cue: none are stored by a memory made with cue=None")
+        code = self.cues[slots, places]
+        if self.codec is not None:
+            return self.cue.decode(code, Size((self.network.size - self.label_bits,)), torch.float32)
+        return self._patterns(self.cue.decode(code, self.shape, self.dtype))
 
     def _patterns(self, x: Tensor) -> Tensor:
         if self.codec is not None:

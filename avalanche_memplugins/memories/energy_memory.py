@@ -43,7 +43,7 @@ class EnergyMemory(EnergyReads):
     :param slots: most slots held.
     :param slot_size: patterns written together; best as many as in the network's training.
     :param cue: what is stored of each pattern as its cue: a codec; a number: a thumbnail of so many pixels a side and
-        256 levels; None: nothing.
+        256 levels; None: nothing. With ``codec`` it stores codes, from 0 to 1, and not rows.
     :param precision: of the stored weights, ``"float32"``, ``"float16"`` or ``"int8"``.
     :param by_class: write no two classes into one slot.
     :param label_bits: 0: classes are stored beside the patterns, a byte each. n: the pattern ends in n entries with the
@@ -193,7 +193,7 @@ class EnergyMemory(EnergyReads):
                     f"x: this memory's network is for patterns of {size} numbers, got rows of {tuple(x.shape[1:])}"
                 )
         if self.cue is not None and rows:
-            self.cue.check(x)
+            self.cue.check(x if self.codec is None else self._patterns(x))
         known = {*self.classes, *y.tolist()}
         if len(known) > EMPTY:
             raise ValueError(f"y: this memory holds at most {EMPTY} classes, got {len(known)} with those it knows")
@@ -282,7 +282,7 @@ class EnergyMemory(EnergyReads):
                 raise ValueError(f"cue: wants shape {(n, *self.shape)}, got {tuple(cue.shape)}")
             start = self._encode(cue.to(self.device), with_cues=False)[0]
         elif self.cue is not None:
-            start = self._patterns(self.cue.decode(self.cues[slots, places], self.shape, self.dtype))
+            start = self._stored_cues(slots, places)
         else:
             size = self.network.size - self.label_bits
             start = torch.rand(n, size, generator=self._generator).to(self.device)
@@ -293,8 +293,12 @@ class EnergyMemory(EnergyReads):
         return Recall(self._rows(patterns), y, t, origin)
 
     def _slot_bytes(self, shape: Size) -> int:
-        code, dtype = (Size((0,)), torch.uint8) if self.cue is None else self.cue.spec(shape, torch.float32)
+        code, dtype = (Size((0,)), torch.uint8) if self.cue is None else self.cue.spec(self._cued(shape), torch.float32)
         cue = code.numel() * torch.empty(0, dtype=dtype).element_size()
         scales = 4 * len(self.network.initial) if self.precision == "int8" else 0
         weights = self.network.writable_floats * {"float32": 4, "float16": 2, "int8": 1}[self.precision]
         return weights + scales + self.slot_size * (cue + 1) + 16
+
+    def _cued(self, shape: Size) -> Size:
+        """Shape of what the cue's codec stores of a row."""
+        return shape if self.codec is None else Size((self.network.size - self.label_bits,))

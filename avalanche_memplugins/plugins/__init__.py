@@ -1,5 +1,6 @@
 """How a memory joins a strategy."""
 
+from avalanche_memplugins.plugins.energy_replay import EnergyReplayPlugin
 from avalanche_memplugins.plugins.gradient_averaging import GradientAveragingPlugin
 from avalanche_memplugins.plugins.latent_replay import LatentReplayPlugin
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
@@ -9,6 +10,7 @@ from avalanche_memplugins.plugins.random_memory import RandomMemoryPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
 __all__ = [
+    "EnergyReplayPlugin",
     "GradientAveragingPlugin",
     "LatentReplayPlugin",
     "LeanStepPlugin",

@@ -323,7 +323,11 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
             return None
         if self.replay_weight == "growing" and not strategy.clock.train_exp_counter:
             return None
-        recall: Recall = self.memory.sample(self._wanted)
+        return self._draw(strategy, self._wanted)
+
+    def _draw(self, strategy: Any, rows: int) -> Recall:
+        """Rows from the memory; for plugins that read it in other ways."""
+        recall: Recall = self.memory.sample(rows)
         return recall
 
     def _prepared(self, strategy: Any, recall: Recall | None) -> Recall | None:

@@ -41,8 +41,10 @@ def build(options: EnergyTraining, task: Task) -> EnergyNetwork:
             whitening=whitening,
             **steps,
         )
-    if task.images is None:
-        raise ValueError(f"network: {options.network!r} is for images, got data={options.data!r}")
+    if task.images is None or task.images.ndim != 4:
+        raise ValueError(
+            f"network: {options.network!r} is for images, got data={options.data!r} and label_bits={options.label_bits}"
+        )
     kind = FullyConnectedEnergy if options.network == "fully-connected" else ConvolutionalEnergy
     network = kind(task.images.shape[1:], writable=options.writable, width=options.width, hops=options.hops, **steps)
     return network

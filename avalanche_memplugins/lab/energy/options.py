@@ -18,8 +18,8 @@ class EnergyTraining:
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """file for the weights, .safetensors; the checkpoint lies beside it"""
-    data: Literal["strings", "digits", "omniglot", "mnist", "fashion"] = "strings"
-    """random bits; scikit-learn's digits; or the training images of a data set"""
+    data: Literal["strings", "digits", "omniglot", "mnist", "fashion", "codes"] = "strings"
+    """random bits; scikit-learn's digits; training images of a data set; or Omniglot's codes under omniglot28-vae"""
     size: int = 28
     """side to which images are reduced by area; the digits are 8 x 8 as they are"""
     bits: int = 128
@@ -56,6 +56,8 @@ class EnergyTraining:
     """of images: a block of half the side erased, a quarter of the side enlarged again, or either"""
     thicken: float = 0.0
     """share of Omniglot's images whose strokes are thickened"""
+    label_bits: int = 0
+    """classes to be remembered with the images, as entries behind their pixels; 0: none"""
     minutes: float | None = 10.0
     """CPU time to train for; the learning rate falls with it"""
     steps: int | None = None

@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import interpolate, max_pool2d, one_hot
 
 from avalanche_memplugins.benchmarks.digits_data import digits
 from avalanche_memplugins.benchmarks.roots import data_root
+from avalanche_memplugins.codecs import LatentCodec
 from avalanche_memplugins.functional.episodes import corrupt_strings, erase_block, image_episodes, string_episodes
+from avalanche_memplugins.memories._energy_reads import CODE_SPAN
 
 from .options import EnergyTraining
 
 HELD_OUT = 0.1
+CODEC = "omniglot28-vae"
 THUMBNAIL = 4  # by which a thumbnail's side is smaller
 
 
@@ -26,7 +29,7 @@ class Task:
     size: int
     """D, numbers a pattern."""
     images: Tensor | None = None
-    """``(M, 1, S, S)`` that the patterns are drawn from."""
+    """Patterns ``(M, ...)`` to take the statistics of for whitening."""
 
     def episodes(self, episodes: int, patterns: int, *, generator: torch.Generator) -> Tensor:
         """Patterns ``(E, N, D)`` in [0, 1]."""
@@ -52,21 +55,55 @@ class Strings(Task):
         return corrupt_strings(x, self.size // 2, generator=generator)[0]
 
 
-class Images(Task):
-    """Images of a pool; a block of half the side erased to 0, or a thumbnail enlarged."""
+class Codes(Task):
+    """Codes of an auto-encoder, [-3, 3] standard deviations to [0, 1]; cues are their signs, as 0 or 1."""
 
-    def __init__(self, images: Tensor, cue: str) -> None:
-        self.images, self.cue = images, cue
+    def __init__(self, codes: Tensor) -> None:
+        self.codes = (codes / (2 * CODE_SPAN) + 0.5).clamp(0, 1)
+        self.size = codes.shape[1]
+
+    def episodes(self, episodes: int, patterns: int, *, generator: torch.Generator) -> Tensor:
+        """Codes of the pool, none twice in an episode."""
+        return image_episodes(self.codes, episodes, patterns, generator=generator)
+
+    def cues(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Signs only."""
+        return (x >= 0.5).to(x)
+
+
+class Images(Task):
+    """Images of a pool; a block of half the side erased to 0, or a thumbnail enlarged.
+
+    :param images: ``(M, 1, S, S)``.
+    :param cue: ``"block"``, ``"thumbnail"`` or ``"both"``.
+    :param label_bits: classes, drawn at random, to be remembered with the images: one-hot behind the pixels, 0.5 in cues.
+    """
+
+    def __init__(self, images: Tensor, cue: str, label_bits: int = 0) -> None:
+        self.pool, self.cue, self.label_bits = images, cue, label_bits
         self.side = images.shape[-1]
-        self.size = self.side**2
+        self.size = self.side**2 + label_bits
+        self.images = images
+        if label_bits:
+            classes = torch.arange(len(images)) % label_bits
+            self.images = torch.cat([images.flatten(1), one_hot(classes, label_bits).to(images)], 1)
 
     def episodes(self, episodes: int, patterns: int, *, generator: torch.Generator) -> Tensor:
         """Images of the pool, none twice in an episode."""
-        assert self.images is not None
-        return image_episodes(self.images, episodes, patterns, generator=generator)
+        x = image_episodes(self.pool, episodes, patterns, generator=generator)
+        if not self.label_bits:
+            return x
+        classes = torch.randint(self.label_bits, x.shape[:2], generator=generator)
+        return torch.cat([x, one_hot(classes, self.label_bits).to(x)], -1)
 
     def cues(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
         """As the cue says; of both, one episode in two has thumbnails."""
+        if self.label_bits:
+            pixels = self._damaged(x[..., : -self.label_bits], generator=generator)
+            return torch.cat([pixels, torch.full_like(x[..., -self.label_bits :], 0.5)], -1)
+        return self._damaged(x, generator=generator)
+
+    def _damaged(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
         if self.cue == "thumbnail":
             return thumbnails(x, self.side)
         erased, _ = erase_block(x, self.side, self.side // 2, generator=generator)
@@ -93,14 +130,21 @@ def tasks(options: EnergyTraining) -> tuple[Task, Task]:
         root = data_root(options.data_root)
         if root is None:
             raise ValueError("data_root: wants the folder of the data sets (or MEMPLUGINS_DATA), got None")
-        images = load_images(options.data, root, size=options.size, train=True)
+        if options.data == "codes" and options.size != 28:
+            raise ValueError(f"size: the codes are those of images of 28 x 28, got {options.size}")
+        name = "omniglot" if options.data == "codes" else options.data
+        images = load_images(name, root, size=options.size, train=True)
     generator = torch.Generator().manual_seed(0)  # the same images are held out whatever the seed
     order = torch.randperm(len(images), generator=generator)
     cut = int(HELD_OUT * len(images))
     train, held_out = images[order[cut:]], images[order[:cut]]
     if options.thicken:
         train = thickened(train, options.thicken, generator)
-    return Images(train, options.cue), Images(held_out, options.cue)
+    if options.data == "codes":
+        codec = LatentCodec.from_pretrained(CODEC, precision="float32")
+        parts = [torch.cat([codec.to_latent(p) for p in torch.split(pool, 1000)]) for pool in (train, held_out)]
+        return Codes(parts[0]), Codes(parts[1])
+    return Images(train, options.cue, options.label_bits), Images(held_out, options.cue, options.label_bits)
 
 
 def thickened(images: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from avalanche_memplugins._folders import load_folder, save_folder
 from avalanche_memplugins.functional.energy import reconstruction_loss
 from avalanche_memplugins.networks.energy import EnergyNetwork
+from avalanche_memplugins.pretrained import save_energy
 
 from .build import build
 from .options import EnergyTraining
@@ -97,6 +99,20 @@ class Training:
         if self.best_score is None:
             raise ValueError("minutes, steps: want more than 0, got nothing to do")
         return self.best_score
+
+    def save(self) -> Path:
+        """Write the best weights where the options say, with recipe and score; returns the path."""
+        if self.best_score is None:
+            raise ValueError("minutes, steps: want more than 0, got nothing to save")
+        manifest = {
+            "options": _kept(self.options),
+            "steps": self.step,
+            "cpu_minutes": round(self.seconds / 60, 1),
+            "validation": self.best_score._asdict(),
+        }
+        return save_energy(
+            self.options.out, self.best_network(), patterns=max(self.options.patterns), manifest=manifest
+        )
 
     def best_network(self) -> EnergyNetwork:
         """The network with the best weights, in eval mode."""

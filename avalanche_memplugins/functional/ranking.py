@@ -1,0 +1,31 @@
+"""How well scores tell two groups apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def auroc(scores: Tensor, positive: Tensor) -> float:
+    r"""Area under the ROC curve: :math:`P(s_+ > s_-) + \tfrac12 P(s_+ = s_-)` for scores drawn from each group.
+
+    :param scores: ``(B,)``, higher for what is thought positive.
+    :param positive: ``(B,)`` bool.
+    :returns: 0 to 1; 0.5 is chance.
+    :raises ValueError: if shapes do not fit, scores are NaN, or a group is empty.
+
+    Source: Mann and Whitney 1947, by mid-ranks.
+    """
+    if scores.shape != positive.shape or scores.ndim != 1:
+        raise ValueError(
+            f"positive: wants the shape of scores (B,), got {tuple(positive.shape)}, {tuple(scores.shape)}"
+        )
+    count = int(positive.sum())
+    others = len(scores) - count
+    if not count or not others:
+        raise ValueError(f"positive: wants rows of both kinds, got {count} of {len(scores)}")
+    if bool(scores.isnan().any()):
+        raise ValueError("scores: want numbers, got NaN")
+    _, place, ties = torch.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (ties.cumsum(0) - (ties - 1) / 2.0).double()[place]
+    return float((ranks[positive.bool()].sum() - count * (count + 1) / 2) / (count * others))

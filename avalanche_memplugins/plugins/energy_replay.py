@@ -1,0 +1,43 @@
+"""Rehearsal from an energy-based memory as one line."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from avalanche_memplugins.memories import EnergyMemory, Recall
+from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
+
+
+class EnergyReplayPlugin(MemoryReplayPlugin):
+    """Writes a share of every experience into an energy-based memory when it has ended, and rehearses what it reads.
+
+    A :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin` over an
+    :class:`~avalanche_memplugins.memories.EnergyMemory`. What it is good for, and what rehearses better at equal bytes,
+    is in docs/energy.md, with numbers.
+
+    :param memory: the memory.
+    :param cue: what replay reads from: ``"stored"``: the cues kept with the patterns, or noise if none are;
+        ``"current"``: the rows of the running batch, again and again if there are fewer than are replayed.
+    :param kwargs: the other arguments of :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`.
+    :raises TypeError: for another memory.
+    :raises ValueError: for ``cue="current"`` with a memory in which rows read from them have no class.
+    """
+
+    def __init__(self, memory: EnergyMemory, *, cue: Literal["stored", "current"] = "stored", **kwargs: Any) -> None:
+        if not isinstance(memory, EnergyMemory):
+            raise TypeError(f"memory: wants an EnergyMemory, got {type(memory).__name__}")
+        self.cue = check.choice("cue", cue, ("stored", "current"))
+        if cue == "current" and not (memory.by_class or memory.label_bits):
+            raise ValueError(
+                "cue: what is read from rows of the stream has the class of its slot or the one read with it, so "
+                "'current' wants a memory made with by_class=True or label_bits"
+            )
+        super().__init__(memory, **kwargs)
+
+    def _draw(self, strategy: Any, rows: int) -> Recall:
+        if self.cue == "stored":
+            return super()._draw(strategy, rows)
+        x = strategy.mbatch[0]
+        recall: Recall = self.memory.sample(rows, cue=x.repeat(-(-rows // len(x)), *[1] * (x.ndim - 1))[:rows])
+        return recall

@@ -1,0 +1,102 @@
+"""Rehearsal from an energy-based memory as a strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.plugins.evaluation import default_evaluator
+from avalanche.training.templates import SupervisedTemplate
+from torch.nn import CrossEntropyLoss, Module
+from torch.optim import Optimizer
+
+from avalanche_memplugins.memories import EnergyMemory
+from avalanche_memplugins.plugins import EnergyReplayPlugin
+from avalanche_memplugins.pretrained import load_energy
+
+
+class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
+    r"""Fine-tuning with rehearsal from an energy-based memory, within a budget of bytes.
+
+    At the end of each experience a share of its rows is written into slots of an
+    :class:`~avalanche_memplugins.memories.EnergyMemory`, a thumbnail of each kept as its cue; later batches are trained
+    with as many rows read from there, :math:`L = (|B| L_B + |R| L_R) / (|B| + |R|)`. Energy of the stream's rows tells
+    what has been seen: :class:`~avalanche_memplugins.metrics.MemoryNovelty`. At equal bytes
+    :class:`~avalanche_memplugins.strategies.ExperienceReplay` with ``codec="4bit"`` is more accurate (docs/energy.md).
+
+    :param model: PyTorch model.
+    :param optimizer: PyTorch optimizer.
+    :param criterion: loss function.
+    :param network: name of an energy network that comes with the library, or a file that ``memplugins train-energy``
+        wrote.
+    :param budget: bytes for slots, cues and labels.
+    :param shape: of one row.
+    :param classes: how many are expected.
+    :param cue: side of the thumbnail kept of each pattern.
+    :param memory: further arguments of :class:`~avalanche_memplugins.memories.EnergyMemory`, by name.
+    :param replay_from: ``"stored"`` cues or the ``"current"`` batch, see
+        :class:`~avalanche_memplugins.plugins.EnergyReplayPlugin`.
+    :param mean: of the user's ``Normalize``.
+    :param std: of the user's ``Normalize``.
+    :param replay_size: rows to replay each iteration; None: as many as the stream's batch has.
+    :param seed: of the memory.
+    :param train_mb_size: mini-batch size for training.
+    :param train_epochs: number of training epochs.
+    :param eval_mb_size: mini-batch size for eval; None: that for training.
+    :param device: PyTorch device.
+    :param plugins: further plugins.
+    :param evaluator: for metrics and logging; None for none.
+    :param eval_every: frequency of evaluation while training, see Avalanche's ``SupervisedTemplate``.
+    :param base_kwargs: further arguments of ``SupervisedTemplate``.
+
+    Sources: Bartunov et al., "Meta-learning deep energy-based memory models", 2020, for the memory; rehearsal from it
+    is ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Module,
+        optimizer: Optimizer,
+        criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
+        network: str = "omniglot-28",
+        budget: int = 100_000,
+        shape: Sequence[int] = (1, 28, 28),
+        classes: int = 10,
+        cue: int | None = 7,
+        memory: dict[str, Any] | None = None,
+        replay_from: Literal["stored", "current"] = "stored",
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        replay_size: int | None = None,
+        seed: int = 0,
+        train_mb_size: int = 32,
+        train_epochs: int = 1,
+        eval_mb_size: int | None = None,
+        device: str | torch.device = "cpu",
+        plugins: Sequence[SupervisedPlugin] | None = None,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
+        eval_every: int = -1,
+        **base_kwargs: Any,
+    ) -> None:
+        found = load_energy(network)
+        options = {"slot_size": found.patterns, "cue": cue, "mean": mean, "std": std, "seed": seed, **(memory or {})}
+        bank = EnergyMemory.from_budget(budget, found.network, shape=shape, classes=classes, **options)
+        replay = EnergyReplayPlugin(bank, cue=replay_from, replay_size=replay_size, seed=seed)
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=[*(plugins or ()), replay],
+            evaluator=evaluator,
+            eval_every=eval_every,
+            **base_kwargs,
+        )
+        self.memory = bank
