@@ -58,8 +58,8 @@ class EnergyTraining:
     """share of Omniglot's images whose strokes are thickened"""
     label_bits: int = 0
     """classes to be remembered with the images, as entries behind their pixels; 0: none"""
-    minutes: float | None = 10.0
-    """CPU time to train for; the learning rate falls with it"""
+    minutes: float | None = None
+    """CPU time to train for, 10 if neither this nor steps is given; the learning rate falls with it"""
     steps: int | None = None
     """steps to train for instead: the same weights whatever the machine's load"""
     lr: float = 5e-3

@@ -76,7 +76,8 @@ class Images(Task):
 
     :param images: ``(M, 1, S, S)``.
     :param cue: ``"block"``, ``"thumbnail"`` or ``"both"``.
-    :param label_bits: classes, drawn at random, to be remembered with the images: one-hot behind the pixels, 0.5 in cues.
+    :param label_bits: classes, drawn at random, to be remembered with the images: one-hot behind the pixels; 0.5 in
+        cues.
     """
 
     def __init__(self, images: Tensor, cue: str, label_bits: int = 0) -> None:

@@ -27,6 +27,7 @@ from .tasks import Task, tasks
 
 KIND = "EnergyTraining"
 WARM_UP = 100
+MINUTES = 10.0
 VALIDATION_EPISODES = 8
 VALIDATION_SEED = 20_200_213
 
@@ -73,7 +74,7 @@ class Training:
         """Share of the training that is done, 0 to 1."""
         if self.options.steps is not None:
             return min(1.0, self.step / self.options.steps)
-        return min(1.0, self.seconds / (60 * (self.options.minutes or 0.0)))
+        return min(1.0, self.seconds / (60 * (self.options.minutes or MINUTES)))
 
     def run(self, console: Console | None = None) -> Score:
         """Train to the end; returns the best validation score, whose weights are kept."""
@@ -249,8 +250,8 @@ def _kept(options: EnergyTraining) -> dict[str, Any]:
 
 
 def _check(options: EnergyTraining) -> None:
-    if (options.steps is None) == (options.minutes is None):
-        raise ValueError("minutes, steps: want one of them, got " + ("none" if options.steps is None else "both"))
+    if options.steps is not None and options.minutes is not None:
+        raise ValueError("minutes, steps: want one of them, got both")
     for name in ("steps", "minutes", "rows", "validate_every", "clip", "lr"):
         value = getattr(options, name)
         if value is not None and not value > 0:

@@ -1,0 +1,227 @@
+"""Rehearsal from energy-based memory at equal bytes: class-incremental Split MNIST.
+
+    OMP_NUM_THREADS=1 python bench/energy_rehearsal.py --data DIR
+
+Five experiences of two classes, one head, MLP with two layers of 400, SGD 0.1, one epoch in batches of 32 and 32
+replayed, loss 1/t current + (1 - 1/t) replay; memories are written after each experience. Runs are kept in
+``results/energy_rehearsal`` and not made again. Energy networks, trained on Omniglot's background alphabets, come from
+``--networks``; the commands are in bench/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from _record import record, table
+from avalanche.benchmarks import benchmark_from_datasets
+from avalanche.training import Naive
+from latent_replay import experiences, interval
+from torch import Size, Tensor, nn
+from torchvision.datasets import MNIST
+
+from avalanche_memplugins import LeanStepPlugin, MemoryReplayPlugin, RandomMemory, TensorLoaderPlugin
+from avalanche_memplugins.codecs import Bits, Codec, Downsampled, LatentCodec, Uint8
+from avalanche_memplugins.memories import EnergyMemory
+from avalanche_memplugins.networks.energy import EnergyNetwork
+from avalanche_memplugins.plugins import EnergyReplayPlugin
+from avalanche_memplugins.pretrained import load_energy
+
+COMMAND = "OMP_NUM_THREADS=1 python bench/energy_rehearsal.py --data DIR"
+BYTES = (20_000, 50_000, 100_000)
+SHAPE = (1, 28, 28)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    data: Path
+    seeds: int = 3
+    only: str = ""
+    """Run the ways whose name holds this; the table is written from all runs there are."""
+    networks: Path = Path("results/energy")
+    out: Path = Path("results/energy_rehearsal")
+
+
+class Completed:
+    """A control: thumbnails, read by an energy network into which nothing is written."""
+
+    nbytes_fixed = 0
+
+    def __init__(self, thumbnail: Downsampled, network: EnergyNetwork) -> None:
+        self.thumbnail, self.network = thumbnail, network.requires_grad_(False)
+
+    def check(self, x: Tensor) -> None:
+        self.thumbnail.check(x)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.thumbnail.encode(x)
+
+    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+        cue = self.thumbnail.decode(code, shape, dtype)
+        return self.network.read(cue.flatten(1).unsqueeze(0))[-1].view_as(cue)
+
+    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        return self.thumbnail.spec(shape, dtype)
+
+
+def reservoir(codec: Codec) -> Callable[[int, int], Any]:
+    """A reservoir in so many bytes, labels of one byte."""
+    return lambda nbytes, seed: RandomMemory.from_budget(
+        nbytes, shape=SHAPE, codec=codec, labels="uint8", store_tasks=False, seed=seed
+    )
+
+
+def energy(network: EnergyNetwork, **options: Any) -> Callable[[int, int], Any]:
+    """An energy memory in so many bytes."""
+    return lambda nbytes, seed: EnergyMemory.from_budget(nbytes, network, shape=SHAPE, classes=10, seed=seed, **options)
+
+
+def ways(folder: Path) -> dict[str, Callable[[int, int], Any]]:
+    """All rows of the table; those whose network is not there are left out."""
+    found: dict[str, Callable[[int, int], Any]] = {
+        "ER raw uint8": reservoir(Uint8(lossy=True)),
+        "ER 1 bit": reservoir(Bits(1)),
+        "ER 14x14, 4 bits": reservoir(Downsampled(14, Bits(4))),
+        "thumbnails 7x7, 4 bits": reservoir(Downsampled(7, Bits(4))),
+    }
+    small = Downsampled(7, Bits(4))
+    alone = folder / "thumbnail-28-none.safetensors"
+    if alone.exists():
+        reader = load_energy(alone).network
+        found["thumbnails and a network that cannot write"] = reservoir(Completed(small, reader))
+    for name, title in (("thumbnail-28", "8 columns, 32 a slot"), ("thumbnail-28-large", "16 columns, 64 a slot")):
+        path = folder / f"{name}.safetensors"
+        if not path.exists():
+            continue
+        network, patterns = load_energy(path).network, load_energy(path).patterns
+        shared: dict[str, Any] = {"cue": small, "slot_size": patterns}
+        found[f"energy, {title}, float16"] = energy(network, precision="float16", **shared)
+        found[f"energy, {title}, int8"] = energy(network, precision="int8", **shared)
+        found[f"energy, {title}, int8, slots by class"] = energy(network, precision="int8", by_class=True, **shared)
+        found[f"energy, {title}, int8, {2 * patterns} a slot"] = energy(
+            network, precision="int8", cue=small, slot_size=2 * patterns
+        )
+    codes = folder / "codes-32.safetensors"
+    if codes.exists():
+        network, patterns = load_energy(codes).network, load_energy(codes).patterns
+        codec = LatentCodec.from_pretrained("omniglot28-vae")
+        found["energy over codes, int8"] = energy(
+            network, precision="int8", cue=Bits(1), slot_size=patterns, codec=codec
+        )
+        found["ER codes of 32 numbers, int8"] = reservoir(codec)
+    return found
+
+
+@torch.no_grad()
+def pixel_error(memory: Any, x: Tensor, y: Tensor) -> float:
+    """Squared error of what is rehearsed, summed over pixels: of 256 rows written at once and read back."""
+    fresh = EnergyMemory(
+        memory.network, slots=64, slot_size=memory.slot_size, cue=memory.cue, precision=memory.precision,
+        by_class=memory.by_class, codec=memory.codec,
+    ) if isinstance(memory, EnergyMemory) else None  # fmt: skip
+    if fresh is None:
+        codec = memory.codec
+        return float((codec.decode(codec.encode(x), x.shape[1:], x.dtype) - x).square().flatten(1).sum(1).mean())
+    order = torch.arange(len(x))
+    if memory.by_class:
+        order = y.argsort(stable=True)
+    fresh.write(x[order], y[order])
+    slots, places = fresh.labels.ne(255).nonzero().unbind(1)
+    out, _ = fresh._read_in(slots, fresh._stored_cues(slots, places))
+    rows = torch.cat([part for _, part in sorted(_written(fresh, y[order]).items())])
+    return float((fresh._rows(out) - x[order][rows]).square().flatten(1).sum(1).mean())
+
+
+def _written(memory: EnergyMemory, y: Tensor) -> dict[int, Tensor]:
+    """Rows of each slot, in the order of the slots."""
+    return {i: rows for i, (rows, _, _) in enumerate(memory._groups(y, 0, 0))}
+
+
+def run(make: Callable[[int, int], Any] | None, nbytes: int, data: tuple[Tensor, ...], seed: int) -> dict[str, Any]:
+    """Train one way on one order of the classes."""
+    x, y, test_x, test_y = data
+    classes = torch.randperm(10, generator=torch.Generator().manual_seed(seed)).view(5, 2)
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10)
+    )
+    plugins: list[Any] = [TensorLoaderPlugin(seed=seed), LeanStepPlugin()]
+    memory = None
+    if make is not None:
+        memory = make(nbytes, seed)
+        if isinstance(memory, EnergyMemory):
+            plugins.append(EnergyReplayPlugin(memory, replay_weight="growing"))
+        else:
+            plugins.append(MemoryReplayPlugin(memory, write_at="experience", replay_weight="growing"))
+    strategy = Naive(
+        model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), train_mb_size=32, eval_mb_size=500,
+        evaluator=None, plugins=plugins,
+    )  # fmt: skip
+    train = experiences(x, y, classes, joint=False)
+    benchmark = benchmark_from_datasets(train=train, test=experiences(test_x[:1], test_y[:1], classes, joint=True))
+    started = time.process_time()
+    for experience in benchmark.train_stream:
+        strategy.train(experience, num_workers=0)
+    spent = time.process_time() - started
+    model.eval()
+    with torch.no_grad():
+        right = torch.cat([model(part).argmax(1) for part in test_x.split(1000)]) == test_y
+    return {
+        "accuracy": 100 * right.float().mean().item(),
+        "nbytes": 0 if memory is None else memory.nbytes,
+        "rows": 0 if memory is None else len(memory),
+        "error": 0.0 if memory is None else pixel_error(memory, test_x[:256], test_y[:256]),
+        "seconds": spent,
+    }
+
+
+def main(options: Options) -> None:
+    """Make the runs that are missing, then the table."""
+    torch.set_num_threads(1)
+    train, test = MNIST(str(options.data), train=True), MNIST(str(options.data), train=False)
+    data = (train.data[:, None] / 255.0, train.targets, test.data[:, None] / 255.0, test.targets)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows: list[list[object]] = []
+    for name, make in ways(options.networks).items():
+        cells: list[object] = []
+        error = 0.0
+        for nbytes in BYTES:
+            runs = []
+            for seed in range(options.seeds):
+                path = options.out / f"{name.replace(' ', '_').replace(',', '')}-{nbytes}-{seed}.json"
+                if not path.exists() and options.only in name:
+                    try:
+                        result = run(make, nbytes, data, seed)
+                    except ValueError as problem:  # not one slot an experience fits
+                        result = {"none": str(problem)}
+                    path.write_text(json.dumps(result))
+                    print(name, nbytes, seed, result, flush=True)
+                if path.exists():
+                    runs.append(json.loads(path.read_text()))
+            runs = [r for r in runs if "none" not in r]
+            if not runs:
+                cells.append("none fits")
+                continue
+            error = runs[0]["error"]
+            cells.append(f"{interval([r['accuracy'] for r in runs])} ({runs[0]['rows']:,})")
+        rows.append([name, f"{error:.1f}", *cells])
+    text = table(["way", "error of a row", *(f"{nbytes // 1000} kB" for nbytes in BYTES)], rows)
+    print(text)
+    record("Energy memory: rehearsal on Split MNIST", f"{REMARK}\n\n{text}", COMMAND)
+
+
+REMARK = """Accuracy on the test set, mean ± 95 % interval over seeds, and in brackets the rows held at the end; every
+memory within the same bytes of stream (rows or slots, cues, labels). `error of a row`: squared error of what is
+rehearsed against what was written, summed over pixels, on 256 test images. Energy networks: trained on Omniglot's
+background alphabets, cues 7 x 7 at 4 bits; their weights, like a codec's, are not counted."""
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
