@@ -83,7 +83,11 @@ def _write_step(
             losses.append(slope.square().flatten(2).sum(-1).mean(1).sum())
         gradients = [
             torch.autograd.grad(
-                loss, at, create_graph=create_graph, retain_graph=create_graph or term + 1 < len(losses)
+                loss,
+                at,
+                create_graph=create_graph,
+                retain_graph=create_graph or term + 1 < len(losses),
+                materialize_grads=term > 0,  # a weight may shift the energy and leave its slope alone
             )
             for term, loss in enumerate(losses)
         ]
