@@ -34,7 +34,10 @@ class Whitening(nn.Module):
                 f"into, out: want the same shape (D, r) and mean (D,), got {tuple(into.shape)}, {tuple(out.shape)} and "
                 f"{tuple(mean.shape)}"
             )
-        self.mean, self.into, self.out = (nn.Parameter(part.clone()) for part in (mean, into, out))
+        # Row by row whatever they come from: products of another layout round differently, and then a network that was
+        # loaded would not read bit for bit as the one saved.
+        copies = (part.clone(memory_format=torch.contiguous_format) for part in (mean, into, out))
+        self.mean, self.into, self.out = (nn.Parameter(part) for part in copies)
 
     @classmethod
     def of(cls: type[Self], x: Tensor, *, rank: int | None = None, eps: float = 0.05) -> Self:
