@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from avalanche_memplugins.codecs import LatentCodec, StreamCodec
     from avalanche_memplugins.memories import (
         DynamicKanervaMemory,
+        EnergyMemory,
         EpisodicMemory,
         GaussianMemory,
         KanervaMemory,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         VAEMemory,
     )
     from avalanche_memplugins.plugins import (
+        EnergyReplayPlugin,
         GradientAveragingPlugin,
         LatentReplayPlugin,
         LeanStepPlugin,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOME = {
     "DynamicKanervaMemory": "memories",
+    "EnergyMemory": "memories",
+    "EnergyReplayPlugin": "plugins",
     "EpisodicMemory": "memories",
     "GaussianMemory": "memories",
     "GradientAveragingPlugin": "plugins",
@@ -50,6 +54,8 @@ _HOME = {
 }
 __all__ = [
     "DynamicKanervaMemory",
+    "EnergyMemory",
+    "EnergyReplayPlugin",
     "EpisodicMemory",
     "GaussianMemory",
     "GradientAveragingPlugin",

@@ -57,6 +57,11 @@ MEMORIES = (
         summary="a VAE that learns each experience beside its own replay",
     ),
     MemoryInfo(
+        name="EnergyMemory",
+        module="avalanche_memplugins.memories",
+        summary="patterns as minima of a meta-learned energy whose weights are written; completes, knows what is new",
+    ),
+    MemoryInfo(
         name="LatentMemory",
         module="avalanche_memplugins.memories",
         summary="rows as codes of an auto-encoder that is trained on the stream",
