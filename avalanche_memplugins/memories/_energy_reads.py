@@ -50,14 +50,23 @@ class EnergyReads(SlotBank):
         """
         if not self.filled:
             raise ValueError("cue: nothing has been written to this memory yet, so there is nothing to read")
+        self._fits("cue", cue)
+        if steps is not None:
+            check.positive_integer("steps", steps)
         start = self._encode(cue.to(self.device), with_cues=False)[0]
-        kept = None if known is None else self._mask(known)
+        kept = None if known is None else self._mask(known, len(cue))
+        if not len(cue):
+            return self._rows(start)
         if slots is None:
             by_cue = check.choice("route", route, ("energy", "cue")) == "cue"
             slots = self.nearest(start) if by_cue else self.lowest(start, known=kept, steps=steps)
-        elif slots.shape != (len(cue),) or int(slots.min()) < 0 or int(slots.max()) >= self.filled:
+        elif (
+            slots.dtype not in (torch.int32, torch.int64)
+            or slots.shape != (len(cue),)
+            or not 0 <= int(slots.min()) <= int(slots.max()) < self.filled
+        ):
             raise ValueError(
-                f"slots: wants ({len(cue)},) numbers from 0 to {self.filled - 1}, got {slots.tolist()[:8]}"
+                f"slots: wants ({len(cue)},) integers from 0 to {self.filled - 1}, got {slots.tolist()[:8]}"
             )
         patterns, _ = self._read_in(slots.to(self.device), start, known=kept, steps=steps, temperature=temperature)
         return self._rows(patterns)
@@ -71,8 +80,9 @@ class EnergyReads(SlotBank):
             weights = self.weights(at)
             cue = self._padded(patterns).unsqueeze(0)
             mask = None if known is None else self._padded_mask(known).unsqueeze(0)
-            last = self.network.read(cue, weights, known=mask, steps=steps or self.read_steps)[-1]
-            found.append(self.network.energy(last, weights)[0] - self._unwritten(last[0]))
+            with torch.autocast(cue.device.type, enabled=False):
+                last = self.network.read(cue, weights, known=mask, steps=steps or self.read_steps)[-1]
+                found.append(self.network.energy(last, weights)[0] - self._unwritten(last[0]))
         return torch.stack(found).argmin(0)
 
     @torch.no_grad()
@@ -98,18 +108,21 @@ class EnergyReads(SlotBank):
         """
         if not self.filled:
             raise ValueError("x: nothing has been written to this memory yet, so everything is new to it")
+        self._fits("x", x)
         patterns = self._padded(self._encode(x.to(self.device), with_cues=False)[0])
         before, best = self._unwritten(patterns), None
         chunk = max(1, _ENERGIES // max(1, len(patterns)))
         for slots in torch.split(torch.arange(self.filled, device=self.device), chunk):
             shaped = patterns.view(1, -1, *self.network.shape).expand(len(slots), -1, *self.network.shape)
-            lowest = (self.network.energy(shaped, self.weights(slots)) - before).amin(0)
+            with torch.autocast(shaped.device.type, enabled=False):
+                lowest = (self.network.energy(shaped, self.weights(slots)) - before).amin(0)
             best = lowest if best is None else torch.minimum(best, lowest)
         return before if best is None else best
 
     def _unwritten(self, patterns: Tensor) -> Tensor:
         """Energies ``(B,)`` before any write."""
-        energies: Tensor = self.network.energy(patterns.view(1, -1, *self.network.shape), self.network.initial)
+        with torch.autocast(patterns.device.type, enabled=False):
+            energies: Tensor = self.network.energy(patterns.view(1, -1, *self.network.shape), self.network.initial)
         return energies[0]
 
     def _read_in(
@@ -187,11 +200,16 @@ class EnergyReads(SlotBank):
     def _padded_mask(self, known: Tensor) -> Tensor:
         return known if not self.label_bits else torch.cat([known, known.new_zeros(len(known), self.label_bits)], 1)
 
-    def _mask(self, known: Tensor) -> Tensor:
+    def _fits(self, name: str, rows: Tensor) -> None:
+        if rows.shape[1:] != self.shape:
+            raise ValueError(
+                f"{name}: wants rows of shape {tuple(self.shape)}, as first written, got {tuple(rows.shape[1:])}"
+            )
+        check.finite(name, rows)
+
+    def _mask(self, known: Tensor, rows: int) -> Tensor:
         if self.codec is not None:
             raise ValueError("known: entries of a row are not entries of its code; wants None with a codec")
-        if known.dtype != torch.bool or known.shape[1:] != self.shape:
-            raise ValueError(
-                f"known: wants bool (B, {', '.join(map(str, self.shape))}), got {known.dtype} {tuple(known.shape)}"
-            )
+        if known.dtype != torch.bool or known.shape != (rows, *self.shape):
+            raise ValueError(f"known: wants bool {(rows, *self.shape)}, got {known.dtype} {tuple(known.shape)}")
         return known.to(self.device).flatten(1)

@@ -82,7 +82,7 @@ class EnergyMemory(EnergyReads):
         seed: int = 0,
     ) -> None:
         super().__init__(network, slots=slots, slot_size=slot_size, precision=precision, codec=codec, seed=seed)
-        if isinstance(label_bits, bool) or not 0 <= label_bits < min(EMPTY, network.size):
+        if not isinstance(label_bits, int) or isinstance(label_bits, bool) or not 0 <= label_bits < min(EMPTY, network.size):
             raise ValueError(f"label_bits: wants 0 to {min(EMPTY, network.size) - 1}, got {label_bits!r}")
         if not temperature >= 0:
             raise ValueError(f"temperature: wants a number >= 0, got {temperature!r}")
@@ -92,6 +92,8 @@ class EnergyMemory(EnergyReads):
         for name, steps in (("write_steps", write_steps), ("read_steps", read_steps)):
             if steps is not None:
                 check.positive_integer(name, steps)
+        if isinstance(cue, bool | float) or (isinstance(cue, int) and cue < 1):
+            raise ValueError(f"cue: wants a codec, the side >= 1 of a thumbnail, or None, got {cue!r}")
         if isinstance(cue, int):
             cue = Downsampled(cue, Uint8(mean=mean, std=std, lossy=True))
         self.cue, self.by_class, self.label_bits = cue, by_class, label_bits
