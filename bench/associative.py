@@ -211,7 +211,7 @@ def image_rows(size: int, sets: dict[str, Episodes], networks: dict[str, MemoryN
         add_memory(f"modern Hopfield, {kept} of {patterns} kept", nearest(capacity=kept, threshold=1e-3))
         if alone is not None and kept < patterns:
             make = nearest(capacity=kept, threshold=1e-3)
-            add_memory(f"the same, the rest completed without memory ({kept})", make, completed)
+            add_memory(f"modern Hopfield, {kept} of {patterns} kept, others completed without memory", make, completed)
     half = size // 2
     codecs: dict[str, Codec] = {"8 bits": Uint8(lossy=True), "4 bits": Bits(4), "2 bits": Bits(2), "1 bit": Bits(1)}
     codecs[f"{half} x {half} at 4 bits"] = Downsampled(half, Bits(4))

@@ -155,10 +155,15 @@ def hopfield_recall(
 
 
 def _one_by_one(weights: Tensor, state: Tensor, free: Tensor | None, order: range | list[int]) -> Tensor:
-    state = state.clone()
+    state, field = state.clone(), state @ weights
     for i in order:
-        field = (state @ weights[..., i].unsqueeze(-1)).squeeze(-1)
-        state[..., i] = _signs(field, state[..., i], None if free is None else free[..., i])
+        after = _signs(field[..., i], state[..., i], None if free is None else free[..., i])
+        change = after - state[..., i]
+        # Few entries change once a state has nearly settled: only their fields are brought up to date.
+        moved = change.nonzero(as_tuple=True)
+        if len(moved[0]):
+            field[moved] += change[moved].unsqueeze(-1) * weights[(*moved[:-1], i)]
+            state[..., i] = after
     return state
 
 
