@@ -16,6 +16,7 @@ from avalanche_memplugins.networks.energy import EnergyNetwork
 
 Precision = Literal["float32", "float16", "int8"]
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
+_LARGEST = torch.finfo(torch.float16).max
 EMPTY = 255  # place of a slot that holds no pattern; also the limit of classes
 
 
@@ -136,6 +137,9 @@ class SlotBank(GenerativeMemory):
                 scale = delta.abs().amax().clamp(min=torch.finfo(delta.dtype).tiny) / 127
                 new[f"scale{i}"] = scale.view(1)
                 delta = (delta / scale).round()
+            elif self.precision == "float16":
+                # Beyond float16 there is infinity, which spoils a whole read.
+                delta = delta.clamp(-_LARGEST, _LARGEST)
             new[f"delta{i}"] = delta.to(_TYPES[self.precision])
         if not self.filled and self.cues.shape[2:] != cues.shape[1:]:
             self.register_buffer("cues", codes[:0].clone())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -173,6 +174,7 @@ class EnergyMemory(EnergyReads):
         if rows is None:
             raise ValueError("batches: wants the rows of an experience, got none")
         x, y, t = rows
+        self._check(x, y, t, origin)  # of all batches together: no more classes than there is room for
         patterns, cues = self._encode(x)
         self._admit(x, y, t, origin)
         share = self._make_room(origin)
@@ -209,10 +211,14 @@ class EnergyMemory(EnergyReads):
         if self.by_class:
             columns.append(y.cpu())
         keys, places = torch.unique(torch.stack(columns, 1), dim=0, return_inverse=True)
-        # In the order they came, so that a balanced batch gives balanced slots.
-        for group in dict.fromkeys(places.tolist()):
-            for rows in (places == group).nonzero()[:, 0].split(self.slot_size):
-                yield rows.to(y.device), int(keys[group, 0]), int(keys[group, 1])
+        # Rows in the order they came, so that a balanced batch gives balanced slots; groups in turn, so that of slots
+        # of one class each the first few are of all classes.
+        groups = dict.fromkeys(places.tolist())
+        parts = [(places == group).nonzero()[:, 0].split(self.slot_size) for group in groups]
+        for turn in zip_longest(*parts):
+            for group, rows in zip(groups, turn, strict=True):
+                if rows is not None:
+                    yield rows.to(y.device), int(keys[group, 0]), int(keys[group, 1])
 
     def _write_slot(self, place: int | None, patterns: Tensor, cues: Tensor, y: Tensor, t: int, origin: int) -> None:
         if self.label_bits:
