@@ -194,8 +194,8 @@ class GenerativeMemory(nn.Module):
             self._check_state(state_dict[f"{prefix}_extra_state"])
         for name, buffer in list(self._buffers.items()):
             found = state_dict.get(prefix + name)
-            if buffer is not None and found is not None and found.shape != buffer.shape:
-                self.register_buffer(name, buffer.new_empty(found.shape))
+            if buffer is not None and found is not None and (found.shape, found.dtype) != (buffer.shape, buffer.dtype):
+                self.register_buffer(name, buffer.new_empty(found.shape, dtype=found.dtype))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -240,7 +240,7 @@ class GenerativeMemory(nn.Module):
             if name in parameters:
                 module.get_parameter(last).data.copy_(value)
             else:
-                module.register_buffer(last, value.to(mine[name]))
+                module.register_buffer(last, value.to(mine[name].device))
         return self
 
     def _own_tensors(self) -> dict[str, Tensor]:
