@@ -259,6 +259,11 @@ class EnergyMemory(EnergyReads):
         origins = self.origins[:, 1].cpu()
         known = [number for number in torch.unique(origins).tolist() if number != origin]
         share, left = divmod(self.slots, len(known) + 1)
+        if not share:
+            # More experiences than slots: this one gets a slot, and a draw of the others keep theirs.
+            share, left = 1, 0
+            drawn = torch.randperm(len(known), generator=self._generator)[: self.slots - 1]
+            known = [known[i] for i in drawn.tolist()]
         kept = []
         for rank, number in enumerate(known):
             mine = (origins == number).nonzero()[:, 0]
