@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .digits_data import DigitsData, digits
+    from .in_memory import split_cifar10_features
     from .local import permuted_mnist, split_cifar10, split_fmnist, split_mnist
     from .omniglot import split_omniglot
     from .permuted_digits import PermutedDigits
@@ -28,6 +29,7 @@ _HOME = {
     "get_benchmark": "registry",
     "permuted_mnist": "local",
     "split_cifar10": "local",
+    "split_cifar10_features": "in_memory",
     "split_fmnist": "local",
     "split_mnist": "local",
     "split_omniglot": "omniglot",
@@ -44,6 +46,7 @@ __all__ = [
     "get_benchmark",
     "permuted_mnist",
     "split_cifar10",
+    "split_cifar10_features",
     "split_fmnist",
     "split_mnist",
     "split_omniglot",

@@ -17,7 +17,7 @@ class BenchmarkInfo:
     :param name: as on the command line.
     :param summary: one line for a reader.
     :param factory: ``"module:function"``, taking ``n_experiences`` and the keyword ``seed``.
-    :param scenario: ``"class-incremental"`` or ``"domain-incremental"``.
+    :param scenario: ``"class-incremental"``, ``"domain-incremental"`` or ``"task-incremental"``.
     :param input_shape: ``(C, H, W)`` of an image.
     :param n_classes: size of the model's output.
     :param n_experiences: how many experiences the field takes it with.
@@ -25,6 +25,8 @@ class BenchmarkInfo:
     :param mean: pixel mean by which the images are normalised, one a channel.
     :param std: pixel standard deviation likewise; with ``mean`` it is what the codec ``Uint8`` wants.
     :param local: whether the data comes with the installation; else from the data root.
+    :param draws_rows: whether the factory takes ``train_rows`` and ``test_rows``.
+    :param settings: further keywords of the factory that make this benchmark, as pairs.
     """
 
     name: str
@@ -38,6 +40,8 @@ class BenchmarkInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     local: bool
+    draws_rows: bool = False
+    settings: tuple[tuple[str, Any], ...] = ()
 
     def build(self, *, n_experiences: int | None = None, seed: int | None = None, **options: Any) -> Any:
         """Open the benchmark.
@@ -48,7 +52,7 @@ class BenchmarkInfo:
         """
         module, function = self.factory.split(":")
         return getattr(import_module(module), function)(
-            self.n_experiences if n_experiences is None else n_experiences, seed=seed, **options
+            self.n_experiences if n_experiences is None else n_experiences, seed=seed, **dict(self.settings), **options
         )
 
 
@@ -88,7 +92,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         BenchmarkInfo(
             name="split-mnist",
             summary="MNIST, 5 x 2 classes",
-            factory=f"{_HERE}.local:split_mnist",
+            factory=f"{_HERE}.in_memory:split_mnist",
             scenario="class-incremental",
             input_shape=(1, 28, 28),
             n_classes=10,
@@ -97,11 +101,12 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
             mean=(0.1307,),
             std=(0.3081,),
             local=False,
+            draws_rows=True,
         ),
         BenchmarkInfo(
             name="permuted-mnist",
             summary="MNIST, 10 classes, 10 pixel permutations",
-            factory=f"{_HERE}.local:permuted_mnist",
+            factory=f"{_HERE}.in_memory:permuted_mnist",
             scenario="domain-incremental",
             input_shape=(1, 28, 28),
             n_classes=10,
@@ -110,11 +115,12 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
             mean=(0.1307,),
             std=(0.3081,),
             local=False,
+            draws_rows=True,
         ),
         BenchmarkInfo(
             name="split-fmnist",
             summary="Fashion-MNIST, 5 x 2 classes",
-            factory=f"{_HERE}.local:split_fmnist",
+            factory=f"{_HERE}.in_memory:split_fmnist",
             scenario="class-incremental",
             input_shape=(1, 28, 28),
             n_classes=10,
@@ -123,6 +129,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
             mean=(0.2860,),
             std=(0.3530,),
             local=False,
+            draws_rows=True,
         ),
         BenchmarkInfo(
             name="split-cifar10",
@@ -136,6 +143,80 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2023, 0.1994, 0.2010),
             local=False,
+        ),
+        BenchmarkInfo(
+            name="split-mnist-domain",
+            summary="MNIST, 5 x 2 classes, each time told as 0 and 1",
+            factory=f"{_HERE}.in_memory:split_mnist",
+            scenario="domain-incremental",
+            input_shape=(1, 28, 28),
+            n_classes=2,
+            n_experiences=5,
+            epochs=1,
+            mean=(0.1307,),
+            std=(0.3081,),
+            local=False,
+            draws_rows=True,
+            settings=(("scenario", "domain-incremental"),),
+        ),
+        BenchmarkInfo(
+            name="split-mnist-task",
+            summary="MNIST, 5 x 2 classes, the task told in tests",
+            factory=f"{_HERE}.in_memory:split_mnist",
+            scenario="task-incremental",
+            input_shape=(1, 28, 28),
+            n_classes=10,
+            n_experiences=5,
+            epochs=1,
+            mean=(0.1307,),
+            std=(0.3081,),
+            local=False,
+            draws_rows=True,
+            settings=(("scenario", "task-incremental"),),
+        ),
+        BenchmarkInfo(
+            name="permuted-mnist-class",
+            summary="MNIST, 10 pixel permutations, 10 classes of its own each",
+            factory=f"{_HERE}.in_memory:permuted_mnist",
+            scenario="class-incremental",
+            input_shape=(1, 28, 28),
+            n_classes=100,
+            n_experiences=10,
+            epochs=1,
+            mean=(0.1307,),
+            std=(0.3081,),
+            local=False,
+            draws_rows=True,
+            settings=(("scenario", "class-incremental"),),
+        ),
+        BenchmarkInfo(
+            name="permuted-mnist-task",
+            summary="MNIST, 10 pixel permutations, 10 classes of its own each, the task told in tests",
+            factory=f"{_HERE}.in_memory:permuted_mnist",
+            scenario="task-incremental",
+            input_shape=(1, 28, 28),
+            n_classes=100,
+            n_experiences=10,
+            epochs=1,
+            mean=(0.1307,),
+            std=(0.3081,),
+            local=False,
+            draws_rows=True,
+            settings=(("scenario", "task-incremental"),),
+        ),
+        BenchmarkInfo(
+            name="split-cifar10-features",
+            summary="CIFAR-10 behind a frozen EfficientNet-Lite0, 5 x 2 classes",
+            factory=f"{_HERE}.in_memory:split_cifar10_features",
+            scenario="class-incremental",
+            input_shape=(128, 1, 1),
+            n_classes=10,
+            n_experiences=5,
+            epochs=1,
+            mean=(0.5,),
+            std=(1 / 12,),
+            local=False,
+            draws_rows=True,
         ),
         BenchmarkInfo(
             name="split-omniglot",

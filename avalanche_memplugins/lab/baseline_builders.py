@@ -86,7 +86,9 @@ def replay_online(setting: Setting) -> Built:
     rows = setting.rows()
     buffer = storage_policy.ClassBalancedBuffer(rows)
     plugin = ReplayPlugin(rows, batch_size_mem=setting.spec.all_options["batch_size_mem"], storage_policy=buffer)
-    return _rows(Online(**{**setting.common, "plugins": [plugin]}), buffer, setting.row_bytes)
+    return _rows(
+        Online(**{**setting.common, "plugins": [*setting.common["plugins"], plugin]}), buffer, setting.row_bytes
+    )
 
 
 def generative_replay(setting: Setting) -> Built:
@@ -162,6 +164,8 @@ def gss(setting: Setting) -> Built:
     """Gradient-based sample selection."""
     # A row is an image, a label of eight bytes and a score of four.
     rows = setting.rows(setting.row_bytes - 16 + 12)
+    if rows < setting.spec.batch_size:
+        raise ValueError(f"memory: gss compares batches of {setting.spec.batch_size} rows, wants as many, got {rows}")
     options = setting.spec.all_options
     strategy = training.GSS_greedy(**setting.common, mem_size=rows, input_size=list(setting.input_shape), **options)
     return _holding(strategy, "ext_mem_list_x", "ext_mem_list_y", "buffer_score")
@@ -169,7 +173,11 @@ def gss(setting: Setting) -> Built:
 
 def mir(setting: Setting) -> Built:
     """Maximally interfered retrieval."""
-    strategy = training.MIR(**setting.common, mem_size=setting.rows(), **setting.spec.all_options)
+    rows = setting.rows()
+    options = setting.spec.all_options
+    # It replays only where it holds more than that of classes that were not in the last batch.
+    options["batch_size_mem"] = max(1, min(options["batch_size_mem"], _held(setting, rows, latest=False) - 1))
+    strategy = training.MIR(**setting.common, mem_size=rows, **options)
     plugin = next(plugin for plugin in strategy.plugins if hasattr(plugin, "subsample"))
     return _rows(strategy, plugin.storage_policy, setting.row_bytes)
 
@@ -177,13 +185,19 @@ def mir(setting: Setting) -> Built:
 def der(setting: Setting) -> Built:
     """Dark experience replay; a row has its logits besides."""
     each = setting.row_bytes + 4 * setting.n_classes
-    strategy = training.DER(**setting.common, mem_size=setting.rows(each), **setting.spec.all_options)
+    rows = setting.rows(each)
+    options = setting.spec.all_options
+    options["batch_size_mem"] = min(options["batch_size_mem"] or setting.spec.batch_size, _held(setting, rows))
+    strategy = training.DER(**setting.common, mem_size=rows, **options)
     return _rows(strategy, strategy.storage_policy, each)
 
 
 def er_ace(setting: Setting) -> Built:
     """ER with the asymmetric cross-entropy."""
-    strategy = training.ER_ACE(**setting.common, mem_size=setting.rows(), **setting.spec.all_options)
+    rows = setting.rows()
+    options = setting.spec.all_options
+    options["batch_size_mem"] = min(options["batch_size_mem"], _held(setting, rows))
+    strategy = training.ER_ACE(**setting.common, mem_size=rows, **options)
     return _rows(strategy, strategy.storage_policy, setting.row_bytes)
 
 
@@ -194,6 +208,10 @@ def icarl(setting: Setting) -> Built:
         raise ValueError("strategy: icarl wants the model 'mlp' and a class-incremental benchmark whole")
     # It rounds the rows of a class up, so with k classes it may hold k - 1 more than it was given.
     rows = setting.rows() - (setting.n_classes - 1) * (setting.spec.budget is not None)
+    if rows < setting.n_classes:
+        raise ValueError(
+            f"budget: icarl keeps a row a class at least, which {setting.n_classes} classes do not find here"
+        )
     strategy = training.ICaRL(
         feature_extractor=nn.Sequential(nn.Flatten(), model.features),
         classifier=model.classifier,
@@ -208,6 +226,17 @@ def icarl(setting: Setting) -> Built:
 
 def _rows_an_experience(setting: Setting) -> int:
     return max(1, setting.rows() // setting.spec.n_experiences)
+
+
+def _held(setting: Setting, rows: int, *, latest: bool = True) -> int:
+    """Rows that a buffer balanced by class holds at the least; Avalanche replays nothing if a batch asks for more.
+
+    :param latest: count the classes of the latest experience, too.
+    """
+    each = max(1, setting.n_classes // setting.spec.n_experiences)
+    seen = range(each if latest else 2 * each, setting.n_classes + 1, each)
+    held = [(classes if latest else classes - each) * (rows // classes) for classes in seen]
+    return max(1, min(held, default=1))
 
 
 def _rows(strategy: Any, buffer: Any, row_bytes: int) -> Built:

@@ -6,20 +6,24 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch import nn
 
 from avalanche_memplugins import MemoryReplayPlugin
+from avalanche_memplugins.benchmarks.byte_rows import Draw
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
+from avalanche_memplugins.benchmarks.streams import assemble, tell_order
 from avalanche_memplugins.plugins import LocalAdaptationPlugin
 
 from . import baseline_builders
 from .built import LABEL_BYTES, Built, Setting
 from .memory_factory import make_memory
 from .models import MODELS
+from .multi_task import TaskMasked, task_classes
+from .served_tests import ServedTests
 from .spec import OPTIMIZERS, RunSpec
 from .strategies import OURS, STRATEGIES
 
@@ -41,16 +45,28 @@ class StopAfter(SupervisedPlugin):  # type: ignore[misc]
 
 def open_benchmark(spec: RunSpec) -> Any:
     """The stream of a run."""
-    options = dict(spec.benchmark_options)
-    benchmark = BENCHMARKS[spec.benchmark].build(n_experiences=spec.n_experiences, seed=spec.seed, **options)
-    if spec.train_rows is None:
+    info, options = BENCHMARKS[spec.benchmark], dict(spec.benchmark_options)
+    if info.draws_rows:
+        options |= {"train_rows": spec.train_rows, "test_rows": spec.test_rows}
+    benchmark = info.build(n_experiences=spec.n_experiences, seed=spec.seed, **options)
+    if info.draws_rows or (spec.train_rows is None and spec.test_rows is None):
         return benchmark
-    generator = torch.Generator().manual_seed(spec.seed)
-    few = []
-    for experience in benchmark.train_stream:
-        order = torch.randperm(len(experience.dataset), generator=generator)
-        few.append(experience.dataset.subset(order[: spec.train_rows].tolist()))
-    return benchmark_from_datasets(train=few, test=[experience.dataset for experience in benchmark.test_stream])
+    sides = (benchmark.train_stream, spec.train_rows), (benchmark.test_stream, spec.test_rows)
+    train, test = (_some(stream, rows, spec.seed) for stream, rows in sides)
+    classes = [set(experience.classes_in_this_experience) for experience in benchmark.train_stream]
+    fewer = assemble(train, test, classes, tasks=info.scenario == "task-incremental")
+    if hasattr(benchmark, "n_classes_per_exp"):
+        tell_order(fewer, benchmark.n_classes_per_exp, benchmark.classes_order)
+    return fewer
+
+
+def _some(stream: Any, rows: int | None, seed: int) -> list[Any]:
+    """The experiences' data sets, or so many rows of each."""
+    draw = Draw(rows, seed)
+    datasets = [experience.dataset for experience in stream]
+    if rows is None:
+        return datasets
+    return [data.subset(draw(np.arange(len(data))).tolist()) for data in datasets]
 
 
 def build(spec: RunSpec, benchmark: Any, evaluator: Any) -> Built:
@@ -59,6 +75,8 @@ def build(spec: RunSpec, benchmark: Any, evaluator: Any) -> Built:
     model = MODELS[spec.model](
         info.input_shape, info.n_classes, spec.hidden, layers=spec.hidden_layers, dropout=spec.dropout
     )
+    if info.scenario == "task-incremental":
+        model = TaskMasked(model, task_classes(benchmark, info.n_classes))
     optimizer = getattr(torch.optim, OPTIMIZERS[spec.optimizer])(model.parameters(), lr=spec.lr)
     batches = [math.ceil(len(experience.dataset) / spec.batch_size) for experience in benchmark.train_stream]
     epochs = spec.epochs if spec.iterations is None else math.ceil(spec.iterations / min(batches))
@@ -70,7 +88,7 @@ def build(spec: RunSpec, benchmark: Any, evaluator: Any) -> Built:
         "train_epochs": epochs,
         "eval_mb_size": 256,
         "evaluator": evaluator,
-        "plugins": [] if spec.iterations is None else [StopAfter(spec.iterations)],
+        "plugins": [ServedTests()] + ([] if spec.iterations is None else [StopAfter(spec.iterations)]),
     }
     setting = Setting(
         spec=spec,

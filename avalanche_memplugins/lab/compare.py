@@ -11,8 +11,7 @@ from rich.text import Text
 
 from .comparison import Comparison
 from .display import display_for
-from .executors import Executor
-from .processes import LocalProcesses
+from .executors import Executor, open_executor
 from .result import RunResult
 from .rewrite import note
 from .runner import run_all
@@ -48,7 +47,9 @@ def compare(comparison: Comparison, *, console: Console | None = None, executor:
     """
     console = console or Console()
     specs = comparison.specs()
-    executor = executor or _executor(comparison)
+    if executor is None:
+        address = comparison.ray_address
+        executor = open_executor(ray_address=address, jobs=comparison.jobs, settings=comparison.settings())
     store = ResultStore(comparison.out / "runs")
     keys = [spec.key for spec in specs]
     note(comparison.out, command=comparison.command(), baseline=comparison.baseline_name(), runs=keys)
@@ -66,14 +67,6 @@ def compare(comparison: Comparison, *, console: Console | None = None, executor:
         )
         raise
     return _report(comparison, results, store, console)
-
-
-def _executor(comparison: Comparison) -> Executor:
-    if comparison.ray_address is None:
-        return LocalProcesses(comparison.jobs, comparison.settings())
-    from .ray_executor import RayExecutor
-
-    return RayExecutor(comparison.ray_address, settings=comparison.settings())
 
 
 def _report(comparison: Comparison, results: list[RunResult], store: ResultStore, console: Console) -> Outcome:

@@ -41,6 +41,10 @@ class Comparison:
     """Length of the streams; by default what is usual for the benchmark."""
     epochs: int | None = None
     """Epochs an experience; by default what the benchmark has registered."""
+    train_rows: int | None = None
+    """Train on only so many rows of each experience, drawn by the seed, the same for all; by default on all."""
+    test_rows: int | None = None
+    """Test on only so many rows of each experience, likewise."""
     batch_size: int = 32
     """Rows of the stream a step; a replay strategy trains on as many from its memory besides."""
     model: str = "mlp"
@@ -92,6 +96,8 @@ class Comparison:
                 optimizer=self.optimizer,
                 lr=self.lr,
                 batch_size=self.batch_size,
+                train_rows=self.train_rows,
+                test_rows=self.test_rows,
             )
             for seed in range(self.seeds)
             for benchmark in dict.fromkeys(self.benchmarks)

@@ -52,3 +52,22 @@ class InProcess:
             finally:
                 torch.set_num_threads(threads)
             yield result
+
+
+def open_executor(
+    *, ray_address: str | None = None, jobs: int | None = None, settings: Settings | None = None
+) -> Executor:
+    """What a command's options ask for: processes of this machine, or a Ray cluster.
+
+    :param ray_address: of the cluster, see :class:`.RayExecutor`; None: this machine.
+    :param jobs: processes of this machine at a time; None: as many as fill the cores. A cluster decides for itself.
+    :param settings: how runs are carried out.
+    :raises ValueError: naming the option that is out of range, or if no cluster answers.
+    """
+    if ray_address is None:
+        from .processes import LocalProcesses
+
+        return LocalProcesses(jobs, settings)
+    from .ray_executor import RayExecutor
+
+    return RayExecutor(ray_address, settings=settings)

@@ -18,8 +18,9 @@ from avalanche_memplugins.benchmarks.registry import get_benchmark
 
 from .budget import parse_bytes
 from .comparison import check_strategy, label
-from .executors import Executor
+from .executors import Executor, open_executor
 from .result import RunResult
+from .settings import Settings
 from .spec import RunSpec
 from .store import write_whole
 from .strategies import OURS, STRATEGIES
@@ -65,6 +66,10 @@ class Frontier:
     """Length of the stream; by default what is usual for the benchmark."""
     epochs: int | None = None
     """Epochs an experience; by default what the benchmark has registered."""
+    train_rows: int | None = None
+    """Train on only so many rows of each experience, drawn by the seed, the same for all; by default on all."""
+    test_rows: int | None = None
+    """Test on only so many rows of each experience, likewise."""
     batch_size: int = 32
     """Rows of the stream a step; replay comes on top."""
     model: str = "mlp"
@@ -76,7 +81,13 @@ class Frontier:
     lr: float = 1e-3
     """Learning rate."""
     jobs: int | None = None
-    """Worker processes of one thread each; by default one a core."""
+    """Runs at a time, a process each; by default as many as the cores hold."""
+    threads: int = 1
+    """Threads of a run."""
+    gpus: float = 0.0
+    """Share of a GPU that a run takes; 0 trains on the CPU."""
+    ray_address: str | None = None
+    """Ray cluster that does the runs, such as auto or HOST:PORT; by default this machine's processes do."""
     out: Path = Path("results/frontier")
     """Folder for results, table and picture."""
 
@@ -119,6 +130,8 @@ class Frontier:
             optimizer=self.optimizer,
             lr=self.lr,
             batch_size=self.batch_size,
+            train_rows=self.train_rows,
+            test_rows=self.test_rows,
         )
 
 
@@ -183,7 +196,10 @@ def draw_frontier(
     """
     console = console or Console()
     specs, missing = frontier.specs()
-    results = sweep(specs, frontier.out / "runs", console, executor, frontier.jobs)
+    settings = Settings(threads=frontier.threads, gpus=frontier.gpus)
+    if executor is None:
+        executor = open_executor(ray_address=frontier.ray_address, jobs=frontier.jobs, settings=settings)
+    results = sweep(specs, frontier.out / "runs", console, executor)
     files: list[Path] = []
     if any(result.ok for result in results):
         from .frontier_figure import frontier_figure

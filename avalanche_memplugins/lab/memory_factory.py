@@ -44,14 +44,15 @@ def make_memory(spec: RunSpec, *, steps: int = 2_000) -> Any:
     }
     if spec.budget is None:
         return kind(spec.memory_size, **settings)
-    # A byte a label where it can hold the classes: the streams of the lab have the one task label 0.
-    labels = "uint8" if info.n_classes <= 256 else "int16"
-    return kind.from_budget(spec.budget, shape=info.input_shape, labels=labels, store_tasks=False, **settings)
+    # A byte a label where it can hold the classes; most streams have the one task label 0, which takes none.
+    settings["labels"] = "uint8" if info.n_classes <= 256 else "int16"
+    settings["store_tasks"] = info.scenario == "task-incremental"
+    return kind.from_budget(spec.budget, shape=info.input_shape, **settings)
 
 
 def normalisation(spec: RunSpec, info: BenchmarkInfo) -> dict[str, Any]:
     """``mean`` and ``std`` that a codec has to undo."""
-    if not info.local and ("train_transform", None) in spec.benchmark_options:
+    if not info.local and dict(spec.benchmark_options).get("normalise") is False:
         return {"mean": 0.0, "std": 1.0}
     return {"mean": info.mean, "std": info.std}
 

@@ -16,9 +16,10 @@ from rich.text import Text
 from avalanche_memplugins.benchmarks.names import look_up
 
 from .comparison import check_strategy
-from .executors import Executor
+from .executors import Executor, open_executor
 from .presets import Preset, PresetRow, load_preset
 from .result import RunResult
+from .settings import Settings
 from .store import write_whole
 from .sweep import sweep
 
@@ -38,7 +39,13 @@ class Reproduction:
     seeds: int | None = None
     """Number of seeds: 0, 1, 2, ...; by default the preset's."""
     jobs: int | None = None
-    """Worker processes of one thread each; by default one a core."""
+    """Runs at a time, a process each; by default as many as the cores hold."""
+    threads: int = 1
+    """Threads of a run."""
+    gpus: float = 0.0
+    """Share of a GPU that a run takes; 0 trains on the CPU."""
+    ray_address: str | None = None
+    """Ray cluster that does the runs, such as auto or HOST:PORT; by default this machine's processes do."""
     out: Path = Path("results/reproduce")
     """Folder for results and tables."""
 
@@ -95,12 +102,13 @@ def reproduce(
     for row in rows:
         check_strategy(row.spec(0).strategy)
     specs = [row.spec(seed) for seed in range(seeds) for row in rows]
+    if executor is None:
+        settings = Settings(threads=reproduction.threads, gpus=reproduction.gpus)
+        executor = open_executor(ray_address=reproduction.ray_address, jobs=reproduction.jobs, settings=settings)
     console.print(Text(f"{preset.name}: {preset.summary}\nsource: {preset.source}", "bold"), soft_wrap=True)
     if preset.note:
         console.print(Text(preset.note, "dim"), soft_wrap=True)
-    results = {
-        result.spec: result for result in sweep(specs, reproduction.out / "runs", console, executor, reproduction.jobs)
-    }
+    results = {result.spec: result for result in sweep(specs, reproduction.out / "runs", console, executor)}
     verdicts = [verdict(row, [results[row.spec(seed)] for seed in range(seeds)]) for row in rows]
     console.print(_table(verdicts))
     for one in verdicts:

@@ -22,7 +22,7 @@ PROTOCOL = 1
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
 # Came after the first results were kept. At their defaults they are left out of a spec's JSON, so that the key of a run
 # that does without them, and with it the name of its result, is what it was.
-_LATER = ("budget", "iterations", "hidden_layers", "dropout", "train_rows", "options", "benchmark_options")
+_LATER = ("budget", "iterations", "hidden_layers", "dropout", "train_rows", "test_rows", "options", "benchmark_options")
 Settings = tuple[tuple[str, Any], ...]
 
 
@@ -47,6 +47,7 @@ class RunSpec:
     :param hidden_layers: of the model ``"mlp"``, >= 1.
     :param dropout: of the model ``"mlp"``, 0 <= dropout < 1.
     :param train_rows: take only so many training rows of each experience, drawn by ``seed``. None: all.
+    :param test_rows: test on only so many rows of each experience, likewise. None: on all.
     :param options: the strategy's own settings, see its :class:`.StrategyInfo`; a mapping, or pairs.
     :param benchmark_options: keywords of the benchmark's function; a mapping, or pairs.
     :raises ValueError: naming the field that is out of range or unknown.
@@ -68,6 +69,7 @@ class RunSpec:
     hidden_layers: int = 2
     dropout: float = 0.0
     train_rows: int | None = None
+    test_rows: int | None = None
     options: Settings = ()
     benchmark_options: Settings = ()
 
@@ -77,7 +79,9 @@ class RunSpec:
         look_up("model", self.model, MODELS)
         look_up("optimizer", self.optimizer, OPTIMIZERS)
         counts = ("n_experiences", "epochs", "memory_size", "hidden", "batch_size", "seed", "hidden_layers")
-        optional = tuple(field for field in ("iterations", "train_rows") if getattr(self, field) is not None)
+        optional = tuple(
+            field for field in ("iterations", "train_rows", "test_rows") if getattr(self, field) is not None
+        )
         for field in counts + optional:
             value, least = getattr(self, field), 0 if field == "seed" else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -11,28 +11,23 @@ from rich.text import Text
 
 from .display import display_for
 from .executors import Executor
-from .processes import LocalProcesses
 from .result import RunResult
 from .runner import run_all
 from .spec import RunSpec
 from .store import ResultStore
 
 
-def sweep(
-    specs: Sequence[RunSpec], folder: Path, console: Console, executor: Executor | None, jobs: int | None
-) -> list[RunResult]:
+def sweep(specs: Sequence[RunSpec], folder: Path, console: Console, executor: Executor) -> list[RunResult]:
     """Do the runs that are not done; a stop loses nothing that has ended.
 
     :param specs: the runs.
     :param folder: where results are kept.
     :param console: for the progress, the failures and what was warned of.
-    :param executor: does the runs; None: processes of this machine.
-    :param jobs: number of these processes; None: one a core.
+    :param executor: does the runs.
     :raises KeyboardInterrupt: after Ctrl-C, having said how to go on.
     """
     from .report import failures
 
-    executor = executor or LocalProcesses(jobs)
     store = ResultStore(folder)
     try:
         with display_for(console, specs, min(executor.jobs, len(specs))) as display:

@@ -80,7 +80,7 @@ def test_settings_of_the_file_reach_the_runs(tiny: Path) -> None:
     rma = load_preset("rma-permuted-mnist").rows[0].spec(0)
     assert (rma.model, rma.optimizer, rma.lr, rma.iterations) == ("linear-zero", "sgd", 0.5, 10_000)
     assert dict(rma.options) == {"write_every": 1_000, "write_epochs": "all"}
-    assert dict(rma.benchmark_options) == {"train_transform": None, "eval_transform": None}
+    assert dict(rma.benchmark_options) == {"normalise": False}
 
 
 def test_real_runs_are_judged_kept_and_not_done_again(tiny: Path, tmp_path: Path) -> None:

@@ -1,0 +1,214 @@
+"""The standard runs: six streams, every memory and the main baselines, three budgets, five seeds, one command.
+
+    MEMPLUGINS_DATA=DIR python bench/standard_runs.py
+
+``DIR`` holds MNIST, Fashion-MNIST and the features that ``bench/cifar_features.py`` makes. All strategies of a stream
+see the same 1,600 training rows of each experience, drawn by the seed (8,000 in all), for one epoch in batches of 64,
+and are tested on 500 rows of each experience. GEM wants ``pip install 'avalanche-memplugins[gem]'``. The command can
+be stopped at any moment and given again; ``--report`` writes the pages of what is there.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import tyro
+from PIL import Image
+from rich.console import Console
+
+from avalanche_memplugins.benchmarks import BENCHMARKS
+from avalanche_memplugins.lab import STRATEGIES, LocalProcesses, ResultStore, RunResult, RunSpec
+from avalanche_memplugins.lab.frontier import points
+from avalanche_memplugins.lab.frontier_figure import frontier_figure
+from avalanche_memplugins.lab.html_report import render
+from avalanche_memplugins.lab.memory_factory import make_memory
+from avalanche_memplugins.lab.store import write_whole
+from avalanche_memplugins.lab.strategies import OURS
+from avalanche_memplugins.lab.sweep import sweep
+
+STREAMS = (
+    "split-mnist",
+    "split-mnist-domain",
+    "split-mnist-task",
+    "split-fmnist",
+    "permuted-mnist",
+    "split-cifar10-features",
+)
+BUDGETS = (20_000, 50_000, 200_000)
+# In this order, each for all seeds, so that what is stopped early has all seeds of the first.
+FIRST = ("naive", "joint", "replay", "er-uint8", "er-4bit", "er-latent", "gaussian")
+THEN = ("ewc", "lwf", "kanerva", "gdumb", "der-pp", "er-ace")
+# Slow, or near to one of the above: not on every stream.
+LAST = {
+    "split-mnist": (
+        "er-reservoir", "rma", "vae", "agem", "mir", "mas", "mbpa", "er-mbpa", "er-1bit", "kanerva-shared", "gem",
+        "icarl", "generative-replay",
+    ),
+    "permuted-mnist": ("er-reservoir", "rma", "agem"),
+    "split-cifar10-features": ("agem", "kanerva-shared"),
+}  # fmt: skip
+# What Avalanche's strategy does with a model that wants task labels.
+LEFT_OUT = {
+    ("split-mnist-task", "der-pp"): "its logits are asked of the model without task labels",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to do."""
+
+    out: Path = Path("results/standard")
+    """Folder of the runs."""
+    pages: Path = Path("docs/results")
+    """Where the report goes."""
+    seeds: int = 5
+    jobs: int | None = None
+    """Runs at a time; by default one a core."""
+    report: bool = False
+    """Only write the report, of the runs that are there."""
+
+
+def specs(seeds: int) -> tuple[list[RunSpec], dict[tuple[str, str, int], str]]:
+    """All runs, and why one is missing; a memory that cannot use more bytes is not run with them."""
+    missing: dict[tuple[str, str, int], str] = {}
+    parts = [dict.fromkeys(STREAMS, FIRST), dict.fromkeys(STREAMS, THEN), LAST]
+    found = []
+    for part in parts:
+        first = [
+            spec
+            for stream, strategies in part.items()
+            for strategy in strategies
+            for spec in _of_strategy(stream, strategy, missing)
+        ]
+        found += [RunSpec(**{**spec.to_json(), "seed": seed}) for seed in range(seeds) for spec in first]
+    return found, missing
+
+
+def _of_strategy(stream: str, strategy: str, missing: dict[tuple[str, str, int], str]) -> Iterator[RunSpec]:
+    if (stream, strategy) in LEFT_OUT:
+        missing[stream, strategy, 0] = LEFT_OUT[stream, strategy]
+        return
+    if STRATEGIES[strategy].sized == "no":
+        yield make(stream, strategy, None)
+        return
+    known: set[str] = set()
+    for budget in BUDGETS:
+        spec = make(stream, strategy, budget)
+        if strategy == "icarl" and budget < BUDGETS[-1]:
+            missing[stream, strategy, budget] = "it keeps a row a class at least"
+            continue
+        try:
+            like = repr(make_memory(spec)) if strategy in OURS else str(budget)
+        except ValueError as problem:
+            missing[stream, strategy, budget] = str(problem)
+            continue
+        if like not in known:
+            yield spec
+        known.add(like)
+
+
+def make(stream: str, strategy: str, budget: int | None) -> RunSpec:
+    """The run of seed 0."""
+    return RunSpec(
+        benchmark=stream,
+        strategy=strategy,
+        budget=budget,
+        seed=0,
+        n_experiences=5,
+        epochs=1,
+        batch_size=64,
+        train_rows=1_600,
+        test_rows=500,
+    )
+
+
+def at_budget(results: Sequence[RunResult], budget: int) -> Iterator[RunResult]:
+    """What a strategy does within a budget: its run at it, or at the largest below that it can use."""
+    used: dict[tuple[str, str], int] = {}
+    for result in results:
+        spec = result.spec
+        if spec.budget is not None and spec.budget <= budget:
+            used[spec.benchmark, spec.strategy] = max(spec.budget, used.get((spec.benchmark, spec.strategy), 0))
+    for result in results:
+        if result.spec.budget is None or used.get((result.spec.benchmark, result.spec.strategy)) == result.spec.budget:
+            yield result
+
+
+def write_report(options: Options, results: Sequence[RunResult], console: Console) -> None:
+    """A page a budget, a picture a stream, one table of everything."""
+    done = [result for result in results if result.ok]
+    command = "python bench/standard_runs.py"
+    table = pd.concat([points([r for r in done if r.spec.benchmark == stream]) for stream in STREAMS])
+    write_whole(options.pages / "standard.csv", table.round(5).to_csv(index=False).encode())
+    for budget in BUDGETS:
+        page = render(list(at_budget(done, budget)), "er-uint8", command=command, pictures=[])
+        write_whole(options.pages / f"standard-{budget // 1000}kB.html", page.encode())
+    for stream in STREAMS:
+        lines = table[table["benchmark"] == stream]
+        sized = lines["budget"].notna() | lines["strategy"].isin(["naive", "joint"])
+        drawn, small = io.BytesIO(), io.BytesIO()
+        frontier_figure(lines[sized]).savefig(drawn, format="png", dpi=100)
+        # Few colours: a third of the bytes.
+        Image.open(drawn).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+        write_whole(options.pages / f"standard-{stream}.png", small.getvalue())
+    write_whole(options.pages / "standard.md", markdown(table).encode())
+    console.print(f"written: {options.pages}, {sum(f.stat().st_size for f in options.pages.glob('*')) / 1e6:.2f} MB")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table a stream: accuracy at each budget."""
+    parts = []
+    for stream in STREAMS:
+        lines = table[table["benchmark"] == stream]
+        seeds = f"{lines['seeds'].min()}" if lines["seeds"].nunique() == 1 else f"{lines['seeds'].min()} to 5"
+        parts += [f"### {BENCHMARKS[stream].summary} (`{stream}`), {seeds} seeds\n"]
+        parts += ["| strategy | " + " | ".join(f"{b // 1000} kB" for b in BUDGETS) + " | held, kB | s a run |"]
+        parts += ["|---|" + "---:|" * (len(BUDGETS) + 2)]
+        best = {b: lines.loc[lines["budget"] == b, "accuracy"].max() for b in BUDGETS}
+        for strategy, group in lines.groupby("strategy", sort=False):
+            cells, held = [], []
+            at = {int(line["budget"]): line for line in group.to_dict("records") if not pd.isna(line["budget"])}
+            if not at:
+                line = group.iloc[0]
+                cells = [_percent(line), "", ""]
+                held = [f"{line['memory_bytes'] / 1000:,.0f}"]
+            else:
+                for b in BUDGETS:
+                    mark = "**" if b in at and at[b]["accuracy"] == best[b] else ""
+                    cells.append(mark + _percent(at[b]) + mark if b in at else "=" if any(k < b for k in at) else "-")
+                    held += [f"{at[b]['memory_bytes'] / 1000:,.0f}"] if b in at else []
+            seconds = group["train_seconds"].mean()
+            parts.append(
+                f"| {STRATEGIES[str(strategy)].label} | "
+                + " | ".join(cells)
+                + f" | {', '.join(held)} | {seconds:.1f} |"
+            )
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _percent(line: dict[str, float]) -> str:
+    return f"{100 * line['accuracy']:.1f} ± {100 * line['accuracy_half_width']:.1f}"
+
+
+def main(options: Options) -> None:
+    """Do the runs that are missing, then write the report."""
+    console = Console(width=120)
+    wanted, missing = specs(options.seeds)
+    if options.report:
+        store = ResultStore(options.out / "runs")
+        results = [result for spec in wanted if (result := store.get(spec)) is not None and result.ok]
+    else:
+        results = sweep(wanted, options.out / "runs", console, LocalProcesses(options.jobs))
+    for (stream, strategy, budget), reason in missing.items():
+        at = f" at {budget // 1000} kB" if budget else ""
+        console.print(f"left out: {strategy} on {stream}{at}: {reason}", soft_wrap=True)
+    write_report(options, results, console)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
