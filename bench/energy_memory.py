@@ -153,8 +153,12 @@ def images(options: Options, size: int) -> str:
         alone = load_energy(control).network
         add("network that cannot write, trained so", alone, Way(""))
     draw_steps(size, network, alone, sets["Omniglot"])
+    draw_reads(size, network, alone, sets)
     head = ["memory", "floats", "a pattern", *image_header(sets)]
-    caption = f"![Error per read step, {size} x {size}](plots/energy-reads-{size}.png)"
+    caption = (
+        f"![Error per read step, {size} x {size}](plots/energy-reads-{size}.png)\n\n"
+        f"![What is read, {size} x {size}](plots/energy-gallery-{size}.png)"
+    )
     return f"{table(head, rows)}\n\nA slot: {floats:,} floats for {patterns} images.\n\n{caption}"
 
 
@@ -182,6 +186,29 @@ def draw_steps(size: int, network: EnergyNetwork, alone: EnergyNetwork | None, e
     figure.tight_layout()
     PLOTS.mkdir(exist_ok=True)
     figure.savefig(PLOTS / f"energy-reads-{size}.png")
+    plt.close(figure)
+
+
+def draw_reads(size: int, network: EnergyNetwork, alone: EnergyNetwork | None, sets: dict[str, Episodes]) -> None:
+    """Images of the first episodes as they were, as cues, and as they are read."""
+    columns, show = [], 6
+    for name in ("Omniglot", "MNIST"):
+        first: Episodes = tuple(column[:1] for column in sets[name])  # type: ignore[assignment]
+        steps = reads(network, Way(""), first)
+        rows = [first[0], first[1], steps[1], steps[-1], reads(network, Way("", write=False), first)[-1]]
+        if alone is not None:
+            rows.append(reads(alone, Way(""), first)[-1])
+        columns.append(torch.stack([row[0, :show].view(show, size, size) for row in rows]))
+    titles = ["written", "cue", "read, 1 step", f"read, {len(network.read_momenta)} steps", "nothing written"]
+    titles += ["cannot write,\ntrained so"] if alone is not None else []
+    figure, axes = plt.subplots(len(titles), 2 * show, figsize=(2 * show * 0.62 + 1.2, len(titles) * 0.66), dpi=120)
+    for i, title in enumerate(titles):
+        for j in range(2 * show):
+            axes[i, j].imshow(columns[j // show][i, j % show], cmap="gray", vmin=0, vmax=1)
+            axes[i, j].axis("off")
+        axes[i, 0].text(-0.15, 0.5, title, transform=axes[i, 0].transAxes, ha="right", va="center", fontsize=8)
+    figure.subplots_adjust(left=0.13, right=0.995, top=0.995, bottom=0.005, wspace=0.06, hspace=0.06)
+    figure.savefig(PLOTS / f"energy-gallery-{size}.png")
     plt.close(figure)
 
 
