@@ -75,6 +75,6 @@ class EnergyTraining:
     checkpoint: bool = False
     """compute writes and reads again for the backward pass: less memory, more time"""
     first_order: bool = False
-    """take the inner gradients as constants: faster, and worse"""
+    """take the gradients of writes as constants: faster, and worse"""
     seed: int = 0
     """of weights, episodes and cues"""

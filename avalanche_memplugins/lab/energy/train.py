@@ -134,7 +134,8 @@ class Training:
         options = self.options
         x, cue = self._episode()
         weights = self.network.write(x, first_order=options.first_order, checkpoint=options.checkpoint)
-        reads = self.network.read(cue, weights, first_order=options.first_order, checkpoint=options.checkpoint)
+        # Reads stay exact: of reads with constant gradients, only the step sizes would learn.
+        reads = self.network.read(cue, weights, checkpoint=options.checkpoint)
         loss = reconstruction_loss(reads, x, last=options.last)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
