@@ -22,7 +22,7 @@ import torch
 # The exact states of all global generators, which an evaluation beside the run must leave as they were.
 from avalanche_memplugins.checkpointing._random import capture_random, restore_random
 
-from .loggers import open_loggers
+from .loggers import close_loggers, open_loggers
 from .progress import Checkpoint, Progress
 from .result import RunResult
 from .settings import Settings
@@ -47,7 +47,11 @@ def execute(
     with _recorded_warnings() as warned:
         try:
             checkpoint = Checkpoint(folder, spec, _versions())
-            numbers = _Run(spec, settings, logs, checkpoint, warned).train()
+            run = _Run(spec, settings, logs, checkpoint, warned)
+            try:
+                numbers = run.train()
+            finally:
+                close_loggers(run.loggers)
         except Exception:
             return RunResult(spec=spec, error=traceback.format_exc(), environment=_environment(settings))
     return RunResult(spec=spec, **numbers, environment=_environment(settings))
@@ -57,6 +61,7 @@ class _Run:
     def __init__(self, spec: RunSpec, settings: Settings, logs: Path | None, checkpoint: Checkpoint, warned: Any):
         self.spec, self.settings, self.logs = spec, settings, logs
         self.checkpoint, self.warned = checkpoint, warned
+        self.loggers: list[Any] = []
 
     def train(self) -> dict[str, Any]:
         progress = self.checkpoint.numbers()
@@ -101,16 +106,16 @@ class _Run:
 
         self.benchmark = builders.open_benchmark(self.spec)
         metrics = [accuracy_metrics(experience=True)]
-        loggers = None
         if self.settings.loggers and self.logs is not None:
-            loggers = open_loggers(self.settings.loggers, self.spec, self.logs, first=first)
+            close_loggers(self.loggers)  # of a run that turned out to begin anew
+            self.loggers = open_loggers(self.settings.loggers, self.spec, self.logs, first=first)
             metrics = [
                 accuracy_metrics(epoch=True, experience=True, stream=True),
                 loss_metrics(epoch=True, experience=True),
             ]
         # After the benchmark is built, so that every strategy of a seed begins with the same weights.
         RNGManager.set_random_seeds(self.spec.seed)
-        self.built = builders.build(self.spec, self.benchmark, EvaluationPlugin(*metrics, loggers=loggers))
+        self.built = builders.build(self.spec, self.benchmark, EvaluationPlugin(*metrics, loggers=self.loggers or None))
         self.built.strategy.device = torch.device(self.settings.device)
 
     def _test(self, strategy: Any) -> list[float]:

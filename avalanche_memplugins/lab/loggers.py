@@ -18,15 +18,16 @@ def open_loggers(names: Sequence[str], spec: RunSpec, folder: Path, *, first: in
     :param first: experience that the run begins or goes on with. A run that goes on writes beside what it wrote before
         it was stopped, since the loggers would overwrite it.
     """
-    from avalanche.logging import CSVLogger, TensorboardLogger, WandBLogger
+    from avalanche.logging import CSVLogger, TensorboardLogger
 
     folder = folder / f"from-experience-{first}"
 
     def wandb() -> Any:
+        from .wandb_logger import RunWandBLogger
+
         place = folder / "wandb"
         place.mkdir(parents=True, exist_ok=True)
-        name = f"{spec.benchmark}--{spec.strategy}--seed{spec.seed}"
-        return WandBLogger(project_name="memplugins", run_name=name, config=spec.to_json(), dir=str(place))
+        return RunWandBLogger(spec, place)
 
     makers = {
         "csv": lambda: CSVLogger(log_folder=str(folder / "csv")),
@@ -34,3 +35,11 @@ def open_loggers(names: Sequence[str], spec: RunSpec, folder: Path, *, first: in
         "wandb": wandb,
     }
     return [makers[name]() for name in dict.fromkeys(names)]
+
+
+def close_loggers(loggers: Sequence[Any]) -> None:
+    """Have those that can be closed write the rest."""
+    for logger in loggers:
+        close = getattr(logger, "close", None)
+        if callable(close):
+            close()

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -196,3 +197,28 @@ def test_avalanches_loggers_get_the_runs_numbers_and_change_none(
         assert told == pytest.approx([value for row in plain.accuracy for value in row], abs=1e-4)
     else:
         assert list(folder.glob("events.out.tfevents.*"))
+
+
+def test_weights_and_biases_gets_the_runs_numbers_and_changes_none(
+    spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    told: list[dict[str, float]] = []
+    real = wandb.sdk.wandb_run.Run.log
+
+    def log(self: Any, data: dict[str, float], *rest: Any, **more: Any) -> None:
+        told.append(data)
+        real(self, data, *rest, **more)
+
+    monkeypatch.setattr(wandb.sdk.wandb_run.Run, "log", log)
+    plain = execute(spec())
+    logged = execute(spec(), settings=Settings(loggers=("wandb",)), logs=tmp_path)
+    assert _numbers(logged) == _numbers(plain)
+    assert wandb.run is None, "finished"
+    (file,) = tmp_path.glob("from-experience-0/wandb/wandb/offline-run-*/*.wandb")
+    assert spec().key in file.name
+    assert file.stat().st_size > 1_000
+    values = [value for data in told for name, value in data.items() if "Top1_Acc_Exp/eval_phase" in name]
+    assert values == pytest.approx([value for row in plain.accuracy for value in row])
+    assert not list(tmp_path.rglob("diff.patch")), "no code is kept"
