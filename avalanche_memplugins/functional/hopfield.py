@@ -162,7 +162,8 @@ def _one_by_one(weights: Tensor, state: Tensor, free: Tensor | None, order: rang
         # Few entries change once a state has nearly settled: only their fields are brought up to date.
         moved = change.nonzero(as_tuple=True)
         if len(moved[0]):
-            field[moved] += change[moved].unsqueeze(-1) * weights[(*moved[:-1], i)]
+            row: tuple[Tensor | int, ...] = (*moved[:-1], i)
+            field[moved] += change[moved].unsqueeze(-1) * weights[row]
             state[..., i] = after
     return state
 
