@@ -411,25 +411,29 @@ def test_checkpointing_changes_no_value_and_no_gradient() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14, msg=name)
 
 
-def held_bytes(**options: Any) -> int:
-    """What the graph of a write of many steps keeps for the backward pass, each storage once."""
+def held_bytes(read: bool, **options: Any) -> int:
+    """What the graph of many steps keeps for the backward pass, each storage once."""
     held: dict[int, int] = {}
 
     def note(value: Tensor) -> Tensor:
         held[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         return value
 
-    inputs = meta_inputs(1)
-    x = uniform(0, 2, 200, SIZE)
-    rates = inputs[3].expand(2, 2, 1).repeat(8, 1, 1)
-    keep = []
+    weight, bias, out, rates, *_ = meta_inputs(1)
+    x, energy = uniform(0, 2, 200, SIZE), with_out(out)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
-        keep.append(energy_write(with_out(inputs[2]), x, (inputs[0], inputs[1]), rates, **options))
+        if read:
+            steps = torch.full((8,), 0.1, requires_grad=True)
+            kept: Any = energy_read(energy, x, (weight, bias), steps, steps, **options)
+        else:
+            kept = energy_write(energy, x, (weight, bias), rates.expand(2, 2, 1).repeat(8, 1, 1), **options)
+    assert kept[-1].requires_grad
     return sum(held.values())
 
 
-def test_checkpointing_keeps_less_for_the_backward_pass() -> None:
-    assert held_bytes(checkpoint=True) < held_bytes() / 4
+@pytest.mark.parametrize("read", [False, True])
+def test_checkpointing_keeps_less_for_the_backward_pass(read: bool) -> None:
+    assert held_bytes(read, checkpoint=True) < held_bytes(read) / 2
 
 
 def test_the_first_order_option_changes_gradients_and_no_value() -> None:
@@ -502,6 +506,20 @@ def test_gradients_reach_rates_and_step_sizes_of_a_frozen_energy() -> None:
         return meta_loss(weight, bias, out, *inputs)
 
     torch.autograd.gradcheck(tuned, [rates, first, ratios, momenta], eps=1e-6, atol=1e-8, rtol=1e-5)
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+def test_gradients_reach_patterns_that_are_learned_themselves(terms: int) -> None:
+    weight, bias, out, rates, *_ = (value.detach() for value in meta_inputs(terms))
+    outer = draw(50, 2, 3, SIZE)
+
+    def recalled(x: Tensor) -> Tensor:
+        energy = with_out(out)
+        written = energy_write(energy, x, (weight, bias), rates)
+        steps = torch.full((2,), 0.1, dtype=torch.float64)
+        return (outer * energy_read(energy, 0.9 * x, written, steps, 5 * steps)[-1]).sum()
+
+    torch.autograd.gradcheck(recalled, (0.3 + 0.4 * uniform(20, 2, 3, SIZE)).requires_grad_(), eps=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
