@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from avalanche.benchmarks.utils.data_loader import SingleDatasetDataLoader
+from avalanche.distributed import DistributedHelper
 from avalanche.models import avalanche_forward
 from torch import Tensor
 
@@ -27,7 +28,8 @@ class Rows(NamedTuple):
 class Batches:
     """Batches ``(x, y, t)`` of the running experience under its evaluation transforms, a fresh pass each time.
 
-    Read from a :class:`~avalanche_memplugins.plugins.TensorLoaderPlugin`'s tensors, where the strategy has one.
+    Read from a :class:`~avalanche_memplugins.plugins.TensorLoaderPlugin`'s tensors, where the strategy has one. Each of
+    several ranks gets its own rows, every row on one rank: Avalanche's sampler would repeat some.
 
     :param strategy: inside an experience.
     :param batch_size: rows of a batch.
@@ -38,11 +40,15 @@ class Batches:
         self.device: torch.device = strategy.device
         # Every pass of a torch DataLoader draws a seed: from the global generator, unless it has its own.
         generator = torch.Generator() if shuffle is None else shuffle
+        dataset = strategy.experience.dataset.eval()
+        if DistributedHelper.is_distributed:
+            dataset = dataset.subset(range(DistributedHelper.rank, len(dataset), DistributedHelper.world_size))
         loader: Any = SingleDatasetDataLoader(
-            strategy.experience.dataset.eval(),
+            dataset,
             batch_size=batch_size,
             shuffle=shuffle is not None,
             generator=generator,
+            distributed_sampling=False,
         )
         for plugin in strategy.plugins:
             if isinstance(plugin, TensorLoaderPlugin):

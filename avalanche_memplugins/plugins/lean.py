@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from .lean_dispatch import EVAL_EVENTS, TRAIN_EVENTS, Dispatch
 
 
-class LeanStepPlugin(SupervisedPlugin):  # type: ignore[misc]
+class LeanStepPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg, misc]
     """Takes out of each iteration what costs time and changes nothing; results stay the same bit by bit.
 
     In every iteration Avalanche asks every plugin about eight events, although most inherit empty methods;

@@ -136,8 +136,8 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.at = at
         self.prefetch = prefetch
         self._stores_logits = bool(getattr(memory, "store_logits", False))
-        # Rows of an experience that has ended come from a loader of their own, whose shards repeat rows.
-        self.supports_distributed = self.write_at == "iteration"
+        # Avalanche sets it to false in each subclass, so it is said here.
+        self.supports_distributed = True
         self._check_combination()
         self.last_replay: Replayed | None = None
         self._iterations = 0  # that were up for writing

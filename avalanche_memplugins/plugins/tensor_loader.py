@@ -33,7 +33,7 @@ GROUPED = (
 )
 
 
-class TensorLoaderPlugin(SupervisedPlugin):  # type: ignore[misc]
+class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg, misc]
     """Materialises deterministic data on the strategy's device once, and feeds batches by index.
 
     Avalanche reads every sample of every batch through a tree of subsets and transforms. Most experiments

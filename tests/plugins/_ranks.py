@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from avalanche.models import IncrementalClassifier, SimpleMLP
 from avalanche.training import Naive
 from torch import nn
 
-from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
+from avalanche_memplugins import LeanStepPlugin, MemoryReplayPlugin, RandomMemory, TensorLoaderPlugin
 from avalanche_memplugins.benchmarks import SplitDigits
 from avalanche_memplugins.plugins import GradientAveragingPlugin, LatentReplayPlugin
 
@@ -40,6 +41,32 @@ def latent(rank: int, ranks: int, seed: int) -> dict[str, Any]:
     strategy = naive(model, 32 // ranks, [LatentReplayPlugin(memory, at="2", freeze_below=False)])
     strategy.train(benchmark.train_stream)
     return {"weights": flat(model)}
+
+
+def at_the_end(rank: int, ranks: int, seed: int) -> dict[str, Any]:
+    """Experiences written when they have ended, by memories with room for all of the shards."""
+    benchmark = SplitDigits(n_experiences=5, seed=seed)
+    torch.manual_seed(seed)
+    model = SimpleMLP(num_classes=10, input_size=64, hidden_size=64, drop_rate=0.0)
+    memory = RandomMemory(1_438, policy="reservoir", seed=rank)
+    naive(model, 32 // ranks, [MemoryReplayPlugin(memory, write_at="experience")]).train(benchmark.train_stream)
+    return {"weights": flat(model), "rows": memory.sample(len(memory)).x.flatten(1).tolist()}
+
+
+def quick(rank: int, ranks: int, seed: int) -> dict[str, Any]:
+    """The lean loop, and a tensor loader that has to step aside."""
+    weights, warned = [], []
+    for plugins in ([], [LeanStepPlugin(), TensorLoaderPlugin()]):
+        torch.manual_seed(seed)
+        model = SimpleMLP(num_classes=10, input_size=64, hidden_size=64, drop_rate=0.0)
+        memory = RandomMemory(100, policy="reservoir", seed=rank)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            strategy = naive(model, 32 // ranks, [MemoryReplayPlugin(memory), *plugins])
+            strategy.train(SplitDigits(n_experiences=5, seed=seed).train_stream[:2])
+        weights.append(flat(model))
+        warned += [str(one.message) for one in told if "TensorLoader" in str(one.message)]
+    return {"weights": weights[1], "plain": weights[0], "warned": warned}
 
 
 def full_batch(rank: int, ranks: int, seed: int) -> dict[str, Any]:
@@ -111,5 +138,6 @@ if __name__ == "__main__":
         raise SystemExit("no ranks")
     rank, ranks = DistributedHelper.rank, DistributedHelper.world_size
     out = {f"replay {seed}": replay(rank, ranks, seed) for seed in range(2)}
+    out |= {"at the end": at_the_end(rank, ranks, 0), "quick": quick(rank, ranks, 0)}
     out |= {"latent": latent(rank, ranks, 0), "full batch": full_batch(rank, ranks, 0)}
     Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(out))

@@ -9,14 +9,16 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
+from avalanche_memplugins import LeanStepPlugin, MemoryReplayPlugin, RandomMemory, TensorLoaderPlugin
 from avalanche_memplugins.benchmarks import SplitDigits
-from avalanche_memplugins.plugins import GradientAveragingPlugin
+from avalanche_memplugins.memories import EpisodicMemory
+from avalanche_memplugins.plugins import GradientAveragingPlugin, LatentReplayPlugin, LocalAdaptationPlugin
 from avalanche_memplugins.plugins.gradient_averaging import _together
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -51,21 +53,35 @@ def test_two_ranks_train_as_one_process_with_the_doubled_batch(tmp_path: Path) -
     assert min(single) > 0.7, "the comparison means something only where something is learned"
 
     for seed in range(2):
-        rows = Counter(tuple(np.round(row, 4)) for part in (one, other) for row in part[f"replay {seed}"]["rows"])
-        stream = Counter(
-            tuple(np.round(np.asarray(row[0]).ravel().tolist(), 4))
-            for experience in SplitDigits(n_experiences=5, seed=seed).train_stream
-            for row in experience.dataset
-        )
+        rows = _rows(one[f"replay {seed}"]) + _rows(other[f"replay {seed}"])
         assert sum(rows.values()) == 400
-        assert not rows - stream, "a row is stored more often than the stream has it"
+        assert not rows - _stream(seed), "a row is stored more often than the stream has it"
+    rows = _rows(one["at the end"]) + _rows(other["at the end"])
+    assert rows == _stream(0), "every row on one of the ranks"
+    for part in (one, other):
+        assert part["quick"]["weights"] == part["quick"]["plain"], "the lean loop changes nothing"
+        (said,) = part["quick"]["warned"]
+        assert "training is distributed" in said
 
 
-def test_only_what_works_on_several_ranks_says_so() -> None:
+def _rows(part: dict[str, Any]) -> Counter[tuple[float, ...]]:
+    return Counter(tuple(np.round(row, 4)) for row in part["rows"])
+
+
+def _stream(seed: int) -> Counter[tuple[float, ...]]:
+    return Counter(
+        tuple(np.round(np.asarray(row[0]).ravel().tolist(), 4))
+        for experience in SplitDigits(n_experiences=5, seed=seed).train_stream
+        for row in experience.dataset
+    )
+
+
+def test_what_was_tested_on_several_ranks_says_so() -> None:
     memory = RandomMemory(10)
-    assert MemoryReplayPlugin(memory).supports_distributed
-    assert not MemoryReplayPlugin(memory, write_at="experience").supports_distributed
-    assert GradientAveragingPlugin().supports_distributed
+    plugins = [MemoryReplayPlugin(memory), MemoryReplayPlugin(memory, write_at="experience"), GradientAveragingPlugin()]
+    for plugin in (*plugins, LatentReplayPlugin(memory, at="0"), LeanStepPlugin(), TensorLoaderPlugin()):
+        assert plugin.supports_distributed
+    assert not LocalAdaptationPlugin(EpisodicMemory(10)).supports_distributed
 
 
 def test_in_a_single_process_nothing_changes() -> None:
