@@ -146,7 +146,9 @@ class SlotBank(GenerativeMemory):
         for name, value in new.items():
             held = self.get_buffer(name)
             if slot is None:
-                self.register_buffer(name, torch.cat([held, value.to(held)]))
+                # Autocast on the CPU knows no float16, not even to put it side by side.
+                with torch.autocast(self.device.type, enabled=False):
+                    self.register_buffer(name, torch.cat([held, value.to(held)]))
             else:
                 held[slot] = value[0].to(held)
 
