@@ -348,8 +348,9 @@ def test_classes_may_be_a_part_of_the_pattern() -> None:
         mine.write(x, y + 1)
 
 
-def test_autocast_changes_nothing() -> None:
-    plain, cast = memory(cue=2), memory(cue=2)
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_autocast_changes_nothing(precision: Any) -> None:
+    plain, cast = memory(cue=2, precision=precision), memory(cue=2, precision=precision)
     x, y = rows(8)
     plain.write(x, y)
     with torch.autocast("cpu", dtype=torch.bfloat16):

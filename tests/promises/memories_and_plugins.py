@@ -15,9 +15,10 @@ from avalanche_memplugins import (
     RandomMemory,
     RandomMemoryPlugin,
 )
-from avalanche_memplugins.codecs import Bits, LatentCodec, StreamCodec
+from avalanche_memplugins.codecs import Bits, LatentCodec, StreamCodec, Uint8
 from avalanche_memplugins.memories import (
     DynamicKanervaMemory,
+    EnergyMemory,
     EpisodicMemory,
     GaussianMemory,
     KanervaMemory,
@@ -25,6 +26,8 @@ from avalanche_memplugins.memories import (
     VAEMemory,
 )
 from avalanche_memplugins.networks import ConditionalVAE, KanervaMachine
+from avalanche_memplugins.networks.energy import GatedEnergy
+from avalanche_memplugins.plugins import EnergyReplayPlugin
 
 
 def noise(x: Tensor) -> Tensor:
@@ -163,6 +166,21 @@ MODELS = {
     "VAE",
     "VAE without classes",
 }
+
+
+def energy_memory(**options: Any) -> EnergyMemory:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = GatedEnergy(8, writable=2, width=4, write_steps=1, read_steps=1)
+    return EnergyMemory(network, slots=10, slot_size=4, seed=5, **PIXELS, **options)
+
+
+# Holds rows by slots, which an experience of few rows does not fill.
+PLUGINS["energy, stored cues"] = lambda: EnergyReplayPlugin(energy_memory(cue=Uint8(lossy=True, **PIXELS)))
+PLUGINS["energy, current rows"] = lambda: EnergyReplayPlugin(
+    energy_memory(by_class=True, precision="int8"), cue="current", replay_weight="growing"
+)
+BANKS = {"energy, stored cues", "energy, current rows"}
 for policy in ("ring", "reservoir"):
     PLUGINS[f"MbPA, {policy}"] = lambda policy=policy: LocalAdaptationPlugin(  # type: ignore[misc]
         EpisodicMemory(40, policy=policy, seed=5), writes=True, neighbours=5, steps=2
