@@ -417,6 +417,16 @@ def test_a_full_memory_keeps_a_uniform_draw_of_the_slots_offered() -> None:
     assert torch.equal(mine.classes_held, held % 3)
 
 
+def test_early_and_late_slots_have_the_same_chance() -> None:
+    network, (x, y) = tiny(write_steps=0), rows(16)
+    counts = torch.zeros(16)
+    for seed in range(60):
+        mine = memory(network, slots=2, slot_size=1, seed=seed)
+        mine.write(x, y, origin=torch.arange(16))
+        counts += torch.bincount(mine.origins[:, 1], minlength=16)
+    assert float(((counts - 7.5) ** 2 / 7.5).sum()) < 37.7  # chi-square, 15 degrees of freedom, one in a thousand
+
+
 def batches(*, classes: tuple[int, ...], n: int = 40, seed: int = 0, t: int = 0, size: int = 16) -> list[Any]:
     """Batches of an experience, nine rows in ten of the first of its classes."""
     x = rows(n, seed=seed)[0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, softplus
 
+from avalanche_memplugins.functional.energy import energy_read, energy_write
 from avalanche_memplugins.networks.energy import (
     ConvolutionalEnergy,
     EnergyNetwork,
@@ -221,6 +222,24 @@ def test_a_network_without_write_steps_fills_in_and_cannot_write(name: str) -> N
         assert torch.equal(network.read(cue, network.write(x, steps=0))[-1], reads(network, x, cue))
     with pytest.raises(ValueError, match="steps: wants 0: this network cannot write, got 1"):
         network.write(x, steps=1)
+
+
+def test_every_step_has_the_rate_step_size_and_momentum_learned_for_it() -> None:
+    network, x, cue = made("gated", slope_rate=0.1), pixels(0, 2, 3, 1, 8, 8), pixels(1, 2, 3, 1, 8, 8)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in (network.write_rates, network.read_ratios, network.read_momenta):
+            value += torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        weights = network.write(x)
+        rates = torch.log1p(network.write_rates.exp())
+        for mine, theirs in zip(weights, energy_write(network.energy, x, network.initial, rates), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+        first = torch.log1p(network.read_first.exp())
+        a, b = (1 / (1 + (-ratio).exp()) for ratio in network.read_ratios)
+        sizes, momenta = torch.stack([first, first * a, first * a * b]), 1 / (1 + (-network.read_momenta).exp())
+        wanted = energy_read(network.energy, cue, weights, sizes, momenta)
+        for mine, theirs in zip(network.read(cue, weights), wanted, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_other_numbers_of_steps_than_learned() -> None:
