@@ -257,6 +257,43 @@ def test_thickened_strokes_grow_by_a_pixel_down_and_right() -> None:
     assert bool((out[grown][:, 0, 2:4, 1:3] == torch.tensor(0.7)).all())
 
 
+def test_strokes_grow_by_one_or_more_pixels_in_equal_shares() -> None:
+    images = torch.zeros(600, 1, 6, 6)
+    images[:, 0, 2, 1] = 1.0
+    out = thickened(images, 0.5, torch.Generator().manual_seed(0), pixels=2)
+    sizes = out.flatten(1).gt(0).sum(1)
+    counts = {size: int((sizes == size).sum()) for size in (1, 4, 9)}
+    assert sum(counts.values()) == 600
+    assert abs(counts[1] - 300) < 60
+    assert abs(counts[4] - counts[9]) < 60
+
+
+def test_episodes_of_few_classes() -> None:
+    labels = torch.arange(40) % 8
+    images = (labels / 10.0).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    images = images + torch.arange(40).view(-1, 1, 1, 1) / 1e4
+    task = Images(images, "block", labels=labels, classes=2)
+    x = task.episodes(30, 6, generator=torch.Generator().manual_seed(0))
+    seen = (x.mean(-1) * 10).floor().long()
+    assert all(len(episode.unique()) == 2 for episode in seen)
+    assert len(seen.unique()) == 8
+    assert all(len(episode.mean(-1).unique()) == 6 for episode in x)
+    with pytest.raises(ValueError, match="classes: wants at most the 8 of the images, got 9"):
+        Images(images, "block", labels=labels, classes=9)
+    with pytest.raises(ValueError, match="labels: wanted for episodes of so many classes"):
+        Images(images, "block", classes=2)
+
+
+def test_classes_are_held_out_whole(tmp_path: Path) -> None:
+    options = EnergyTraining(out=tmp_path / "net.safetensors", data="digits", size=8, classes=1, patterns=(4,))
+    train, held_out = tasks(options)
+    assert isinstance(train, Images)
+    assert isinstance(held_out, Images)
+    assert len(held_out.rows) == 1
+    assert len(train.rows) == 9
+    assert len(train.pool) + len(held_out.pool) == 1438
+
+
 # ---------------------------------------------------------------- what it refuses
 
 

@@ -54,8 +54,12 @@ class EnergyTraining:
     """patterns a step: as many episodes as hold them"""
     cue: Literal["block", "thumbnail", "both"] = "block"
     """of images: a block of half the side erased, a quarter of the side enlarged again, or either"""
+    classes: int = 0
+    """draw each episode's images from so many classes, as an experience's are; 0: from all"""
     thicken: float = 0.0
-    """share of Omniglot's images whose strokes are thickened"""
+    """share of the images whose strokes are thickened"""
+    thicken_pixels: int = 1
+    """by how much at most"""
     label_bits: int = 0
     """classes to be remembered with the images, as entries behind their pixels; 0: none"""
     minutes: float | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d, one_hot
+from torch.nn.functional import interpolate, max_pool2d, one_hot, pad
 
 from avalanche_memplugins.benchmarks.digits_data import digits
 from avalanche_memplugins.benchmarks.roots import data_root
@@ -78,10 +78,22 @@ class Images(Task):
     :param cue: ``"block"``, ``"thumbnail"`` or ``"both"``.
     :param label_bits: classes, drawn at random, to be remembered with the images: one-hot behind the pixels; 0.5 in
         cues.
+    :param labels: ``(M,)`` classes of the images, wanted for ``classes``.
+    :param classes: draw each episode's images from so many classes, as an experience's are; 0: from all.
     """
 
-    def __init__(self, images: Tensor, cue: str, label_bits: int = 0) -> None:
+    def __init__(
+        self, images: Tensor, cue: str, label_bits: int = 0, *, labels: Tensor | None = None, classes: int = 0
+    ) -> None:
         self.pool, self.cue, self.label_bits = images, cue, label_bits
+        self.classes = classes
+        self.rows: list[Tensor] = []
+        if classes:
+            if labels is None:
+                raise ValueError("labels: wanted for episodes of so many classes, got None")
+            self.rows = [(labels == label).nonzero()[:, 0] for label in torch.unique(labels)]
+            if classes > len(self.rows):
+                raise ValueError(f"classes: wants at most the {len(self.rows)} of the images, got {classes}")
         self.side = images.shape[-1]
         self.size = self.side**2 + label_bits
         self.images = images
@@ -91,11 +103,20 @@ class Images(Task):
 
     def episodes(self, episodes: int, patterns: int, *, generator: torch.Generator) -> Tensor:
         """Images of the pool, none twice in an episode."""
-        x = image_episodes(self.pool, episodes, patterns, generator=generator)
+        if self.classes:
+            x = torch.cat([self._of_few(patterns, generator) for _ in range(episodes)])
+        else:
+            x = image_episodes(self.pool, episodes, patterns, generator=generator)
         if not self.label_bits:
             return x
         classes = torch.randint(self.label_bits, x.shape[:2], generator=generator)
         return torch.cat([x, one_hot(classes, self.label_bits).to(x)], -1)
+
+    def _of_few(self, patterns: int, generator: torch.Generator) -> Tensor:
+        """An episode of images of some classes drawn."""
+        chosen = torch.randperm(len(self.rows), generator=generator)[: self.classes]
+        pool = self.pool[torch.cat([self.rows[label] for label in chosen.tolist()])]
+        return image_episodes(pool, 1, patterns, generator=generator)
 
     def cues(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
         """As the cue says; of both, one episode in two has thumbnails."""
@@ -126,7 +147,7 @@ def tasks(options: EnergyTraining) -> tuple[Task, Task]:
     if options.data == "strings":
         return Strings(options.bits), Strings(options.bits)
     if options.data == "digits":
-        images = digits().x_train
+        images, labels = digits().x_train, digits().y_train
     else:
         root = data_root(options.data_root)
         if root is None:
@@ -134,29 +155,47 @@ def tasks(options: EnergyTraining) -> tuple[Task, Task]:
         if options.data == "codes" and options.size != 28:
             raise ValueError(f"size: the codes are those of images of 28 x 28, got {options.size}")
         name = "omniglot" if options.data == "codes" else options.data
-        images = load_images(name, root, size=options.size, train=True)
+        images, labels = load_images(name, root, size=options.size, train=True)
     generator = torch.Generator().manual_seed(0)  # the same images are held out whatever the seed
-    order = torch.randperm(len(images), generator=generator)
-    cut = int(HELD_OUT * len(images))
-    train, held_out = images[order[cut:]], images[order[:cut]]
+    if options.classes:
+        # Whole classes are held out where an episode is of few.
+        known = torch.unique(labels)
+        out = torch.isin(labels, known[torch.randperm(len(known), generator=generator)[: held_out_of(len(known))]])
+        parted = [(images[~out], labels[~out]), (images[out], labels[out])]
+    else:
+        order = torch.randperm(len(images), generator=generator)
+        cut = held_out_of(len(images))
+        parted = [(images[rows], labels[rows]) for rows in (order[cut:], order[:cut])]
+    (train, train_labels), (held_out, held_out_labels) = parted
     if options.thicken:
-        train = thickened(train, options.thicken, generator)
+        train = thickened(train, options.thicken, generator, pixels=options.thicken_pixels)
     if options.data == "codes":
         codec = LatentCodec.from_pretrained(CODEC, precision="float32")
         parts = [torch.cat([codec.to_latent(p) for p in torch.split(pool, 1000)]) for pool in (train, held_out)]
         return Codes(parts[0]), Codes(parts[1])
-    return Images(train, options.cue, options.label_bits), Images(held_out, options.cue, options.label_bits)
+    return (
+        Images(train, options.cue, options.label_bits, labels=train_labels, classes=options.classes),
+        Images(held_out, options.cue, options.label_bits, labels=held_out_labels, classes=options.classes),
+    )
 
 
-def thickened(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Images, a share of them with strokes grown by a pixel to the right and below."""
-    grown = max_pool2d(torch.nn.functional.pad(images, (1, 0, 1, 0)), 2, 1)
-    chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < share
-    return torch.where(chosen, grown, images)
+def held_out_of(count: int) -> int:
+    """How many of so many are held out."""
+    return int(HELD_OUT * count)
 
 
-def load_images(name: str, root: Path, *, size: int, train: bool) -> Tensor:
-    """Images ``(N, 1, size, size)`` in [0, 1], white on black, reduced by area.
+def thickened(images: Tensor, share: float, generator: torch.Generator, *, pixels: int = 1) -> Tensor:
+    """Images, a share of them with strokes grown by 1 to ``pixels`` pixels to the right and below."""
+    draw = torch.rand(len(images), 1, 1, 1, generator=generator)
+    out = images
+    for pixel in range(1, pixels + 1):
+        grown = max_pool2d(pad(images, (pixel, 0, pixel, 0)), pixel + 1, 1)
+        out = torch.where((draw >= share * (pixel - 1) / pixels) & (draw < share * pixel / pixels), grown, out)
+    return out
+
+
+def load_images(name: str, root: Path, *, size: int, train: bool) -> tuple[Tensor, Tensor]:
+    """Images ``(N, 1, size, size)`` in [0, 1], white on black, reduced by area; and their classes ``(N,)``.
 
     :param name: omniglot (background characters to train, evaluation characters else), mnist or fashion.
     :param root: folder of the data sets.
@@ -172,14 +211,15 @@ def load_images(name: str, root: Path, *, size: int, train: bool) -> Tensor:
                 return any(Path(self.root, self._get_target_folder()).glob("*/*/*.png"))
 
         data = Unpacked(str(root), background=train)
-        pictures = [torch.from_numpy(np.array(image.convert("L"), dtype=np.uint8)) for image, _ in data]
-        stack = 255 - torch.stack(pictures)
+        pairs = [(torch.from_numpy(np.array(image.convert("L"), dtype=np.uint8)), label) for image, label in data]
+        stack, labels = 255 - torch.stack([picture for picture, _ in pairs]), torch.tensor([y for _, y in pairs])
     else:
         kind = MNIST if name == "mnist" else FashionMNIST
-        stack = kind(str(root), train=train, download=False).data
+        of = kind(str(root), train=train, download=False)
+        stack, labels = of.data, of.targets
     if size > stack.shape[-1]:
         raise ValueError(f"size: wants at most {stack.shape[-1]} for {name}, got {size}")
     parts = [
         interpolate(part.unsqueeze(1).float() / 255, (size, size), mode="area") for part in torch.split(stack, 1000)
     ]
-    return torch.cat(parts)
+    return torch.cat(parts), labels
