@@ -46,6 +46,8 @@ class Options:
     seeds: int = 3
     only: str = ""
     """Run the ways whose name holds this; the table is written from all runs there are."""
+    bytes: tuple[int, ...] = BYTES
+    """Budgets to run, likewise."""
     networks: Path = Path("results/energy")
     out: Path = Path("results/energy_rehearsal")
 
@@ -93,20 +95,22 @@ def ways(folder: Path) -> dict[str, Callable[[int, int], Any]]:
         "thumbnails 7x7, 4 bits": reservoir(Downsampled(7, Bits(4))),
     }
     small = Downsampled(7, Bits(4))
-    alone = folder / "thumbnail-28-none.safetensors"
+    alone = folder / "rehearsal-28-none.safetensors"
     if alone.exists():
         reader = load_energy(alone).network
         found["thumbnails and a network that cannot write"] = reservoir(Completed(small, reader))
-    for name, title in (("thumbnail-28", "8 columns, 32 a slot"), ("thumbnail-28-large", "16 columns, 64 a slot")):
+    for name, title in (("rehearsal-28", "energy"), ("thumbnail-28", "energy, trained on any characters")):
         path = folder / f"{name}.safetensors"
         if not path.exists():
             continue
         network, patterns = load_energy(path).network, load_energy(path).patterns
         shared: dict[str, Any] = {"cue": small, "slot_size": patterns}
-        found[f"energy, {title}, float16"] = energy(network, precision="float16", **shared)
-        found[f"energy, {title}, int8"] = energy(network, precision="int8", **shared)
-        found[f"energy, {title}, int8, slots by class"] = energy(network, precision="int8", by_class=True, **shared)
-        found[f"energy, {title}, int8, {2 * patterns} a slot"] = energy(
+        found[f"{title}, int8"] = energy(network, precision="int8", **shared)
+        if name != "rehearsal-28":
+            continue
+        found[f"{title}, float16"] = energy(network, precision="float16", **shared)
+        found[f"{title}, int8, slots by class"] = energy(network, precision="int8", by_class=True, **shared)
+        found[f"{title}, int8, {2 * patterns} a slot"] = energy(
             network, precision="int8", cue=small, slot_size=2 * patterns
         )
     codes = folder / "codes-32.safetensors"
@@ -197,7 +201,7 @@ def main(options: Options) -> None:
             runs = []
             for seed in range(options.seeds):
                 path = options.out / f"{name.replace(' ', '_').replace(',', '')}-{nbytes}-{seed}.json"
-                if not path.exists() and options.only in name:
+                if not path.exists() and options.only in name and nbytes in options.bytes:
                     try:
                         result = run(make, nbytes, data, seed)
                     except ValueError as problem:  # not one slot an experience fits

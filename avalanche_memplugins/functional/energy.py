@@ -115,7 +115,6 @@ def energy_read(
     generator: torch.Generator | None = None,
     low: float = 0.0,
     high: float = 1.0,
-    first_order: bool = False,
     checkpoint: bool = False,
 ) -> list[Tensor]:
     r"""Read patterns from distorted cues: :math:`K` projected Nesterov steps down the energy.
@@ -140,7 +139,6 @@ def energy_read(
     :param generator: of the noise.
     :param low: lower end of the interval.
     :param high: its upper end.
-    :param first_order: take the gradients as constants when differentiated through.
     :param checkpoint: keep no graph within a step; see :func:`energy_write`.
     :returns: :math:`x_0 \ldots x_K`, ``K + 1`` tensors like the cue.
     :raises ValueError: if steps and momenta differ in number, or the temperature is negative.
@@ -153,7 +151,7 @@ def energy_read(
         )
     if temperature < 0:
         raise ValueError(f"temperature: wants a number >= 0, got {temperature}")
-    differentiable = torch.is_grad_enabled() and not first_order
+    differentiable = torch.is_grad_enabled()
     noise = torch.randn(len(step_sizes), *cue.shape, generator=generator).to(cue) if temperature else None
 
     def project(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.codecs.codec import Codec
 from avalanche_memplugins.codecs.downsampled import Downsampled
 from avalanche_memplugins.codecs.uint8 import Uint8
+from avalanche_memplugins.functional.energy import Weights
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._energy_reads import EnergyReads
 from avalanche_memplugins.memories._energy_slots import EMPTY, Precision
@@ -83,7 +84,11 @@ class EnergyMemory(EnergyReads):
         seed: int = 0,
     ) -> None:
         super().__init__(network, slots=slots, slot_size=slot_size, precision=precision, codec=codec, seed=seed)
-        if not isinstance(label_bits, int) or isinstance(label_bits, bool) or not 0 <= label_bits < min(EMPTY, network.size):
+        if (
+            not isinstance(label_bits, int)
+            or isinstance(label_bits, bool)
+            or not 0 <= label_bits < min(EMPTY, network.size)
+        ):
             raise ValueError(f"label_bits: wants 0 to {min(EMPTY, network.size) - 1}, got {label_bits!r}")
         if not temperature >= 0:
             raise ValueError(f"temperature: wants a number >= 0, got {temperature!r}")
@@ -139,6 +144,7 @@ class EnergyMemory(EnergyReads):
         return (
             f"{type(self).__name__}({type(self.network).__name__}, slots={self.slots}, slot_size={self.slot_size}, "
             f"cue={self.cue!r}, precision={self.precision!r}, by_class={self.by_class}, label_bits={self.label_bits}, "
+            f"write_steps={self.write_steps}, read_steps={self.read_steps}, temperature={self.temperature}, "
             f"{self.normalisation}, codec={self.codec!r})"
         )
 
@@ -151,17 +157,20 @@ class EnergyMemory(EnergyReads):
         :param y: ``(B,)`` integer classes, no more than 255 different ones in all.
         :param t: ``(B,)`` task labels, or one for all.
         :param origin: ``(B,)`` numbers of their experiences, or one for all; None: the task labels.
-        :raises ValueError: if shapes, labels or values do not fit, naming the argument.
+        :raises ValueError: if shapes, labels or values do not fit, naming the argument, or the write diverges.
         """
         origin = t if origin is None else origin
         if not self._check(x, y, t, origin):
             return
         patterns, cues = self._encode(x)
+        groups = list(self._groups(y, t, origin))
+        # All are written before the first is kept: what fails leaves the memory as it was.
+        written = [self._written(patterns[rows], y[rows]) for rows, _, _ in groups]
         self._admit(x, y, t, origin)
-        for rows, task, number in self._groups(y, t, origin):
+        for (rows, task, number), weights in zip(groups, written, strict=True):
             place = self._place()
             if place != -1:
-                self._write_slot(place, patterns[rows], cues[rows], y[rows], task, number)
+                self._put(place, weights, cues[rows], self._places(y[rows]), task, number)
 
     def consolidate(self, batches: Batches, *, origin: int) -> None:
         """Write an equal share of an experience: rows drawn evenly from its classes, older shares cut at random.
@@ -170,17 +179,25 @@ class EnergyMemory(EnergyReads):
         :param origin: number of the experience.
         :raises ValueError: as :meth:`write`, or if there are no rows.
         """
-        rows = self._drawn(batches, origin)
-        if rows is None:
-            raise ValueError("batches: wants the rows of an experience, got none")
-        x, y, t = rows
-        self._check(x, y, t, origin)  # of all batches together: no more classes than there is room for
-        patterns, cues = self._encode(x)
+        generator = self._generator.get_state()
+        try:
+            rows = self._drawn(batches, origin)
+            if rows is None:
+                raise ValueError("batches: wants the rows of an experience, got none")
+            x, y, t = rows
+            self._check(x, y, t, origin)  # of all batches together: no more classes than there is room for
+            patterns, cues = self._encode(x)
+            kept, share = self._shares(origin)
+            groups = list(self._groups(y, t, origin))[:share]
+            written = [self._written(patterns[chosen], y[chosen]) for chosen, _, _ in groups]
+        except BaseException:
+            self._generator.set_state(generator)
+            raise
         self._admit(x, y, t, origin)
-        share = self._make_room(origin)
-        for chosen, task, number in list(self._groups(y, t, origin))[:share]:
+        self._keep(kept)
+        for (chosen, task, number), weights in zip(groups, written, strict=True):
             self.offered += 1
-            self._write_slot(None, patterns[chosen], cues[chosen], y[chosen], task, number)
+            self._put(None, weights, cues[chosen], self._places(y[chosen]), task, number)
 
     def _admit(self, x: Tensor, y: Tensor, t: Tensor | int, origin: Tensor | int) -> None:
         """Take a batch that is in order into the table of classes."""
@@ -220,14 +237,22 @@ class EnergyMemory(EnergyReads):
                 if rows is not None:
                     yield rows.to(y.device), int(keys[group, 0]), int(keys[group, 1])
 
-    def _write_slot(self, place: int | None, patterns: Tensor, cues: Tensor, y: Tensor, t: int, origin: int) -> None:
+    def _places(self, y: Tensor) -> Tensor:
+        """Places of classes ``(N,)`` in the table."""
+        known = {label: index for index, label in enumerate(self.classes)}
+        return torch.tensor([known[label] for label in y.tolist()])
+
+    def _written(self, patterns: Tensor, y: Tensor) -> Weights:
+        """Weights of a fresh slot into which patterns ``(N, D)`` were written."""
         if self.label_bits:
             patterns = torch.cat([patterns, one_hot(y.to(patterns.device).long(), self.label_bits).to(patterns)], 1)
         with torch.no_grad(), torch.autocast(patterns.device.type, enabled=False):
             weights = self.network.write(patterns.view(1, -1, *self.network.shape), steps=self.write_steps)
-        known = {label: index for index, label in enumerate(self.classes)}
-        labels = torch.tensor([known[label] for label in y.tolist()])
-        self._put(place, weights, cues, labels, t, origin)
+        if not all(bool(weight.isfinite().all()) for weight in weights):
+            raise ValueError(
+                "x: the write of these rows diverged; take fewer write_steps, or a network trained for such rows"
+            )
+        return weights
 
     def _drawn(self, batches: Batches, origin: int) -> tuple[Tensor, Tensor, Tensor] | None:
         """As many rows of an experience as its slots may hold, the same number of each class if it has them."""
@@ -254,8 +279,8 @@ class EnergyMemory(EnergyReads):
         order = order[:wanted].to(x.device)
         return x[order], y[order], t[order.to(t.device)]
 
-    def _make_room(self, origin: int) -> int:
-        """Cut the slots of every experience to an equal share; gives the share of this one."""
+    def _shares(self, origin: int) -> tuple[Tensor, int]:
+        """Slots to keep when every experience is cut to an equal share, and how many this one gets."""
         origins = self.origins[:, 1].cpu()
         known = [number for number in torch.unique(origins).tolist() if number != origin]
         share, left = divmod(self.slots, len(known) + 1)
@@ -270,8 +295,8 @@ class EnergyMemory(EnergyReads):
             order = torch.randperm(len(mine), generator=self._generator)
             kept.append(mine[order[: share + (rank < left)]].sort().values)
         mine = (origins == origin).nonzero()[:, 0]
-        self._keep(torch.cat([*kept, mine]).sort().values)
-        return min(self.slots - self.filled, max(0, share + (len(known) < left) - len(mine)))
+        staying = torch.cat([*kept, mine]).sort().values
+        return staying, min(self.slots - len(staying), max(0, share + (len(known) < left) - len(mine)))
 
     # ---------------------------------------------------------------- rehearse
 

@@ -471,32 +471,6 @@ def test_first_order_gradients_of_a_write_take_the_steps_as_constants() -> None:
     np.testing.assert_allclose(grads[2].numpy(), want, rtol=1e-10)
 
 
-def test_first_order_gradients_of_a_read_take_the_slopes_as_constants() -> None:
-    """x_2 = x_0 - (1 + psi_2) gamma_1 g_0 - gamma_2 g_1 if nothing is clipped."""
-    weights = tuple(
-        part.requires_grad_() for part in (draw(1, EPISODES, ROWS, SIZE, scale=0.3), draw(2, EPISODES, ROWS))
-    )
-    cue, outer = uniform(0, EPISODES, PATTERNS, SIZE), draw(3, EPISODES, PATTERNS, SIZE)
-    gammas = torch.tensor([0.2, 0.1]).double().requires_grad_()
-    psis = torch.tensor([0.7, 0.4]).double().requires_grad_()
-    last = energy_read(quadratic, cue, weights, gammas, psis, first_order=True, low=-99.0, high=99.0)[-1]
-    by_gamma, by_psi, *by_weights = torch.autograd.grad(
-        (outer * last).sum(), [gammas, psis, *weights], allow_unused=True
-    )
-    assert by_weights == [None, None]
-
-    def slope(x: Tensor) -> Tensor:
-        weight, bias = (part.detach() for part in weights)
-        return (x @ weight.mT - bias.unsqueeze(1)) @ weight
-
-    g0 = slope(cue)
-    v1 = -0.2 * g0
-    g1 = slope(cue + v1 + 0.4 * v1)
-    want = torch.stack([-(1.4 * outer * g0).sum(), -(outer * g1).sum()])
-    torch.testing.assert_close(by_gamma, want)
-    torch.testing.assert_close(by_psi, torch.stack([torch.zeros_like(want[0]), (outer * v1).sum()]))
-
-
 def test_gradients_reach_rates_and_step_sizes_of_a_frozen_energy() -> None:
     """Rates can be tuned on a network that is not trained: the exact gradient is that of finite differences."""
     _, _, _, rates, first, ratios, momenta = meta_inputs(2)

@@ -773,3 +773,22 @@ def test_an_empty_memory_has_nothing_to_read() -> None:
     for act, name in ((lambda: mine.sample(2), "n"), (lambda: mine.read(X), "cue"), (lambda: mine.novelty(X), "x")):
         with pytest.raises(ValueError, match=f"^{name}: nothing has been written"):
             act()
+
+
+def test_a_write_that_diverges_changes_nothing() -> None:
+    torch.manual_seed(0)
+    network = GatedEnergy(4, writable=2, width=4, write_steps=2, read_steps=1)
+    memory = EnergyMemory(network, slots=4, slot_size=2)
+    x, y = torch.rand(4, 4), torch.tensor([0, 1, 0, 1])
+    memory.write(x, y)
+    before = copy.deepcopy(memory.state_dict())
+    with torch.no_grad():
+        network.write_rates.fill_(float("inf"))
+    for attempt in (lambda: memory.write(x, y + 2), lambda: memory.consolidate([(x, y + 2, 0)], origin=1)):
+        with pytest.raises(ValueError, match="x: the write of these rows diverged"):
+            attempt()
+    after = memory.state_dict()
+    assert memory.classes == [0, 1]
+    assert torch.equal(after["delta0"], before["delta0"])
+    assert torch.equal(after["_extra_state"]["generator"], before["_extra_state"]["generator"])
+    assert after["_extra_state"]["offered"] == before["_extra_state"]["offered"]

@@ -98,8 +98,8 @@ class Images(Task):
         self.size = self.side**2 + label_bits
         self.images = images
         if label_bits:
-            classes = torch.arange(len(images)) % label_bits
-            self.images = torch.cat([images.flatten(1), one_hot(classes, label_bits).to(images)], 1)
+            spread = torch.arange(len(images)) % label_bits
+            self.images = torch.cat([images.flatten(1), one_hot(spread, label_bits).to(images)], 1)
 
     def episodes(self, episodes: int, patterns: int, *, generator: torch.Generator) -> Tensor:
         """Images of the pool, none twice in an episode."""
@@ -109,8 +109,8 @@ class Images(Task):
             x = image_episodes(self.pool, episodes, patterns, generator=generator)
         if not self.label_bits:
             return x
-        classes = torch.randint(self.label_bits, x.shape[:2], generator=generator)
-        return torch.cat([x, one_hot(classes, self.label_bits).to(x)], -1)
+        drawn = torch.randint(self.label_bits, x.shape[:2], generator=generator)
+        return torch.cat([x, one_hot(drawn, self.label_bits).to(x)], -1)
 
     def _of_few(self, patterns: int, generator: torch.Generator) -> Tensor:
         """An episode of images of some classes drawn."""

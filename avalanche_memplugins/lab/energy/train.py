@@ -86,7 +86,7 @@ class Training:
             while self.progress < 1:
                 self._round()
                 score = self.validate()
-                if self.best_score is None or score.error < self.best_score.error:
+                if self.best_score is None or math.isnan(self.best_score.error) or score.error < self.best_score.error:
                     self.best_score, self.best = score, copy.deepcopy(self.average.state_dict())
                 self.history.append([self.step, self.seconds, *score])
                 self._save()

@@ -129,7 +129,6 @@ class EnergyNetwork(nn.Module, ABC):
         known: Tensor | None = None,
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
-        first_order: bool = False,
         checkpoint: bool = False,
     ) -> list[Tensor]:
         """Every step of reading from cues ``(E, N, *shape)``; see :func:`~avalanche_memplugins.functional.energy_read`.
@@ -152,7 +151,6 @@ class EnergyNetwork(nn.Module, ABC):
             known=known,
             temperature=temperature,
             generator=generator,
-            first_order=first_order,
             checkpoint=checkpoint,
         )
 
