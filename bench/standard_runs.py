@@ -3,7 +3,7 @@
     MEMPLUGINS_DATA=DIR python bench/standard_runs.py
 
 ``DIR`` holds MNIST, Fashion-MNIST and the features that ``bench/cifar_features.py`` makes. All strategies of a stream
-see the same 1,600 training rows of each experience, drawn by the seed (8,000 in all), for one epoch in batches of 64,
+see the same 1,600 training rows of each experience, drawn by the seed (8,000 in all), for one epoch in batches of 16,
 and are tested on 500 rows of each experience. GEM wants ``pip install 'avalanche-memplugins[gem]'``. The command can
 be stopped at any moment and given again; ``--report`` writes the pages of what is there.
 """
@@ -39,6 +39,8 @@ STREAMS = (
     "split-cifar10-features",
 )
 BUDGETS = (20_000, 50_000, 200_000)
+KEPT = 50_000
+MARK = "<!-- what follows is written by bench/standard_runs.py -->"
 # In this order, each for all seeds, so that what is stopped early has all seeds of the first.
 FIRST = ("naive", "joint", "replay", "er-uint8", "er-4bit", "er-latent", "gaussian")
 THEN = ("ewc", "lwf", "kanerva", "gdumb", "der-pp", "er-ace")
@@ -120,7 +122,7 @@ def make(stream: str, strategy: str, budget: int | None) -> RunSpec:
         seed=0,
         n_experiences=5,
         epochs=1,
-        batch_size=64,
+        batch_size=16,
         train_rows=1_600,
         test_rows=500,
     )
@@ -146,7 +148,9 @@ def write_report(options: Options, results: Sequence[RunResult], console: Consol
     write_whole(options.pages / "standard.csv", table.round(5).to_csv(index=False).encode())
     for budget in BUDGETS:
         page = render(list(at_budget(done, budget)), "er-uint8", command=command, pictures=[])
-        write_whole(options.pages / f"standard-{budget // 1000}kB.html", page.encode())
+        # One of them says how they look; three are too large for a repository.
+        folder = options.pages if budget == KEPT else options.out
+        write_whole(folder / f"standard-{budget // 1000}kB.html", page.encode())
     for stream in STREAMS:
         lines = table[table["benchmark"] == stream]
         sized = lines["budget"].notna() | lines["strategy"].isin(["naive", "joint"])
@@ -155,44 +159,46 @@ def write_report(options: Options, results: Sequence[RunResult], console: Consol
         # Few colours: a third of the bytes.
         Image.open(drawn).convert("RGB").quantize(64).save(small, format="png", optimize=True)
         write_whole(options.pages / f"standard-{stream}.png", small.getvalue())
-    write_whole(options.pages / "standard.md", markdown(table).encode())
-    console.print(f"written: {options.pages}, {sum(f.stat().st_size for f in options.pages.glob('*')) / 1e6:.2f} MB")
+    page = options.pages / "README.md"
+    words = page.read_text(encoding="utf-8").split(MARK)[0] if page.exists() else ""
+    write_whole(page, (words + MARK + "\n\n" + markdown(table)).encode())
+    console.print(f"written: {options.pages} and {options.out}")
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table a stream: accuracy at each budget."""
+    """A picture and a table for each stream."""
     parts = []
     for stream in STREAMS:
         lines = table[table["benchmark"] == stream]
-        seeds = f"{lines['seeds'].min()}" if lines["seeds"].nunique() == 1 else f"{lines['seeds'].min()} to 5"
-        parts += [f"### {BENCHMARKS[stream].summary} (`{stream}`), {seeds} seeds\n"]
-        parts += ["| strategy | " + " | ".join(f"{b // 1000} kB" for b in BUDGETS) + " | held, kB | s a run |"]
-        parts += ["|---|" + "---:|" * (len(BUDGETS) + 2)]
-        best = {b: lines.loc[lines["budget"] == b, "accuracy"].max() for b in BUDGETS}
+        parts += [f"## {BENCHMARKS[stream].summary} (`{stream}`)\n", f"![{stream}](standard-{stream}.png)\n"]
+        parts += [
+            "| strategy | " + " | ".join(f"{b // 1000} kB" for b in BUDGETS) + " | held, kB | fixed, kB | s | seeds |"
+        ]
+        parts += ["|---|" + "---:|" * (len(BUDGETS) + 4)]
+        best = {budget: lines.loc[lines["budget"] == budget, "accuracy"].max() for budget in BUDGETS}
         for strategy, group in lines.groupby("strategy", sort=False):
-            cells, held = [], []
-            at = {int(line["budget"]): line for line in group.to_dict("records") if not pd.isna(line["budget"])}
-            if not at:
-                line = group.iloc[0]
-                cells = [_percent(line), "", ""]
-                held = [f"{line['memory_bytes'] / 1000:,.0f}"]
-            else:
-                for b in BUDGETS:
-                    mark = "**" if b in at and at[b]["accuracy"] == best[b] else ""
-                    cells.append(mark + _percent(at[b]) + mark if b in at else "=" if any(k < b for k in at) else "-")
-                    held += [f"{at[b]['memory_bytes'] / 1000:,.0f}"] if b in at else []
-            seconds = group["train_seconds"].mean()
-            parts.append(
-                f"| {STRATEGIES[str(strategy)].label} | "
-                + " | ".join(cells)
-                + f" | {', '.join(held)} | {seconds:.1f} |"
-            )
+            runs = group.to_dict("records")
+            at = {int(line["budget"]): line for line in runs if not pd.isna(line["budget"])}
+            cells = [_cell(at, budget, best[budget]) for budget in BUDGETS] if at else [_percent(runs[0]), "", ""]
+            held = ", ".join(f"{line['memory_bytes'] / 1000:,.0f}" for line in runs)
+            fixed = f"{group['fixed_bytes'].max() / 1000:,.0f}"
+            seconds, seeds = f"{group['train_seconds'].mean():.1f}", group["seeds"].min()
+            row = [STRATEGIES[str(strategy)].label, *cells, held, fixed, seconds, str(seeds)]
+            parts.append("| " + " | ".join(row) + " |")
         parts.append("")
     return "\n".join(parts)
 
 
+def _cell(at: dict[int, dict[str, float]], budget: int, best: float) -> str:
+    if budget not in at:
+        return "=" if any(known < budget for known in at) else "-"
+    mark = "**" if at[budget]["accuracy"] == best else ""
+    return mark + _percent(at[budget]) + mark
+
+
 def _percent(line: dict[str, float]) -> str:
-    return f"{100 * line['accuracy']:.1f} ± {100 * line['accuracy_half_width']:.1f}"
+    half = line["accuracy_half_width"]
+    return f"{100 * line['accuracy']:.1f}" + ("" if pd.isna(half) else f" ± {100 * half:.1f}")
 
 
 def main(options: Options) -> None:
