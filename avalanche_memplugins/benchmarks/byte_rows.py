@@ -74,4 +74,5 @@ class Draw:
         if self.rows is None:
             return found
         order = torch.randperm(len(found), generator=self.generator)[: self.rows]
-        return found[order.numpy()]
+        drawn: np.ndarray = found[order.numpy()]
+        return drawn

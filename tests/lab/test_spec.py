@@ -47,6 +47,7 @@ def test_every_field_changes_the_key() -> None:
         "hidden_layers": 1,
         "dropout": 0.5,
         "train_rows": 100,
+        "test_rows": 100,
         "options": {"write_every": 3},
         "benchmark_options": {"return_task_id": True},
     }
