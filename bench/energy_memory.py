@@ -99,6 +99,7 @@ def strings(options: Options) -> str:
         Way(f"{2 * trained} reads", read_steps=2 * trained),
         Way("half of the writing steps", write_steps=len(network.write_rates) // 2),
         Way("twice the writing steps", write_steps=2 * len(network.write_rates)),
+        Way("4 more writing steps and one more read", write_steps=len(network.write_rates) + 4, read_steps=trained + 1),
         Way("differences in float16", store="float16"),
         Way("differences in int8", store="int8"),
         Way("known bits clamped", clamped=True),

@@ -99,19 +99,22 @@ def ways(folder: Path) -> dict[str, Callable[[int, int], Any]]:
     if alone.exists():
         reader = load_energy(alone).network
         found["thumbnails and a network that cannot write"] = reservoir(Completed(small, reader))
-    for name, title in (("rehearsal-28", "energy"), ("thumbnail-28", "energy, trained on any characters")):
-        path = folder / f"{name}.safetensors"
-        if not path.exists():
-            continue
-        network, patterns = load_energy(path).network, load_energy(path).patterns
-        shared: dict[str, Any] = {"cue": small, "slot_size": patterns}
-        found[f"{title}, int8"] = energy(network, precision="int8", **shared)
-        if name != "rehearsal-28":
-            continue
-        found[f"{title}, float16"] = energy(network, precision="float16", **shared)
-        found[f"{title}, int8, slots by class"] = energy(network, precision="int8", by_class=True, **shared)
-        found[f"{title}, int8, {2 * patterns} a slot"] = energy(
-            network, precision="int8", cue=small, slot_size=2 * patterns
+    path = folder / "rehearsal-28.safetensors"
+    if path.exists():
+        network, size = load_energy(path).network, load_energy(path).patterns
+        # Two writing steps of the five learned: images of two classes at a time are more alike than what it was trained
+        # on. Chosen by the error on training images.
+        ours: dict[str, Any] = {"cue": small, "slot_size": size, "precision": "int8", "write_steps": 2}
+        found["energy, int8"] = energy(network, **ours)
+        found["energy, float16"] = energy(network, **{**ours, "precision": "float16"})
+        found["energy, int8, all five writing steps"] = energy(network, **{**ours, "write_steps": None})
+        found["energy, int8, slots by class"] = energy(network, **ours, by_class=True)
+        found[f"energy, int8, {2 * size} a slot"] = energy(network, **{**ours, "slot_size": 2 * size})
+    path = folder / "thumbnail-28.safetensors"
+    if path.exists():
+        network, size = load_energy(path).network, load_energy(path).patterns
+        found["energy, int8, trained on episodes of any characters"] = energy(
+            network, cue=small, slot_size=size, precision="int8"
         )
     codes = folder / "codes-32.safetensors"
     if codes.exists():
@@ -129,14 +132,13 @@ def pixel_error(memory: Any, x: Tensor, y: Tensor) -> float:
     """Squared error of what is rehearsed, summed over pixels: of 256 rows written at once and read back."""
     fresh = EnergyMemory(
         memory.network, slots=64, slot_size=memory.slot_size, cue=memory.cue, precision=memory.precision,
-        by_class=memory.by_class, codec=memory.codec,
+        by_class=memory.by_class, codec=memory.codec, write_steps=memory.write_steps,
     ) if isinstance(memory, EnergyMemory) else None  # fmt: skip
     if fresh is None:
         codec = memory.codec
         return float((codec.decode(codec.encode(x), x.shape[1:], x.dtype) - x).square().flatten(1).sum(1).mean())
-    order = torch.arange(len(x))
-    if memory.by_class:
-        order = y.argsort(stable=True)
+    # As in a stream: images of one class together, or of two.
+    order = (y if memory.by_class else y // 2).argsort(stable=True)
     fresh.write(x[order], y[order])
     slots, places = fresh.labels.ne(255).nonzero().unbind(1)
     out, _ = fresh._read_in(slots, fresh._stored_cues(slots, places))
@@ -224,8 +226,8 @@ def main(options: Options) -> None:
 
 REMARK = """Accuracy on the test set, mean ± 95 % interval over seeds, and in brackets the rows held at the end; every
 memory within the same bytes of stream (rows or slots, cues, labels). `error of a row`: squared error of what is
-rehearsed against what was written, summed over pixels, on 256 test images. Energy networks: trained on Omniglot's
-background alphabets, cues 7 x 7 at 4 bits; their weights, like a codec's, are not counted."""
+rehearsed against what was written, summed over pixels, on 256 test images, two digits at a time. Energy networks:
+trained on Omniglot's background alphabets, cues 7 x 7 at 4 bits; their weights, like a codec's, are not counted."""
 
 if __name__ == "__main__":
     main(tyro.cli(Options, description=__doc__))

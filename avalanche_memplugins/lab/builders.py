@@ -145,6 +145,11 @@ def generative(setting: Setting) -> Built:
     return _replaying(setting, make_memory(setting.spec))
 
 
+def energy(setting: Setting) -> Built:
+    """Rehearsal from an energy-based memory."""
+    return _replaying(setting, make_memory(setting.spec))
+
+
 def vae(setting: Setting) -> Built:
     """Deep generative replay: ``VAEReplay`` with a memory of the size that the run wants."""
     spec = setting.spec

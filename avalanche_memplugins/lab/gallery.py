@@ -15,10 +15,11 @@ from avalanche_memplugins import pretrained
 from avalanche_memplugins.benchmarks.roots import data_root
 from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec, Uint8
 from avalanche_memplugins.lab.gallery_options import Gallery
-from avalanche_memplugins.memories import DynamicKanervaMemory, GaussianMemory, RandomMemory, VAEMemory
+from avalanche_memplugins.memories import DynamicKanervaMemory, EnergyMemory, GaussianMemory, RandomMemory, VAEMemory
 from avalanche_memplugins.networks import ConditionalVAE, DynamicKanervaMachine
 
 CODEC, READER = "omniglot28-vae", "omniglot28-dkm-reader"
+ENERGY, REHEARSAL = "omniglot-28", "rehearsal-28"
 BLOCK = 14
 STEPS = (1, 2, 3, 5)
 _DPI = 110
@@ -82,10 +83,14 @@ def replay_figure(x: Tensor, y: Tensor, options: Gallery) -> Figure:
         "Kanerva by class": kanerva(budget, classes=10, codec=latent, seed=seed),
         "Kanerva, prior addresses": kanerva(budget, classes=10, codec=latent, address="prior", seed=seed),
         "Kanerva shared": kanerva(budget, classes=10, codec=latent, share="all", seed=seed),
+        "energy, 7 x 7 cues": _energy(budget, seed),
     }
     grid, names = [_two_of_each(x, y)], ["the stream"]
     for name, memory in memories.items():
-        memory.write(x, y)
+        if hasattr(memory, "consolidate"):
+            memory.consolidate([(x, y, 0)], origin=0)
+        else:
+            memory.write(x, y)
         found = memory.sample(min(400, len(memory)))
         grid.append(_two_of_each(found.x, found.y))
         names.append(f"{name}\n{_held(memory)} in {memory.nbytes / 1000:.0f} kB")
@@ -101,6 +106,14 @@ def replay_figure(x: Tensor, y: Tensor, options: Gallery) -> Figure:
     return _grid_figure(torch.stack(grid), names, title)
 
 
+def _energy(budget: int, seed: int) -> EnergyMemory:
+    found = pretrained.load_energy(REHEARSAL)
+    return EnergyMemory.from_budget(
+        budget, found.network, shape=(1, 28, 28), classes=10, slot_size=found.patterns, precision="int8", seed=seed,
+        cue=Downsampled(7, Bits(4)),
+    )  # fmt: skip
+
+
 def reading_figures(x: Tensor, seed: int) -> dict[str, Figure]:
     """Reads of occluded images, interpolations and weights, from 32 images written to a trained machine's memory."""
     machine = cast(DynamicKanervaMachine, pretrained.load(READER).autoencoder)
@@ -111,8 +124,11 @@ def reading_figures(x: Tensor, seed: int) -> dict[str, Figure]:
     with torch.no_grad():
         empty = torch.sigmoid(machine.read(machine.prior()[0][None], cue[None])[0][0])
     shown = slice(0, 12)
-    rows = [written, cue, *(memory.read(cue, steps=steps) for steps in STEPS), empty]
-    names = ["written", f"cue, {BLOCK} x {BLOCK} black", *(f"read {steps}" for steps in STEPS), "empty memory, read 1"]
+    energy = EnergyMemory.from_pretrained(ENERGY, slots=2, seed=seed)
+    energy.write(written, torch.zeros(32, dtype=torch.int64))
+    rows = [written, cue, *(memory.read(cue, steps=steps) for steps in STEPS), empty, energy.read(cue)]
+    names = ["written", f"cue, {BLOCK} x {BLOCK} black", *(f"Kanerva, read {steps}" for steps in STEPS)]
+    names += ["empty Kanerva, read 1", "energy, 2 slots of 16"]
     reads = _grid_figure(torch.stack([r[shown] for r in rows]), names, "Reading 12 of 32 written images")
     weights = memory.weights(written)
     share = torch.linspace(0, 1, 9).view(1, -1, 1)

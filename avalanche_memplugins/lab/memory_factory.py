@@ -10,17 +10,21 @@ from avalanche_memplugins.benchmarks.registry import BENCHMARKS, BenchmarkInfo
 from avalanche_memplugins.codecs import Bits, Codec, Downsampled, LatentCodec, Uint8
 from avalanche_memplugins.memories import (
     DynamicKanervaMemory,
+    EnergyMemory,
     EpisodicMemory,
     GaussianMemory,
     RandomMemory,
     VAEMemory,
 )
 from avalanche_memplugins.networks import ConditionalVAE
+from avalanche_memplugins.pretrained import load_energy
 
 from .spec import RunSpec
 
 # Which of the pretrained auto-encoders is for which images.
 AUTOENCODERS = {(1, 28, 28): "omniglot28-vae"}
+ENERGIES = {(1, 28, 28): "rehearsal-28"}
+THUMBNAIL = 7  # side of the cues that energy memories keep
 SMALL = 14  # side to which 4-bit images are reduced
 
 
@@ -34,6 +38,8 @@ def make_memory(spec: RunSpec, *, steps: int = 2_000) -> Any:
     info = BENCHMARKS[spec.benchmark]
     if spec.strategy in ("gaussian", "kanerva", "kanerva-shared"):
         return _over_codes(spec, info)
+    if spec.strategy == "energy":
+        return _energy(spec, info)
     if spec.strategy == "vae":
         return _vae(spec, info, steps)
     kind = EpisodicMemory if spec.strategy in ("mbpa", "er-mbpa") else RandomMemory
@@ -94,6 +100,28 @@ def _over_codes(spec: RunSpec, info: BenchmarkInfo) -> GaussianMemory | DynamicK
     if spec.budget is None:
         return DynamicKanervaMemory(**settings)
     return DynamicKanervaMemory.from_budget(spec.budget, **sizes, **settings)
+
+
+def _energy(spec: RunSpec, info: BenchmarkInfo) -> EnergyMemory:
+    if info.input_shape not in ENERGIES:
+        raise ValueError(
+            f"strategy: energy wants images of {', '.join(map(str, ENERGIES))}, for which there is a pretrained energy "
+            f"network; those of {info.name} are {info.input_shape}"
+        )
+    found, of = load_energy(ENERGIES[info.input_shape]), normalisation(spec, info)
+    settings: dict[str, Any] = {
+        "slot_size": found.patterns,
+        "cue": Downsampled(THUMBNAIL, Bits(4, **of)),
+        "precision": "int8",
+        "write_steps": 2,
+        "seed": spec.seed,
+        **of,
+    }
+    if spec.budget is None:
+        return EnergyMemory(found.network, slots=max(1, spec.memory_size // found.patterns), **settings)
+    return EnergyMemory.from_budget(
+        spec.budget, found.network, shape=info.input_shape, classes=info.n_classes, **settings
+    )
 
 
 def _vae(spec: RunSpec, info: BenchmarkInfo, steps: int) -> VAEMemory:

@@ -103,6 +103,14 @@ OURS: Mapping[str, StrategyInfo] = {
             source="Wu et al. 2018, arXiv 1811.09556",
         ),
         StrategyInfo(
+            name="energy",
+            label="Energy",
+            summary="rehearsal from an energy-based memory with thumbnails as cues; 28 x 28 grey images only",
+            builder="energy",
+            sized="bytes",
+            source="Bartunov et al. 2020, arXiv 1910.02720; rehearsal from it is ours",
+        ),
+        StrategyInfo(
             name="vae",
             label="VAE replay",
             summary="deep generative replay (VAEReplay): a VAE that rehearses itself; with a budget one that is told "

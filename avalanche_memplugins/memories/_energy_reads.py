@@ -9,6 +9,7 @@ from torch import Size, Tensor
 
 from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.codecs.codec import Codec
+from avalanche_memplugins.functional.energy import Weights
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._energy_slots import EMPTY, SlotBank
 
@@ -98,26 +99,43 @@ class EnergyReads(SlotBank):
         return slots[torch.cdist(patterns, stored).argmin(1)]
 
     @torch.no_grad()
-    def novelty(self, x: Tensor) -> Tensor:
-        r"""How little the memory knows rows: :math:`\min_s E(x; \theta_s) - E(x; \bar\theta)` over slots s, ``(B,)``.
+    def novelty(self, x: Tensor, *, score: Literal["slope", "energy"] = "slope") -> Tensor:
+        r"""How little the memory knows rows, ``(B,)``; over slots s the least of
 
-        Writing lowers the energy of what is written, so a row that looks like none of it has a score near 0 or above.
+        .. math::
+            g_s^\top A g_s, \quad g_s = \nabla_x E(x; \theta_s) \quad\text{(slope)}, \qquad
+            E(x; \theta_s) - E(x; \bar\theta) \quad\text{(energy)}
+
+        What was written lies in a minimum, where there is no slope; :math:`A` is the preconditioner of reads, so that
+        the slope is that which a read follows. Energies themselves tell less: nothing in the training of a network
+        says that those of its minima are equal, or lower than all others (bench/RESULTS.md).
 
         :param x: ``(B, *shape)``.
-        :raises ValueError: if nothing has been written, or the rows do not fit.
+        :param score: ``"slope"`` or ``"energy"``.
+        :raises ValueError: if nothing has been written, or an argument does not fit.
         """
+        by_slope = check.choice("score", score, ("slope", "energy")) == "slope"
         if not self.filled:
             raise ValueError("x: nothing has been written to this memory yet, so everything is new to it")
         self._fits("x", x)
         patterns = self._padded(self._encode(x.to(self.device), with_cues=False)[0])
-        before, best = self._unwritten(patterns), None
+        before = patterns.new_zeros(len(patterns)) if by_slope else self._unwritten(patterns)
+        best = before.new_full(before.shape, float("inf"))
         chunk = max(1, _ENERGIES // max(1, len(patterns)))
         for slots in torch.split(torch.arange(self.filled, device=self.device), chunk):
             shaped = patterns.view(1, -1, *self.network.shape).expand(len(slots), -1, *self.network.shape)
             with torch.autocast(shaped.device.type, enabled=False):
-                lowest = (self.network.energy(shaped, self.weights(slots)) - before).amin(0)
-            best = lowest if best is None else torch.minimum(best, lowest)
-        return before if best is None else best
+                weights = self.weights(slots)
+                scores = self._slopes(shaped, weights) if by_slope else self.network.energy(shaped, weights)
+            best = torch.minimum(best, (scores - before).amin(0))
+        return best
+
+    def _slopes(self, patterns: Tensor, weights: Weights) -> Tensor:
+        """Squared slopes ``(E, N)`` of the energy at patterns ``(E, N, *shape)``, as reads see them."""
+        with torch.enable_grad():
+            at = patterns.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.network.energy(at, weights).sum(), at)
+        return (slope * self.network.precondition(slope)).flatten(2).sum(-1)
 
     def _unwritten(self, patterns: Tensor) -> Tensor:
         """Energies ``(B,)`` before any write."""

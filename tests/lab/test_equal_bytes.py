@@ -18,7 +18,7 @@ from avalanche_memplugins.lab.strategies import OURS
 from avalanche_memplugins.networks import VAE
 
 BUDGET = 12_000
-ON_DIGITS = [name for name, info in STRATEGIES.items() if info.sized != "no" and name != "er-latent"]
+ON_DIGITS = [name for name, info in STRATEGIES.items() if info.sized != "no" and name not in ("er-latent", "energy")]
 # Bytes of a row: its pixels and a label; of Avalanche's, float32 pixels, two labels of eight, logits or a score.
 ROW = {
     **dict.fromkeys(("rma", "er-reservoir", "mbpa", "er-mbpa"), 64 * 4 + 1),
@@ -103,6 +103,22 @@ def test_memories_over_codes_have_fixed_bytes_apart(strategy: str, autoencoder: 
     assert memory.sample(4).x.shape == (4, 1, 28, 28)
     if strategy == "er-latent":
         assert memory.capacity == 1000, "eight int8 numbers and a label"
+
+
+def test_energy_memories_fill_their_budget_with_whole_slots() -> None:
+    fields = {"strategy": "energy", "seed": 0, "n_experiences": 5, "epochs": 1}
+    memory = factory.make_memory(RunSpec(benchmark="split-mnist", budget=20_000, **fields))
+    x = torch.rand(80, 1, 28, 28).sub(0.1307).div(0.3081)
+    for origin in range(2):
+        memory.consolidate([(x, torch.arange(80) % 4, 0)], origin=origin)
+    slot = memory.network.writable_floats + 8 + 16 + memory.slot_size * (25 + 1)
+    assert memory.slots == (20_000 - 10 * 32) // slot
+    assert memory.nbytes <= 20_000
+    assert memory.sample(4).x.shape == (4, 1, 28, 28)
+    rows = RunSpec(benchmark="split-mnist", memory_size=4 * memory.slot_size, **fields)
+    assert factory.make_memory(rows).slots == 4
+    with pytest.raises(ValueError, match=r"energy wants images of \(1, 28, 28\).*those of split-digits"):
+        factory.make_memory(RunSpec(benchmark="split-digits", **fields))
 
 
 def test_the_autoencoders_are_shipped_and_images_that_suit_none_are_named() -> None:

@@ -131,9 +131,34 @@ def test_novelty_is_the_least_change_of_energy_over_all_slots() -> None:
             before = mine.network.energy(pattern, mine.network.initial).item()
             after = [mine.network.energy(pattern, mine.weights(torch.tensor([s]))).item() for s in range(5)]
             want.append(min(after) - before)
-    assert mine.novelty(other).tolist() == pytest.approx(want, abs=1e-5)
+    assert mine.novelty(other, score="energy").tolist() == pytest.approx(want, abs=1e-5)
     # More rows than are worked out at once.
-    assert mine.novelty(other.repeat(900, 1, 1, 1))[-7:].tolist() == pytest.approx(want, abs=1e-5)
+    many = mine.novelty(other.repeat(900, 1, 1, 1), score="energy")
+    assert many[-7:].tolist() == pytest.approx(want, abs=1e-5)
+
+
+def test_novelty_is_the_least_slope_over_all_slots() -> None:
+    mine = memory(slots=6)
+    x, y = rows(20)
+    mine.write(x, y)
+    other = rows(7, seed=1)[0]
+    mine.network.double()
+    want, step = [], 1e-6
+    for row in other.double():
+        slopes = []
+        for slot in range(5):
+            weights = tuple(weight.double() for weight in mine.weights(torch.tensor([slot])))
+            ends = row.view(1, 1, 16) + step * torch.cat([torch.eye(16), -torch.eye(16)]).double().view(1, 32, 16)
+            with torch.no_grad():
+                high, low = mine.network.energy(ends.view(1, 32, 1, 4, 4), weights)[0].view(2, 16)
+            slopes.append(float(((high - low) / (2 * step)).square().sum()))
+        want.append(min(slopes))
+    mine.network.float()
+    assert mine.novelty(other).tolist() == pytest.approx(want, rel=1e-3)
+    assert mine.novelty(other.repeat(900, 1, 1, 1))[-7:].tolist() == pytest.approx(want, rel=1e-3)
+    assert not mine.novelty(other).requires_grad
+    with pytest.raises(ValueError, match="score: wants one of 'slope', 'energy', got 'loss'"):
+        mine.novelty(other, score="loss")  # type: ignore[arg-type]
 
 
 def test_written_weights_are_those_of_the_network() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from avalanche_memplugins.networks.energy import (
     ConvolutionalEnergy,
     EnergyNetwork,
@@ -48,3 +50,20 @@ def build(options: EnergyTraining, task: Task) -> EnergyNetwork:
     kind = FullyConnectedEnergy if options.network == "fully-connected" else ConvolutionalEnergy
     network = kind(task.images.shape[1:], writable=options.writable, width=options.width, hops=options.hops, **steps)
     return network
+
+
+def start_from(network: EnergyNetwork, other: EnergyNetwork) -> None:
+    """Give a network another's weights; steps of writing and reading beyond the other's repeat its last.
+
+    :raises ValueError: if they differ in more than their numbers of steps.
+    """
+    mine, theirs = network.state_dict(), other.state_dict()
+    for name in ("write_rates", "read_ratios", "read_momenta"):
+        wanted, given = len(mine[name]), len(theirs[name])
+        if given:
+            theirs[name] = theirs[name][torch.arange(wanted).clamp(max=given - 1)]
+    shapes = [{name: value.shape for name, value in state.items()} for state in (mine, theirs)]
+    differ = sorted(name for name in mine.keys() | theirs.keys() if shapes[0].get(name) != shapes[1].get(name))
+    if differ:
+        raise ValueError(f"init: wants a network of the same sizes, got one that differs in {', '.join(differ)}")
+    network.load_state_dict(theirs)

@@ -62,6 +62,8 @@ class EnergyTraining:
     """by how much at most"""
     label_bits: int = 0
     """classes to be remembered with the images, as entries behind their pixels; 0: none"""
+    init: Path | None = None
+    """file of an energy network of the same sizes to start from; further steps repeat its last ones"""
     minutes: float | None = None
     """CPU time to train for, 10 if neither this nor steps is given; the learning rate falls with it"""
     steps: int | None = None

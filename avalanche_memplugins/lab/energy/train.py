@@ -19,9 +19,9 @@ from torch.nn.utils import clip_grad_norm_
 from avalanche_memplugins._folders import load_folder, save_folder
 from avalanche_memplugins.functional.energy import reconstruction_loss
 from avalanche_memplugins.networks.energy import EnergyNetwork
-from avalanche_memplugins.pretrained import save_energy
+from avalanche_memplugins.pretrained import load_energy, save_energy
 
-from .build import build
+from .build import build, start_from
 from .options import EnergyTraining
 from .tasks import Task, tasks
 
@@ -58,6 +58,8 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self.network = build(options, self.train_task)
+        if options.init is not None:
+            start_from(self.network, load_energy(options.init).network)
         self.average = copy.deepcopy(self.network)
         self.best = copy.deepcopy(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(self.network.parameters(), options.lr, weight_decay=1e-6)
@@ -246,7 +248,7 @@ def evaluate(
 def _kept(options: EnergyTraining) -> dict[str, Any]:
     """Options that a checkpoint must agree in, as JSON gives them back."""
     values = {name: value for name, value in asdict(options).items() if name not in ("out", "data_root")}
-    kept: dict[str, Any] = json.loads(json.dumps(values))
+    kept: dict[str, Any] = json.loads(json.dumps(values, default=lambda path: path.name))
     return kept
 
 
