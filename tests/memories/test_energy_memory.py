@@ -275,8 +275,27 @@ def test_the_energy_finds_the_slot(trained: EnergyNetwork) -> None:
     assert float((found == torch.tensor(want)).float().mean()) > 0.96
     assert float((found == torch.arange(32) // 8).float().mean()) > 0.45  # 0.25 by chance
     slots = mine.read(cue, slots=found, known=known)
-    assert torch.equal(mine.read(cue, known=known), slots)
     assert torch.equal(mine.read(cue, known=known, route="energy"), slots)
+
+
+def test_the_best_match_finds_the_slot(trained: EnergyNetwork) -> None:
+    mine = memory(copy.deepcopy(trained), slot_size=8)
+    x, y = unseen(32)
+    mine.write(x, y)
+    cue, known = erased(x)
+    flat, mask = cue.flatten(1), known.flatten(1)
+    for told in (None, mask):
+        found = mine.matching(flat, known=told)
+        want = []
+        with torch.no_grad():
+            for row, intact in zip(flat, mask, strict=True):
+                ends = [read_alone(mine, row, slot).flatten() for slot in range(4)]
+                kept = intact if told is not None else torch.ones_like(intact)
+                moved = [float((end - row).square()[kept].sum()) for end in ends]
+                want.append(moved.index(min(moved)))
+        assert float((found == torch.tensor(want)).float().mean()) > 0.96
+    assert float((found == torch.arange(32) // 8).float().mean()) > 0.5  # 0.25 by chance
+    assert torch.equal(mine.read(cue, known=known), mine.read(cue, slots=found, known=known))
 
 
 def test_the_nearest_stored_cue_finds_the_slot() -> None:
@@ -772,7 +791,7 @@ WRONG_READS: list[tuple[Callable[[EnergyMemory], Any], str]] = [
     (lambda m: m.read(X, slots=torch.tensor([0, 1, -1, 0])), "slots: wants"),
     (lambda m: m.read(X, slots=torch.zeros(4)), "slots: wants"),
     (lambda m: m.read(X, slots=torch.zeros(3, dtype=torch.int64)), "slots: wants"),
-    (lambda m: m.read(X, route="cues"), "route: wants one of 'energy', 'cue', got 'cues'"),  # type: ignore[arg-type]
+    (lambda m: m.read(X, route="cues"), "route: wants one of 'match', 'energy', 'cue', got 'cues'"),  # type: ignore[arg-type]
     (lambda m: m.read(X, route="cue"), "route: 'cue' wants a memory that stores cues"),
     (lambda m: m.read(X, known=X[:3] > 0), r"known: wants bool \(4, 1, 4, 4\), got torch.bool \(3, 1, 4, 4\)"),
     (lambda m: m.read(X, known=X), "known: wants bool"),
