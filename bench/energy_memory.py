@@ -170,7 +170,7 @@ def draw_steps(size: int, network: EnergyNetwork, alone: EnergyNetwork | None, e
     before = float((cue - x).square().sum(-1).mean())
     lines = [
         ("written", network, Way("", read_steps=SPREAD)),
-        ("nothing written", network, Way("", read_steps=SPREAD, write=False)),
+        ("nothing written (leaves the picture)", network, Way("", read_steps=SPREAD, write=False)),
     ]
     if alone is not None:
         lines.append(("cannot write, trained so", alone, Way("", read_steps=SPREAD)))
@@ -179,8 +179,8 @@ def draw_steps(size: int, network: EnergyNetwork, alone: EnergyNetwork | None, e
         axes.plot(range(len(errors)), errors, marker=".", label=name)
     learned = len(network.read_momenta)
     axes.axvline(learned, color="0.6", lw=1, ls=":")
-    axes.annotate(f"{learned} steps learned", (learned, 4), textcoords="offset points", xytext=(4, 0), color="0.4")
-    axes.set(xlabel="read step", ylabel="squared error, % of the cue's", xlim=(0, SPREAD), ylim=(0, None))
+    axes.annotate(f"{learned} steps learned", (learned, 121), textcoords="offset points", xytext=(4, 0), color="0.4")
+    axes.set(xlabel="read step", ylabel="squared error, % of the cue's", xlim=(0, SPREAD), ylim=(0, 130))
     axes.set_title(f"Omniglot evaluation, {size} x {size}, 16 images written, a block erased", fontsize=10)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

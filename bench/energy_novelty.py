@@ -74,7 +74,7 @@ def one_seed(options: Options, seed: int) -> dict[str, tuple[float, float]]:
     found = load_energy("omniglot-28")
     memory = EnergyMemory(found.network, slots=options.slots, slot_size=found.patterns, seed=seed)
     control = RandomMemory.from_budget(
-        memory._slot_bytes(torch.Size((1, 28, 28))) * options.slots, shape=(1, 28, 28), codec=Downsampled(14, Bits(4)),
+        memory.slot_bytes((1, 28, 28)) * options.slots, shape=(1, 28, 28), codec=Downsampled(14, Bits(4)),
         labels="uint8", store_tasks=False, seed=seed,
     )  # fmt: skip
     vae = VAEMemory(ConditionalVAE((1, 28, 28), hidden=(400, 400), code_size=32), steps=options.vae_steps, seed=seed)

@@ -16,6 +16,7 @@ from avalanche_memplugins.memories import (
     RandomMemory,
     VAEMemory,
 )
+from avalanche_memplugins.memories._generative import TABLE_BYTES
 from avalanche_memplugins.networks import ConditionalVAE
 from avalanche_memplugins.pretrained import load_energy
 
@@ -110,18 +111,21 @@ def _energy(spec: RunSpec, info: BenchmarkInfo) -> EnergyMemory:
         )
     found, of = load_energy(ENERGIES[info.input_shape]), normalisation(spec, info)
     settings: dict[str, Any] = {
-        "slot_size": found.patterns,
         "cue": Downsampled(THUMBNAIL, Bits(4, **of)),
         "precision": "int8",
-        "write_steps": 2,
         "seed": spec.seed,
         **of,
     }
+    # A slot for each experience: what is written serves all of its images.
     if spec.budget is None:
-        return EnergyMemory(found.network, slots=max(1, spec.memory_size // found.patterns), **settings)
-    return EnergyMemory.from_budget(
-        spec.budget, found.network, shape=info.input_shape, classes=info.n_classes, **settings
-    )
+        size = max(1, spec.memory_size // spec.n_experiences)
+        return EnergyMemory(found.network, slots=spec.n_experiences, slot_size=size, **settings)
+    sizes: dict[str, Any] = {"shape": info.input_shape, "classes": info.n_classes}
+    single, double = (EnergyMemory(found.network, slots=1, slot_size=n, **settings) for n in (1, 2))
+    first, second = (memory.slot_bytes(info.input_shape) for memory in (single, double))
+    room = (spec.budget - TABLE_BYTES * info.n_classes) // spec.n_experiences
+    size = max(1, 1 + (room - first) // (second - first))
+    return EnergyMemory.from_budget(spec.budget, found.network, slot_size=size, **sizes, **settings)
 
 
 def _vae(spec: RunSpec, info: BenchmarkInfo, steps: int) -> VAEMemory:

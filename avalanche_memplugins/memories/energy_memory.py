@@ -133,7 +133,7 @@ class EnergyMemory(EnergyReads):
         :raises ValueError: if not even one slot fits.
         """
         memory = cls(network, slots=1, **kwargs)
-        each = memory._slot_bytes(Size(shape))
+        each = memory.slot_bytes(shape)
         room = nbytes - TABLE_BYTES * check.positive_integer("classes", classes)
         if room < each:
             raise ValueError(f"nbytes: one slot takes {each} bytes beside {nbytes - room} of classes, got {nbytes}")
@@ -330,7 +330,9 @@ class EnergyMemory(EnergyReads):
         t, origin = self.origins[slots].unbind(1)
         return Recall(self._rows(patterns), y, t, origin)
 
-    def _slot_bytes(self, shape: Size) -> int:
+    def slot_bytes(self, shape: Sequence[int]) -> int:
+        """Bytes of a slot for rows of a shape: weights, cues and labels."""
+        shape = Size(shape)
         code, dtype = (Size((0,)), torch.uint8) if self.cue is None else self.cue.spec(self._cued(shape), torch.float32)
         cue = code.numel() * torch.empty(0, dtype=dtype).element_size()
         scales = 4 * len(self.network.initial) if self.precision == "int8" else 0

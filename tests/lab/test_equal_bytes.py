@@ -112,11 +112,12 @@ def test_energy_memories_fill_their_budget_with_whole_slots() -> None:
     for origin in range(2):
         memory.consolidate([(x, torch.arange(80) % 4, 0)], origin=origin)
     slot = memory.network.writable_floats + 8 + 16 + memory.slot_size * (25 + 1)
-    assert memory.slots == (20_000 - 10 * 32) // slot
+    assert memory.slots == (20_000 - 10 * 32) // slot == 5, "one for each experience"
+    assert 5 * (slot + 26) > 20_000 - 10 * 32, "and no row less than fits"
     assert memory.nbytes <= 20_000
     assert memory.sample(4).x.shape == (4, 1, 28, 28)
-    rows = RunSpec(benchmark="split-mnist", memory_size=4 * memory.slot_size, **fields)
-    assert factory.make_memory(rows).slots == 4
+    rows = factory.make_memory(RunSpec(benchmark="split-mnist", memory_size=200, **fields))
+    assert (rows.slots, rows.slot_size) == (5, 40)
     with pytest.raises(ValueError, match=r"energy wants images of \(1, 28, 28\).*those of split-digits"):
         factory.make_memory(RunSpec(benchmark="split-digits", **fields))
 
