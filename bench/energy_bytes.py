@@ -132,6 +132,12 @@ def main(options: Options) -> None:
             return rounded((deltas - mean) @ span[:rank].T) @ span[:rank] + mean
 
         energy(f"{rank} shared directions, int8", patterns, rank + 4, shared)
+    path = options.networks / "thumbnail-28.safetensors"
+    if path.exists():
+        network = load_energy(path).network
+        floats = network.writable_floats
+        energy("trained on episodes of any characters, int8", patterns, floats + 8, rounded)
+        add("the same with nothing written", CUE + 1, network.read(thumbnails[None])[-1][0], x)
     codes(options, x, rows, add)
     text = table(["way", "bytes a pattern", "squared error"], rows)
     record("Energy memory: what the weights are worth", f"{REMARK}\n\n{text}", COMMAND)

@@ -84,8 +84,14 @@ def reservoir(codec: Codec) -> Callable[[int, int], Any]:
 
 
 def energy(network: EnergyNetwork, **options: Any) -> Callable[[int, int], Any]:
-    """An energy memory in so many bytes."""
-    return lambda nbytes, seed: EnergyMemory.from_budget(nbytes, network, shape=SHAPE, classes=10, seed=seed, **options)
+    """An energy memory in so many bytes; with no size of slots given, of a slot for each of five experiences."""
+
+    def make(nbytes: int, seed: int) -> EnergyMemory:
+        size = options.get("slot_size") or (nbytes // 5 - network.writable_floats - SLOT) // PATTERN
+        sized = {**options, "slot_size": size}
+        return EnergyMemory.from_budget(nbytes, network, shape=SHAPE, classes=10, seed=seed, **sized)
+
+    return make
 
 
 def ways(folder: Path) -> dict[str, Callable[[int, int], Any]]:
@@ -211,13 +217,14 @@ def main(options: Options) -> None:
                     print(name, nbytes, seed, result, flush=True)
                 if path.exists():
                     runs.append(json.loads(path.read_text()))
-            runs = [r for r in runs if "none" not in r]
+            tried, runs = bool(runs), [r for r in runs if "none" not in r]
             if not runs:
-                cells.append("none fits")
+                cells.append("none fits" if tried else "-")
                 continue
             error = runs[0]["error"]
             cells.append(f"{interval([r['accuracy'] for r in runs])} ({runs[0]['rows']:,})")
-        rows.append([name, f"{error:.1f}", *cells])
+        if any(cell != "-" for cell in cells):
+            rows.append([name, f"{error:.1f}", *cells])
     text = table(["way", "error of a row", *(f"{nbytes // 1000} kB" for nbytes in BYTES)], rows)
     print(text)
     record("Energy memory: rehearsal on Split MNIST", f"{REMARK}\n\n{text}", COMMAND)

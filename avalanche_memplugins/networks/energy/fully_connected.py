@@ -21,9 +21,8 @@ class FullyConnectedEnergy(EnergyNetwork):
 
     Three residual blocks of stride 2, a linear layer to ``code`` numbers with layer normalisation, then
     :math:`e = \tanh \mathrm{LN}[h W + b \mid h S + c]` with :math:`W, b` written, ``(code + 1) * writable`` numbers,
-    gated hops, and a read-out of one hidden layer. On images of strokes it learns to fill in before it learns to
-    remember, and in short trainings stops there: :class:`GatedEnergy` on whitened pixels is far ahead at equal time
-    (bench/RESULTS.md).
+    gated hops, and a read-out of one hidden layer. Meant for long trainings: none of the networks that come with the
+    library is of this kind.
 
     :param shape: of an image, ``(C, H, W)``.
     :param writable: columns of :math:`W`.
