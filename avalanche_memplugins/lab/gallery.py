@@ -160,7 +160,8 @@ def _two_of_each(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _held(memory: Any) -> str:
-    return f"{len(memory):,} rows" if isinstance(memory, RandomMemory) else f"model of {len(memory):,} rows"
+    holds = isinstance(memory, RandomMemory | EnergyMemory)
+    return f"{len(memory):,} rows" if holds else f"model of {len(memory):,} rows"
 
 
 def _grid_figure(grid: Tensor, names: list[str], title: str) -> Figure:
