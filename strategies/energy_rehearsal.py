@@ -36,7 +36,9 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
     :param shape: of one row.
     :param classes: how many are expected.
     :param cue: side of the thumbnail kept of each pattern.
-    :param memory: further arguments of :class:`~avalanche_memplugins.memories.EnergyMemory`, by name.
+    :param memory: further arguments of :class:`~avalanche_memplugins.memories.EnergyMemory`, by name; slots are int8
+        and of as many patterns as the network was trained for if nothing is said. Larger ones hold more rows in the
+        same bytes, at little loss: a slot for each experience is best (docs/energy.md).
     :param replay_from: ``"stored"`` cues or the ``"current"`` batch, see
         :class:`~avalanche_memplugins.plugins.EnergyReplayPlugin`.
     :param mean: of the user's ``Normalize``.
@@ -62,7 +64,7 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         model: Module,
         optimizer: Optimizer,
         criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
-        network: str = "omniglot-28",
+        network: str = "rehearsal-28",
         budget: int = 100_000,
         shape: Sequence[int] = (1, 28, 28),
         classes: int = 10,
@@ -83,7 +85,8 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         **base_kwargs: Any,
     ) -> None:
         found = load_energy(network)
-        options = {"slot_size": found.patterns, "cue": cue, "mean": mean, "std": std, "seed": seed, **(memory or {})}
+        ours: dict[str, Any] = {"slot_size": found.patterns, "cue": cue, "precision": "int8"}
+        options = {**ours, "mean": mean, "std": std, "seed": seed, **(memory or {})}
         bank = EnergyMemory.from_budget(budget, found.network, shape=shape, classes=classes, **options)
         replay = EnergyReplayPlugin(bank, cue=replay_from, replay_size=replay_size, seed=seed)
         super().__init__(

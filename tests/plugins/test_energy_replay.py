@@ -92,7 +92,9 @@ def test_rows_read_from_current_ones_want_a_class() -> None:
 def test_the_strategy_is_its_plugin_on_naive(tmp_path: Any) -> None:
     path = save_energy(tmp_path / "small", energy(), patterns=4, manifest={})
     plugin = EnergyReplayPlugin(
-        EnergyMemory.from_budget(3_000, energy(), shape=(FEATURES,), classes=CLASSES, slot_size=4, seed=3, **SCALE),
+        EnergyMemory.from_budget(
+            3_000, energy(), shape=(FEATURES,), classes=CLASSES, slot_size=4, precision="int8", seed=3, **SCALE
+        ),
         seed=3,
     )
     expected = weights(run(Case(), [plugin]))
