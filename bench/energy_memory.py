@@ -24,6 +24,7 @@ from associative import COUNTS, Episodes, image_cells, image_header, image_sets
 from torch import Tensor
 
 from avalanche_memplugins.functional.energy import Weights
+from avalanche_memplugins.memories import EnergyMemory
 from avalanche_memplugins.networks.energy import EnergyNetwork
 from avalanche_memplugins.pretrained import load_energy
 
@@ -40,7 +41,7 @@ class Options:
     """What to measure."""
 
     data: Path
-    parts: tuple[Literal["strings", "images", "times"], ...] = ("strings", "images", "times")
+    parts: tuple[Literal["strings", "images", "routes", "times"], ...] = ("strings", "images", "routes", "times")
     controls: Path = Path("results/energy")
     """Folder of the networks that cannot write: omniglot-16-none.safetensors, omniglot-28-none.safetensors."""
     strings: int = 4800
@@ -213,6 +214,39 @@ def draw_reads(size: int, network: EnergyNetwork, alone: EnergyNetwork | None, s
     plt.close(figure)
 
 
+# --- routes
+
+
+@torch.no_grad()
+def routes(options: Options, slots: int = 8, repeats: int = 4) -> str:
+    """How often each way of finding the slot finds the right one, and the error of the read there."""
+    rows: list[list[object]] = []
+    for name, (x, cue, known) in image_sets(options.data, 28, episodes=slots * repeats).items():
+        found: dict[str, list[float]] = {}
+        for first in range(0, slots * repeats, slots):
+            memory = EnergyMemory.from_pretrained("omniglot-28", slots=slots)
+            of, start, told = (column[first : first + slots].flatten(0, 1) for column in (x, cue, known))
+            memory.write(of, torch.zeros(len(of), dtype=torch.int64))
+            right = torch.arange(len(of)) // x.shape[1]
+            ways = {
+                "told": right,
+                "match": memory.matching(start),
+                "match, known pixels told": memory.matching(start, known=told),
+                "energy": memory.lowest(start),
+                "energy, known pixels clamped": memory.lowest(start, known=told),
+            }
+            for way, chosen in ways.items():
+                clamped = told if way.startswith(("match, known", "energy, known")) else None
+                out = memory.read(start, slots=chosen, known=clamped)
+                found.setdefault(way, []).append(float((chosen == right).float().mean()))
+                found.setdefault(f"{way} error", []).append(float((out - of).square().sum(-1).mean()))
+        for way in ways:
+            share, error = (sum(found[key]) / repeats for key in (way, f"{way} error"))
+            rows.append([name, way, f"{100 * share:.0f} %", f"{error:.1f}"])
+            print(rows[-1], flush=True)
+    return table(["images", "slot found by", "right", "squared error of the read"], rows)
+
+
 # --- times
 
 
@@ -269,6 +303,8 @@ def main(options: Options) -> None:
     if "images" in options.parts:
         texts = [f"### {size} x {size}\n\n{images(options, size)}" for size in (16, 28)]
         record("Energy memory: images", "\n\n".join([IMAGES, *texts]), COMMAND)
+    if "routes" in options.parts:
+        record("Energy memory: which slot", f"{ROUTES}\n\n{routes(options)}", COMMAND)
     if "times" in options.parts:
         record("Energy memory: times", f"{TIMES}\n\n{times(options)}", COMMAND)
 
@@ -281,6 +317,8 @@ IMAGES = """Squared error of a read, summed over the pixels of an image, and its
 episodes of 16 images, a block of half the side erased, as in "Associative memories: images", where the comparators are.
 `clamped` columns: the known pixels put back behind the last read. Networks trained on Omniglot's background alphabets;
 MNIST and Fashion-MNIST without retraining. "Cannot write" is a network of the same kind, trained without memory."""
+ROUTES = """`omniglot-28`, 8 slots of 16 images of 28 x 28, a block erased; 4 times 128 test images. By chance one slot
+in eight would be right."""
 TIMES = """CPU time on one core: one episode, median of 20 calls (5 for those with gradients: write, read all, gradient
 of the error with respect to the initial weights). No GPU was at hand."""
 

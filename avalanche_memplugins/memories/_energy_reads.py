@@ -43,8 +43,8 @@ class EnergyReads(SlotBank):
         :param slots: ``(B,)`` slots to read in; None: found by ``route``.
         :param route: ``"match"``: the slot whose read leaves the cue as it is, in entries that are known if ``known``
             says which; ``"energy"``: the slot whose energy is lowest after the read; both take a read in each slot.
-            ``"cue"``: the slot of the stored cue that is nearest. Energies of different slots hardly compare: of eight,
-            the lowest was the right one no more often than by chance, the best match in 69 % with ``known``.
+            ``"cue"``: the slot of the stored cue that is nearest. Energies of different slots hardly compare: of eight
+            slots of MNIST images the lowest is the right one in 14 %, the best match in 85 % with ``known``.
         :param known: ``(B, *shape)`` bool, entries that are not distorted and are to stay.
         :param steps: other than the network learned.
         :param temperature: of Langevin reads.
