@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from _episodes import corrupt_strings, erase_block, image_episodes, string_episodes
 from _images import omniglot
 from _record import record, table
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from avalanche_memplugins.codecs import Bits, Codec, Downsampled, Uint8
+from avalanche_memplugins.functional.episodes import corrupt_strings, erase_block, image_episodes, string_episodes
 from avalanche_memplugins.memories.baselines import HopfieldMemory, ModernHopfieldMemory, SlotMemory
 from avalanche_memplugins.networks.memory_network import MemoryNetwork, train_memory_network
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 
 from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec
+from avalanche_memplugins.functional import from_scaled_int8, scaled_int8
 from avalanche_memplugins.functional.energy import Weights
 from avalanche_memplugins.lab.energy.options import EnergyTraining
 from avalanche_memplugins.lab.energy.tasks import tasks
@@ -40,7 +41,7 @@ class Options:
     networks: Path = Path("results/energy")
     images: int = 2_048
     """Images in all."""
-    episodes: int = 1_500
+    episodes: int = 600
     """Episodes of Omniglot whose differences span the shared directions."""
 
 
@@ -57,8 +58,7 @@ def unflat(numbers: Tensor, like: Weights) -> Weights:
 
 def rounded(numbers: Tensor) -> Tensor:
     """In int8, a scale an episode."""
-    scale = numbers.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-    return (numbers / scale).round() * scale
+    return from_scaled_int8(*scaled_int8(numbers))
 
 
 @torch.no_grad()

@@ -18,12 +18,13 @@ from typing import Literal
 import matplotlib
 import torch
 import tyro
-from _episodes import corrupt_strings, string_episodes
 from _record import PLOTS, record, table
 from associative import COUNTS, Episodes, image_cells, image_header, image_sets
 from torch import Tensor
 
+from avalanche_memplugins.functional import from_scaled_int8, scaled_int8
 from avalanche_memplugins.functional.energy import Weights
+from avalanche_memplugins.functional.episodes import corrupt_strings, string_episodes
 from avalanche_memplugins.memories import EnergyMemory
 from avalanche_memplugins.networks.energy import EnergyNetwork
 from avalanche_memplugins.pretrained import load_energy
@@ -57,8 +58,7 @@ def quantised(weights: Weights, network: EnergyNetwork, kind: str) -> Weights:
         if kind == "float16":
             delta = delta.half().float()
         elif kind == "int8":
-            scale = delta.abs().flatten(1).amax(1).clamp(min=1e-12).view(-1, *[1] * (delta.ndim - 1)) / 127
-            delta = (delta / scale).round() * scale
+            delta = from_scaled_int8(*scaled_int8(delta))
         out.append(initial + delta)
     return tuple(out)
 

@@ -41,7 +41,7 @@ class Options:
     seeds: int = 3
     slots: int = 16
     """Slots of the energy memory, 16 images each."""
-    vae_steps: int = 600
+    vae_steps: int = 400
 
 
 def classifier(x: Tensor, y: Tensor) -> nn.Module:

@@ -234,7 +234,7 @@ REMARK = """Accuracy on the test set, mean ± 95 % interval over three seeds (tw
 codes), and in brackets the rows held at the end; every memory within the same bytes of stream (rows or slots, cues,
 labels). `error of a row`: squared error of what is rehearsed against what was written, summed over pixels, on 256 test
 images, two digits at a time. Energy networks: trained on Omniglot's background alphabets, cues 7 x 7 at 4 bits; their
-weights, like a codec's, are not counted."""
+weights, like a codec's, are not counted. `-`: not run."""
 
 if __name__ == "__main__":
     main(tyro.cli(Options, description=__doc__))

@@ -6,6 +6,7 @@ from avalanche_memplugins.functional.divergences import (
     kl_diagonal_normals,
     kl_standard_normal,
 )
+from avalanche_memplugins.functional.energy import decreasing_steps, energy_read, energy_write, reconstruction_loss
 from avalanche_memplugins.functional.gaussian import (
     draw_low_rank,
     merge_low_rank,
@@ -28,7 +29,14 @@ from avalanche_memplugins.functional.latent_sampling import sample_latents
 from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_linear, adapt_parameters
 from avalanche_memplugins.functional.modern_hopfield import modern_hopfield_read
 from avalanche_memplugins.functional.neighbours import KeyTable, Neighbours, nearest
-from avalanche_memplugins.functional.quantise import pack_bits, round_to_int8, unpack_bits
+from avalanche_memplugins.functional.quantise import (
+    from_scaled_int8,
+    pack_bits,
+    round_to_int8,
+    scaled_int8,
+    unpack_bits,
+)
+from avalanche_memplugins.functional.ranking import auroc
 from avalanche_memplugins.functional.reservoir import (
     distinct_integers,
     last_write_wins,
@@ -42,9 +50,14 @@ __all__ = [
     "adapt_linear",
     "adapt_parameters",
     "address_second_moment",
+    "auroc",
     "bernoulli_nll",
+    "decreasing_steps",
     "distinct_integers",
     "draw_low_rank",
+    "energy_read",
+    "energy_write",
+    "from_scaled_int8",
     "gaussian_nll",
     "hebb_rule",
     "hopfield_recall",
@@ -65,9 +78,11 @@ __all__ = [
     "pack_bits",
     "pack_triangle",
     "pseudo_inverse_rule",
+    "reconstruction_loss",
     "reservoir_slots",
     "round_to_int8",
     "sample_latents",
+    "scaled_int8",
     "storkey_rule",
     "symmetric_factors",
     "unpack_bits",

@@ -60,7 +60,7 @@ def packed_size(count: int, bits: int) -> int:
     return (count * bits + 7) // 8
 
 
-def round_to_int8(values: Tensor, step: float) -> Tensor:
+def round_to_int8(values: Tensor, step: float | Tensor) -> Tensor:
     r"""Numbers as multiples of a step, int8 of the same shape.
 
     .. math:: c = \min(127, \max(-127, \mathrm{round}(v / \Delta)))
@@ -68,9 +68,30 @@ def round_to_int8(values: Tensor, step: float) -> Tensor:
     Halves go to the even multiple; -128 is left out, so both signs reach equally far.
 
     :param values: floating-point, without NaN.
-    :param step: :math:`\Delta` > 0.
+    :param step: :math:`\Delta` > 0, one for all, or a tensor that fits beside the values.
     """
     return (values / step).round_().clamp_(-127, 127).to(torch.int8)
+
+
+def scaled_int8(values: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Each row as multiples of a step of its own, int8, and the steps.
+
+    .. math:: \Delta_b = \max_i |v_{bi}| / 127, \qquad c_{bi} = \mathrm{round}(v_{bi} / \Delta_b)
+
+    :param values: floating-point ``(B, *shape)``, finite.
+    :returns: codes ``(B, *shape)``; steps ``(B,)``, > 0, so that a row of zeros comes back as zeros.
+    """
+    step = values.abs().flatten(1).amax(1).clamp(min=127 * torch.finfo(values.dtype).tiny) / 127
+    return round_to_int8(values, _beside(step, values)), step
+
+
+def from_scaled_int8(codes: Tensor, step: Tensor) -> Tensor:
+    """The inverse of :func:`scaled_int8` but for rounding by at most half a step, ``(B, *shape)``."""
+    return codes.to(step.dtype) * _beside(step, codes)
+
+
+def _beside(step: Tensor, rows: Tensor) -> Tensor:
+    return step.view(-1, *[1] * (rows.ndim - 1))
 
 
 def _check(name: str, tensor: Tensor, bits: int) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from avalanche_memplugins._fingerprint import fingerprint
 from avalanche_memplugins.functional.energy import Weights
+from avalanche_memplugins.functional.quantise import from_scaled_int8, scaled_int8
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import GenerativeMemory
 from avalanche_memplugins.memories.summary import Summary
@@ -110,11 +111,10 @@ class SlotBank(GenerativeMemory):
         """Written weights of slots ``(E,)``, each ``(E, *shape)`` float32."""
         found = []
         for i, initial in enumerate(self.network.initial):
-            delta = self.get_buffer(f"delta{i}")[slots].to(initial.dtype)
+            delta = self.get_buffer(f"delta{i}")[slots]
             if self.precision == "int8":
-                scale = self.get_buffer(f"scale{i}")[slots]
-                delta = delta * scale.view(-1, *[1] * (delta.ndim - 1))
-            found.append(initial + delta)
+                delta = from_scaled_int8(delta, self.get_buffer(f"scale{i}")[slots])
+            found.append(initial + delta.to(initial.dtype))
         return tuple(found)
 
     # ---------------------------------------------------------------- storing
@@ -134,9 +134,7 @@ class SlotBank(GenerativeMemory):
         for i, (weight, initial) in enumerate(zip(weights, self.network.initial, strict=True)):
             delta = weight - initial
             if self.precision == "int8":
-                scale = delta.abs().amax().clamp(min=torch.finfo(delta.dtype).tiny) / 127
-                new[f"scale{i}"] = scale.view(1)
-                delta = (delta / scale).round()
+                delta, new[f"scale{i}"] = scaled_int8(delta)
             elif self.precision == "float16":
                 # Beyond float16 there is infinity, which spoils a whole read.
                 delta = delta.clamp(-_LARGEST, _LARGEST)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from avalanche_memplugins.functional.quantise import pack_bits, packed_size, unpack_bits
+from avalanche_memplugins.functional.quantise import from_scaled_int8, pack_bits, packed_size, scaled_int8, unpack_bits
 
 
 def packed_by_hand(row: list[int], bits: int) -> list[int]:
@@ -47,3 +47,18 @@ def test_a_view_is_packed_as_its_values() -> None:
 def test_bad_input_is_named(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_int8_rows_have_steps_of_their_own() -> None:
+    sizes = torch.tensor([1e-4, 1.0, 3.0, 50.0, 0.0]).view(5, 1, 1)
+    values = sizes * torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+    codes, steps = scaled_int8(values)
+    top = np.abs(values.double().numpy()).max((1, 2))
+    np.testing.assert_allclose(steps[:4].double().numpy(), top[:4] / 127, rtol=1e-6)
+    assert codes.dtype == torch.int8
+    assert codes[:4].abs().flatten(1).amax(1).tolist() == [127] * 4
+    want = np.round(values[:4].double().numpy() / steps[:4, None, None].double().numpy())
+    assert np.abs(codes[:4].numpy() - want).max() <= 0
+    back = from_scaled_int8(codes, steps)
+    assert bool(((back - values).abs().amax((1, 2)) <= 0.5001 * steps).all())
+    assert torch.equal(back[4], values[4])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avalanche_memplugins.benchmarks.digits_data import digits
 from avalanche_memplugins.lab.energy.options import EnergyTraining
-from avalanche_memplugins.lab.energy.tasks import Images, tasks, thickened, thumbnails
+from avalanche_memplugins.lab.energy.tasks import Codes, Images, tasks, thickened, thumbnails
 from avalanche_memplugins.lab.energy.train import Score, Training, evaluate
 from avalanche_memplugins.pretrained import load_energy
 
@@ -292,6 +292,49 @@ def test_classes_are_held_out_whole(tmp_path: Path) -> None:
     assert len(held_out.rows) == 1
     assert len(train.rows) == 9
     assert len(train.pool) + len(held_out.pool) == 1438
+
+
+def test_a_training_starts_from_another_with_more_steps(tmp_path: Path) -> None:
+    first = EnergyTraining(out=tmp_path / "first.safetensors", **{**SMALL, "write_steps": 2, "read_steps": 2})
+    training = Training(first)
+    quiet(training)
+    path = training.save()
+    old = load_energy(path).network
+    more = EnergyTraining(
+        out=tmp_path / "more.safetensors", init=path, **{**SMALL, "write_steps": 4, "read_steps": 3, "seed": 9}
+    )
+    new = Training(more).network
+    for name, value in old.state_dict().items():
+        taken = new.state_dict()[name]
+        assert torch.equal(taken[: len(value)] if value.ndim else taken, value), name
+    assert torch.equal(new.write_rates[2:], old.write_rates[-1:].expand(2, -1, -1))
+    assert torch.equal(new.read_momenta[2:], old.read_momenta[-1:])
+    other = EnergyTraining(out=tmp_path / "other.safetensors", init=path, **{**SMALL, "width": SMALL["width"] + 1})
+    with pytest.raises(
+        ValueError, match="init: wants a network of the same sizes, got one that differs in .*norm_scale"
+    ):
+        Training(other)
+
+
+def test_classes_stand_behind_the_pixels_and_cues_do_not_tell_them() -> None:
+    g = torch.Generator().manual_seed(0)
+    images = torch.rand(30, 1, 4, 4, generator=g)
+    task = Images(images, "block", 3)
+    x = task.episodes(40, 5, generator=g)
+    cue = task.cues(x, generator=g)
+    assert x.shape == (40, 5, 19)
+    assert bool((x[..., 16:].sum(-1) == 1).all())
+    assert bool((x[..., 16:].sum((0, 1)) > 40).all())
+    assert bool((cue[..., 16:] == 0.5).all())
+    assert bool(((cue[..., :16] == 0).sum(-1) == 4).all())
+
+
+def test_codes_as_patterns_leave_their_signs_as_cues() -> None:
+    codes = torch.tensor([[-4.0, -1.5, 0.0, 1.5, 3.0]]).repeat(4, 1) + 0.01 * torch.arange(4).view(-1, 1)
+    x = Codes(codes).episodes(1, 4, generator=torch.Generator().manual_seed(0))[0].sort(0).values
+    torch.testing.assert_close(x[0], torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
+    cue = Codes(codes).cues(x, generator=torch.Generator())
+    assert cue[0].tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
 
 
 # ---------------------------------------------------------------- what it refuses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ CODEC = "omniglot28-vae"
 THUMBNAIL = 4  # by which a thumbnail's side is smaller
 
 
-class Task:
+class Task(ABC):
     """Episodes of one kind: :meth:`episodes` gives patterns ``(E, N, D)``, :meth:`cues` damages them."""
 
     size: int
@@ -31,13 +32,13 @@ class Task:
     images: Tensor | None = None
     """Patterns ``(M, ...)`` to take the statistics of for whitening."""
 
+    @abstractmethod
     def episodes(self, episodes: int, patterns: int, *, generator: torch.Generator) -> Tensor:
         """Patterns ``(E, N, D)`` in [0, 1]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cues(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
         """Damaged patterns ``(E, N, D)``."""
-        raise NotImplementedError
 
 
 @dataclass
