@@ -55,8 +55,9 @@ def frontier_figure(table: pd.DataFrame) -> Figure:
     panels[0].set_ylabel("accuracy on all experiences at the end, %", color=_INK)
     info = BENCHMARKS[str(table["benchmark"].iloc[0])]
     figure.suptitle(f"Accuracy per byte of memory: {info.summary}", x=0.008, ha="left", fontweight="bold", fontsize=14)
-    seeds = int(table["seeds"].max())
-    note = "one seed" if seeds == 1 else f"mean of {seeds} seeds, bars: 95 % t-intervals"
+    fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
+    seeds = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+    note = "one seed" if most == 1 else f"mean of {seeds}, bars: 95 % t-intervals"
     if table["fixed_bytes"].max() > 0:
         note += "; networks and priors that do not depend on the stream are not counted"
     figure.supxlabel(note, x=0.008, ha="left", fontsize=9.5, color=_PALE)
