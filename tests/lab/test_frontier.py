@@ -201,3 +201,11 @@ def test_real_runs_end_in_a_picture(tmp_path: Path) -> None:
     assert all(result.ok for result in results), screen
     assert all(path.exists() for path in files)
     assert all(max(result.memory_bytes) <= result.spec.budget for result in results if result.spec.budget)
+
+
+def test_the_pictures_foot_tells_the_fewest_seeds_too() -> None:
+    row = {"benchmark": "split-digits", "strategy": "er-uint8", "accuracy": 0.9, "accuracy_half_width": 0.01}
+    row |= {"fixed_bytes": 0.0, "train_seconds": 1.0}
+    table = pd.DataFrame([{**row, "budget": b, "memory_bytes": b, "seeds": n} for b, n in ((5_000, 2), (9_000, 5))])
+    foot = frontier_figure(table)._supxlabel.get_text()
+    assert foot.startswith("mean of 2 to 5 seeds")
