@@ -1,5 +1,8 @@
 """Benchmarks from data that is already on the machine: scikit-learn's digits, or files below a data root.
 
+``split_mnist`` and its like are Avalanche's own, with all their options; ``split_mnist_tensors`` and its like give the
+same rows, bit for bit, from memory: much faster, in three scenarios, without transforms of one's own.
+
 Names are resolved on first use, so that listing the benchmarks does not import torch or Avalanche.
 """
 
@@ -10,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .digits_data import DigitsData, digits
-    from .in_memory import split_cifar10_features
+    from .in_memory import (
+        permuted_mnist_tensors,
+        split_cifar10_features,
+        split_fmnist_tensors,
+        split_mnist_tensors,
+    )
     from .local import permuted_mnist, split_cifar10, split_fmnist, split_mnist
     from .omniglot import split_omniglot
     from .permuted_digits import PermutedDigits
@@ -28,10 +36,13 @@ _HOME = {
     "digits": "digits_data",
     "get_benchmark": "registry",
     "permuted_mnist": "local",
+    "permuted_mnist_tensors": "in_memory",
     "split_cifar10": "local",
     "split_cifar10_features": "in_memory",
     "split_fmnist": "local",
+    "split_fmnist_tensors": "in_memory",
     "split_mnist": "local",
+    "split_mnist_tensors": "in_memory",
     "split_omniglot": "omniglot",
 }
 
@@ -45,10 +56,13 @@ __all__ = [
     "digits",
     "get_benchmark",
     "permuted_mnist",
+    "permuted_mnist_tensors",
     "split_cifar10",
     "split_cifar10_features",
     "split_fmnist",
+    "split_fmnist_tensors",
     "split_mnist",
+    "split_mnist_tensors",
     "split_omniglot",
 ]
 

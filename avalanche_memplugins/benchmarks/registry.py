@@ -96,7 +96,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         BenchmarkInfo(
             name="split-mnist",
             summary="MNIST, 5 x 2 classes",
-            factory=f"{_HERE}.in_memory:split_mnist",
+            factory=f"{_HERE}.in_memory:split_mnist_tensors",
             scenario="class-incremental",
             n_classes=10,
             n_experiences=5,
@@ -105,7 +105,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         BenchmarkInfo(
             name="permuted-mnist",
             summary="MNIST, 10 classes, 10 pixel permutations",
-            factory=f"{_HERE}.in_memory:permuted_mnist",
+            factory=f"{_HERE}.in_memory:permuted_mnist_tensors",
             scenario="domain-incremental",
             n_classes=10,
             n_experiences=10,
@@ -114,7 +114,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         BenchmarkInfo(
             name="split-fmnist",
             summary="Fashion-MNIST, 5 x 2 classes",
-            factory=f"{_HERE}.in_memory:split_fmnist",
+            factory=f"{_HERE}.in_memory:split_fmnist_tensors",
             scenario="class-incremental",
             n_classes=10,
             n_experiences=5,
@@ -136,7 +136,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         BenchmarkInfo(
             name="split-mnist-domain",
             summary="MNIST, 5 x 2 classes, each time told as 0 and 1",
-            factory=f"{_HERE}.in_memory:split_mnist",
+            factory=f"{_HERE}.in_memory:split_mnist_tensors",
             scenario="domain-incremental",
             n_classes=2,
             n_experiences=5,
@@ -146,7 +146,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         BenchmarkInfo(
             name="split-mnist-task",
             summary="MNIST, 5 x 2 classes, the task told in tests",
-            factory=f"{_HERE}.in_memory:split_mnist",
+            factory=f"{_HERE}.in_memory:split_mnist_tensors",
             scenario="task-incremental",
             n_classes=10,
             n_experiences=5,
@@ -156,7 +156,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         BenchmarkInfo(
             name="permuted-mnist-class",
             summary="MNIST, 10 pixel permutations, 10 classes of its own each",
-            factory=f"{_HERE}.in_memory:permuted_mnist",
+            factory=f"{_HERE}.in_memory:permuted_mnist_tensors",
             scenario="class-incremental",
             n_classes=100,
             n_experiences=10,
@@ -166,7 +166,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         BenchmarkInfo(
             name="permuted-mnist-task",
             summary="MNIST, 10 pixel permutations, 10 classes of its own each, the task told in tests",
-            factory=f"{_HERE}.in_memory:permuted_mnist",
+            factory=f"{_HERE}.in_memory:permuted_mnist_tensors",
             scenario="task-incremental",
             n_classes=100,
             n_experiences=10,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from avalanche_memplugins import benchmarks
 from avalanche_memplugins.benchmarks import in_memory, local
 from avalanche_memplugins.benchmarks.byte_rows import Draw
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
@@ -39,7 +40,8 @@ def rows(experience: Any) -> list[tuple[bytes, int, int]]:
 @pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("name", ["split_mnist", "split_fmnist", "permuted_mnist"])
 def test_rows_are_those_of_avalanche_bit_for_bit(name: str, seed: int, root: Path) -> None:
-    theirs, ours = getattr(local, name)(5, seed=seed), getattr(in_memory, name)(5, seed=seed)
+    theirs, ours = (getattr(benchmarks, function)(5, seed=seed) for function in (name, f"{name}_tensors"))
+    assert type(theirs) is not type(ours)  # Avalanche's own, and not ours twice
     for stream in ("train_stream", "test_stream"):
         for one, other in zip(getattr(theirs, stream), getattr(ours, stream), strict=True):
             assert rows(other) == rows(one)
@@ -52,14 +54,14 @@ def test_rows_are_those_of_avalanche_bit_for_bit(name: str, seed: int, root: Pat
 
 def test_raw_pixels_are_those_of_avalanche_without_transforms(root: Path) -> None:
     theirs = local.split_mnist(5, seed=1, train_transform=None, eval_transform=None)
-    ours = in_memory.split_mnist(5, seed=1, normalise=False)
+    ours = in_memory.split_mnist_tensors(5, seed=1, normalise=False)
     assert rows(ours.train_stream[0]) == rows(theirs.train_stream[0])
 
 
 def test_domains_have_the_same_classes_and_nothing_else_tells_them_apart(root: Path) -> None:
     order = [3, 8, 0, 1, 2, 4, 5, 6, 7, 9]
-    domains = in_memory.split_mnist(5, scenario="domain-incremental", fixed_class_order=order)
-    classes = in_memory.split_mnist(5, fixed_class_order=order)
+    domains = in_memory.split_mnist_tensors(5, scenario="domain-incremental", fixed_class_order=order)
+    classes = in_memory.split_mnist_tensors(5, fixed_class_order=order)
     for k, (domain, known) in enumerate(zip(domains.train_stream, classes.train_stream, strict=True)):
         of = {x: y for x, y, _ in rows(known)}
         assert [(y, t) for _, y, t in rows(domain)] == [
@@ -70,8 +72,8 @@ def test_domains_have_the_same_classes_and_nothing_else_tells_them_apart(root: P
 
 
 def test_tasks_are_told_and_classes_keep_their_numbers(root: Path) -> None:
-    tasks = in_memory.split_mnist(5, scenario="task-incremental", seed=2)
-    classes = in_memory.split_mnist(5, seed=2)
+    tasks = in_memory.split_mnist_tensors(5, scenario="task-incremental", seed=2)
+    classes = in_memory.split_mnist_tensors(5, seed=2)
     for stream in ("train_stream", "test_stream"):
         for k, (task, known) in enumerate(zip(getattr(tasks, stream), getattr(classes, stream), strict=True)):
             assert rows(task) == [(x, y, k) for x, y, _ in rows(known)]
@@ -80,7 +82,7 @@ def test_tasks_are_told_and_classes_keep_their_numbers(root: Path) -> None:
 
 def test_permutations_get_classes_of_their_own_where_they_are_to_be_told_apart(root: Path) -> None:
     plain, classes, tasks = (
-        in_memory.permuted_mnist(3, scenario=scenario, seed=5)
+        in_memory.permuted_mnist_tensors(3, scenario=scenario, seed=5)
         for scenario in ("domain-incremental", "class-incremental", "task-incremental")
     )
     for k in range(3):
@@ -93,28 +95,28 @@ def test_permutations_get_classes_of_their_own_where_they_are_to_be_told_apart(r
 
 
 def test_some_rows_are_drawn_by_the_seed_without_replacement(root: Path) -> None:
-    whole = in_memory.split_mnist(5, seed=0)
-    some, same = (in_memory.split_mnist(5, seed=0, train_rows=7, test_rows=3) for _ in range(2))
+    whole = in_memory.split_mnist_tensors(5, seed=0)
+    some, same = (in_memory.split_mnist_tensors(5, seed=0, train_rows=7, test_rows=3) for _ in range(2))
     for k in range(5):
         drawn = rows(some.train_stream[k])
         assert len(set(drawn)) == len(drawn) == 7
         assert set(drawn) <= set(rows(whole.train_stream[k]))
         assert rows(some.test_stream[k]) == rows(same.test_stream[k])
         assert len(some.test_stream[k].dataset) == 3
-    assert len(in_memory.split_mnist(5, seed=0, train_rows=1_000).train_stream[0].dataset) == 12
+    assert len(in_memory.split_mnist_tensors(5, seed=0, train_rows=1_000).train_stream[0].dataset) == 12
     found = np.arange(100)
     assert not np.array_equal(Draw(10, 0)(found), Draw(10, 1)(found))
 
 
 def test_wrong_arguments_are_named(root: Path) -> None:
     with pytest.raises(ValueError, match="scenario: wants one of class-incremental"):
-        in_memory.split_mnist(5, scenario="class")  # type: ignore[arg-type]
+        in_memory.split_mnist_tensors(5, scenario="class")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n_experiences: wants a divisor of the 10 classes, got 3"):
-        in_memory.split_mnist(3)
+        in_memory.split_mnist_tensors(3)
     with pytest.raises(ValueError, match="n_experiences: wants at least 1, got 0"):
-        in_memory.permuted_mnist(0)
+        in_memory.permuted_mnist_tensors(0)
     with pytest.raises(ValueError, match=r"fixed_class_order: wants each class of 0\.\.9 once"):
-        in_memory.split_mnist(5, fixed_class_order=[0, 1])
+        in_memory.split_mnist_tensors(5, fixed_class_order=[0, 1])
 
 
 def test_features_come_from_a_file_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
