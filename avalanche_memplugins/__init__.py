@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         VAEMemory,
     )
     from avalanche_memplugins.plugins import (
+        DarkReplayPlugin,
         EnergyReplayPlugin,
         GradientAveragingPlugin,
         LatentReplayPlugin,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOME = {
+    "DarkReplayPlugin": "plugins",
     "DynamicKanervaMemory": "memories",
     "EnergyMemory": "memories",
     "EnergyReplayPlugin": "plugins",
@@ -53,6 +55,7 @@ _HOME = {
     "VAEMemory": "memories",
 }
 __all__ = [
+    "DarkReplayPlugin",
     "DynamicKanervaMemory",
     "EnergyMemory",
     "EnergyReplayPlugin",

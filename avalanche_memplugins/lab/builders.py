@@ -16,7 +16,7 @@ from avalanche_memplugins import MemoryReplayPlugin
 from avalanche_memplugins.benchmarks.byte_rows import Draw
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 from avalanche_memplugins.benchmarks.streams import assemble, tell_order
-from avalanche_memplugins.plugins import LocalAdaptationPlugin
+from avalanche_memplugins.plugins import DarkReplayPlugin, LocalAdaptationPlugin
 
 from . import baseline_builders
 from .built import LABEL_BYTES, Built, Setting
@@ -116,6 +116,14 @@ def rma(setting: Setting) -> Built:
     memory = make_memory(spec)
     every = options["write_every"] or write_every(sum(setting.batches), memory.capacity, spec.batch_size)
     return _replaying(setting, memory, write_every=every, write_epochs=options["write_epochs"])
+
+
+def dark(setting: Setting) -> Built:
+    """Dark experience replay."""
+    options, memory = setting.spec.all_options, make_memory(setting.spec)
+    weights = {name: options[name] for name in ("alpha", "beta")}
+    plugin = DarkReplayPlugin(memory, replay_size=options["batch_size_mem"], seed=setting.spec.seed, **weights)
+    return _with_memory(setting, memory, plugin)
 
 
 def mbpa(setting: Setting, *, replay: bool = False) -> Built:

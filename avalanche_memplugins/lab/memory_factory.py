@@ -49,8 +49,12 @@ def make_memory(spec: RunSpec, *, steps: int = 2_000) -> Any:
         "codec": _codec(spec, info),
         "seed": spec.seed,
     }
+    if spec.strategy == "dark-replay":
+        settings["store_logits"] = True
     if spec.budget is None:
         return kind(spec.memory_size, **settings)
+    if spec.strategy == "dark-replay":
+        settings["classes"] = info.n_classes
     # A byte a label where it can hold the classes; most streams have the one task label 0, which takes none.
     settings["labels"] = "uint8" if info.n_classes <= 256 else "int16"
     settings["store_tasks"] = info.scenario == "task-incremental"
@@ -66,7 +70,7 @@ def normalisation(spec: RunSpec, info: BenchmarkInfo) -> dict[str, Any]:
 
 def _codec(spec: RunSpec, info: BenchmarkInfo) -> str | Codec:
     of = normalisation(spec, info)
-    if spec.strategy == "er-uint8":
+    if spec.strategy in ("er-uint8", "dark-replay"):
         return Uint8(**of)
     if spec.strategy == "er-4bit":
         small = min(info.input_shape[1:]) <= SMALL

@@ -62,6 +62,15 @@ OURS: Mapping[str, StrategyInfo] = {
             sized="rows",
         ),
         StrategyInfo(
+            name="dark-replay",
+            label="DER++ (ours)",
+            summary="dark experience replay with the outputs as the stream passes; one byte a pixel, exact",
+            builder="dark",
+            sized="rows",
+            options={"alpha": 0.1, "beta": 0.5, "batch_size_mem": None, "policy": "reservoir"},
+            source="Buzzega et al. 2020, arXiv 2004.07211; alpha and beta are Avalanche's, as in der-pp",
+        ),
+        StrategyInfo(
             name="mbpa",
             label="MbPA",
             summary="no rehearsal: the head is fitted to each test row's neighbours in a reservoir",

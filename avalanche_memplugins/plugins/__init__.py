@@ -1,5 +1,6 @@
 """How a memory joins a strategy."""
 
+from avalanche_memplugins.plugins.dark_replay import DarkReplayPlugin
 from avalanche_memplugins.plugins.energy_replay import EnergyReplayPlugin
 from avalanche_memplugins.plugins.gradient_averaging import GradientAveragingPlugin
 from avalanche_memplugins.plugins.latent_replay import LatentReplayPlugin
@@ -10,6 +11,7 @@ from avalanche_memplugins.plugins.random_memory import RandomMemoryPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
 __all__ = [
+    "DarkReplayPlugin",
     "EnergyReplayPlugin",
     "GradientAveragingPlugin",
     "LatentReplayPlugin",

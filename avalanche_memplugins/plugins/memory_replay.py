@@ -263,10 +263,8 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
             return
         if self._replay_output is None:
             raise RuntimeError("a loss of replayed rows without outputs")
-        replay_loss = self.targets.loss(self._replay_output, recall, strategy._criterion)
-        weight = self._weight(strategy, len(recall.y))
         self._stream_loss = strategy.loss.detach()
-        strategy.loss = (1 - weight) * strategy.loss + weight * replay_loss
+        strategy.loss = self._joined_loss(strategy, self._replay_output, recall)
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """Leave the stream's loss for the metrics."""
@@ -371,6 +369,13 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         strategy.mb_output = output[:rows]
         for i, column in enumerate(batch):
             batch[i] = column[:rows]
+
+    def _joined_loss(self, strategy: Any, output: Tensor, recall: Recall) -> Tensor:
+        """The stream's loss, ``strategy.loss``, and that of replayed rows; for plugins that join them in other ways."""
+        replay_loss = self.targets.loss(output, recall, strategy._criterion)
+        weight = self._weight(strategy, len(recall.y))
+        joined: Tensor = (1 - weight) * strategy.loss + weight * replay_loss
+        return joined
 
     def _weight(self, strategy: Any, replayed: int) -> float:
         if self.replay_weight == "growing":

@@ -23,6 +23,7 @@ ON_DIGITS = [name for name, info in STRATEGIES.items() if info.sized != "no" and
 ROW = {
     **dict.fromkeys(("rma", "er-reservoir", "mbpa", "er-mbpa"), 64 * 4 + 1),
     "er-uint8": 64 + 1,
+    "dark-replay": 64 + 1 + 40,
     "er-4bit": 32 + 1,
     "er-1bit": 8 + 1,
     "der": 64 * 4 + 16 + 40,

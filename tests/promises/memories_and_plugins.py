@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_memplugins import (
+    DarkReplayPlugin,
     LatentReplayPlugin,
     LocalAdaptationPlugin,
     MemoryReplayPlugin,
@@ -117,6 +118,9 @@ PLUGINS["soft, at a layer"] = lambda: MemoryReplayPlugin(
     RandomMemory(40, seed=5), labels="soft", at="features", replay_weight=0.5
 )
 PLUGINS["stored logits"] = lambda: MemoryReplayPlugin(RandomMemory(40, store_logits=True, seed=5), labels="logits")
+PLUGINS["DER"] = lambda: DarkReplayPlugin(RandomMemory(40, store_logits=True, seed=5), beta=0.0)
+PLUGINS["DER++"] = lambda: DarkReplayPlugin(RandomMemory(40, store_logits=True, seed=5), alpha=0.5, replay_size=6)
+PLUGINS["DER++, at a layer"] = lambda: DarkReplayPlugin(RandomMemory(40, store_logits=True, seed=5), at="features")
 PLUGINS["prefetching"] = lambda: MemoryReplayPlugin(RandomMemory(40, storage="host", seed=5), prefetch=True)
 PLUGINS["latent"] = lambda: LatentReplayPlugin(RandomMemory(40, seed=5), at="features", freeze_below=False)
 PLUGINS["learning"] = lambda: MemoryReplayPlugin(LearningMemory(40, seed=5), labels="old_model")

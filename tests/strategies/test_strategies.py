@@ -11,8 +11,8 @@ from _streams import Case, network, run, weights
 from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
-from avalanche_memplugins import MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
-from avalanche_memplugins.strategies import RMA, ExperienceReplay
+from avalanche_memplugins import DarkReplayPlugin, MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
+from avalanche_memplugins.strategies import RMA, DarkExperienceReplay, ExperienceReplay
 
 
 def train(strategy_class: Any, **options: Any) -> Any:
@@ -49,14 +49,24 @@ def train(strategy_class: Any, **options: Any) -> Any:
             {"mem_size": 50, "codec": "float16"},
             lambda: MemoryReplayPlugin(RandomMemory(50, codec="float16")),
         ),
+        (
+            DarkExperienceReplay,
+            {"mem_size": 50, "alpha": 0.3, "beta": 0.2, "replay_size": 6, "policy": "class_balanced", "seed": 3},
+            lambda: DarkReplayPlugin(
+                RandomMemory(50, policy="class_balanced", store_logits=True, seed=3),
+                alpha=0.3,
+                beta=0.2,
+                replay_size=6,
+            ),
+        ),
     ],
-    ids=["RMA", "RMA by task", "ER", "ER in half precision"],
+    ids=["RMA", "RMA by task", "ER", "ER in half precision", "DER++"],
 )
 def test_a_strategy_is_its_plugin_on_naive(strategy_class: Any, options: dict[str, Any], plugin: Any) -> None:
     assert torch.equal(weights(train(strategy_class, **options)), weights(run(Case(), [plugin()])))
 
 
-@pytest.mark.parametrize("strategy_class", [RMA, ExperienceReplay])
+@pytest.mark.parametrize("strategy_class", [RMA, ExperienceReplay, DarkExperienceReplay])
 def test_the_callers_list_of_plugins_stays_as_it_was(strategy_class: Any) -> None:
     mine: list[Any] = []
     strategy = train(strategy_class, mem_size=20, plugins=mine)
@@ -65,7 +75,7 @@ def test_the_callers_list_of_plugins_stays_as_it_was(strategy_class: Any) -> Non
     assert len(strategy.memory) == 20
 
 
-@pytest.mark.parametrize("strategy_class", [RMA, ExperienceReplay])
+@pytest.mark.parametrize("strategy_class", [RMA, ExperienceReplay, DarkExperienceReplay])
 def test_arguments_are_keywords_and_those_of_avalanche_come_along(strategy_class: Any) -> None:
     parameters = inspect.signature(strategy_class.__init__).parameters
     assert all(p.kind is not p.POSITIONAL_OR_KEYWORD for name, p in parameters.items() if name != "self")
@@ -73,7 +83,7 @@ def test_arguments_are_keywords_and_those_of_avalanche_come_along(strategy_class
     assert strategy.memory.capacity == 20
 
 
-@pytest.mark.parametrize("strategy_class", [RMA, ExperienceReplay])
+@pytest.mark.parametrize("strategy_class", [RMA, ExperienceReplay, DarkExperienceReplay])
 def test_bad_arguments_reach_the_user(strategy_class: Any) -> None:
     with pytest.raises(ValueError, match="capacity: wants an integer >= 1, got -5"):
         train(strategy_class, mem_size=-5)

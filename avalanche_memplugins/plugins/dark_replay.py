@@ -1,0 +1,90 @@
+"""Dark experience replay."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avalanche_memplugins.memories import RandomMemory, Recall
+from avalanche_memplugins.plugins._amount import Amount
+from avalanche_memplugins.plugins._augment import Augment
+from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
+
+
+class DarkReplayPlugin(MemoryReplayPlugin):
+    r"""Dark experience replay, DER and DER++: rows come back with the outputs that the model gave for them.
+
+    With the stream's rows :math:`B`, replayed rows :math:`R_1` and their stored outputs :math:`o'`, and, for
+    :math:`\beta > 0`, rows :math:`R_2` of a draw of their own, the loss is
+
+    .. math::
+        L = \frac{1}{|B|} \sum_B \ell
+          + \frac{\alpha}{|R_1| C} \sum_{R_1} \lVert o - o' \rVert^2 + \frac{\beta}{|R_2|} \sum_{R_2} \ell.
+
+    Outputs are stored as the stream passes, before the step that learns from their rows, as in the paper. Avalanche's
+    ``DER`` stores them when an experience has ended, and takes both terms over the same rows.
+
+    :param memory: made with ``store_logits=True``; the paper's is a reservoir.
+    :param alpha: weight of the outputs' mean square over rows and the C outputs, >= 0.
+    :param beta: weight of the stored classes' loss, >= 0: 0 is DER, more is DER++.
+    :param replay_size: rows of each draw, see :class:`MemoryReplayPlugin`. DER++ makes two.
+    :param augment: of the replayed rows, as in :class:`MemoryReplayPlugin`.
+    :param at: name of a module whose outputs are stored and replayed in the place of inputs.
+    :param seed: of the augmentation.
+    :param kwargs: ``write_every``, ``write_at``, ``write_epochs`` and ``origin`` of :class:`MemoryReplayPlugin`.
+    :raises ValueError: for weights out of range or both 0, and for a memory that keeps no outputs.
+    :raises TypeError: for another kind of memory.
+
+    Source: Buzzega et al., "Dark experience for general continual learning", 2020, section 3 and algorithms 1 and 2.
+    """
+
+    def __init__(
+        self,
+        memory: RandomMemory,
+        *,
+        alpha: float = 0.1,
+        beta: float = 0.5,
+        replay_size: Amount = None,
+        augment: Augment | None = None,
+        at: str | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(memory, RandomMemory):
+            raise TypeError(f"memory: wants a RandomMemory with store_logits=True, got {type(memory).__name__}")
+        if not memory.store_logits:
+            raise ValueError("memory: dark replay wants one that keeps outputs; make it with store_logits=True")
+        for name, value in (("alpha", alpha), ("beta", beta)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{name}: wants a number >= 0, got {value!r}")
+        if alpha == beta == 0:
+            raise ValueError("alpha: nothing is replayed with alpha=0 and beta=0; wants one of them above 0")
+        for name in ("labels", "replay_weight", "batch_policy", "prefetch"):
+            if name in kwargs:
+                raise ValueError(f"{name}: dark replay sets its own, got {kwargs[name]!r}")
+        self.alpha, self.beta = float(alpha), float(beta)
+        self._dark = 0  # rows of the first draw, which come first
+        super().__init__(memory, replay_size=replay_size, labels="logits", augment=augment, at=at, seed=seed, **kwargs)
+
+    def _draw(self, strategy: Any, rows: int) -> Recall:
+        draws = [super(DarkReplayPlugin, self)._draw(strategy, rows) for weight in (self.alpha, self.beta) if weight]
+        self._dark = len(draws[0].y) if self.alpha else 0
+        return draws[0] if len(draws) == 1 else _both(*draws)
+
+    def _joined_loss(self, strategy: Any, output: Tensor, recall: Recall) -> Tensor:
+        loss: Tensor = strategy.loss
+        n = self._dark
+        if self.alpha:
+            dark = Recall(*(None if column is None else column[:n] for column in recall))  # type: ignore[arg-type]
+            loss = loss + self.alpha * self.targets.loss(output[:n], dark, strategy._criterion)
+        if self.beta:
+            loss = loss + self.beta * strategy._criterion(output[n:], recall.y[n:])
+        return loss
+
+
+def _both(first: Recall, second: Recall) -> Recall:
+    columns = (None if a is None or b is None else torch.cat([a, b]) for a, b in zip(first, second, strict=True))
+    return Recall(*columns)  # type: ignore[arg-type]
