@@ -148,9 +148,10 @@ class VAEMemory(VAEGenerator):
         return super().nbytes + TABLE_BYTES * len(self.codes._table)
 
     def __repr__(self) -> str:
-        kind = type(self.network).__name__
+        weights = sum(parameter.numel() for parameter in self.network.parameters())
         return (
-            f"{type(self).__name__}({kind}, conditional={self.conditional}, steps={self.steps}, "
+            f"{type(self).__name__}({type(self.network).__name__} of {weights:,} weights, "
+            f"conditional={self.conditional}, steps={self.steps}, "
             f"replay={self.replay!r}, codec={self.codec!r})"
         )
 

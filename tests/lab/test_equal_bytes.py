@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -146,3 +147,17 @@ def test_few_rows_are_drawn_by_the_seed_and_tests_stay_whole(spec: Callable[...,
     assert all(tuple(x.flatten().tolist()) in held for x in rows[0][20:]), "of that experience"
     labels = [int(row[1]) for row in few[0].train_stream[0].dataset]
     assert len(set(labels)) > 2, "not the first rows, which may be of one class"
+
+
+@pytest.mark.parametrize("strategy", [name for name in OURS if name not in ("gaussian", "kanerva-shared")])
+def test_memories_of_different_size_do_not_look_the_same(strategy: str) -> None:
+    """Sweeps take memories that look the same for one that cannot use more bytes."""
+    common: dict[str, Any] = {
+        "benchmark": "split-mnist",
+        "strategy": strategy,
+        "seed": 0,
+        "n_experiences": 5,
+        "epochs": 1,
+    }
+    small, large = (repr(factory.make_memory(RunSpec(**common, budget=budget))) for budget in (20_000, 50_000))
+    assert small != large
