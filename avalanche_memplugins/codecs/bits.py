@@ -54,7 +54,7 @@ class Bits:
         """Images as the transforms would have made them from the levels."""
         if self._pixels.device != code.device:
             self._pixels = self._pixels.to(code.device)
-        pixels = self._pixels.index_select(0, code.flatten().int()).view(len(code), -1)
+        pixels = self._pixels.index_select(0, code.flatten().int()).view(len(code), code.shape[1] * (8 // self.bits))
         return self.normalisation.redo(pixels[:, : shape.numel()].view(len(code), *shape), dtype)
 
     def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:

@@ -8,17 +8,24 @@ import torch
 from torchvision import transforms
 
 from avalanche_memplugins import RandomMemory
-from avalanche_memplugins.codecs import Codec, Float16, Int8, Raw, Uint8
+from avalanche_memplugins.codecs import Bits, Codec, Downsampled, Float16, Int8, Raw, Uint8
 
 ALL_LEVELS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
-@pytest.mark.parametrize("codec", [Raw(), Float16(), Uint8(), Int8()])
-def test_codecs_keep_the_protocol(codec: Codec) -> None:
+CODECS = [Raw(), Float16(), Uint8(), Int8(), Bits(4), Bits(1), Downsampled(14, Bits(4)), Downsampled(7, Uint8())]
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+@pytest.mark.parametrize("rows", [2, 0])
+def test_codecs_keep_the_protocol(codec: Codec, rows: int) -> None:
+    """Also of no rows, which is what a search asks for that has them all already."""
     assert isinstance(codec, Codec)
-    shape, dtype = codec.spec(torch.Size((1, 4, 4)), torch.float32)
-    code = codec.encode(torch.zeros(2, 1, 4, 4))
-    assert (code.shape[1:], code.dtype) == (shape, dtype)
+    size = torch.Size((1, 28, 28))
+    shape, dtype = codec.spec(size, torch.float32)
+    code = codec.encode(torch.zeros(rows, *size))
+    assert (code.shape, code.dtype) == ((rows, *shape), dtype)
+    assert codec.decode(code, size, torch.float32).shape == (rows, *size)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.1307, 0.3081), (0.286, 0.353), (-0.5, 2.0)])

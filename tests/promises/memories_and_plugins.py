@@ -189,6 +189,9 @@ for policy in ("ring", "reservoir"):
     PLUGINS[f"MbPA, {policy}"] = lambda policy=policy: LocalAdaptationPlugin(  # type: ignore[misc]
         EpisodicMemory(40, policy=policy, seed=5), writes=True, neighbours=5, steps=2
     )
+PLUGINS["MbPA, 4bit"] = lambda: LocalAdaptationPlugin(
+    EpisodicMemory(40, codec=Bits(4, **PIXELS), seed=5), writes=True, neighbours=5, steps=2
+)
 
 
 def for_model(plugin: Any, multi_head: bool) -> Any:
