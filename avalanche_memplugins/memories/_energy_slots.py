@@ -11,6 +11,7 @@ from avalanche_memplugins._fingerprint import fingerprint
 from avalanche_memplugins.functional.energy import Weights
 from avalanche_memplugins.functional.quantise import from_scaled_int8, scaled_int8
 from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories._energy_eviction import spare_classes
 from avalanche_memplugins.memories._generative import GenerativeMemory
 from avalanche_memplugins.memories.summary import Summary
 from avalanche_memplugins.networks.energy import EnergyNetwork
@@ -160,13 +161,21 @@ class SlotBank(GenerativeMemory):
         scales = [f"scale{i}" for i in weights] if self.precision == "int8" else []
         return [*(f"delta{i}" for i in weights), *scales, "cues", "labels", "origins"]
 
-    def _place(self) -> int | None:
-        """Slot that the next one offered takes: None is a new one; -1: none (a reservoir over slots)."""
+    def _place(self, label: int | None) -> int | None:
+        """Slot that the next one offered takes: None is a new one; -1: none (a reservoir over slots).
+
+        :param label: place in the table of the one class that the slot offered is of, like all others: then no class is
+            lost that can be kept. None: slots are of any classes.
+        """
         self.offered += 1
         if self.filled < self.slots:
             return None
         drawn = int(torch.randint(self.offered, (), generator=self._generator))
-        return drawn if drawn < self.slots else -1
+        place = drawn if drawn < self.slots else -1
+        if label is None:
+            return place
+        place = spare_classes(place, [*self.labels[:, 0].tolist(), label], self._generator)
+        return place if place < self.slots else -1
 
     # ---------------------------------------------------------------- state
 

@@ -16,6 +16,7 @@ from avalanche_memplugins.codecs.downsampled import Downsampled
 from avalanche_memplugins.codecs.uint8 import Uint8
 from avalanche_memplugins.functional.energy import Weights
 from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories._energy_eviction import with_lost_classes
 from avalanche_memplugins.memories._energy_reads import EnergyReads
 from avalanche_memplugins.memories._energy_slots import EMPTY, Precision
 from avalanche_memplugins.memories._generative import TABLE_BYTES
@@ -35,7 +36,9 @@ class EnergyMemory(EnergyReads):
 
     **Writing.** Rows of one task label and origin are written ``slot_size`` at a time, the rest into a slot of fewer.
     With all ``slots`` in use, :meth:`write` keeps a uniform draw of the slots ever offered (a reservoir), and
-    :meth:`consolidate` an equal share for every experience.
+    :meth:`consolidate` an equal share for every experience, cut at random. ``by_class`` neither drops the last slot of
+    a class nor turns away its first while another class has two or more: one of the class with the most goes instead,
+    in :meth:`consolidate` one of the same experience if it can. With more classes than slots some class has none.
 
     **Replay.** :meth:`sample` draws patterns held and reads each in its slot, from the cue stored with it; without
     stored cues from noise or from rows given, and then what comes out is whatever minimum is near, with the class of
@@ -47,7 +50,7 @@ class EnergyMemory(EnergyReads):
     :param cue: what is stored of each pattern as its cue: a codec; a number: a thumbnail of so many pixels a side and
         256 levels; None: nothing. With ``codec`` it stores codes, from 0 to 1, and not rows.
     :param precision: of the stored weights, ``"float32"``, ``"float16"`` or ``"int8"``.
-    :param by_class: write no two classes into one slot.
+    :param by_class: write no two classes into one slot, and keep a slot of every class as long as there are enough.
     :param label_bits: 0: classes are stored beside the patterns, a byte each. n: the pattern ends in n entries with the
         class one-hot, which is read with it; the network's patterns are longer by n then.
     :param write_steps: other than the network learned.
@@ -168,9 +171,10 @@ class EnergyMemory(EnergyReads):
         written = [self._written(patterns[rows], y[rows]) for rows, _, _ in groups]
         self._admit(x, y, t, origin)
         for (rows, task, number), weights in zip(groups, written, strict=True):
-            place = self._place()
+            labels = self._places(y[rows])
+            place = self._place(int(labels[0]) if self.by_class else None)
             if place != -1:
-                self._put(place, weights, cues[rows], self._places(y[rows]), task, number)
+                self._put(place, weights, cues[rows], labels, task, number)
 
     def consolidate(self, batches: Batches, *, origin: int) -> None:
         """Write an equal share of an experience: rows drawn evenly from its classes, older shares cut at random.
@@ -188,7 +192,8 @@ class EnergyMemory(EnergyReads):
             self._check(x, y, t, origin)  # of all batches together: no more classes than there is room for
             patterns, cues = self._encode(x)
             kept, share = self._shares(origin)
-            groups = list(self._groups(y, t, origin))[:share]
+            groups = list(self._groups(y, t, origin))
+            kept, groups = self._spared(kept, groups, y, share) if self.by_class else (kept, groups[:share])
             written = [self._written(patterns[chosen], y[chosen]) for chosen, _, _ in groups]
         except BaseException:
             self._generator.set_state(generator)
@@ -297,6 +302,19 @@ class EnergyMemory(EnergyReads):
         mine = (origins == origin).nonzero()[:, 0]
         staying = torch.cat([*kept, mine]).sort().values
         return staying, min(self.slots - len(staying), max(0, share + (len(known) < left) - len(mine)))
+
+    def _spared(
+        self, kept: Tensor, groups: list[tuple[Tensor, int, int]], y: Tensor, share: int
+    ) -> tuple[Tensor, list[tuple[Tensor, int, int]]]:
+        """Slots to keep, and groups of an experience to write, so that no class is lost that can be kept."""
+        held = self.filled
+        labels = [self.classes[place] for place in self.labels[:, 0].tolist()]
+        labels += [int(y[rows[0]]) for rows, _, _ in groups]
+        origins = [*self.origins[:, 1].tolist(), *(number for _, _, number in groups)]
+        staying = [*kept.tolist(), *range(held, held + min(share, len(groups)))]
+        staying = with_lost_classes(staying, labels, origins, self.slots, self._generator)
+        old = [slot for slot in staying if slot < held]
+        return torch.tensor(old, dtype=torch.int64), [groups[slot - held] for slot in staying if slot >= held]
 
     # ---------------------------------------------------------------- rehearse
 
