@@ -21,6 +21,13 @@ def positive_integer(name: str, value: int) -> int:
     return value
 
 
+def made(name: str, value: T) -> T:
+    """``value`` if it is not a class that somebody forgot to call."""
+    if isinstance(value, type):
+        raise TypeError(f"{name}: wants an instance, got the class {value.__name__}; call it: {value.__name__}(...)")
+    return value
+
+
 def choice(name: str, value: T, choices: Collection[T]) -> T:
     """``value`` if it is one of ``choices``."""
     if value not in choices:

@@ -128,6 +128,7 @@ class DynamicKanervaMemory(KanervaBase):
         :param codec: as for the class, like ``share`` and ``kwargs``.
         :raises ValueError: if not a single memory row fits.
         """
+        check.positive_integer("nbytes", nbytes)
         check.positive_integer("classes", classes)
         if codec is None and shape is None:
             raise ValueError("shape: a budget without a codec wants the shape of a row, got None")

@@ -88,6 +88,7 @@ class GaussianMemory(GenerativeMemory):
         :param kwargs: its other arguments.
         :raises ValueError: if not even the variances fit.
         """
+        check.positive_integer("nbytes", nbytes)
         check.positive_integer("classes", classes)
         if codec is None and shape is None:
             raise ValueError("shape: a budget without a codec wants the shape of a row, got None")

@@ -89,6 +89,8 @@ class RandomMemory(RowReads):
         self.store_tasks = store_tasks
         self._columns = LabelColumns(labels, store_tasks)
         self.store_logits = store_logits
+        if embedding is not None and not isinstance(embedding, nn.Module):
+            raise TypeError(f"embedding: wants a module or None, got {type(embedding).__name__}")
         self.embedding = embedding
         self.seen = 0
         self.shape = Size()  # of one row of x; known from the first write on
@@ -119,6 +121,7 @@ class RandomMemory(RowReads):
         :param kwargs: the other arguments of :class:`RandomMemory`.
         :raises ValueError: if not a single row fits, or for logits of unknown width.
         """
+        check.positive_integer("nbytes", nbytes)
         probe = cls(1, **{**kwargs, "storage": "device"})
         if probe.store_logits and classes < 1:
             raise ValueError(f"classes: a budget with store_logits=True wants their width, got {classes}")

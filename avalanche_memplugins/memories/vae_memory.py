@@ -124,6 +124,7 @@ class VAEMemory(VAEGenerator):
         :param kwargs: the other arguments of :class:`VAEMemory`.
         :raises ValueError: if not even layers of one unit fit.
         """
+        check.positive_integer("nbytes", nbytes)
         if codec is not None:
             shape = (int(codec.code_size),)
         if shape is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -61,6 +62,7 @@ class LocalAdaptationPlugin(SupervisedPlugin):  # type: ignore[misc]
         and the table of keys come on top.
     :param backend: of the search: "torch" or "faiss".
     :raises ValueError: for arguments out of range.
+    :raises TypeError: for a memory that keeps no rows.
 
     Source: Sprechmann et al., "Memory-based parameter adaptation", ICLR 2018.
     """
@@ -88,6 +90,8 @@ class LocalAdaptationPlugin(SupervisedPlugin):  # type: ignore[misc]
             raise ValueError(f"lr: wants a number > 0, got {lr!r}")
         if not 0 <= beta <= 1:
             raise ValueError(f"beta: wants 0 <= beta <= 1, got {beta!r}")
+        if not isinstance(memory, RandomMemory):
+            raise TypeError(f"memory: wants a RandomMemory or EpisodicMemory, with rows to be searched, got {memory!r}")
         if memory.keep == "key":
             raise ValueError("memory: wants one that keeps x, since the model has to run on its rows; got keep='key'")
         self.memory = memory
@@ -123,6 +127,12 @@ class LocalAdaptationPlugin(SupervisedPlugin):  # type: ignore[misc]
         """Forget what was made with the model as it was."""
         self._forget()
         self.memory.to(strategy.device)
+        if not len(self.memory) and strategy.clock.train_exp_counter:
+            warnings.warn(
+                "memory: nothing was written to it in training, so the model answers alone; let LocalAdaptationPlugin "
+                "write (writes=True), or list a MemoryReplayPlugin with the same memory",
+                stacklevel=2,
+            )
 
     def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Put the adapted predictions in the place of the model's."""

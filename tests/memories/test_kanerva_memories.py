@@ -226,6 +226,23 @@ def test_a_memory_from_which_all_is_taken_out_is_empty_and_may_be_written_again(
 
 
 @pytest.mark.parametrize("share", ["class", "all"])
+def test_some_of_the_items_are_taken_out(share: Any) -> None:
+    memory, kept = (DynamicKanervaMemory(rows=4, share=share) for _ in range(2))
+    x, y = stream(60)
+    for each in (memory, kept):
+        each.write(x[:40], y[:40])
+    receipt = memory.write_items(x[40:], y[40:])
+    assert receipt is not None
+    memory.unwrite(receipt.rows(torch.arange(5, 12)))
+    memory.unwrite(receipt.rows(torch.arange(20) < 5))
+    memory.unwrite(receipt.rows(torch.arange(12, 20)))
+    torch.testing.assert_close(memory.mean, kept.mean, atol=1e-3, rtol=1e-3)
+    assert memory.summary().per_class == kept.summary().per_class
+    with pytest.raises(TypeError, match=r"written: wants a receipt of write_items .*, got tuple"):
+        memory.unwrite(receipt[:2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("share", ["class", "all"])
 def test_items_that_are_not_there_cannot_be_taken_out(share: Any) -> None:
     memory = kanerva(share=share)
     x, y = images(30)

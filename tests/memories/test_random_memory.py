@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from avalanche_memplugins import RandomMemory
 from avalanche_memplugins.codecs import Uint8
+from avalanche_memplugins.memories import DynamicKanervaMemory, GaussianMemory, VAEMemory
+from avalanche_memplugins.memories.policies import Ring, Uniform
 
 POLICIES = ("ring", "reservoir", "class_balanced", "task_balanced")
 READS = ("uniform", "cycle", "class_balanced", "task_balanced")
@@ -338,6 +340,35 @@ def test_a_codec_that_cannot_store_a_batch_changes_nothing() -> None:
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RandomMemory(**{"capacity": 10, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"codec": Uint8}, r"codec: wants an instance, got the class Uint8; call it: Uint8\(...\)"),
+        ({"policy": Ring}, "policy: wants an instance, got the class Ring"),
+        ({"read": Uniform}, "read: wants an instance, got the class Uniform"),
+        ({"embedding": "resnet18"}, "embedding: wants a module or None, got str"),
+    ],
+)
+def test_what_was_not_made_is_told_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        RandomMemory(10, **arguments)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda nbytes: RandomMemory.from_budget(nbytes, shape=(4,)),
+        lambda nbytes: GaussianMemory.from_budget(nbytes, shape=(4,), classes=2),
+        lambda nbytes: DynamicKanervaMemory.from_budget(nbytes, shape=(4,), classes=2),
+        lambda nbytes: VAEMemory.from_budget(nbytes, shape=(1, 8, 8), classes=2),
+    ],
+)
+@pytest.mark.parametrize("nbytes", ["50 kB", 5e4, 0])
+def test_a_budget_is_a_whole_number_of_bytes(make: Any, nbytes: Any) -> None:
+    with pytest.raises(ValueError, match=f"nbytes: wants an integer >= 1, got {nbytes!r}"):
+        make(nbytes)
 
 
 def test_a_codec_that_lacks_a_part_is_refused() -> None:

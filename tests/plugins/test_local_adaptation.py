@@ -1,5 +1,6 @@
 """LocalAdaptationPlugin in Avalanche's own loops, against a plain loop over queries."""
 
+import warnings
 from copy import deepcopy
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
 from avalanche_memplugins.functional import inverse_distance, nearest_relative
-from avalanche_memplugins.memories import EpisodicMemory
+from avalanche_memplugins.memories import EpisodicMemory, GaussianMemory
 from avalanche_memplugins.plugins import LocalAdaptationPlugin
 from avalanche_memplugins.strategies import RMA, MbPA
 
@@ -293,6 +294,23 @@ def test_a_part_that_is_not_there_is_named(adapt):
     strategy = run(Case(), [MemoryReplayPlugin(memory), plugin])
     with pytest.raises(ValueError, match="adapt"):
         evaluate(strategy, Case())
+
+
+@pytest.mark.parametrize("memory", [GaussianMemory(), RandomMemory])
+def test_a_memory_without_rows_to_search_is_named(memory):
+    with pytest.raises(TypeError, match=r"memory: wants a RandomMemory .*, got .*Memory"):
+        LocalAdaptationPlugin(memory)
+
+
+def test_a_memory_that_nobody_writes_is_told_of():
+    strategy = build(Case(), [LocalAdaptationPlugin(RandomMemory(60))])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        evaluate(strategy, Case())
+        assert not [w for w in told if "nothing was written" in str(w.message)]  # nothing trained, nothing missing
+        strategy.train(classic().train_stream[0])
+        evaluate(strategy, Case())
+        assert len([w for w in told if "writes=True" in str(w.message)]) == 1
 
 
 def test_a_memory_of_other_rows_is_named():

@@ -29,6 +29,13 @@ class Written(NamedTuple):
     residual: Tensor
     place: Tensor
 
+    def rows(self, index: Tensor) -> Written:
+        """The receipt of some of the items.
+
+        :param index: their places in the batch ``(n,)``, or a mask ``(B,)``.
+        """
+        return Written(*(part[index] for part in self))
+
 
 class KanervaPosteriors(KanervaState):
     """Posteriors that take items in and give them up."""
@@ -107,9 +114,12 @@ class KanervaPosteriors(KanervaState):
         Whatever was written since stays, at the addresses it got. The state is float32, so the posterior comes back
         to about that precision.
 
-        :param written: receipt of :meth:`write_items`, or some of its rows.
+        :param written: receipt of :meth:`write_items`, or :meth:`Written.rows` of it.
+        :raises TypeError: if it is none.
         :raises ValueError: if the memory does not hold these items.
         """
+        if not isinstance(written, Written):
+            raise TypeError(f"written: wants a receipt of write_items or its rows(index), got {type(written).__name__}")
         slot, address, code, residual, place = written
         removed = torch.bincount(place, minlength=len(self._table))
         if bool((removed > self._table[:, 1]).any()):

@@ -41,24 +41,31 @@ _CODECS: dict[str, Callable[[], Codec]] = {
 
 
 def write_policy(policy: str | WritePolicy) -> WritePolicy:
-    """The policy of that name, or the given one."""
-    return check.one_of("policy", policy, _WRITE)() if isinstance(policy, str) else policy
+    """The policy of that name, or the given one.
+
+    :raises TypeError: for a class in the place of its instance.
+    """
+    return check.one_of("policy", policy, _WRITE)() if isinstance(policy, str) else check.made("policy", policy)
 
 
 def read_policy(read: str | ReadPolicy, replacement: bool) -> ReadPolicy:
-    """The policy of that name, or the given one."""
-    return check.one_of("read", read, _READ)(replacement) if isinstance(read, str) else read
+    """The policy of that name, or the given one.
+
+    :raises TypeError: for a class in the place of its instance.
+    """
+    return check.one_of("read", read, _READ)(replacement) if isinstance(read, str) else check.made("read", read)
 
 
 def codec_of(codec: str | Codec) -> Codec:
     """The codec of that name, or the given one.
 
-    :raises TypeError: if it lacks a part.
+    :raises TypeError: if it lacks a part, or is a class.
     """
     return check.one_of("codec", codec, _CODECS)() if isinstance(codec, str) else _complete(codec)
 
 
 def _complete(codec: Codec) -> Codec:
+    check.made("codec", codec)
     wanted = ("check", "encode", "decode", "spec", "nbytes_fixed")
     missing = ", ".join(name for name in wanted if not hasattr(codec, name))
     if missing:
