@@ -1,4 +1,5 @@
-"""The command line: ``memplugins compare``, ``frontier``, ``reproduce``, ``train-energy``, ``report``, ``list``."""
+"""The command line: ``memplugins compare``, ``frontier``, ``reproduce``, ``gallery``, ``train-energy``, ``report``,
+``list``."""
 
 from __future__ import annotations
 

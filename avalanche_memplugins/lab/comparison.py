@@ -48,7 +48,7 @@ class Comparison:
     batch_size: int = 32
     """Rows of the stream a step; a replay strategy trains on as many from its memory besides."""
     model: str = "mlp"
-    """Model: mlp (two hidden layers) or linear."""
+    """Model: mlp (two hidden layers), linear or linear-zero (linear from zero)."""
     hidden: int = 256
     """Units in a hidden layer."""
     optimizer: str = "adam"

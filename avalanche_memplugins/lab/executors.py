@@ -67,6 +67,11 @@ def open_executor(
     if ray_address is None:
         from .processes import LocalProcesses
 
+        if settings is not None and settings.gpus:
+            import torch
+
+            if not torch.cuda.is_available():
+                raise ValueError(f"gpus: wants 0 where torch finds no CUDA device, got {settings.gpus:g}")
         return LocalProcesses(jobs, settings)
     from .ray_executor import RayExecutor
 

@@ -74,7 +74,7 @@ class Frontier:
     batch_size: int = 32
     """Rows of the stream a step; replay comes on top."""
     model: str = "mlp"
-    """Model: mlp (two hidden layers), linear or linear-zero."""
+    """Model: mlp (two hidden layers), linear or linear-zero (linear from zero)."""
     hidden: int = 256
     """Units in a hidden layer."""
     optimizer: str = "adam"
@@ -202,7 +202,7 @@ def draw_frontier(
         executor = open_executor(ray_address=frontier.ray_address, jobs=frontier.jobs, settings=settings)
     results = sweep(specs, frontier.out / "runs", console, executor)
     files: list[Path] = []
-    if any(result.ok for result in results):
+    if any(result.ok and result.spec.budget is not None for result in results):
         from .frontier_figure import frontier_figure
 
         table = points(results)

@@ -14,6 +14,7 @@ from torch import Tensor
 from avalanche_memplugins import pretrained
 from avalanche_memplugins.benchmarks.roots import data_root
 from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec, Uint8
+from avalanche_memplugins.lab.budget import parse_bytes
 from avalanche_memplugins.lab.gallery_options import Gallery
 from avalanche_memplugins.memories import DynamicKanervaMemory, EnergyMemory, GaussianMemory, RandomMemory, VAEMemory
 from avalanche_memplugins.networks import ConditionalVAE, DynamicKanervaMachine
@@ -57,7 +58,7 @@ def images(options: Gallery) -> tuple[Tensor, Tensor]:
         from torchvision.datasets import MNIST, FashionMNIST
 
         kind = MNIST if options.images == "mnist" else FashionMNIST
-        root = data_root(options.data) or Path.home() / ".avalanche" / "data"
+        root = data_root(options.data_root) or Path.home() / ".avalanche" / "data"
         data = kind(str(root), train=True, download=True)
         x, y = data.data[:10_000, None] / 255.0, data.targets[:10_000]
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(options.seed))
@@ -67,7 +68,7 @@ def images(options: Gallery) -> tuple[Tensor, Tensor]:
 def replay_figure(x: Tensor, y: Tensor, options: Gallery) -> Figure:
     """A row a memory, two drawn rows of each class."""
     latent = LatentCodec.from_pretrained(CODEC)
-    budget, seed, shape = options.budget, options.seed, (1, 28, 28)
+    budget, seed, shape = parse_bytes(options.budget), options.seed, (1, 28, 28)
 
     def rows(codec: Any) -> RandomMemory:
         return RandomMemory.from_budget(

@@ -127,6 +127,13 @@ def test_failures_are_told_and_the_rest_is_drawn(tmp_path: Path, fake_executor: 
     assert sum(not result.ok for result in results) == 1
 
 
+def test_budgets_that_hold_no_memory_leave_no_picture_and_say_why(tmp_path: Path, fake_executor: Any) -> None:
+    fake_executor.answer = made_up
+    screen, _, files = run(Frontier(strategies=("er-4bit",), budgets=("5B",), seeds=1, out=tmp_path), fake_executor)
+    assert files == []
+    assert "left out: er-4bit at 5 B: nbytes: one row takes 33 bytes" in screen
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("budgets", [("5KB", "10KB", "20KB", "50KB", "100KB"), ("20KB",), ("1MB", "2MB")])
 def test_the_picture_has_all_names_and_no_text_over_text(seeds: int, budgets: tuple[str, ...]) -> None:

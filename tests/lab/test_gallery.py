@@ -15,7 +15,7 @@ from avalanche_memplugins.lab.gallery_options import Gallery
 
 def test_the_command_draws_every_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = torch.get_rng_state()
-    assert main(["gallery", "--out", str(tmp_path / "pictures"), "--budget", "20000"]) == 0
+    assert main(["gallery", "--out", str(tmp_path / "pictures"), "--budget", "20KB"]) == 0
     assert torch.equal(torch.get_rng_state(), state)
     found = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert found == ["interpolation.png", "reads.png", "replay.png", "weights.png"]
@@ -33,6 +33,12 @@ def test_a_budget_that_holds_nothing_is_an_error_in_plain_words(
     assert main(["gallery", "--out", str(tmp_path / "pictures"), "--budget", "10"]) == 2
     assert "nbytes: one row takes" in capsys.readouterr().err
     assert not (tmp_path / "pictures").exists()
+
+
+def test_a_missing_folder_is_told_by_the_options_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--data-root", "--data"):
+        assert main(["gallery", "--images", "mnist", option, "/not/there"]) == 2
+        assert "data_root: wants an existing folder, got '/not/there'" in capsys.readouterr().err
 
 
 def test_digits_stand_as_those_of_mnist_do() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from avalanche_memplugins.lab import Comparison, InProcess, LocalProcesses, Settings, compare, ray_executor
@@ -58,6 +59,12 @@ def test_this_machine_does_the_runs_where_no_cluster_is_named() -> None:
     assert (executor.jobs, executor.settings.threads) == (3, 2)
     with pytest.raises(ValueError, match="jobs: wants at least 1, got 0"):
         open_executor(jobs=0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_told_before_any_run() -> None:
+    with pytest.raises(ValueError, match=r"gpus: wants 0 where torch finds no CUDA device, got 0\.5"):
+        open_executor(settings=Settings(gpus=0.5))
 
 
 def test_a_frontier_is_drawn_on_a_cluster(cluster: list[Any], fake_executor: Any, tmp_path: Path) -> None:
