@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         LeanStepPlugin,
         LocalAdaptationPlugin,
         MemoryReplayPlugin,
+        NearestNeighbourPlugin,
         RandomMemoryPlugin,
         TensorLoaderPlugin,
     )
@@ -47,6 +48,7 @@ _HOME = {
     "LeanStepPlugin": "plugins",
     "LocalAdaptationPlugin": "plugins",
     "MemoryReplayPlugin": "plugins",
+    "NearestNeighbourPlugin": "plugins",
     "RandomMemory": "memories",
     "RandomMemoryPlugin": "plugins",
     "Recall": "memories",
@@ -69,6 +71,7 @@ __all__ = [
     "LeanStepPlugin",
     "LocalAdaptationPlugin",
     "MemoryReplayPlugin",
+    "NearestNeighbourPlugin",
     "RandomMemory",
     "RandomMemoryPlugin",
     "Recall",

@@ -16,7 +16,7 @@ from avalanche_memplugins import MemoryReplayPlugin
 from avalanche_memplugins.benchmarks.byte_rows import Draw
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 from avalanche_memplugins.benchmarks.streams import assemble, tell_order
-from avalanche_memplugins.plugins import DarkReplayPlugin, LocalAdaptationPlugin
+from avalanche_memplugins.plugins import DarkReplayPlugin, LocalAdaptationPlugin, NearestNeighbourPlugin
 
 from . import baseline_builders
 from .built import LABEL_BYTES, Built, Setting
@@ -148,6 +148,24 @@ def er_mbpa(setting: Setting) -> Built:
     return mbpa(setting, replay=True)
 
 
+class Untrained(Naive):  # type: ignore[misc]
+    """Shows the stream to its plugins, once, and trains nothing."""
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        """Every batch, as far as its plugins may write it."""
+        for batch in self.dataloader:
+            self.mbatch = batch
+            self._unpack_minibatch()
+            self._before_training_iteration(**kwargs)
+
+
+def knn(setting: Setting) -> Built:
+    """The nearest rows' class."""
+    memory = make_memory(setting.spec)
+    plugin = NearestNeighbourPlugin(memory, neighbours=setting.spec.all_options["neighbours"], writes=True)
+    return _with_memory(setting, memory, plugin, strategy=Untrained, train_epochs=1)
+
+
 def generative(setting: Setting) -> Built:
     """Replay of what a model of the codes generates."""
     return _replaying(setting, make_memory(setting.spec))
@@ -183,9 +201,9 @@ def _replaying(setting: Setting, memory: Any, **kwargs: Any) -> Built:
     return _with_memory(setting, memory, MemoryReplayPlugin(memory, seed=setting.spec.seed, **kwargs))
 
 
-def _with_memory(setting: Setting, memory: Any, *plugins: Any) -> Built:
-    common = setting.common
-    strategy = Naive(**{**common, "plugins": [*common["plugins"], *plugins]})
+def _with_memory(setting: Setting, memory: Any, *plugins: Any, strategy: type = Naive, **options: Any) -> Built:
+    common = {**setting.common, **options}
+    strategy = strategy(**{**common, "plugins": [*common["plugins"], *plugins]})
     # So that galleries and reports find it.
     strategy.memory = memory
     fixed = [part for part in (memory, *plugins) if hasattr(part, "nbytes_fixed")]

@@ -37,7 +37,7 @@ class Frontier:
     """Draw accuracy against bytes for every memory, between fine-tuning and joint training.
 
     Each memory gets the same bytes of what depends on the stream; frozen networks are listed apart. On the digits the
-    defaults are 275 runs of two to three CPU seconds: about five minutes on two idle cores. Runs that are already done
+    defaults are 300 runs of two to three CPU seconds: about five minutes on two idle cores. Runs that are already done
     are taken from the output folder.
     """
 
@@ -50,7 +50,8 @@ class Frontier:
         "er-1bit",
         "er-latent",
         "dark-replay",
-        "er-mbpa",
+        "er-mbpa-4bit",
+        "knn-4bit",
         "gaussian",
         "kanerva",
         "kanerva-shared",

@@ -16,9 +16,9 @@ from .frontier import LINES
 from .report import nbytes
 from .strategies import STRATEGIES
 
-# Okabe & Ito's colours, which colour-blind readers tell apart; markers tell the same once more.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Okabe & Ito's colours and a brown, which colour-blind readers tell apart; markers tell the same once more.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8B5A2B")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _INK, _PALE = "#333333", "#6b6b6b"
 _TICKS = (0, 10, 20, 40, 60, 80, 90, 95, 98, 99, 100)
 _DPI = 160

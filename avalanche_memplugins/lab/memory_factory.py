@@ -43,7 +43,7 @@ def make_memory(spec: RunSpec, *, steps: int = 2_000) -> Any:
         return _energy(spec, info)
     if spec.strategy == "vae":
         return _vae(spec, info, steps)
-    kind = EpisodicMemory if spec.strategy in ("mbpa", "er-mbpa") else RandomMemory
+    kind = EpisodicMemory if "mbpa" in spec.strategy or spec.strategy == "knn-4bit" else RandomMemory
     settings: dict[str, Any] = {
         "policy": "ring" if spec.strategy == "rma" else spec.all_options.get("policy", "reservoir"),
         "codec": _codec(spec, info),
@@ -72,7 +72,7 @@ def _codec(spec: RunSpec, info: BenchmarkInfo) -> str | Codec:
     of = normalisation(spec, info)
     if spec.strategy in ("er-uint8", "dark-replay"):
         return Uint8(**of)
-    if spec.strategy == "er-4bit":
+    if spec.strategy in ("er-4bit", "er-mbpa-4bit", "knn-4bit"):
         small = min(info.input_shape[1:]) <= SMALL
         return Bits(4, **of) if small else Downsampled(SMALL, Bits(4, **of))
     if spec.strategy == "er-1bit":

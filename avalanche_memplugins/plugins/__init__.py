@@ -7,6 +7,7 @@ from avalanche_memplugins.plugins.latent_replay import LatentReplayPlugin
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.local_adaptation import LocalAdaptationPlugin
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin, Replayed
+from avalanche_memplugins.plugins.nearest_neighbour import NearestNeighbourPlugin
 from avalanche_memplugins.plugins.random_memory import RandomMemoryPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
@@ -18,6 +19,7 @@ __all__ = [
     "LeanStepPlugin",
     "LocalAdaptationPlugin",
     "MemoryReplayPlugin",
+    "NearestNeighbourPlugin",
     "RandomMemoryPlugin",
     "Replayed",
     "TensorLoaderPlugin",

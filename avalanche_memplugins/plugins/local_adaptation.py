@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
-from avalanche.core import SupervisedPlugin
-from avalanche.models import avalanche_forward
-from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -18,17 +14,14 @@ from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_
 from avalanche_memplugins.functional.neighbours import Backend
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories import _checks as check
-from avalanche_memplugins.memories._modes import eval_mode
-from avalanche_memplugins.memories.episodic_index import EpisodicIndex
 from avalanche_memplugins.plugins._adapted_tail import AdaptedTail, find_tail
-from avalanche_memplugins.plugins._latent import LatentTap
-from avalanche_memplugins.plugins.memory_replay import _number_of
+from avalanche_memplugins.plugins._reading import ReadingPlugin, forward_of
 
 Kernel = Callable[[Tensor], Tensor]
 _KERNELS: dict[str, Kernel] = {"nearest_relative": nearest_relative, "inverse_distance": inverse_distance}
 
 
-class LocalAdaptationPlugin(SupervisedPlugin):  # type: ignore[misc]
+class LocalAdaptationPlugin(ReadingPlugin):
     r"""Adapts a copy of the last layers to each evaluated row, by T gradient steps on its K nearest memory rows.
 
     .. math::
@@ -83,19 +76,23 @@ class LocalAdaptationPlugin(SupervisedPlugin):  # type: ignore[misc]
         max_bytes: int = 64 << 20,
         backend: Backend = "torch",
     ) -> None:
-        super().__init__()
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise ValueError(f"steps: wants an integer >= 0, got {steps!r}")
         if not lr > 0:
             raise ValueError(f"lr: wants a number > 0, got {lr!r}")
         if not 0 <= beta <= 1:
             raise ValueError(f"beta: wants 0 <= beta <= 1, got {beta!r}")
-        if not isinstance(memory, RandomMemory):
-            raise TypeError(f"memory: wants a RandomMemory or EpisodicMemory, with rows to be searched, got {memory!r}")
+        super().__init__(
+            memory,
+            neighbours=neighbours,
+            key=key,
+            writes=writes,
+            write_every=write_every,
+            max_bytes=max_bytes,
+            backend=backend,
+        )
         if memory.keep == "key":
             raise ValueError("memory: wants one that keeps x, since the model has to run on its rows; got keep='key'")
-        self.memory = memory
-        self.neighbours = check.positive_integer("neighbours", neighbours)
         self.steps, self.lr, self.beta = steps, lr, beta
         self.kernel = check.one_of("kernel", kernel, _KERNELS) if isinstance(kernel, str) else kernel
         self.adapt: int | tuple[str, ...]
@@ -103,93 +100,27 @@ class LocalAdaptationPlugin(SupervisedPlugin):  # type: ignore[misc]
             self.adapt = check.positive_integer("adapt", adapt)
         else:
             self.adapt = (adapt,) if isinstance(adapt, str) else tuple(adapt)
-        self.key = key
-        self.writes = writes
-        self.write_every = check.positive_integer("write_every", write_every)
-        self.max_bytes = check.positive_integer("max_bytes", max_bytes)
-        self.backend: Backend = backend
-        self._iterations = 0
-        self._forget()
-
-    # ---------------------------------------------------------------- callbacks
-
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Write the stream's rows, if that is this plugin's business."""
-        if not self.writes or strategy.clock.train_exp_epochs:
-            return
-        if self._iterations % self.write_every == 0:
-            x, y, *t = strategy.mbatch
-            self.memory.to(strategy.device)
-            self.memory.write(x, y, t[0] if t else 0, origin=_number_of(strategy))
-        self._iterations += 1
-
-    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """Forget what was made with the model as it was."""
-        self._forget()
-        self.memory.to(strategy.device)
-        if not len(self.memory) and strategy.clock.train_exp_counter:
-            warnings.warn(
-                "memory: nothing was written to it in training, so the model answers alone; let LocalAdaptationPlugin "
-                "write (writes=True), or list a MemoryReplayPlugin with the same memory",
-                stacklevel=2,
-            )
-
-    def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Put the adapted predictions in the place of the model's."""
-        batch = strategy.mbatch
-        if not len(self.memory) or not len(batch[0]):
-            return
-        if batch[0].shape[1:] != self.memory.shape:
-            raise ValueError(
-                f"memory: wants rows as the model's inputs are, {tuple(batch[0].shape[1:])}, "
-                f"but holds {tuple(self.memory.shape)}"
-            )
-        output = strategy.mb_output.clone()
-        with eval_mode(strategy.model):
-            for task, rows in _groups(strategy):
-                if task is None or task in self._tasks():
-                    output[rows] = self._predict(strategy.model, batch[0][rows], output[rows], task)
-        strategy.mb_output = output
-
-    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """Let go of the working memory."""
-        self._forget()
-
-    # ---------------------------------------------------------------- parts of the above
 
     def _forget(self) -> None:
-        self._index: dict[int | None, EpisodicIndex] = {}
+        super()._forget()
         self._tails: dict[int | None, AdaptedTail] = {}
         self._features: dict[int | None, Tensor] = {}
         self._known: dict[int | None, Tensor] = {}
-        self._held: set[int] | None = None
-
-    def _tasks(self) -> set[int]:
-        if self._held is None:
-            self._held = set(self.memory.summary().per_task)
-        return self._held
 
     @torch.no_grad()
     def _predict(self, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
-        def forward(rows: Tensor) -> Tensor:
-            labels = None if task is None else rows.new_full((len(rows),), task, dtype=torch.int64)
-            result: Tensor = avalanche_forward(model, rows, labels)
-            return result
-
+        forward = forward_of(model, task)
         if task not in self._tails:
             self._tails[task] = find_tail(model, forward, x[:8], self.adapt)
-            self._index[task] = self._make_index(model, forward)
-        tail, index = self._tails[task], self._index[task]
-        found = index.search(self._query_keys(model, forward, x), self.neighbours, task=task)
-        weights = self.kernel(found.distances)
-        y = self.memory.store.get("labels", found.indices.flatten().cpu())[:, 0].long().view(found.indices.shape)
-
+        tail = self._tails[task]
+        slots, distances, y = self._nearest(model, x, task)
+        weights = self.kernel(distances)
         inputs = tail.inputs(forward, x) if tail.layers else x
         adapted = []
         with torch.autocast(x.device.type, enabled=False):
-            size = self._block(model, tail, inputs, found.indices.shape[1])
+            size = self._block(model, tail, inputs, slots.shape[1])
             for part in torch.split(torch.arange(len(x), device=x.device), size):
-                rows = self._rows(tail, forward, found.indices[part], task)
+                rows = self._rows(tail, forward, slots[part], task)
                 arguments = (rows, y[part], weights[part], inputs[part])
                 adapted.append(self._adapt(model, tail, task, arguments))
         logits = torch.cat(adapted).to(output.dtype)
@@ -249,50 +180,3 @@ class LocalAdaptationPlugin(SupervisedPlugin):  # type: ignore[misc]
             features[slots] = tail.inputs(forward, self.memory.rows(slots.cpu()).x)
             known[slots] = True
         return features[index]
-
-    def _make_index(self, model: nn.Module, forward: Callable[[Tensor], Tensor]) -> EpisodicIndex:
-        key = None if self.key is None else (lambda rows: self._query_keys(model, forward, rows))
-        return EpisodicIndex(self.memory, key=key, backend=self.backend, max_bytes=self.max_bytes)
-
-    def _query_keys(self, model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if self.key is None:
-            embedding = self.memory.embedding
-            if embedding is None:
-                return x
-            with eval_mode(embedding):
-                result: Tensor = embedding(x)
-            return result
-        tap = LatentTap(self.key)
-        tap.open(model, None)
-        try:
-            forward(x)
-        finally:
-            seen = tap.close()
-        return seen[0].flatten(1).float()
-
-    # ---------------------------------------------------------------- state
-
-    def state_dict(self) -> dict[str, Any]:
-        """The count of iterations, and the memory if this plugin writes it."""
-        memory = {"memory": dict(self.memory.state_dict())} if self.writes else {}
-        return {"iterations": self._iterations, **memory}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``.
-
-        :raises ValueError: if it is of another kind of memory.
-        """
-        if self.writes:
-            self.memory.load_state_dict(state["memory"])
-        self._iterations = state["iterations"]
-        self._forget()
-
-
-def _groups(strategy: Any) -> Iterator[tuple[int | None, Tensor]]:
-    """Rows of the batch by the head that answers for them."""
-    batch = strategy.mbatch
-    if not is_multi_task_module(strategy.model) or len(batch) < 3:
-        yield None, torch.arange(len(batch[0]), device=batch[0].device)
-        return
-    for task in torch.unique(batch[-1]).tolist():
-        yield task, (batch[-1] == task).nonzero().flatten()

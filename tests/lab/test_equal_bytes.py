@@ -25,7 +25,7 @@ ROW = {
     **dict.fromkeys(("rma", "er-reservoir", "mbpa", "er-mbpa"), 64 * 4 + 1),
     "er-uint8": 64 + 1,
     "dark-replay": 64 + 1 + 40,
-    "er-4bit": 32 + 1,
+    **dict.fromkeys(("er-4bit", "er-mbpa-4bit", "knn-4bit"), 32 + 1),
     "er-1bit": 8 + 1,
     "der": 64 * 4 + 16 + 40,
     "der-pp": 64 * 4 + 16 + 40,
@@ -161,3 +161,23 @@ def test_memories_of_different_size_do_not_look_the_same(strategy: str) -> None:
     }
     small, large = (repr(factory.make_memory(RunSpec(**common, budget=budget))) for budget in (20_000, 50_000))
     assert small != large
+
+
+def test_nearest_neighbours_learn_nothing_and_answer_with_their_rows_classes(spec: Callable[..., RunSpec]) -> None:
+    result = execute(spec(strategy="knn-4bit", memory_size=100_000, n_experiences=5))
+    naive = execute(spec(strategy="knn-4bit", memory_size=1, n_experiences=5))
+    assert result.weights == naive.weights, "no step was taken"
+    benchmark = open_benchmark(result.spec)
+    x, y = ([], [])
+    for experience in benchmark.train_stream:
+        x += [row[0] for row in experience.dataset]
+        y += [int(row[1]) for row in experience.dataset]
+    stored = (torch.stack(x) * 15).round() / 15  # levels of 4 bits; digits are from 0 to 1
+    labels = torch.tensor(y)
+    expected = []
+    for experience in benchmark.test_stream:
+        queries = torch.stack([row[0] for row in experience.dataset]).flatten(1).double()
+        nearest = labels[torch.cdist(queries, stored.flatten(1).double()).argmin(1)]
+        truth = torch.tensor([int(row[1]) for row in experience.dataset])
+        expected.append(float((nearest == truth).double().mean()))
+    assert result.accuracy[-1] == pytest.approx(expected, abs=0.02), "ties may fall otherwise"

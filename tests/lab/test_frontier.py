@@ -59,7 +59,7 @@ def test_a_run_for_every_memory_and_budget_and_one_for_each_line() -> None:
 
 def test_defaults_have_every_memory_and_say_what_does_not_suit_the_digits() -> None:
     specs, missing = Frontier().specs()
-    assert len(specs) == 5 * (2 + 9 * 5 + 2 * 4)
+    assert len(specs) == 5 * (2 + 10 * 5 + 2 * 4)
     assert {budget for name, budget in missing if name == "er-latent"} == {5_000, 10_000, 20_000, 50_000, 100_000}
 
 
@@ -144,7 +144,16 @@ def test_the_picture_has_all_names_and_no_text_over_text(seeds: int, budgets: tu
     assert min(Image.open(buffer).size) >= 600
     shown = {text.get_text().rsplit(" ", 1)[0] for axes in figure.axes for text in axes.texts}
     assert shown == {"Naive", "Joint", "best that keeps"} | {
-        *("ER-reservoir", "ER 8-bit", "ER 4-bit", "ER 1-bit", "DER++ (ours)", "ER + MbPA", "Gaussian"),
+        *(
+            "ER-reservoir",
+            "ER 8-bit",
+            "ER 4-bit",
+            "ER 1-bit",
+            "DER++ (ours)",
+            "ER + MbPA, 4-bit",
+            "1-NN, 4-bit",
+            "Gaussian",
+        ),
         *("Kanerva", "Kanerva, shared", "VAE replay", "Replay (Avalanche)"),
     }
     canvas, boxes = figure.bbox, []

@@ -13,6 +13,7 @@ from avalanche_memplugins import (
     LatentReplayPlugin,
     LocalAdaptationPlugin,
     MemoryReplayPlugin,
+    NearestNeighbourPlugin,
     RandomMemory,
     RandomMemoryPlugin,
 )
@@ -189,6 +190,7 @@ for policy in ("ring", "reservoir"):
     PLUGINS[f"MbPA, {policy}"] = lambda policy=policy: LocalAdaptationPlugin(  # type: ignore[misc]
         EpisodicMemory(40, policy=policy, seed=5), writes=True, neighbours=5, steps=2
     )
+PLUGINS["nearest neighbours"] = lambda: NearestNeighbourPlugin(EpisodicMemory(40, seed=5), writes=True, neighbours=3)
 PLUGINS["MbPA, 4bit"] = lambda: LocalAdaptationPlugin(
     EpisodicMemory(40, codec=Bits(4, **PIXELS), seed=5), writes=True, neighbours=5, steps=2
 )

@@ -1,0 +1,190 @@
+"""What plugins have in common that read a memory's nearest rows in evaluation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.models import avalanche_forward
+from avalanche.models.utils import is_multi_task_module
+from torch import Tensor, nn
+
+from avalanche_memplugins.functional.neighbours import Backend
+from avalanche_memplugins.memories import RandomMemory
+from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories._modes import eval_mode
+from avalanche_memplugins.memories.episodic_index import EpisodicIndex
+from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.plugins.memory_replay import _number_of
+
+Forward = Callable[[Tensor], Tensor]
+
+
+class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
+    """Puts another prediction in the place of ``strategy.mb_output`` in ``after_eval_forward``.
+
+    Training is untouched, the model is never written to, and while the memory is empty, and for a task of a multi-head
+    model that it holds no rows of, the model's own prediction stays.
+
+    :param memory: that holds the model's input rows.
+    :param neighbours: rows read for a query, >= 1.
+    :param key: name of a module of the model whose output is the key, made anew at each evaluation. None: the memory's
+        own key: its embedding, or x.
+    :param writes: write the stream to the memory, too, in the first epoch.
+    :param write_every: iterations between writes, >= 1.
+    :param max_bytes: working memory.
+    :param backend: of the search.
+    """
+
+    def __init__(
+        self,
+        memory: RandomMemory,
+        *,
+        neighbours: int,
+        key: str | None,
+        writes: bool,
+        write_every: int,
+        max_bytes: int,
+        backend: Backend,
+    ) -> None:
+        super().__init__()
+        if not isinstance(memory, RandomMemory):
+            raise TypeError(f"memory: wants a RandomMemory or EpisodicMemory, with rows to be searched, got {memory!r}")
+        self.memory = memory
+        self.neighbours = check.positive_integer("neighbours", neighbours)
+        self.key = key
+        self.writes = writes
+        self.write_every = check.positive_integer("write_every", write_every)
+        self.max_bytes = check.positive_integer("max_bytes", max_bytes)
+        self.backend: Backend = backend
+        self._iterations = 0
+        self._forget()
+
+    # ---------------------------------------------------------------- callbacks
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Write the stream's rows, if that is this plugin's business."""
+        if not self.writes or strategy.clock.train_exp_epochs:
+            return
+        if self._iterations % self.write_every == 0:
+            x, y, *t = strategy.mbatch
+            self.memory.to(strategy.device)
+            self.memory.write(x, y, t[0] if t else 0, origin=_number_of(strategy))
+        self._iterations += 1
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Forget what was made with the model as it was."""
+        self._forget()
+        self.memory.to(strategy.device)
+        if not len(self.memory) and strategy.clock.train_exp_counter:
+            warnings.warn(
+                f"memory: nothing was written to it in training, so the model answers alone; let {type(self).__name__} "
+                "write (writes=True), or list a MemoryReplayPlugin with the same memory",
+                stacklevel=2,
+            )
+
+    def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Put the new predictions in the place of the model's."""
+        batch = strategy.mbatch
+        if not len(self.memory) or not len(batch[0]):
+            return
+        if self.memory.keep != "key" and batch[0].shape[1:] != self.memory.shape:
+            raise ValueError(
+                f"memory: wants rows as the model's inputs are, {tuple(batch[0].shape[1:])}, "
+                f"but holds {tuple(self.memory.shape)}"
+            )
+        output = strategy.mb_output.clone()
+        with eval_mode(strategy.model):
+            for task, rows in _groups(strategy):
+                if task is None or task in self._tasks():
+                    output[rows] = self._predict(strategy.model, batch[0][rows], output[rows], task)
+        strategy.mb_output = output
+
+    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Let go of the working memory."""
+        self._forget()
+
+    # ---------------------------------------------------------------- for subclasses
+
+    def _predict(self, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
+        """What takes the place of ``output`` ``(B, C)`` for rows x ``(B, *shape)`` of a task, None for all."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """Let go of all that was made for one evaluation."""
+        self._index: dict[int | None, EpisodicIndex] = {}
+        self._held: set[int] | None = None
+
+    def _nearest(self, model: nn.Module, x: Tensor, task: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Slots, squared distances and classes of the nearest rows, each ``(B, K)``."""
+        forward = forward_of(model, task)
+        if task not in self._index:
+            key = None if self.key is None else (lambda rows: self._query_keys(model, forward, rows))
+            self._index[task] = EpisodicIndex(self.memory, key=key, backend=self.backend, max_bytes=self.max_bytes)
+        found = self._index[task].search(self._query_keys(model, forward, x), self.neighbours, task=task)
+        labels = self.memory.store.get("labels", found.indices.flatten().cpu())[:, 0].long()
+        return found.indices, found.distances, labels.view(found.indices.shape)
+
+    # ---------------------------------------------------------------- parts of the above
+
+    def _tasks(self) -> set[int]:
+        if self._held is None:
+            self._held = set(self.memory.summary().per_task)
+        return self._held
+
+    def _query_keys(self, model: nn.Module, forward: Forward, x: Tensor) -> Tensor:
+        if self.key is None:
+            embedding = self.memory.embedding
+            if embedding is None:
+                return x
+            with eval_mode(embedding):
+                result: Tensor = embedding(x)
+            return result
+        tap = LatentTap(self.key)
+        tap.open(model, None)
+        try:
+            forward(x)
+        finally:
+            seen = tap.close()
+        return seen[0].flatten(1).float()
+
+    # ---------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count of iterations, and the memory if this plugin writes it."""
+        memory = {"memory": dict(self.memory.state_dict())} if self.writes else {}
+        return {"iterations": self._iterations, **memory}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``.
+
+        :raises ValueError: if it is of another kind of memory.
+        """
+        if self.writes:
+            self.memory.load_state_dict(state["memory"])
+        self._iterations = state["iterations"]
+        self._forget()
+
+
+def forward_of(model: nn.Module, task: int | None) -> Forward:
+    """The model on rows of one task, or of any."""
+
+    def forward(rows: Tensor) -> Tensor:
+        labels = None if task is None else rows.new_full((len(rows),), task, dtype=torch.int64)
+        result: Tensor = avalanche_forward(model, rows, labels)
+        return result
+
+    return forward
+
+
+def _groups(strategy: Any) -> Iterator[tuple[int | None, Tensor]]:
+    """Rows of the batch by the head that answers for them."""
+    batch = strategy.mbatch
+    if not is_multi_task_module(strategy.model) or len(batch) < 3:
+        yield None, torch.arange(len(batch[0]), device=batch[0].device)
+        return
+    for task in torch.unique(batch[-1]).tolist():
+        yield task, (batch[-1] == task).nonzero().flatten()
