@@ -163,7 +163,7 @@ def knn(setting: Setting) -> Built:
     """The nearest rows' class."""
     memory = make_memory(setting.spec)
     plugin = NearestNeighbourPlugin(memory, neighbours=setting.spec.all_options["neighbours"], writes=True)
-    return _with_memory(setting, memory, plugin, strategy=Untrained, train_epochs=1)
+    return _with_memory(setting, memory, plugin, kind=Untrained, train_epochs=1)
 
 
 def generative(setting: Setting) -> Built:
@@ -201,9 +201,9 @@ def _replaying(setting: Setting, memory: Any, **kwargs: Any) -> Built:
     return _with_memory(setting, memory, MemoryReplayPlugin(memory, seed=setting.spec.seed, **kwargs))
 
 
-def _with_memory(setting: Setting, memory: Any, *plugins: Any, strategy: type = Naive, **options: Any) -> Built:
+def _with_memory(setting: Setting, memory: Any, *plugins: Any, kind: type[Naive] = Naive, **options: Any) -> Built:
     common = {**setting.common, **options}
-    strategy = strategy(**{**common, "plugins": [*common["plugins"], *plugins]})
+    strategy = kind(**{**common, "plugins": [*common["plugins"], *plugins]})
     # So that galleries and reports find it.
     strategy.memory = memory
     fixed = [part for part in (memory, *plugins) if hasattr(part, "nbytes_fixed")]
