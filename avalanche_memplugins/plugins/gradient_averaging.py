@@ -16,8 +16,8 @@ class GradientAveragingPlugin(SupervisedPlugin, supports_distributed=True):  # t
     .. math:: g = \frac{1}{N} \sum_{r=1}^{N} g_r
 
     Avalanche 0.6 gives each rank its shard of the data, but never brings the ranks' models together: without this they
-    drift apart. Every rank begins an experience with the first rank's weights, new heads included, and ends it with the
-    first rank's buffers. A memory on a rank holds rows of that rank's shard only.
+    drift apart. Every rank begins an experience with the first rank's weights, new heads included, and ends each epoch
+    with the first rank's buffers. A memory on a rank holds rows of that rank's shard only.
 
     Avalanche's sampler repeats rows so that all shards have as many. Here the last rows of an experience,
     ``len % N`` of them, are left out instead: no row is seen, or stored, twice. (Where one experience holds
@@ -25,15 +25,18 @@ class GradientAveragingPlugin(SupervisedPlugin, supports_distributed=True):  # t
 
     Put it before plugins that change gradients (GEM, A-GEM). In a single process it does nothing.
 
+    :raises ValueError: in training, if an experience has fewer rows than there are ranks.
+
     Source: as ``torch.nn.parallel.DistributedDataParallel``, which cannot follow heads that grow.
     """
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Leave out what does not fill all shards."""
-        rest = len(strategy.adapted_dataset) % _ranks()
-        if rest:
-            kept = range(len(strategy.adapted_dataset) - rest)
-            strategy.adapted_dataset = strategy.adapted_dataset.subset(kept)
+        rows, ranks = len(strategy.adapted_dataset), _ranks()
+        if rows < ranks and ranks > 1:
+            raise ValueError(f"experience: wants a row for each of {ranks} ranks at least, got {rows} rows")
+        if rows % ranks:
+            strategy.adapted_dataset = strategy.adapted_dataset.subset(range(rows - rows % ranks))
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Begin with the first rank's weights."""
@@ -55,8 +58,9 @@ class GradientAveragingPlugin(SupervisedPlugin, supports_distributed=True):  # t
                 p.grad = torch.zeros_like(p)
         _together([p.grad for p in taught if p.grad is not None], _mean)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """End with the first rank's buffers, such as running means of batch norm."""
+        # Not when the experience ends: plugins listed before this one copy or use the model then.
         if _ranks() > 1:
             _together(strategy.model.buffers(), _broadcast)
 
