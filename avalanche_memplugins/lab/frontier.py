@@ -229,11 +229,12 @@ def draw_frontier(
 
 
 def _print(console: Console, frontier: Frontier, table: pd.DataFrame) -> None:
-    from .report import nbytes
+    from .report import amounts, nbytes
 
     budgets = sorted(int(budget) for budget in table["budget"].dropna().unique())
     seeds = f"{frontier.seeds} seed{'s' * (frontier.seeds != 1)}"
-    console.print(Text(f"{frontier.benchmark}: accuracy % at equal bytes, {seeds}", "bold"))
+    facts = ", ".join([*amounts(frontier._spec(LINES[0], None, seed=0)), seeds])
+    console.print(Text(f"{frontier.benchmark}: accuracy % at equal bytes, {facts}", "bold"))
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     shown.add_column("memory", no_wrap=True)
     for budget in budgets:

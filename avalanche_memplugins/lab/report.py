@@ -30,8 +30,8 @@ def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> It
         spec = next(spec for spec in specs if spec.benchmark == benchmark)
         info = BENCHMARKS[spec.benchmark]
         seeds = len({spec.seed for spec in specs})
-        experiences, epochs = count(spec.n_experiences, "experience"), count(spec.epochs, "epoch")
-        yield Text(f"{benchmark}: {info.scenario}, {experiences}, {epochs} each, {count(seeds, 'seed')}", "bold")
+        facts = ", ".join([info.scenario, *amounts(spec), count(seeds, "seed")])
+        yield Text(f"{benchmark}: {facts}", "bold")
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("strategy", no_wrap=True)
         for heading in ("accuracy %", f"vs {baseline}", "forgetting", "memory", "train"):
@@ -54,6 +54,17 @@ def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> It
             )
         yield table
     yield Text(_notes(specs), "dim")
+
+
+def amounts(spec: RunSpec) -> list[str]:
+    """How much a run trains and is tested on, for a reader: experiences, epochs or steps, rows where they are fewer."""
+    passes = count(spec.epochs, "epoch") if spec.iterations is None else f"{spec.iterations:,} steps"
+    rows = [
+        f"{number:,} {kind} rows each"
+        for number, kind in ((spec.train_rows, "training"), (spec.test_rows, "test"))
+        if number is not None
+    ]
+    return [count(spec.n_experiences, "experience"), f"{passes} each", *rows]
 
 
 def failures(results: Sequence[RunResult], paths: Sequence[str]) -> Iterator[RenderableType]:

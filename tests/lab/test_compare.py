@@ -48,6 +48,15 @@ def run(comparison: Comparison, executor: object, **console: Any) -> tuple[str, 
     return screen.file.getvalue(), outcome
 
 
+def test_fewer_rows_than_the_data_set_has_are_told_on_screen_and_page(tmp_path: Path, fake_executor) -> None:
+    fake_executor.answer = made_up
+    comparison = Comparison(benchmarks=("split-digits",), train_rows=1_600, test_rows=50, seeds=1, out=tmp_path)
+    screen, _ = run(comparison, fake_executor)
+    told = "5 experiences, 10 epochs each, 1,600 training rows each, 50 test rows each, 1 seed"
+    assert told in " ".join(screen.split())
+    assert told in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_tables_fit_eighty_columns_and_files_are_written(tmp_path: Path, fake_executor) -> None:
     comparison = Comparison(out=tmp_path / "out")
     fake_executor.answer = made_up

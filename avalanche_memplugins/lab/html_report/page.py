@@ -19,6 +19,7 @@ from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 
 from ..comparison import label
 from ..display import count, last_line
+from ..report import amounts
 from ..result import RunResult
 from ..table import accuracy_matrix, summarise, tidy
 from . import svg
@@ -158,8 +159,7 @@ class _Section:
         info = BENCHMARKS[spec.benchmark]
         facts = [
             info.scenario,
-            count(spec.n_experiences, "experience"),
-            f"{count(spec.epochs, 'epoch')} each",
+            *amounts(spec),
             count(len({one.seed for one in self.specs}), "seed"),
             spec.model,
             f"{spec.optimizer} lr {spec.lr:g}",
