@@ -24,7 +24,9 @@ class ExperienceReplay(RMA):
     :class:`RMA` with other defaults. The reservoir is a uniform sample of the whole stream, whatever its
     length and its experiences; ``policy="class_balanced"`` shares the slots among classes instead.
 
-    :param mem_size: rows held at most. All other parameters are those of :class:`RMA`.
+    :param mem_size: rows held at most.
+    :param write_every: iterations between writes; here every batch is offered.
+    :param policy: which rows stay. All other parameters are those of :class:`RMA`.
 
     Source: Chaudhry et al., "On tiny episodic memories in continual learning", 2019 (ER-reservoir).
     """

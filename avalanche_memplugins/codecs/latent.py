@@ -70,7 +70,9 @@ class LatentCodec(LatentCoding):
         """The codec of an auto-encoder that comes with the library, or that you have saved.
 
         :param name: one of ``pretrained.names()``, or the path of a file that ``pretrained.save`` wrote.
-        :param precision: as above, like the others.
+        :param precision: as for the class, like ``step``.
+        :param mean: of the user's ``Normalize``, undone before encoding and redone after decoding.
+        :param std: of the same.
         :raises ValueError: for an unknown name, or a file that is missing or damaged.
         """
         found = pretrained.load(name)

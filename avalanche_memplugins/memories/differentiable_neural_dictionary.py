@@ -106,7 +106,10 @@ class DifferentiableNeuralDictionary(nn.Module):
             self.used[c, slot] = self.clock
 
     def read(self, query: Tensor) -> Tensor:
-        """Values ``(B, classes)`` of queries ``(B, F)``; 0 for a class without rows. Marks the rows seen as used."""
+        """Values ``(B, classes)``; 0 for a class without rows. Marks the rows seen as used.
+
+        :param query: ``(B, F)``.
+        """
         squared, values = self._look_up(query)
         columns = [
             (inverse_distance(d, eps=self.delta) * v).sum(1) if d.shape[1] else d.new_zeros(len(query))
