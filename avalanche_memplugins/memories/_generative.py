@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from avalanche_memplugins._folders import CorruptedFolderError, flatten, load_folder, save_folder, unflatten
+from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
@@ -19,7 +20,7 @@ TABLE_BYTES = 4 * 8
 """Bytes a class takes in the table of classes: label, rows, task label and origin of the latest write."""
 
 
-class GenerativeMemory(nn.Module):
+class GenerativeMemory(PicklesGenerator, nn.Module):
     """Base of memories that keep a model of the stream instead of rows.
 
     Their classes stand in a table on the CPU in the order they came; a class's place there is its index.
@@ -197,15 +198,6 @@ class GenerativeMemory(nn.Module):
             if buffer is not None and found is not None and (found.shape, found.dtype) != (buffer.shape, buffer.dtype):
                 self.register_buffer(name, buffer.new_empty(found.shape, dtype=found.dtype))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.
-        return {**self.__dict__, "_generator": self._generator.get_state()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        generator = torch.Generator()
-        generator.set_state(state["_generator"])
-        self.__dict__.update({**state, "_generator": generator})
 
     def save(self, folder: str | Path) -> None:
         """Write the memory into ``folder`` (safetensors and JSON), whole or not at all.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.functional.latent_sampling import sample_latents
 from avalanche_memplugins.networks.frozen_encoder import FrozenEncoder
 
@@ -30,7 +31,7 @@ def retrieval_mlp(inputs: int, classes: int, *, hidden: int = 40, layers: int = 
     return nn.Sequential(*parts, nn.Linear(inputs, classes))
 
 
-class ProbabilisticRetrievalClassifier(nn.Module):
+class ProbabilisticRetrievalClassifier(PicklesGenerator, nn.Module):
     r"""Retrieves n latents from a frozen VAE's posterior and classifies all of them together.
 
     .. math::
@@ -110,12 +111,3 @@ class ProbabilisticRetrievalClassifier(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
         self._generator.set_state(state["generator"].cpu())
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.
-        return {**self.__dict__, "_generator": self._generator.get_state()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        generator = torch.Generator()
-        generator.set_state(state["_generator"])
-        self.__dict__.update({**state, "_generator": generator})

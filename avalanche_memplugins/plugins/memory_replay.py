@@ -13,6 +13,7 @@ from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
 
+from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
@@ -40,7 +41,7 @@ class Replayed(NamedTuple):
     label: Tensor
 
 
-class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
+class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[misc]
     r"""Writes rows of the stream to a memory and trains on rows from it beside each batch.
 
     With stream rows :math:`B` and replayed rows :math:`R` of an iteration the loss is
@@ -402,15 +403,6 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.memory.load_state_dict(state["memory"])
         self._iterations = state["iterations"]
         self._generator.set_state(state["generator"].cpu())
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.
-        return {**self.__dict__, "_generator": self._generator.get_state()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        generator = torch.Generator()
-        generator.set_state(state["_generator"])
-        self.__dict__.update({**state, "_generator": generator})
 
 
 def _replays(plugin: Any) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from avalanche_memplugins._folders import flatten, load_folder, save_folder, unflatten
+from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories._labels import LabelColumns
 from avalanche_memplugins.memories._prefetch import Ahead
@@ -20,7 +21,7 @@ _LEARNED = "learned."  # before the names of tensors in a folder
 Self = TypeVar("Self", bound="RowState")
 
 
-class RowState(nn.Module):
+class RowState(PicklesGenerator, nn.Module):
     """Rows in a store, their policies, and the generator of all choices."""
 
     capacity: int
@@ -124,13 +125,7 @@ class RowState(nn.Module):
         self.read.load_state_dict(state["read"])
 
     def __getstate__(self) -> dict[str, Any]:
-        # A torch.Generator cannot be pickled, which breaks deepcopy and Avalanche's checkpoints.
-        return {**self.__dict__, "_generator": self._generator.get_state(), "_ahead": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        generator = torch.Generator()
-        generator.set_state(state["_generator"])
-        self.__dict__.update({**state, "_generator": generator})
+        return {**super().__getstate__(), "_ahead": None}
 
     def save(self, folder: str | Path) -> None:
         """Write the memory into ``folder`` (safetensors and JSON), whole or not at all.
