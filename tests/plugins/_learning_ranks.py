@@ -36,7 +36,7 @@ from avalanche_memplugins.networks.energy import GatedEnergy
 from avalanche_memplugins.plugins import EnergyReplayPlugin, GradientAveragingPlugin
 from avalanche_memplugins.strategies import VAEReplay
 
-Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
+Batches = Iterable[tuple[Tensor, Tensor, Tensor | int]]
 # One of each kind trains for long enough to tell accuracies; the others for what ranks have in common.
 BATCH = 60  # of which no experience leaves a single row, which batch norm would refuse
 
@@ -62,7 +62,7 @@ def vae(rank: int, ranks: int, labels: Any) -> dict[str, Any]:
     learns = labels == "memory"
     memory = NotedVAE(network, steps=80 if learns else 10, batch_size=64 // ranks, lr=3e-3, seed=rank)
     plugin = MemoryReplayPlugin(memory, replay_weight="growing", labels=labels)
-    return {**trained(rank, ranks, plugin, normed=True, epochs=3 if learns else 1), "given": memory.given}
+    return {**trained(rank, ranks, plugin, normed=True, epochs=2 if learns else 1), "given": memory.given}
 
 
 def strategy(rank: int, ranks: int) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def gaussians(rank: int, ranks: int, write_at: Any) -> dict[str, Any]:
     """A Gaussian a class, with the class that the old model sees."""
     memory = GaussianMemory(rank=None, seed=rank)
     plugin = MemoryReplayPlugin(memory, write_at=write_at, replay_weight="growing", labels="old_model")
-    epochs = 6 if write_at == "experience" else 1
+    epochs = 4 if write_at == "experience" else 1
     return {**trained(rank, ranks, plugin, epochs=epochs), "classes": memory.classes, "mean": memory.mean.tolist()}
 
 
@@ -97,7 +97,7 @@ def kanerva(rank: int, ranks: int, share: Any) -> dict[str, Any]:
     memory = DynamicKanervaMemory(rows=16 if share == "class" else 48, share=share, seed=rank)
     if share == "class":
         return trained(rank, ranks, MemoryReplayPlugin(memory))
-    return trained(rank, ranks, MemoryReplayPlugin(memory, write_at="experience"), epochs=6)
+    return trained(rank, ranks, MemoryReplayPlugin(memory, write_at="experience"), epochs=4)
 
 
 def energy(rank: int, ranks: int) -> dict[str, Any]:
