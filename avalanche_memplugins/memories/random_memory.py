@@ -34,10 +34,10 @@ class RandomMemory(RowReads):
     :param policy: ``"reservoir"``: a uniform sample of the stream; ``"ring"``: the newest rows, as RMA
         keeps them; ``"class_balanced"`` / ``"task_balanced"``: a uniform sample of every class or
         experience, as equal in size as the stream allows; or a
-        :class:`~avalanche_memplugins.memories.policies.WritePolicy`.
+        :class:`~avalanche_memplugins.memories.policies.WritePolicy`, which is copied.
     :param read: ``"uniform"``; ``"cycle"``: shuffled passes, every row once a pass; ``"class_balanced"``,
         ``"task_balanced"``; or a
-        :class:`~avalanche_memplugins.memories.policies.ReadPolicy`.
+        :class:`~avalanche_memplugins.memories.policies.ReadPolicy`, which is copied.
     :param replacement: draw rows independently; otherwise each at most once a sample.
     :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, ``"int8"``, ``"4bit"``, ``"1bit"``, or a
         :class:`~avalanche_memplugins.codecs.Codec` such as ``Uint8(mean=0.1307, std=0.3081)``.
@@ -55,7 +55,7 @@ class RandomMemory(RowReads):
         codec): ``"always"``, ``"first"`` write only, or ``"auto"``: always on a CPU, first only on a GPU,
         where looking means waiting. Shapes and types are always checked.
     :param seed: of the memory's generator.
-    :raises TypeError: if the codec lacks a part.
+    :raises TypeError: if the codec lacks a part, the embedding is no module, or a class stands for its instance.
     :raises ValueError: for arguments out of range, naming the argument.
 
     Source: Zeta36, "Random memory adaptation", 2018.

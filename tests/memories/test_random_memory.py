@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from avalanche_memplugins import RandomMemory
 from avalanche_memplugins.codecs import Uint8
 from avalanche_memplugins.memories import DynamicKanervaMemory, GaussianMemory, VAEMemory
-from avalanche_memplugins.memories.policies import Ring, Uniform
+from avalanche_memplugins.memories.policies import Balanced, GroupBalanced, Ring, Uniform
 
 POLICIES = ("ring", "reservoir", "class_balanced", "task_balanced")
 READS = ("uniform", "cycle", "class_balanced", "task_balanced")
@@ -340,6 +340,16 @@ def test_a_codec_that_cannot_store_a_batch_changes_nothing() -> None:
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RandomMemory(**{"capacity": 10, **arguments})
+
+
+def test_one_policy_given_to_two_memories_serves_each_alone() -> None:
+    write, read = GroupBalanced("class"), Balanced("class")
+    small, large = (RandomMemory(capacity, policy=write, read=read) for capacity in (10, 20))
+    for start in (0, 30):
+        for memory in (small, large):
+            memory.write(*stream(30, start))
+    assert (set(small.summary().per_class.values()), set(large.summary().per_class.values())) == ({2}, {4})
+    assert len(large.sample(10).y.unique()) == 5
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 from avalanche_memplugins import codecs
@@ -41,19 +42,23 @@ _CODECS: dict[str, Callable[[], Codec]] = {
 
 
 def write_policy(policy: str | WritePolicy) -> WritePolicy:
-    """The policy of that name, or the given one.
+    """The policy of that name, or a copy of the given one: it keeps what belongs to one memory.
 
     :raises TypeError: for a class in the place of its instance.
     """
-    return check.one_of("policy", policy, _WRITE)() if isinstance(policy, str) else check.made("policy", policy)
+    if isinstance(policy, str):
+        return check.one_of("policy", policy, _WRITE)()
+    return copy.deepcopy(check.made("policy", policy))
 
 
 def read_policy(read: str | ReadPolicy, replacement: bool) -> ReadPolicy:
-    """The policy of that name, or the given one.
+    """The policy of that name, or a copy of the given one.
 
     :raises TypeError: for a class in the place of its instance.
     """
-    return check.one_of("read", read, _READ)(replacement) if isinstance(read, str) else check.made("read", read)
+    if isinstance(read, str):
+        return check.one_of("read", read, _READ)(replacement)
+    return copy.deepcopy(check.made("read", read))
 
 
 def codec_of(codec: str | Codec) -> Codec:
