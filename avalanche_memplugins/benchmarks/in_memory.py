@@ -52,10 +52,9 @@ def split_mnist_tensors(
     :param test_rows: likewise for tests.
     :raises ValueError: naming the argument that is out of range, or if the folder does not exist.
     """
-    mean, std = MNIST_PIXELS if normalise else (0.0, 1.0)
-    options: dict[str, Any] = {"seed": seed, "fixed_class_order": fixed_class_order, "mean": mean, "std": std}
-    options |= {"train_rows": train_rows, "test_rows": test_rows}
-    return split_stream(_torchvision(MNIST, "mnist", data_root), n_experiences, scenario=scenario, **options)
+    options = _options(MNIST_PIXELS, normalise, seed, train_rows, test_rows)
+    data = _torchvision(MNIST, "mnist", data_root)
+    return split_stream(data, n_experiences, scenario=scenario, fixed_class_order=fixed_class_order, **options)
 
 
 def split_fmnist_tensors(
@@ -73,11 +72,9 @@ def split_fmnist_tensors(
 
     Arguments of :func:`split_mnist_tensors`; :func:`.split_fmnist` is Avalanche's own with all its options.
     """
-    mean, std = FASHION_PIXELS if normalise else (0.0, 1.0)
-    options: dict[str, Any] = {"seed": seed, "fixed_class_order": fixed_class_order, "mean": mean, "std": std}
-    options |= {"train_rows": train_rows, "test_rows": test_rows}
+    options = _options(FASHION_PIXELS, normalise, seed, train_rows, test_rows)
     data = _torchvision(FashionMNIST, "fashionmnist", data_root)
-    return split_stream(data, n_experiences, scenario=scenario, **options)
+    return split_stream(data, n_experiences, scenario=scenario, fixed_class_order=fixed_class_order, **options)
 
 
 def permuted_mnist_tensors(
@@ -103,10 +100,8 @@ def permuted_mnist_tensors(
     :param test_rows: likewise.
     :raises ValueError: likewise.
     """
-    mean, std = MNIST_PIXELS if normalise else (0.0, 1.0)
+    options = _options(MNIST_PIXELS, normalise, seed, train_rows, test_rows)
     data = _torchvision(MNIST, "mnist", data_root)
-    options: dict[str, Any] = {"seed": seed, "mean": mean, "std": std}
-    options |= {"train_rows": train_rows, "test_rows": test_rows}
     return permuted_stream(data, n_experiences, scenario=scenario, **options)
 
 
@@ -147,11 +142,17 @@ def split_cifar10_features(
 
     held = load_file(root / file)
     x_train, x_test = (held[name].reshape(len(held[name]), -1, 1, 1) for name in ("train_x", "test_x"))
-    mean, std = FEATURE_PIXELS
-    options: dict[str, Any] = {"seed": seed, "fixed_class_order": fixed_class_order, "mean": mean, "std": std}
-    options |= {"train_rows": train_rows, "test_rows": test_rows}
+    options = _options(FEATURE_PIXELS, True, seed, train_rows, test_rows)
     data = Bytes(x_train, held["train_y"], x_test, held["test_y"])
-    return split_stream(data, n_experiences, scenario=scenario, **options)
+    return split_stream(data, n_experiences, scenario=scenario, fixed_class_order=fixed_class_order, **options)
+
+
+def _options(
+    pixels: tuple[float, float], normalise: bool, seed: int | None, train_rows: int | None, test_rows: int | None
+) -> dict[str, Any]:
+    """What every stream takes; ``pixels``: their mean and standard deviation."""
+    mean, std = pixels if normalise else (0.0, 1.0)
+    return {"seed": seed, "mean": mean, "std": std, "train_rows": train_rows, "test_rows": test_rows}
 
 
 def _torchvision(kind: Any, name: str, root: str | Path | None) -> Bytes:

@@ -54,10 +54,7 @@ def split_stream(
     if n_experiences < 1 or n_classes % n_experiences:
         raise ValueError(f"n_experiences: wants a divisor of the {n_classes} classes, got {n_experiences}")
     each = n_classes // n_experiences
-    sides = (
-        ("train", data.x_train, data.y_train, Draw(train_rows, seed)),
-        ("test", data.x_test, data.y_test, Draw(test_rows, seed)),
-    )
+    sides = _sides(data, train_rows, test_rows, seed)
     streams: dict[str, list[Any]] = {"train": [], "test": []}
     told: list[set[int]] = []
     for k in range(n_experiences):
@@ -144,10 +141,7 @@ def permuted_stream(
         raise ValueError(f"n_experiences: wants at least 1, got {n_experiences}")
     n_classes = int(data.y_train.max()) + 1
     rng = np.random.RandomState(seed)
-    sides = (
-        ("train", data.x_train, data.y_train, Draw(train_rows, seed)),
-        ("test", data.x_test, data.y_test, Draw(test_rows, seed)),
-    )
+    sides = _sides(data, train_rows, test_rows, seed)
     streams: dict[str, list[Any]] = {"train": [], "test": []}
     told: list[set[int]] = []
     for k in range(n_experiences):
@@ -179,6 +173,16 @@ def _class_order(n_classes: int, seed: int | None, fixed: Sequence[int] | None) 
     if sorted(order) != list(range(n_classes)):
         raise ValueError(f"fixed_class_order: wants each class of 0..{n_classes - 1} once, got {order}")
     return order
+
+
+def _sides(
+    data: Bytes, train_rows: int | None, test_rows: int | None, seed: int | None
+) -> tuple[tuple[str, np.ndarray, np.ndarray, Draw], ...]:
+    """Name, images, classes and the draw of rows, to train and to test on."""
+    return (
+        ("train", data.x_train, data.y_train, Draw(train_rows, seed)),
+        ("test", data.x_test, data.y_test, Draw(test_rows, seed)),
+    )
 
 
 def _by_class(y: np.ndarray, classes: Sequence[int]) -> np.ndarray:
