@@ -1,7 +1,8 @@
 """Networks of the memories: no Avalanche."""
 
+from avalanche_memplugins.networks._kanerva_network import EpisodeBound
 from avalanche_memplugins.networks.conditional_vae import ConditionalVAE
-from avalanche_memplugins.networks.dynamic_kanerva import DynamicKanervaMachine, EpisodeBound
+from avalanche_memplugins.networks.dynamic_kanerva import DynamicKanervaMachine
 from avalanche_memplugins.networks.frozen_encoder import FrozenEncoder
 from avalanche_memplugins.networks.kanerva import KanervaMachine
 from avalanche_memplugins.networks.memory_network import MemoryNetwork, train_memory_network

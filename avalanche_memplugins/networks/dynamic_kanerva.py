@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from avalanche_memplugins.functional.divergences import bernoulli_nll, kl_diagonal_normals
+from avalanche_memplugins.functional.divergences import kl_diagonal_normals
 from avalanche_memplugins.functional.kanerva import (
     kanerva_address,
     kanerva_dynamic_write,
     kanerva_posterior,
-    matrix_normal_kl,
 )
+from avalanche_memplugins.networks._kanerva_network import EpisodeBound, KanervaNetwork, episodic
 from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
 
 
-class EpisodeBound(NamedTuple):
-    """Parts of the negative bound on an episode in nats an image.
-
-    ``reconstruction``, ``kl_item`` ``(E, T)``: given the memory; ``kl_memory`` ``(E,)``: what the memory itself costs,
-    shared out over the T images of its episode; ``autoencoder`` ``(E, T)``: without the memory, no part of the bound.
-    """
-
-    reconstruction: Tensor
-    kl_item: Tensor
-    kl_memory: Tensor
-    autoencoder: Tensor
-
-    @property
-    def conditional(self) -> Tensor:
-        """The bound on p(x | M), ``(E, T)``: what the papers report; not comparable with a VAE's."""
-        return self.reconstruction + self.kl_item
-
-    @property
-    def total(self) -> Tensor:
-        """The bound on p(X), ``(E, T)``: comparable with a VAE's."""
-        return self.conditional + self.kl_memory.unsqueeze(-1)
-
-
-class DynamicKanervaMachine(nn.Module):
+class DynamicKanervaMachine(KanervaNetwork):
     r"""Dynamic Kanerva machine: codes :math:`z = e(x)`, addresses by least squares, a memory written by Bayes' rule.
 
     .. math::
@@ -100,19 +75,10 @@ class DynamicKanervaMachine(nn.Module):
         self.prior_log_var = nn.Parameter(torch.zeros(()))
         self.log_scale = nn.Parameter(torch.full((rows,), math.log(0.3)))
 
-    def architecture(self) -> dict[str, Any]:
-        """Arguments that make the same network again."""
-        return dict(self._kwargs)
-
     @property
     def ridge(self) -> float:
         """Noise variance over the variance of an address, in the least squares."""
         return self.noise_var / self.address_std**2
-
-    def prior(self) -> tuple[Tensor, Tensor]:
-        """Mean ``(K, C)`` and row covariance ``(K, K)`` of the memory before anything is written."""
-        eye = torch.eye(self.rows, device=self.prior_mean.device, dtype=self.prior_mean.dtype)
-        return self.prior_mean, self.prior_log_var.exp() * eye
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Codes ``(B, C)`` and log-scales of their addresses ``(B, K)`` for images ``(B, C, H, W)`` in [0, 1]."""
@@ -122,10 +88,6 @@ class DynamicKanervaMachine(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Codes ``(B, code_size)``."""
         return self.features(x)[0]
-
-    def decode(self, code: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` in [0, 1]."""
-        return torch.sigmoid(self.decoder(code))
 
     def write(self, code: Tensor, *, sequential: bool = False) -> tuple[Tensor, Tensor]:
         """The memory after writing codes ``(..., T, C)`` into the prior: ``(..., K, C)`` and ``(..., K, K)``.
@@ -163,11 +125,7 @@ class DynamicKanervaMachine(nn.Module):
         recalled = drawn @ mean + spread * noise[..., self.rows :]
         log_prior = torch.tensor(2 * math.log(self.address_std), dtype=torch.float64)
         kl = kl_diagonal_normals(address, 2 * log_scale, torch.zeros(()), log_prior)
-        logits = self.decoder(torch.cat([recalled, code]).flatten(0, 1))
-        nll = episodic(bernoulli_nll(logits, torch.cat([x, x]).flatten(0, 1)), (2 * episodes, items))
-        prior_mean, prior_cov = self.prior()
-        kl_memory = matrix_normal_kl(mean, row_cov, prior_mean, prior_cov) / items
-        return EpisodeBound(nll[:episodes], kl, kl_memory, nll[episodes:])
+        return self._episode_bound(x, recalled, code, kl, mean, row_cov)
 
     def read(self, mean: Tensor, cue: Tensor, *, steps: int = 1) -> list[Tensor]:
         """Iterative reading: what each step makes of a distorted cue, logits ``(E, T, C, H, W)`` a step.
@@ -183,11 +141,6 @@ class DynamicKanervaMachine(nn.Module):
             out.append(episodic(self.decoder(recalled.flatten(0, 1)), cue.shape[:2]))
             seen = torch.sigmoid(out[-1])
         return out
-
-
-def episodic(rows: Tensor, episodes: Sequence[int]) -> Tensor:
-    """Rows ``(E T, ...)`` as episodes ``(E, T, ...)``."""
-    return rows.reshape(*episodes, *rows.shape[1:])
 
 
 def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

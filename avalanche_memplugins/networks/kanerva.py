@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from avalanche_memplugins.functional.divergences import bernoulli_nll, kl_diagonal_normals, kl_standard_normal
-from avalanche_memplugins.functional.kanerva import kanerva_posterior, matrix_normal_kl
+from avalanche_memplugins.functional.divergences import kl_diagonal_normals, kl_standard_normal
+from avalanche_memplugins.functional.kanerva import kanerva_posterior
+from avalanche_memplugins.networks._kanerva_network import EpisodeBound, KanervaNetwork, episodic
 from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
-from avalanche_memplugins.networks.dynamic_kanerva import EpisodeBound, episodic
 
 
-class KanervaMachine(nn.Module):
+class KanervaMachine(KanervaNetwork):
     r"""Kanerva machine: an addressing latent y picks a mixture of memory rows, which is the prior of the code z.
 
     .. math::
@@ -83,15 +82,6 @@ class KanervaMachine(nn.Module):
         self.prior_mean = nn.Parameter(torch.randn(rows, code_size))
         self.prior_log_var = nn.Parameter(torch.zeros(()))
 
-    def architecture(self) -> dict[str, Any]:
-        """Arguments that make the same network again."""
-        return dict(self._kwargs)
-
-    def prior(self) -> tuple[Tensor, Tensor]:
-        """Mean ``(K, C)`` and row covariance ``(K, K)`` of the memory before anything is written."""
-        eye = torch.eye(self.rows, device=self.prior_mean.device, dtype=self.prior_mean.dtype)
-        return self.prior_mean, self.prior_log_var.exp() * eye
-
     def features(self, x: Tensor) -> Tensor:
         """What the encoder sees in images ``(B, C, H, W)`` in [0, 1], ``(B, features)``."""
         features: Tensor = nn.functional.silu(self.encoder(x))
@@ -101,10 +91,6 @@ class KanervaMachine(nn.Module):
         """Codes ``(B, code_size)`` that are written."""
         code: Tensor = self.to_code(self.features(x))
         return code
-
-    def decode(self, code: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` in [0, 1]."""
-        return torch.sigmoid(self.decoder(code))
 
     def address_posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(y|x), ``(..., address_size)`` each."""
@@ -137,8 +123,7 @@ class KanervaMachine(nn.Module):
         noise = torch.randn(shape, dtype=x.dtype, device=x.device, generator=generator)
         noise_y, noise_m, noise_z = torch.split(noise, sizes, -1)
         weights = self.weights(mean_y + (0.5 * log_var_y).exp() * noise_y)
-        prior_mean, prior_cov = self.prior()
-        mean, row_cov = (part.expand(episodes, *part.shape) for part in (prior_mean, prior_cov))
+        mean, row_cov = (part.expand(episodes, *part.shape) for part in self.prior())
         mean, row_cov = kanerva_posterior(mean, row_cov, weights, code, noise_var=self.noise_var, sequential=sequential)
         spread = ((weights @ row_cov) * weights).sum(-1, keepdim=True).clamp_min(0).sqrt()
         recalled = weights @ mean + spread * noise_m
@@ -146,10 +131,7 @@ class KanervaMachine(nn.Module):
         drawn = mean_z + (0.5 * log_var_z).exp() * noise_z
         log_noise = torch.tensor(math.log(self.noise_var), dtype=torch.float64)
         kl = kl_standard_normal(mean_y, log_var_y) + kl_diagonal_normals(mean_z, log_var_z, recalled, log_noise)
-        logits = self.decoder(torch.cat([drawn, code]).flatten(0, 1))
-        nll = episodic(bernoulli_nll(logits, torch.cat([x, x]).flatten(0, 1)), (2 * episodes, items))
-        kl_memory = matrix_normal_kl(mean, row_cov, prior_mean, prior_cov) / items
-        return EpisodeBound(nll[:episodes], kl, kl_memory, nll[episodes:])
+        return self._episode_bound(x, drawn, code, kl, mean, row_cov)
 
     def written(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The memory after writing episodes ``(E, T, C, H, W)`` at the means of y: ``(E, K, C)``, ``(E, K, K)``."""

@@ -1,0 +1,81 @@
+"""What the Kanerva machines share: the memory's prior, the decoder, and how the parts of the bound are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from avalanche_memplugins.functional.divergences import bernoulli_nll
+from avalanche_memplugins.functional.kanerva import matrix_normal_kl
+from avalanche_memplugins.networks.convolutional import ConvDecoder
+
+
+class EpisodeBound(NamedTuple):
+    """Parts of the negative bound on an episode in nats an image.
+
+    ``reconstruction``, ``kl_item`` ``(E, T)``: given the memory; ``kl_memory`` ``(E,)``: what the memory itself costs,
+    shared out over the T images of its episode; ``autoencoder`` ``(E, T)``: without the memory, no part of the bound.
+    """
+
+    reconstruction: Tensor
+    kl_item: Tensor
+    kl_memory: Tensor
+    autoencoder: Tensor
+
+    @property
+    def conditional(self) -> Tensor:
+        """The bound on p(x | M), ``(E, T)``: what the papers report; not comparable with a VAE's."""
+        return self.reconstruction + self.kl_item
+
+    @property
+    def total(self) -> Tensor:
+        """The bound on p(X), ``(E, T)``: comparable with a VAE's."""
+        return self.conditional + self.kl_memory.unsqueeze(-1)
+
+
+class KanervaNetwork(nn.Module):
+    """A decoder of codes, and a memory of ``rows`` codes with a learned prior; subclasses make all of these."""
+
+    rows: int
+    decoder: ConvDecoder
+    prior_mean: nn.Parameter
+    prior_log_var: nn.Parameter
+    _kwargs: dict[str, Any]
+
+    def architecture(self) -> dict[str, Any]:
+        """Arguments that make the same network again."""
+        return dict(self._kwargs)
+
+    def prior(self) -> tuple[Tensor, Tensor]:
+        """Mean ``(K, C)`` and row covariance ``(K, K)`` of the memory before anything is written."""
+        eye = torch.eye(self.rows, device=self.prior_mean.device, dtype=self.prior_mean.dtype)
+        return self.prior_mean, self.prior_log_var.exp() * eye
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` in [0, 1]."""
+        return torch.sigmoid(self.decoder(code))
+
+    def _episode_bound(
+        self, x: Tensor, shown: Tensor, code: Tensor, kl: Tensor, mean: Tensor, row_cov: Tensor
+    ) -> EpisodeBound:
+        """The bound of episodes ``(E, T, C, H, W)``.
+
+        :param shown: codes that the memory gave, ``(E, T, C)``.
+        :param code: those of the images themselves, likewise.
+        :param kl: divergences of the items given the memory, ``(E, T)``.
+        :param mean: of the memory that was written, ``(E, K, C)``.
+        :param row_cov: its row covariance, ``(E, K, K)``.
+        """
+        episodes, items = x.shape[:2]
+        logits = self.decoder(torch.cat([shown, code]).flatten(0, 1))
+        nll = episodic(bernoulli_nll(logits, torch.cat([x, x]).flatten(0, 1)), (2 * episodes, items))
+        kl_memory = matrix_normal_kl(mean, row_cov, *self.prior()) / items
+        return EpisodeBound(nll[:episodes], kl, kl_memory, nll[episodes:])
+
+
+def episodic(rows: Tensor, episodes: Sequence[int]) -> Tensor:
+    """Rows ``(E T, ...)`` as episodes ``(E, T, ...)``."""
+    return rows.reshape(*episodes, *rows.shape[1:])
