@@ -54,7 +54,9 @@ def frontier_figure(table: pd.DataFrame) -> Figure:
         _furnish(panel, sized, title)
     panels[0].set_ylabel("accuracy on all experiences at the end, %", color=_INK)
     info = BENCHMARKS[str(table["benchmark"].iloc[0])]
-    figure.suptitle(f"Accuracy per byte of memory: {info.summary}", x=0.008, ha="left", fontweight="bold", fontsize=14)
+    figure.suptitle(
+        f"Accuracy against bytes of memory: {info.summary}", x=0.008, ha="left", fontweight="bold", fontsize=14
+    )
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
     seeds = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
     note = "one seed" if most == 1 else f"mean of {seeds}, bars: 95 % t-intervals"
@@ -74,6 +76,12 @@ def _shrink(place: np.ndarray) -> np.ndarray:
     return np.asarray(101 - 10 ** -np.asarray(place, dtype=float))
 
 
+def _style(i: int) -> tuple[str, str, str]:
+    """Colour, marker and dashes of the i-th line; when colours begin anew, markers and dashes are others."""
+    turn = i // len(_COLORS)
+    return _COLORS[i % len(_COLORS)], _MARKERS[(i + 3 * turn) % len(_MARKERS)], ("-", "--", ":")[turn % 3]
+
+
 def _draw(panel: Any, sized: pd.DataFrame, names: list[str]) -> None:
     ends: dict[str, tuple[float, float]] = {}
     for i, name in enumerate(names):
@@ -82,16 +90,17 @@ def _draw(panel: Any, sized: pd.DataFrame, names: list[str]) -> None:
         x = lines["memory_bytes"].to_numpy(dtype=float) * 1.016 ** (i - (len(names) - 1) / 2)
         y, half = (100 * lines[column].to_numpy(dtype=float) for column in ("accuracy", "accuracy_half_width"))
         bars = None if np.isnan(half).all() else np.minimum(np.nan_to_num(half), np.stack([y, 100 - y]))
-        color = _COLORS[i % len(_COLORS)]
+        color, marker, dashes = _style(i)
         panel.errorbar(
             x,
             y,
             yerr=bars,
             color=color,
             ecolor=(color, 0.55),
-            marker=_MARKERS[i % len(_MARKERS)],
+            marker=marker,
             markersize=6,
             linewidth=2,
+            linestyle=dashes,
             elinewidth=1.2,
             capsize=0,
             zorder=3,
@@ -170,7 +179,7 @@ def _name_the_lines(panel: Any, ends: dict[str, tuple[float, float]]) -> None:
     names = sorted(ends, key=lambda name: ends[name][1])
     low, high = _stretch(np.array(panel.get_ylim()))
     wanted = (_stretch(np.array([ends[name][1] for name in names])) - low) / (high - low)
-    colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(ends)}
+    colors = {name: _style(i)[0] for i, name in enumerate(ends)}
     for name, height in zip(names, spread(wanted.tolist(), _GAP), strict=True):
         panel.annotate(
             f"{label(name)} {ends[name][1]:.1f}",
@@ -186,6 +195,8 @@ def _name_the_lines(panel: Any, ends: dict[str, tuple[float, float]]) -> None:
                 "arrowstyle": "-",
                 "color": colors[name],
                 "linewidth": 0.8,
+                # A thin line from the last point to its name would look like more of the curve.
+                "linestyle": (0, (1, 2)),
                 "shrinkA": 0,
                 "shrinkB": 4,
                 "relpos": (0, 0.5),

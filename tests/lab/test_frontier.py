@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 
 from avalanche_memplugins.lab import InProcess, RunResult, RunSpec
 from avalanche_memplugins.lab.frontier import LINES, Frontier, draw_frontier, points
-from avalanche_memplugins.lab.frontier_figure import frontier_figure, spread
+from avalanche_memplugins.lab.frontier_figure import _style, frontier_figure, spread
 
 
 def made_up(spec: RunSpec) -> RunResult:
@@ -185,6 +185,11 @@ def test_the_picture_shows_the_points(spec: Callable[..., RunSpec]) -> None:
     ends = np.array([segment[:, 1] for segment in bars.get_segments()])
     np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 200 * table["accuracy_half_width"])
     assert axes.get_xscale() == "log"
+
+
+def test_no_two_lines_of_a_panel_look_alike() -> None:
+    assert len({_style(i) for i in range(24)}) == 24
+    assert len({_style(i)[:2] for i in range(24)}) == 24
 
 
 @pytest.mark.parametrize("wanted", [[0.5, 0.5, 0.5], [0.0, 0.01, 0.9, 0.91, 0.99], [0.2, 0.5, 0.8], [0.97, 0.98, 1.0]])
