@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import tempfile
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,6 +81,16 @@ def table(header: list[str], rows: list[list[object]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" + "---:|" * (len(header) - 1)]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def interval(values: Sequence[float], digits: int = 1) -> str:
+    """A cell of a table: mean ± half the 95 % interval (Student's t); of one value itself, and ``-`` of none."""
+    from avalanche_memplugins.lab.statistics import interval as mean_and_half
+
+    if not values:
+        return "-"
+    mean, half = mean_and_half(values)
+    return f"{mean:.{digits}f}" if len(values) == 1 else f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def _processor() -> str:

@@ -6,21 +6,12 @@ import json
 from typing import Any
 
 import numpy as np
-from _record import record, table
+from _record import interval, record, table
 from _retrieval_codes import chosen
 from _retrieval_data import ARMS, RESULTS, SEEDS, VAE_SEEDS, kept, load_vae
 from _retrieval_stream import BUDGETS, STREAM
-from scipy import stats
 
 COMMAND = "OMP_NUM_THREADS=1 python bench/probabilistic_retrieval.py --data DIR"
-
-
-def interval(values: list[float], digits: int = 1) -> str:
-    """Mean and half the 95 % interval (Student's t)."""
-    if len(values) < 2:
-        return f"{values[0]:.{digits}f}" if values else "-"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
 def over_vaes(runs: list[dict[str, Any]], what: str) -> list[float]:

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from _record import record, table
-from latent_replay import interval
+from _record import interval, record, table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.datasets import MNIST

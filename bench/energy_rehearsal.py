@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 import tyro
-from _record import record, table
+from _record import interval, record, table
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.training import Naive
-from latent_replay import experiences, interval
+from latent_replay import experiences
 from torch import Size, Tensor, nn
 from torchvision.datasets import MNIST
 

@@ -10,7 +10,6 @@ beside an empty memory and the auto-encoder without one. Nothing here is used to
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ import numpy as np
 import torch
 import tyro
 from _images import omniglot
-from _record import record, table
-from scipy import stats
+from _record import interval, record, table
 from torch import Tensor, nn
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
@@ -46,12 +44,6 @@ class Options:
 def files(options: Options) -> list[Path]:
     """All auto-encoders there are, the shipped ones first."""
     return sorted(options.shipped.glob("*.safetensors")) + sorted(options.more.glob("*.safetensors"))
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean and half of the 95 % interval."""
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.1f} ± {half:.1f}"
 
 
 def pixels(kind: Any, data: Path, *, train: bool) -> tuple[Tensor, Tensor]:

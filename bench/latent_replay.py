@@ -24,12 +24,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from _record import record, table
+from _record import interval, record, table
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.training import Naive
 from safetensors.torch import load_file
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision.datasets import MNIST, FashionMNIST
@@ -212,14 +211,6 @@ def reduced(data: tuple[Tensor, ...], code: int = 64) -> tuple[Tensor, ...]:
     x, y, test_x, test_y = data
     projection = torch.randn(x.shape[1], code, generator=torch.Generator().manual_seed(0)) / x.shape[1] ** 0.5
     return x @ projection, y, test_x @ projection, test_y
-
-
-def interval(values: list[float]) -> str:
-    """Mean and half of the 95 % interval."""
-    if len(values) < 2:
-        return f"{values[0]:.1f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.1f} ± {half:.1f}"
 
 
 def main(options: Options) -> None:

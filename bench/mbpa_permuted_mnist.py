@@ -22,8 +22,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from _record import PLOTS, record, table
-from scipy import stats
+from _record import PLOTS, interval, record, table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.datasets import MNIST
@@ -152,15 +151,6 @@ def run(data: Path, seed: int, count: int) -> dict[str, Any]:
                 final[str(m)] = scores
             print(seed, done, m, {k: round(v, 1) for k, v in curve[str(m)][str(done)].items()}, flush=True)
     return {"seed": seed, "images": count, "curve": curve, "final": final, "cpu_seconds": time.process_time() - began}
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean and 95 % interval over seeds."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:.1f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{mean:.1f} ± {half:.1f}"
 
 
 def report(command: str) -> None:

@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _record import record, table
+from _record import interval, record, table
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision.datasets import MNIST, FashionMNIST
@@ -239,11 +238,6 @@ def _status(name: str) -> float:
     """A size from /proc/self/status (Linux), in MB."""
     (line,) = (row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(name))
     return int(line.split()[1]) * 1024 / 1e6
-
-
-def interval(values: Sequence[float]) -> str:
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.1f} ± {half:.1f}"
 
 
 def main() -> None:

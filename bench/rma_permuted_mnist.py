@@ -22,11 +22,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from _record import PLOTS, record
+from _record import PLOTS, interval, record
 from avalanche.benchmarks.classic import PermutedMNIST
 from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
-from scipy import stats
 from torch import Tensor, nn
 
 from avalanche_memplugins import MemoryReplayPlugin, RandomMemory, Recall
@@ -169,14 +168,6 @@ def load(name: str, seeds: int) -> list[dict[int, list[float]]]:
     return [{int(task): scores for task, scores in run.items()} for run in kept]
 
 
-def interval(values: list[float]) -> str:
-    """Mean and half the 95 % interval over seeds (Student's t)."""
-    if len(values) < 2:
-        return f"{np.mean(values):.1f} (one seed)"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{np.mean(values):.1f} ± {half:.1f}"
-
-
 def report(seeds: int, command: str) -> None:
     """Table and plot of all runs there are, into bench/RESULTS.md."""
     rows = ["| run | seeds | 10 tasks | 20 tasks | 40 tasks |", "|---|---|---|---|---|"]
@@ -191,7 +182,7 @@ def report(seeds: int, command: str) -> None:
         cells = []
         for tasks in PUBLISHED:
             values = [float(np.mean(r[tasks])) for r in runs if tasks in r]
-            cells.append(interval(values) if values else "-")
+            cells.append(interval(values) + (" (one seed)" if len(values) == 1 else ""))
         rows.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
     plot(seeds, PLOTS / "rma_permuted_mnist.png")
     text = "\n".join(rows) + "\n\n" + REMARKS + "\n\n![accuracy after each task](plots/rma_permuted_mnist.png)"

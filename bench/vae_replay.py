@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from _record import record, table
+from _record import interval, record, table
 from avalanche.benchmarks import nc_benchmark
 from avalanche.core import SupervisedPlugin
 from avalanche.training import GenerativeReplay
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchvision.datasets import MNIST
@@ -147,13 +146,6 @@ def run(name: str, make: Any) -> dict[str, Any]:
 
 def slug(variant: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in variant).split())
-
-
-def interval(values: list[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.1f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.1f} ± {half:.1f}"
 
 
 def main() -> None:

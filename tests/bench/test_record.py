@@ -52,3 +52,11 @@ def test_two_writers_lose_nothing(tmp_path):
 def test_bad_input_is_named(tmp_path, section, body):
     with pytest.raises(ValueError, match=r"section|markdown"):
         load().record(section, body, "cmd", path=tmp_path / "r.md")
+
+
+def test_an_interval_is_students_t_over_the_values():
+    interval = load().interval
+    assert interval([1.0, 2.0, 3.0]) == "2.0 ± 2.5"  # t of two degrees of freedom is 4.303, over the root of 3
+    assert interval((3.0, 1.0, 2.0), 2) == "2.00 ± 2.48"
+    assert interval([7.25], 2) == "7.25"
+    assert interval([]) == "-"
