@@ -43,7 +43,19 @@ KEPT = 50_000
 MARK = "<!-- what follows is written by bench/standard_runs.py -->"
 # In this order, each for all seeds, so that what is stopped early has all seeds of the first.
 FIRST = ("naive", "joint", "replay", "er-uint8", "er-4bit", "er-latent", "gaussian")
-THEN = ("ewc", "lwf", "kanerva", "gdumb", "der-pp", "dark-replay", "er-ace", "knn-4bit", "er-mbpa-4bit")
+THEN = (
+    "ewc",
+    "lwf",
+    "kanerva",
+    "gdumb",
+    "der-pp",
+    "dark-replay",
+    "er-ace",
+    "knn-4bit",
+    "knn-latent",
+    "er-mbpa-4bit",
+    "er-mbpa-latent",
+)
 # Slow, or near to one of the above: not on every stream.
 LAST = {
     "split-mnist": (

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from .comparison import Comparison
 from .display import display_for
-from .executors import Executor, open_executor
+from .executors import Executor, executor_for
 from .result import RunResult
 from .rewrite import note
 from .runner import run_all
@@ -47,25 +47,24 @@ def compare(comparison: Comparison, *, console: Console | None = None, executor:
     """
     console = console or Console()
     specs = comparison.specs()
-    if executor is None:
-        address = comparison.ray_address
-        executor = open_executor(ray_address=address, jobs=comparison.jobs, settings=comparison.settings())
-    store = ResultStore(comparison.out / "runs")
-    keys = [spec.key for spec in specs]
-    note(comparison.out, command=comparison.command(), baseline=comparison.baseline_name(), runs=keys)
-    try:
-        with display_for(console, specs, min(executor.jobs, len(specs))) as display:
-            results = run_all(specs, store, executor, display.show)
-    except KeyboardInterrupt:
-        done = sum(1 for spec in specs if (known := store.get(spec)) is not None and known.ok)
-        console.print(
-            Text(
-                f"stopped: {done} of {len(specs)} runs are kept in {store.folder}; the same command goes on from there",
-                "yellow",
-            ),
-            soft_wrap=True,
-        )
-        raise
+    address, jobs, settings = comparison.ray_address, comparison.jobs, comparison.settings()
+    with executor_for(executor, ray_address=address, jobs=jobs, settings=settings) as does:
+        store = ResultStore(comparison.out / "runs")
+        keys = [spec.key for spec in specs]
+        note(comparison.out, command=comparison.command(), baseline=comparison.baseline_name(), runs=keys)
+        try:
+            with display_for(console, specs, min(does.jobs, len(specs))) as display:
+                results = run_all(specs, store, does, display.show)
+        except KeyboardInterrupt:
+            done = sum(1 for spec in specs if (known := store.get(spec)) is not None and known.ok)
+            console.print(
+                Text(
+                    f"stopped: {done} of {len(specs)} runs are kept in {store.folder}; the same command goes on from there",
+                    "yellow",
+                ),
+                soft_wrap=True,
+            )
+            raise
     return _report(comparison, results, store, console)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from .result import RunResult
@@ -76,3 +77,22 @@ def open_executor(
     from .ray_executor import RayExecutor
 
     return RayExecutor(ray_address, settings=settings)
+
+
+@contextmanager
+def executor_for(
+    given: Executor | None, *, ray_address: str | None, jobs: int | None, settings: Settings
+) -> Iterator[Executor]:
+    """The executor given, or else one that a command's options ask for, which leaves its cluster in the end.
+
+    :param given: by the caller, whose it stays.
+    :param ray_address: as for :func:`open_executor`, like ``jobs`` and ``settings``.
+    :raises ValueError: as :func:`open_executor`.
+    """
+    executor = open_executor(ray_address=ray_address, jobs=jobs, settings=settings) if given is None else given
+    try:
+        yield executor
+    finally:
+        # Whoever names another cluster next would else go on with this one.
+        if given is None and hasattr(executor, "close"):
+            executor.close()

@@ -18,7 +18,7 @@ from avalanche_memplugins.benchmarks.registry import get_benchmark
 
 from .budget import parse_bytes
 from .comparison import check_strategy, label
-from .executors import Executor, open_executor
+from .executors import Executor, executor_for
 from .result import RunResult
 from .settings import Settings
 from .spec import RunSpec
@@ -199,9 +199,8 @@ def draw_frontier(
     console = console or Console()
     specs, missing = frontier.specs()
     settings = Settings(threads=frontier.threads, gpus=frontier.gpus)
-    if executor is None:
-        executor = open_executor(ray_address=frontier.ray_address, jobs=frontier.jobs, settings=settings)
-    results = sweep(specs, frontier.out / "runs", console, executor)
+    with executor_for(executor, ray_address=frontier.ray_address, jobs=frontier.jobs, settings=settings) as does:
+        results = sweep(specs, frontier.out / "runs", console, does)
     files: list[Path] = []
     if any(result.ok and result.spec.budget is not None for result in results):
         from .frontier_figure import frontier_figure

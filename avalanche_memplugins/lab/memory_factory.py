@@ -25,6 +25,7 @@ from .spec import RunSpec
 # Which of the pretrained auto-encoders is for which images.
 AUTOENCODERS = {(1, 28, 28): "omniglot28-vae"}
 ENERGIES = {(1, 28, 28): "rehearsal-28"}
+SEARCHED = ("mbpa", "er-mbpa", "er-mbpa-4bit", "er-mbpa-latent", "knn-4bit", "knn-latent")
 THUMBNAIL = 7  # side of the cues that energy memories keep
 SMALL = 14  # side to which 4-bit images are reduced
 
@@ -43,7 +44,7 @@ def make_memory(spec: RunSpec, *, steps: int = 2_000) -> Any:
         return _energy(spec, info)
     if spec.strategy == "vae":
         return _vae(spec, info, steps)
-    kind = EpisodicMemory if "mbpa" in spec.strategy or spec.strategy == "knn-4bit" else RandomMemory
+    kind = EpisodicMemory if spec.strategy in SEARCHED else RandomMemory
     settings: dict[str, Any] = {
         "policy": "ring" if spec.strategy == "rma" else spec.all_options.get("policy", "reservoir"),
         "codec": _codec(spec, info),
@@ -77,10 +78,10 @@ def _codec(spec: RunSpec, info: BenchmarkInfo) -> str | Codec:
         return Bits(4, **of) if small else Downsampled(SMALL, Bits(4, **of))
     if spec.strategy == "er-1bit":
         return Bits(1, **of)
-    if spec.strategy == "er-latent":
+    if spec.strategy in ("er-latent", "er-mbpa-latent", "knn-latent"):
         if info.input_shape not in AUTOENCODERS:
             raise ValueError(
-                f"strategy: er-latent wants images of {', '.join(map(str, AUTOENCODERS))}, for which there is a "
+                f"strategy: {spec.strategy} wants images of {', '.join(map(str, AUTOENCODERS))}, for which there is a "
                 f"pretrained auto-encoder; those of {info.name} are {info.input_shape}"
             )
         return _latent_codec(spec, info)

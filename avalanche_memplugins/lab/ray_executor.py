@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from avalanche_memplugins.benchmarks.roots import ENV
 
 from .result import RunResult
 from .settings import Settings
@@ -14,6 +19,7 @@ from .spec import RunSpec
 from .store import ResultStore
 
 RETRIES = 5
+_WAIT = 5.0
 
 
 class RayExecutor:
@@ -23,7 +29,8 @@ class RayExecutor:
     raises is not. Where the nodes see the results' folder (a cluster of one machine, a shared file system),
     whoever does a run writes its result there and its state after each experience: a run that is done again goes on
     from the last state, and one that had been finished just before its node was lost is not done again. Elsewhere
-    results come back to this process, which writes them. The package must be installed on every node.
+    results come back to this process, which writes them. The package must be installed on every node. Data sets are
+    looked for in the node's own ``MEMPLUGINS_DATA``, else in this process's.
 
     :param address: of the cluster: ``"auto"``, ``"HOST:PORT"``, ``"ray://HOST:PORT"``, or ``"local"`` for a new one
         on this machine.
@@ -41,6 +48,7 @@ class RayExecutor:
         self.ray = _import_ray()
         self._joined = not self.ray.is_initialized()
         if self._joined:
+            _check_reachable(address)
             try:
                 self.ray.init(address=address, log_to_driver=False, logging_level="error")
             except (ConnectionError, RuntimeError, ValueError) as problem:
@@ -65,14 +73,17 @@ class RayExecutor:
         )(_do)
         # A node's own working folder is another one.
         store = ResultStore(store.folder.resolve())
+        data = os.environ.get(ENV)
+        data = os.path.abspath(os.path.expanduser(data)) if data else None
         with _token(store.folder) as token:
-            pending = {task.remote(spec, store, self.settings, token): spec for spec in specs}
+            pending = {task.remote(spec, store, self.settings, token, data): spec for spec in specs}
             try:
                 while pending:
                     (done,), _ = self.ray.wait(list(pending))
                     yield self._take(done, pending.pop(done))
             finally:
-                for one in pending:
+                # Once this process has left the cluster, its tasks have ended with it.
+                for one in pending if self.ray.is_initialized() else ():
                     self.ray.cancel(one, force=True)
 
     def close(self) -> None:
@@ -89,18 +100,31 @@ class RayExecutor:
         return result
 
 
-def _do(spec: RunSpec, store: ResultStore, settings: Settings, token: Path) -> RunResult:
+def _do(spec: RunSpec, store: ResultStore, settings: Settings, token: Path, data: str | None) -> RunResult:
     """Do a run on a node, in the results' folder if it is seen from there."""
     import tempfile
 
     from .perform import perform
     from .worker import warm_up
 
+    if data is not None and not os.environ.get(ENV):
+        os.environ[ENV] = data
     warm_up(settings.threads)
     if token.exists():
         return perform(spec, store, settings)
     with tempfile.TemporaryDirectory(prefix="memplugins-") as own:
         return perform(spec, ResultStore(Path(own) / "runs"), settings)
+
+
+def _check_reachable(address: str) -> None:
+    # Ray itself tries for minutes, and fills the terminal meanwhile.
+    named = re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d+)", address)
+    if named is None:
+        return
+    try:
+        socket.create_connection((named[1].strip("[]"), int(named[2])), timeout=_WAIT).close()
+    except (OSError, OverflowError) as problem:
+        raise ValueError(f"ray-address: no cluster answers at {address!r}: {problem}") from problem
 
 
 @contextmanager

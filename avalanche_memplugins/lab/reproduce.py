@@ -16,7 +16,7 @@ from rich.text import Text
 from avalanche_memplugins.benchmarks.names import look_up
 
 from .comparison import check_strategy
-from .executors import Executor, open_executor
+from .executors import Executor, executor_for
 from .presets import Preset, PresetRow, load_preset
 from .result import RunResult
 from .settings import Settings
@@ -102,13 +102,13 @@ def reproduce(
     for row in rows:
         check_strategy(row.spec(0).strategy)
     specs = [row.spec(seed) for seed in range(seeds) for row in rows]
-    if executor is None:
-        settings = Settings(threads=reproduction.threads, gpus=reproduction.gpus)
-        executor = open_executor(ray_address=reproduction.ray_address, jobs=reproduction.jobs, settings=settings)
-    console.print(Text(f"{preset.name}: {preset.summary}\nsource: {preset.source}", "bold"), soft_wrap=True)
-    if preset.note:
-        console.print(Text(preset.note, "dim"), soft_wrap=True)
-    results = {result.spec: result for result in sweep(specs, reproduction.out / "runs", console, executor)}
+    settings = Settings(threads=reproduction.threads, gpus=reproduction.gpus)
+    address, jobs = reproduction.ray_address, reproduction.jobs
+    with executor_for(executor, ray_address=address, jobs=jobs, settings=settings) as does:
+        console.print(Text(f"{preset.name}: {preset.summary}\nsource: {preset.source}", "bold"), soft_wrap=True)
+        if preset.note:
+            console.print(Text(preset.note, "dim"), soft_wrap=True)
+        results = {result.spec: result for result in sweep(specs, reproduction.out / "runs", console, does)}
     verdicts = [verdict(row, [results[row.spec(seed)] for seed in range(seeds)]) for row in rows]
     console.print(_table(verdicts))
     for one in verdicts:

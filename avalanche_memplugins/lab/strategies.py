@@ -98,6 +98,15 @@ OURS: Mapping[str, StrategyInfo] = {
             source="as mbpa",
         ),
         StrategyInfo(
+            name="er-mbpa-latent",
+            label="ER + MbPA, latent",
+            summary="the same from rows as er-latent stores them; 28 x 28 grey images only",
+            builder="er_mbpa",
+            sized="rows",
+            options={"neighbours": 20, "steps": 10, "lr": 0.3, "beta": 0.0, "policy": "reservoir"},
+            source="as mbpa",
+        ),
+        StrategyInfo(
             name="knn-4bit",
             label="1-NN, 4-bit",
             summary="no network: the class of the nearest row of those that er-4bit stores; the control for all others",
@@ -105,6 +114,15 @@ OURS: Mapping[str, StrategyInfo] = {
             sized="rows",
             options={"neighbours": 1, "policy": "reservoir"},
             source="Cover & Hart 1967",
+        ),
+        StrategyInfo(
+            name="knn-latent",
+            label="1-NN, latent",
+            summary="the same of those that er-latent stores; 28 x 28 grey images only",
+            builder="knn",
+            sized="rows",
+            options={"neighbours": 1, "policy": "reservoir"},
+            source="as knn-4bit",
         ),
         StrategyInfo(
             name="gaussian",

@@ -19,7 +19,8 @@ from avalanche_memplugins.lab.strategies import OURS
 from avalanche_memplugins.networks import VAE
 
 BUDGET = 12_000
-ON_DIGITS = [name for name, info in STRATEGIES.items() if info.sized != "no" and name not in ("er-latent", "energy")]
+NOT_ON_DIGITS = ("er-latent", "er-mbpa-latent", "knn-latent", "energy")
+ON_DIGITS = [name for name, info in STRATEGIES.items() if info.sized != "no" and name not in NOT_ON_DIGITS]
 # Bytes of a row: its pixels and a label; of Avalanche's, float32 pixels, two labels of eight, logits or a score.
 ROW = {
     **dict.fromkeys(("rma", "er-reservoir", "mbpa", "er-mbpa"), 64 * 4 + 1),
