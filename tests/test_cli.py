@@ -14,10 +14,7 @@ import pandas as pd
 import pytest
 
 from avalanche_memplugins.cli import main
-from avalanche_memplugins.lab import MEMORIES, STRATEGIES, InProcess, processes
-from avalanche_memplugins.lab import compare as compare_function
-
-compare_module = sys.modules[compare_function.__module__]
+from avalanche_memplugins.lab import MEMORIES, STRATEGIES, InProcess, executors, processes
 
 TINY = [
     *("compare", "--benchmarks", "split-digits", "--strategies", "naive", "rma", "--seeds", "2"),
@@ -64,7 +61,7 @@ def test_compare_from_the_command_to_the_files_and_on(
 
     # The same runs again, elsewhere and in this process: the same numbers and the same weights.
     with monkeypatch.context() as patch:
-        patch.setattr(compare_module, "open_executor", lambda **how: InProcess())
+        patch.setattr(executors, "open_executor", lambda **how: InProcess())
         assert main([*TINY, "--out", str(tmp_path / "again")]) == 0
     pd.testing.assert_frame_equal(numbers(out), numbers(tmp_path / "again"))
     for name, content in written.items():
@@ -96,7 +93,7 @@ def test_bad_arguments_end_with_one_clear_line(
 def test_a_failed_run_makes_the_exit_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare_module, "open_executor", lambda **how: InProcess())
+    monkeypatch.setattr(executors, "open_executor", lambda **how: InProcess())
     # Three experiences do not divide ten classes: the run itself finds out.
     bad = [*TINY, "--experiences", "3", "--out", str(tmp_path)]
     assert main(bad) == 1
@@ -111,7 +108,7 @@ def test_ctrl_c_makes_the_exit_status_130(tmp_path: Path, monkeypatch: pytest.Mo
         def run(self, specs: object, store: object) -> object:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare_module, "open_executor", lambda **how: Interrupted())
+    monkeypatch.setattr(executors, "open_executor", lambda **how: Interrupted())
     assert main([*TINY, "--out", str(tmp_path)]) == 130
 
 

@@ -16,6 +16,7 @@ from .result import RunResult
 from .rewrite import note
 from .runner import run_all
 from .store import ResultStore
+from .sweep import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,12 +58,9 @@ def compare(comparison: Comparison, *, console: Console | None = None, executor:
                 results = run_all(specs, store, does, display.show)
         except KeyboardInterrupt:
             done = sum(1 for spec in specs if (known := store.get(spec)) is not None and known.ok)
-            console.print(
-                Text(
-                    f"stopped: {done} of {len(specs)} runs are kept in {store.folder}; the same command goes on from there",
-                    "yellow",
-                ),
-                soft_wrap=True,
+            say(
+                console,
+                f"stopped: {done} of {len(specs)} runs are kept in {store.folder}; the same command goes on from there",
             )
             raise
     return _report(comparison, results, store, console)

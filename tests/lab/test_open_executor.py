@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from avalanche_memplugins.lab import Comparison, InProcess, LocalProcesses, Settings, compare, ray_executor
+from avalanche_memplugins.lab import (
+    Comparison,
+    InProcess,
+    LocalProcesses,
+    ResultStore,
+    Settings,
+    compare,
+    ray_executor,
+)
 from avalanche_memplugins.lab.executors import open_executor
 from avalanche_memplugins.lab.frontier import Frontier, draw_frontier
 from avalanche_memplugins.lab.reproduce import Reproduction, reproduce
@@ -103,12 +112,57 @@ def test_no_cluster_is_joined_before_a_preset_is_known_to_be_right(cluster: list
     assert not cluster
 
 
+def test_a_cluster_is_left_in_the_end_but_not_one_that_the_caller_has_joined(
+    cluster: list[Any], fake_executor: Any, preset: str, tmp_path: Path
+) -> None:
+    left: list[str] = []
+    fake_executor.close = lambda: left.append("left")
+    command = Reproduction(preset=preset, ray_address="auto", out=tmp_path)
+    reproduce(command, console=quiet())
+    assert left == ["left"]
+
+    def lost(spec: Any) -> Any:
+        raise KeyboardInterrupt
+
+    fake_executor.answer = lost
+    with pytest.raises(KeyboardInterrupt):
+        draw_frontier(
+            Frontier(strategies=("er-1bit",), budgets=("5KB",), ray_address="auto", out=tmp_path), console=quiet()
+        )
+    assert left == ["left"] * 2
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(Reproduction(preset=preset, out=tmp_path / "own"), console=quiet(), executor=fake_executor)
+    assert left == ["left"] * 2
+
+
 @pytest.mark.slow
-def test_a_real_cluster_gives_the_verdicts_of_one_process(preset: str, tmp_path: Path) -> None:
+def test_two_nodes_give_the_results_of_one_process(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'avalanche-memplugins[ray]'")
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    frontier: dict[str, Any] = {
+        "strategies": ("er-1bit", "kanerva"), "budgets": ("20KB",), "seeds": 1, "epochs": 1, "hidden": 16
+    }  # fmt: skip
+    monkeypatch.chdir(tmp_path)
     try:
-        there = reproduce(Reproduction(preset=preset, ray_address="local", out=tmp_path / "ray"), console=quiet())
+        nodes.add_node(**node)
+        nodes.wait_for_nodes()
+        there = reproduce(Reproduction(preset=preset, ray_address=nodes.address, out=Path("ray")), console=quiet())
+        assert not ray.is_initialized()
+        drawn, _ = draw_frontier(Frontier(**frontier, ray_address=nodes.address, out=Path("ray")), console=quiet())
     finally:
         ray.shutdown()
-    here = reproduce(Reproduction(preset=preset, out=tmp_path / "here"), console=quiet(), executor=InProcess())
+        nodes.shutdown()
+    here = reproduce(Reproduction(preset=preset, out=Path("here")), console=quiet(), executor=InProcess())
     assert [one.measured for one in there] == [one.measured for one in here]
+    alone, _ = draw_frontier(Frontier(**frontier, out=Path("here")), console=quiet(), executor=InProcess())
+    assert [one.spec for one in drawn] == [one.spec for one in alone]
+    stores = [ResultStore(Path(name, "runs")).results() for name in ("ray", "here")]
+    assert len(stores[0]) == 2 + 4
+    for one, other in zip(*stores, strict=True):
+        assert one.ok, one.error
+        assert replace(one, train_seconds=(), environment={}) == replace(other, train_seconds=(), environment={})

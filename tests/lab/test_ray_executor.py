@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from avalanche_memplugins.lab import InProcess, ResultStore, RunResult, RunSpec, Settings, ray_executor, run_all
+from avalanche_memplugins.lab import (
+    InProcess,
+    ResultStore,
+    RunResult,
+    RunSpec,
+    Settings,
+    perform,
+    ray_executor,
+    run_all,
+)
 from avalanche_memplugins.lab.ray_executor import RayExecutor
 
 
@@ -113,6 +124,36 @@ def test_results_are_written_where_the_folder_is_seen_and_come_back_from_elsewhe
     assert not [path for path in tmp_path.rglob(".*") if path.name != ".unfinished"]
 
 
+@pytest.mark.parametrize(("of_the_node", "used"), [(None, "DATA"), ("", "DATA"), ("/of/the/node", "/of/the/node")])
+def test_a_node_takes_its_own_data_folder_else_that_of_the_command(
+    of_the_node: str | None,
+    used: str,
+    fake_ray: FakeRay,
+    spec: Callable[..., RunSpec],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMPLUGINS_DATA", "DATA")
+    seen: list[str] = []
+
+    def at_the_node(waited: list[Any]) -> tuple[list[Any], list[Any]]:
+        if of_the_node is None:
+            monkeypatch.delenv("MEMPLUGINS_DATA")
+        else:
+            monkeypatch.setenv("MEMPLUGINS_DATA", of_the_node)
+        return waited[-1:], waited[:-1]
+
+    def look(done: RunSpec, *_: Any) -> RunResult:
+        seen.append(os.environ["MEMPLUGINS_DATA"])
+        return RunResult(spec=done, error="not done")
+
+    monkeypatch.setattr(fake_ray, "wait", at_the_node)
+    monkeypatch.setattr(perform, "perform", look)
+    list(RayExecutor("auto").run([spec()], ResultStore(tmp_path / "runs")))
+    assert seen == [str(tmp_path / used)], "absolute: a node's working folder is another one"
+
+
 def test_leaving_early_cancels_what_is_under_way(
     fake_ray: FakeRay, spec: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
@@ -128,6 +169,19 @@ def test_bad_arguments_are_refused(fake_ray: FakeRay) -> None:
         RayExecutor("auto", retries=-1)
     with pytest.raises(ValueError, match="no cluster answers at 'nowhere': nobody there"):
         RayExecutor("nowhere")
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_where_nobody_listens_is_told_before_ray_tries(form: str, fake_ray: FakeRay) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # but it does not listen
+        address = form.format(taken.getsockname()[1])
+        with pytest.raises(ValueError, match=f"ray-address: no cluster answers at '{address}': .*refused"):
+            RayExecutor(address)
+        assert not fake_ray.joined
+        taken.listen()
+        RayExecutor(address)
+    assert fake_ray.joined == [address]
 
 
 @pytest.mark.slow
