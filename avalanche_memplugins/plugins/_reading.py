@@ -18,6 +18,7 @@ from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.memories.episodic_index import EpisodicIndex
 from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.plugins._listed import listed_once
 from avalanche_memplugins.plugins.memory_replay import _number_of
 
 Forward = Callable[[Tensor], Tensor]
@@ -51,7 +52,7 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         backend: Backend,
     ) -> None:
         super().__init__()
-        if not isinstance(memory, RandomMemory):
+        if not isinstance(check.made("memory", memory), RandomMemory):
             raise TypeError(f"memory: wants a RandomMemory or EpisodicMemory, with rows to be searched, got {memory!r}")
         self.memory = memory
         self.neighbours = check.positive_integer("neighbours", neighbours)
@@ -65,6 +66,13 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     # ---------------------------------------------------------------- callbacks
 
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """See that the plugin is listed once.
+
+        :raises ValueError: if not.
+        """
+        listed_once(self, strategy)
+
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Write the stream's rows, if that is this plugin's business."""
         if not self.writes or strategy.clock.train_exp_epochs:
@@ -76,7 +84,11 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         self._iterations += 1
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """Forget what was made with the model as it was."""
+        """Forget what was made with the model as it was.
+
+        :raises ValueError: if the plugin is listed more than once.
+        """
+        listed_once(self, strategy)
         self._forget()
         self.memory.to(strategy.device)
         if not len(self.memory) and strategy.clock.train_exp_counter:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins.memories import RandomMemory, Recall
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins._amount import Amount
 from avalanche_memplugins.plugins._augment import Augment
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
@@ -53,7 +54,7 @@ class DarkReplayPlugin(MemoryReplayPlugin):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(memory, RandomMemory):
+        if not isinstance(check.made("memory", memory), RandomMemory):
             raise TypeError(f"memory: wants a RandomMemory with store_logits=True, got {type(memory).__name__}")
         if not memory.store_logits:
             raise ValueError("memory: dark replay wants one that keeps outputs; make it with store_logits=True")

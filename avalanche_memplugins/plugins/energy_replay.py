@@ -25,7 +25,7 @@ class EnergyReplayPlugin(MemoryReplayPlugin):
     """
 
     def __init__(self, memory: EnergyMemory, *, cue: Literal["stored", "current"] = "stored", **kwargs: Any) -> None:
-        if not isinstance(memory, EnergyMemory):
+        if not isinstance(check.made("memory", memory), EnergyMemory):
             raise TypeError(f"memory: wants an EnergyMemory, got {type(memory).__name__}")
         self.cue = check.choice("cue", cue, ("stored", "current"))
         if cue == "current" and not (memory.by_class or memory.label_bits):

@@ -21,6 +21,7 @@ from avalanche_memplugins.plugins._amount import Amount, check_amount, rows_to_r
 from avalanche_memplugins.plugins._augment import Augment, augmented, check_augment
 from avalanche_memplugins.plugins._feed import Batches, HeldBatches, through_the_model
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
+from avalanche_memplugins.plugins._listed import listed_once
 from avalanche_memplugins.plugins._targets import Labels, Targets
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
@@ -93,7 +94,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         :meth:`RandomMemory.prefetch <avalanche_memplugins.memories.RandomMemory.prefetch>`.
     :param seed: of the generator for augmentation and for the order in which a learning memory is fed.
     :raises ValueError: for arguments out of range or that exclude each other, naming the argument.
-    :raises TypeError: for a memory that neither writes nor learns, or an ``augment`` that cannot be called.
+    :raises TypeError: for a memory that neither writes nor learns, a class in the place of its instance, or an
+        ``augment`` that cannot be called.
 
     Sources: Zeta36, "Random memory adaptation", 2018; Chaudhry et al., "On tiny episodic memories in
     continual learning", 2019; for latent replay Pellegrini et al. 2020, section III; for ``"old_model"`` Shin et al.
@@ -120,6 +122,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         super().__init__()
         self.memory: Any = memory
         self._learns = callable(getattr(memory, "consolidate", None))
+        check.made("memory", memory)
         if not hasattr(memory, "sample") or not (self._learns or hasattr(memory, "write")):
             raise TypeError(f"memory: wants a memory with sample and write or consolidate, got {type(memory).__name__}")
         self.replay_size = check_amount(replay_size)
@@ -186,7 +189,11 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     # ---------------------------------------------------------------- callbacks
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Join the strategy: device, checks."""
+        """Join the strategy: device, checks.
+
+        :raises ValueError: if the plugin is listed more than once.
+        """
+        listed_once(self, strategy)
         others = [p for p in strategy.plugins if p is not self and _replays(p)]
         if others:
             names = ", ".join(sorted({type(p).__name__ for p in others}))
