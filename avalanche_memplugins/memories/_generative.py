@@ -87,6 +87,16 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
 
     # ---------------------------------------------------------------- parts of writing and sampling
 
+    def check_rows(self, x: Tensor) -> None:
+        """Raise what taking these rows in would, for their shape, type or values; nothing changes.
+
+        :param x: ``(B, *shape)``.
+        """
+        check.rows_of(x)
+        self._check_rows(x)
+        if self.codec is not None:
+            self.codec.check(x)
+
     def _check(self, x: Tensor, y: Tensor, t: Tensor | int, origin: Tensor | int) -> int:
         """Number of rows of a batch in order; else what is wrong with it."""
         rows = check.rows_of(x)
@@ -95,6 +105,11 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
             check.label_range(name, value)
         if not isinstance(y, Tensor):
             raise TypeError(f"y: wants an integer tensor ({rows},), got {type(y).__name__}")
+        self._check_rows(x)
+        return rows
+
+    def _check_rows(self, x: Tensor) -> None:
+        """Raise what is wrong with rows, but for what the codec looks at when it makes codes of them."""
         if not x.is_floating_point() and self.codec is None:
             raise ValueError(f"x: without a codec wants floating-point rows, got {x.dtype}")
         if len(self._table) and (x.shape[1:] != self.shape or x.dtype != self.dtype):
@@ -103,7 +118,6 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
                 f"{tuple(x.shape[1:])} and {x.dtype}"
             )
         check.finite("x", x)
-        return rows
 
     def _to_codes(self, x: Tensor) -> Tensor:
         if self.codec is None:

@@ -211,21 +211,24 @@ class EnergyMemory(EnergyReads):
 
     def _check(self, x: Tensor, y: Tensor, t: Tensor | int, origin: Tensor | int) -> int:
         rows = super()._check(x, y, t, origin)
-        size = self.network.size - self.label_bits
-        if self.codec is None:
-            self.normalisation.check(x, type(self).__name__)
-            if rows and x[0].numel() != size:
-                raise ValueError(
-                    f"x: this memory's network is for patterns of {size} numbers, got rows of {tuple(x.shape[1:])}"
-                )
-        if self.cue is not None and rows:
-            self.cue.check(x if self.codec is None else self._patterns(x))
         known = {*self.classes, *y.tolist()}
         if len(known) > EMPTY:
             raise ValueError(f"y: this memory holds at most {EMPTY} classes, got {len(known)} with those it knows")
         if self.label_bits and rows and int(y.max()) >= self.label_bits:
             raise ValueError(f"y: wants classes below label_bits={self.label_bits}, got {int(y.max())}")
         return rows
+
+    def _check_rows(self, x: Tensor) -> None:
+        super()._check_rows(x)
+        size = self.network.size - self.label_bits
+        if self.codec is None:
+            self.normalisation.check(x, type(self).__name__)
+            if len(x) and x[0].numel() != size:
+                raise ValueError(
+                    f"x: this memory's network is for patterns of {size} numbers, got rows of {tuple(x.shape[1:])}"
+                )
+        if self.cue is not None and len(x):
+            self.cue.check(x if self.codec is None else self._patterns(x))
 
     def _groups(self, y: Tensor, t: Tensor | int, origin: Tensor | int) -> Iterator[tuple[Tensor, int, int]]:
         """Rows of a batch slot by slot, with the task label and origin that they share."""

@@ -180,7 +180,7 @@ class RandomMemory(RowReads):
         content = values["codes"]
         self._check_shape(content)
         codes = None
-        if self.validate == "always" or self.seen == 0 or (self.validate == "auto" and not x.is_cuda):
+        if self._looks_at(x):
             check.finite("x", x)
             self._columns.check_values(labels, values["labels"])
             if logits is not None:
@@ -203,6 +203,23 @@ class RandomMemory(RowReads):
             if read is not None:
                 self.read.assign(_integers(slots), [read[row] for row in _integers(rows)])
         self.seen += batch
+
+    @torch.no_grad()
+    def check_rows(self, x: Tensor) -> None:
+        """Raise what :meth:`write` would for the shape, type or values of these rows; nothing changes.
+
+        :param x: ``(B, *shape)``.
+        """
+        check.rows_of(x)
+        content = self._embed(self.embedding, x) if self.embedding is not None and self.keep == "key" else x
+        self._check_shape(content)
+        if self._looks_at(x):
+            check.finite("x", x)
+            self.codec.check(content)
+
+    def _looks_at(self, x: Tensor) -> bool:
+        """Whether the values of a batch are looked at, not its shape alone."""
+        return self.validate == "always" or self.seen == 0 or (self.validate == "auto" and not x.is_cuda)
 
     def _groups(self, grouping: Grouping | None, labels: dict[str, Tensor | int], rows: int) -> list[int] | None:
         if grouping is None:

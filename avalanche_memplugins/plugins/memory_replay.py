@@ -18,7 +18,7 @@ from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._amount import Amount, check_amount, rows_to_replay
-from avalanche_memplugins.plugins._augment import Augment, augmented, check_augment
+from avalanche_memplugins.plugins._augment import Augment, augmented, check_augment, isolated
 from avalanche_memplugins.plugins._feed import Batches, HeldBatches, through_the_model
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
 from avalanche_memplugins.plugins._listed import listed_once
@@ -59,7 +59,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     :param memory: a memory that is written row by row, such as
         :class:`~avalanche_memplugins.memories.RandomMemory`; or one with ``consolidate``, which learns from the
-        whole experience when it has ended, in batches of ``train_mb_size`` in an order of the plugin's own.
+        whole experience when it has ended, in batches of ``train_mb_size`` in an order of the plugin's own. One that
+        is given inputs when the experience has ended, and has ``check_rows(x)``, is shown the first row before it is
+        trained: rows that do not fit are then told at once.
     :param replay_size: rows to replay each iteration: a number; None: as many as the stream's rows;
         ``"growing"``: as many for each experience before; or a function of the number of the experience, from 0,
         and of the iteration in it, from 0, that gives the rows, >= 0.
@@ -209,6 +211,21 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         # The stream's own loss is worked out only if somebody is there to read it.
         idle = (EvaluationPlugin, PeriodicEval, Clock, MemoryReplayPlugin, TensorLoaderPlugin, LeanStepPlugin)
         self._loss_is_read = bool(strategy.evaluator.metrics) or any(not isinstance(p, idle) for p in strategy.plugins)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Show the memory a row of what it will be given when the experience has ended.
+
+        :raises ValueError: what the memory has against it.
+        """
+        if self.write_at != "experience" or self._tap is not None or not hasattr(self.memory, "check_rows"):
+            return
+        dataset = strategy.experience.dataset.eval()
+        if len(dataset):
+            # Transforms may draw random numbers: the run goes on as if nobody had looked.
+            with isolated(strategy.device, 0):
+                x = dataset[0][0]
+            if isinstance(x, Tensor):
+                self.memory.check_rows(x.unsqueeze(0).to(strategy.device))
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Draw the rows to replay, write the stream's, put the batch together."""

@@ -52,7 +52,6 @@ class VAERows(GenerativeMemory):
 
     def _prepared(self, x: Tensor, y: Tensor, t: Tensor | int, origin: int) -> tuple[Tensor, Tensor]:
         x = x.to(self.device)
-        self._check_rows(x)
         codes = self._to_codes(x)
         present, places, _ = self._enrol(y, t, origin)
         limit = getattr(self.network, "classes", None)
@@ -86,6 +85,7 @@ class VAERows(GenerativeMemory):
                 yield rest
 
     def _check_rows(self, x: Tensor) -> None:
+        super()._check_rows(x)
         wanted = _row_shape(self.network)
         if self.codec is None and wanted is not None and tuple(x.shape[1:]) != wanted:
             raise ValueError(f"x: the network wants rows of shape {wanted}, got {tuple(x.shape[1:])}")
