@@ -52,7 +52,9 @@ class RayExecutor:
             try:
                 self.ray.init(address=address, log_to_driver=False, logging_level="error")
             except (ConnectionError, RuntimeError, ValueError) as problem:
-                raise ValueError(f"ray-address: no cluster answers at {address!r}: {problem}") from problem
+                # Ray's own advice is on flags of its own.
+                why = "start one with 'ray start --head', or give HOST:PORT" if address == "auto" else problem
+                raise ValueError(f"ray-address: no cluster answers at {address!r}: {why}") from problem
 
     @property
     def jobs(self) -> int:
@@ -118,13 +120,15 @@ def _do(spec: RunSpec, store: ResultStore, settings: Settings, token: Path, data
 
 def _check_reachable(address: str) -> None:
     # Ray itself tries for minutes, and fills the terminal meanwhile.
-    named = re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d+)", address)
+    variable = os.environ.get("RAY_ADDRESS") if address == "auto" else None
+    named = re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d+)", variable or address)
     if named is None:
         return
     try:
         socket.create_connection((named[1].strip("[]"), int(named[2])), timeout=_WAIT).close()
     except (OSError, OverflowError) as problem:
-        raise ValueError(f"ray-address: no cluster answers at {address!r}: {problem}") from problem
+        where = f"{address!r}, RAY_ADDRESS={variable}" if variable else repr(address)
+        raise ValueError(f"ray-address: no cluster answers at {where}: {problem}") from problem
 
 
 @contextmanager

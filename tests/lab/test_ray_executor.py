@@ -164,20 +164,32 @@ def test_leaving_early_cancels_what_is_under_way(
     assert fake_ray.cancelled == [0, 1]
 
 
-def test_bad_arguments_are_refused(fake_ray: FakeRay) -> None:
+def test_bad_arguments_are_refused(fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="retries: wants an integer >= 0, got -1"):
         RayExecutor("auto", retries=-1)
     with pytest.raises(ValueError, match="no cluster answers at 'nowhere': nobody there"):
         RayExecutor("nowhere")
 
+    def init(**how: Any) -> None:
+        raise ConnectionError("set the --address flag")
+
+    monkeypatch.setattr(fake_ray, "init", init)
+    with pytest.raises(ValueError, match="no cluster answers at 'auto': start one with 'ray start --head', or give"):
+        RayExecutor("auto")
+
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
-def test_where_nobody_listens_is_told_before_ray_tries(form: str, fake_ray: FakeRay) -> None:
+def test_where_nobody_listens_is_told_before_ray_tries(
+    form: str, fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # but it does not listen
         address = form.format(taken.getsockname()[1])
         with pytest.raises(ValueError, match=f"ray-address: no cluster answers at '{address}': .*refused"):
             RayExecutor(address)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ValueError, match=f"ray-address: no cluster answers at 'auto', RAY_ADDRESS={address}: "):
+            RayExecutor("auto")
         assert not fake_ray.joined
         taken.listen()
         RayExecutor(address)
