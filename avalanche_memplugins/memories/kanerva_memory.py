@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins.codecs.latent import LatentCodec
-from avalanche_memplugins.memories._kanerva import KanervaBase, Written
+from avalanche_memplugins.memories._kanerva import Items, KanervaBase, Written
 from avalanche_memplugins.networks import KanervaMachine
 
 
@@ -72,7 +72,9 @@ class KanervaMemory(KanervaBase):
     def forget(self, x: Tensor, y: Tensor) -> None:
         """Take written items out again, from their rows alone: exact, as addresses do not depend on the memory.
 
-        What they had added to the estimate of the missed part of codes stays, in proportion to their number.
+        What they had added to the estimate of the missed part of codes stays, in proportion to their number. Rows that
+        were never written, or were forgotten before, are noticed only if more of a class would go than there are, or
+        no such address was written to; else they spoil the posterior.
 
         :param x: rows ``(B, *shape)`` as they were written.
         :param y: classes ``(B,)`` under which they were.
@@ -87,7 +89,7 @@ class KanervaMemory(KanervaBase):
         slot = (torch.zeros_like(index) if self.share == "all" else index).to(self.device)
         counts = self._slot_counts(self._table[:, 1]).to(self.device)[slot].unsqueeze(-1)
         missed = (self.residual[slot].double() / counts).sqrt()
-        self.unwrite(Written(slot, self._addresses(code, code, x), code, missed, index))
+        self.unwrite(Written(slot, self._addresses(code, code, x), code, missed, index, Items(len(x))))
 
     def _prior_mean(self, width: int) -> Tensor:
         return self._machine.prior_mean.detach().cpu()

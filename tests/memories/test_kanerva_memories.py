@@ -251,12 +251,47 @@ def test_items_that_are_not_there_cannot_be_taken_out(share: Any) -> None:
     memory.unwrite(receipt)
     mean = memory.mean.clone()
     message = "written: wants items that this memory holds; of class 5 it holds 0, got 10 to take out"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(
+        ValueError, match=r"written: wants items that were not taken out before, .*; got 30 of 30 again"
+    ):
         memory.unwrite(receipt)
     with pytest.raises(ValueError, match=message):
         memory.forget(x, y)
     assert len(memory) == 0
     assert torch.equal(memory.mean, mean)
+
+
+@pytest.mark.parametrize("share", ["class", "all"])
+def test_an_item_is_taken_out_once_though_others_of_its_class_are_held(share: Any) -> None:
+    memory = DynamicKanervaMemory(rows=4, share=share)
+    fed(memory, 90)
+    x, y = stream(30, seed=7)
+    receipt = memory.write_items(x, y)
+    assert receipt is not None
+    twin, state = copy.deepcopy(memory), copy.deepcopy(memory.state_dict())
+    memory.unwrite(receipt.rows(torch.arange(10)))
+    before = copy.deepcopy(memory.state_dict())
+    for again, many in (
+        (receipt, "10 of 30"),
+        (receipt.rows(torch.arange(8, 12)), "2 of 4"),
+        (receipt.rows(torch.tensor([20, 20])), "1 of 2"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"written: wants items that were not taken out before, .*; got {many} again"
+        ):
+            memory.unwrite(again)
+    after = memory.state_dict()
+    assert torch.equal(after["mean"], before["mean"])
+    assert torch.equal(after["row_cov"], before["row_cov"])
+    assert len(memory) == 110
+    memory.unwrite(receipt.rows(torch.arange(10, 30)))
+    # A copy holds them still, and so does the memory when it goes back to before.
+    twin.unwrite(receipt)
+    memory.load_state_dict(state)
+    memory.unwrite(pickle.loads(pickle.dumps(receipt)))
+    memory.load_state_dict(state)
+    memory.unwrite(receipt)
+    torch.testing.assert_close(memory.mean, twin.mean)
 
 
 def test_a_read_pulls_a_distorted_row_to_what_was_written() -> None:

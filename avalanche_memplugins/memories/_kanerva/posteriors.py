@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from avalanche_memplugins.functional.gaussian import pack_triangle, unpack_triangle
 from avalanche_memplugins.functional.kanerva import kanerva_posterior, kanerva_unwrite
 from avalanche_memplugins.memories._generative import slots
+from avalanche_memplugins.memories._kanerva.receipts import Items, Written
 from avalanche_memplugins.memories._kanerva.state import KanervaState
 
 CHUNK = 32
 """Items of a class that are written at once: addresses within a chunk do not see each other's writes."""
-
-
-class Written(NamedTuple):
-    """Receipt of a write, with which :meth:`KanervaPosteriors.unwrite` takes the items out again.
-
-    ``slot`` ``(B,)``: posterior that each item went to; ``address`` ``(B, K)`` and ``code`` ``(B, C)``, float64;
-    ``residual`` ``(B, C)``: what the memory missed of each code; ``place`` ``(B,)``: that of its class in the table.
-    """
-
-    slot: Tensor
-    address: Tensor
-    code: Tensor
-    residual: Tensor
-    place: Tensor
-
-    def rows(self, index: Tensor) -> Written:
-        """The receipt of some of the items.
-
-        :param index: their places in the batch ``(n,)``, or a mask ``(B,)``.
-        """
-        return Written(*(part[index] for part in self))
 
 
 class KanervaPosteriors(KanervaState):
@@ -105,7 +83,7 @@ class KanervaPosteriors(KanervaState):
         self.address_sum.index_add_(0, slot, address.float())
         self.residual.index_add_(0, slot, residual.square().float())
         self._add_by_class(item_class, address)
-        return Written(slot, address, codes, residual, item_class)
+        return Written(slot, address, codes, residual, item_class, Items(len(codes)))
 
     @torch.no_grad()
     def unwrite(self, written: Written) -> None:
@@ -114,13 +92,19 @@ class KanervaPosteriors(KanervaState):
         Whatever was written since stays, at the addresses it got. The state is float32, so the posterior comes back
         to about that precision.
 
+        Each item of a receipt goes once. The receipt itself keeps the record, for this memory since it was made, copied
+        or loaded. So what is not noticed, and spoils the posterior: an item taken out a second time by a copy of the
+        receipt, or of the memory, or after loading a state; and a receipt of another memory; unless more of a class
+        would go than there are, or an address was never written to.
+
         :param written: receipt of :meth:`write_items`, or :meth:`Written.rows` of it.
         :raises TypeError: if it is none.
-        :raises ValueError: if the memory does not hold these items.
+        :raises ValueError: if the memory does not hold these items, or gave them up before.
         """
         if not isinstance(written, Written):
             raise TypeError(f"written: wants a receipt of write_items or its rows(index), got {type(written).__name__}")
-        slot, address, code, residual, place = written
+        slot, address, code, residual, place, items = written
+        items.check(self._life)
         removed = torch.bincount(place, minlength=len(self._table))
         if bool((removed > self._table[:, 1]).any()):
             label, held = self._table[(removed - self._table[:, 1]).argmax(), :2].tolist()
@@ -157,6 +141,7 @@ class KanervaPosteriors(KanervaState):
             sums[(left == 0).to(self.device)] = 0
         if self.share == "all":
             self.by_class[(self._table[:, 1] == 0).to(self.device)] = 0
+        items.give_up(self._life)
         self._drawn = None
 
     def _add_by_class(self, place: Tensor, address: Tensor, *, sign: int = 1) -> None:

@@ -13,6 +13,7 @@ from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.functional.gaussian import pack_triangle, unpack_triangle
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import GenerativeMemory
+from avalanche_memplugins.memories._kanerva.receipts import Life
 
 
 class KanervaState(GenerativeMemory, ABC):
@@ -60,6 +61,7 @@ class KanervaState(GenerativeMemory, ABC):
         for name in ("mean", "row_cov", "address_sum", "residual", "by_class"):
             self.register_buffer(name, torch.zeros(0))
         self._drawn: tuple[Tensor, Tensor] | None = None  # means and factors of addresses; made when wanted
+        self._life = Life()
 
     # ---------------------------------------------------------------- to be given by the classes derived from it
 
@@ -182,7 +184,7 @@ class KanervaState(GenerativeMemory, ABC):
         :raises ValueError: if it is of a memory made with other arguments.
         """
         super().set_extra_state(state)
-        self._drawn = None
+        self._drawn, self._life = None, Life()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_drawn": None}
