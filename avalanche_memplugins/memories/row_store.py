@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,9 @@ import torch
 from torch import Size, Tensor, nn
 
 from avalanche_memplugins.memories._readahead import read_ahead
+
+PLACES = ("device", "host")
+_NO_FOLDERS = ("", "cpu", "cuda", "disk", "gpu", "memory", "mmap", "ram")
 
 # Rows may be looked at from the thread that fetches ahead.
 _SETTLING = threading.Lock()
@@ -25,13 +30,15 @@ class RowStore(nn.Module):
     :param capacity: slots.
     :param storage: ``"device"``; ``"host"``: main memory, page-locked if there is a CUDA device, so that
         rows travel without anybody waiting; or a folder for memory-mapped files, which may be larger
-        than main memory.
+        than main memory; one without a path separator, as a string, must not be near to the other two.
+    :raises TypeError: if it is no string or path.
+    :raises ValueError: for a name that is likely no folder, saying how to name one.
     """
 
     def __init__(self, capacity: int, storage: str | Path = "device") -> None:
         super().__init__()
         self.capacity = capacity
-        self.storage: str | Path = storage if storage in ("device", "host") else Path(storage)
+        self.storage = _place(storage)
         self.device = torch.device("cpu")
         self._files: dict[str, IO[bytes]] = {}
         # Rows on their way from a GPU to the host: the copy, whether it is done, and what is then to do.
@@ -176,6 +183,24 @@ class RowStore(nn.Module):
                 self._buffers.pop(name, None)
                 self.allocate(name, value.shape[1:], value.dtype)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _place(storage: str | Path) -> str | Path:
+    """One of ``PLACES``, or a folder."""
+    if not isinstance(storage, str | Path):
+        raise TypeError(f"storage: wants 'device', 'host' or a folder, got {type(storage).__name__}")
+    if storage in PLACES:
+        return storage
+    if isinstance(storage, str) and not {"/", os.sep} & set(storage):
+        name = storage.lower()
+        near = difflib.get_close_matches(name, PLACES, n=1, cutoff=0.7)
+        if near or name.partition(":")[0] in _NO_FOLDERS:
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"storage: wants 'device', 'host' or a folder, got {storage!r}{hint}; a folder of that name is "
+                f"{'./' + storage!r}"
+            )
+    return Path(storage)
 
 
 def _put(buffer: Tensor, slots: slice | Tensor, rows: Tensor) -> None:

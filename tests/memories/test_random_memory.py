@@ -247,6 +247,24 @@ def test_a_mapped_memory_is_the_same_memory_in_a_file(tmp_path: Path) -> None:
         RandomMemory(50, storage=tmp_path / "rows").write(*stream(2))
 
 
+@pytest.mark.parametrize("name", ["hst", "Host", "devices", "cpu", "cuda:0", "gpu", "disk", "mmap", ""])
+def test_a_mistaken_storage_makes_no_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="storage: wants 'device', 'host' or a folder, got") as told:
+        RandomMemory(5, storage=name).write(*stream(5))
+    assert f"a folder of that name is './{name}'" in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TypeError, match="storage: wants 'device', 'host' or a folder, got int"):
+        RandomMemory(5, storage=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("folder", ["./hst", "rows", Path("cpu")])
+def test_a_folder_that_is_named_as_one_is_made(folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    RandomMemory(5, storage=folder).write(*stream(5))
+    assert [path.name for path in tmp_path.iterdir()] == [Path(folder).name]
+
+
 def test_device_and_type_changes_leave_the_rows_alone() -> None:
     memory = RandomMemory(5)
     memory.write(*stream(5))
