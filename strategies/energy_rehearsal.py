@@ -14,6 +14,7 @@ from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
 from avalanche_memplugins.memories import EnergyMemory
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins import EnergyReplayPlugin
 from avalanche_memplugins.pretrained import load_energy
 
@@ -84,6 +85,7 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         eval_every: int = -1,
         **base_kwargs: Any,
     ) -> None:
+        check.positive_integer("budget", budget)
         found = load_energy(network)
         ours: dict[str, Any] = {"slot_size": found.patterns, "cue": cue, "precision": "int8"}
         options = {**ours, "mean": mean, "std": std, "seed": seed, **(memory or {})}

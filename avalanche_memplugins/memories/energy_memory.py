@@ -135,6 +135,7 @@ class EnergyMemory(EnergyReads):
         :param kwargs: the other arguments of :class:`EnergyMemory`.
         :raises ValueError: if not even one slot fits.
         """
+        check.positive_integer("nbytes", nbytes)
         memory = cls(network, slots=1, **kwargs)
         each = memory.slot_bytes(shape)
         room = nbytes - TABLE_BYTES * check.positive_integer("classes", classes)

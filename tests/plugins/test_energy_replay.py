@@ -111,6 +111,8 @@ def test_the_strategy_is_its_plugin_on_naive(tmp_path: Any) -> None:
         strategy.train(experience, num_workers=0)
     assert torch.equal(weights(strategy), expected)
     assert 0 < strategy.memory.nbytes <= 3_000
+    with pytest.raises(ValueError, match="budget: wants an integer >= 1, got '50KB'"):
+        EnergyRehearsal(model=model, optimizer=strategy.optimizer, budget="50KB")  # type: ignore[arg-type]
 
 
 def evaluated(plugins: list[Any]) -> dict[str, float]:
