@@ -14,6 +14,7 @@ from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
 from avalanche_memplugins.memories import VAEMemory
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.networks import ConditionalVAE
 from avalanche_memplugins.plugins import MemoryReplayPlugin
 
@@ -90,7 +91,7 @@ class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
     ) -> None:
         if network is None:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                torch.manual_seed(check.seed(seed))
                 likelihood: Literal["bernoulli", "gaussian"] = "gaussian" if len(shape) == 1 else "bernoulli"
                 network = ConditionalVAE(shape, classes=classes, likelihood=likelihood)
         memory = VAEMemory(

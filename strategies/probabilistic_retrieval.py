@@ -15,6 +15,7 @@ from torch.optim import SGD, Optimizer
 
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.networks import ProbabilisticRetrievalClassifier
 from avalanche_memplugins.plugins import MemoryReplayPlugin
@@ -112,7 +113,7 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
         :param kwargs: other arguments of the strategy; they take the place of the published ones.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(check.seed(seed))
             model = ProbabilisticRetrievalClassifier(autoencoder, classes=classes, seed=seed)
         settings: dict[str, Any] = {
             "optimizer": SGD(model.head.parameters(), lr=1e-3),

@@ -28,7 +28,7 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
     :param codec: a learned codec whose codes are modelled, with ``to_latent`` and ``from_latent``; None: the
         rows themselves, flattened.
     :param seed: of the memory's generator.
-    :raises TypeError: for a codec without a latent space.
+    :raises TypeError: for a codec without a latent space, or a seed that is no integer.
     """
 
     store_logits = False
@@ -42,7 +42,7 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
         self.shape = Size()  # of one row of x; known from the first write on
         self.dtype = torch.float32
         self._table = torch.zeros(0, 4, dtype=torch.int64)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(check.seed(seed))
 
     # ---------------------------------------------------------------- what it holds
 

@@ -55,7 +55,8 @@ class RandomMemory(RowReads):
         codec): ``"always"``, ``"first"`` write only, or ``"auto"``: always on a CPU, first only on a GPU,
         where looking means waiting. Shapes and types are always checked.
     :param seed: of the memory's generator.
-    :raises TypeError: if the codec lacks a part, the embedding is no module, or a class stands for its instance.
+    :raises TypeError: if the codec lacks a part, the embedding is no module, the seed no integer, or a class stands for
+        its instance.
     :raises ValueError: for arguments out of range, naming the argument.
 
     Source: Zeta36, "Random memory adaptation", 2018.
@@ -96,7 +97,7 @@ class RandomMemory(RowReads):
         self.shape = Size()  # of one row of x; known from the first write on
         self.dtype = torch.float32
         self.store = RowStore(capacity, storage)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(check.seed(seed))
         self._ahead = None
         self.policy.start(capacity)
         self.read.start(capacity)

@@ -78,9 +78,12 @@ class VAEMemory(VAEGenerator):
         seed: int = 0,
     ) -> None:
         super().__init__(codec=codec, seed=seed)
+        check.made("network", network)
         missing = [n for n in ("posterior", "decode", "bound", "code_size") if not hasattr(network, n)]
-        if not isinstance(network, nn.Module) or missing:
+        if missing:
             raise TypeError(f"network: wants a VAE, got {type(network).__name__} without {', '.join(missing)}")
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network: wants a VAE that is an nn.Module, got {type(network).__name__}, which is none")
         self.likelihood = getattr(network, "likelihood", "bernoulli")
         if codec is not None and self.likelihood == "bernoulli":
             raise ValueError("network: codes are not pixels, a codec wants a network with likelihood='gaussian'")
@@ -125,6 +128,7 @@ class VAEMemory(VAEGenerator):
         :raises ValueError: if not even layers of one unit fit.
         """
         check.positive_integer("nbytes", nbytes)
+        check.seed(seed)
         if codec is not None:
             shape = (int(codec.code_size),)
         if shape is None:

@@ -153,7 +153,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self._writes = False  # in this iteration
         self._rows = 0  # of the stream in this iteration
         self._tap = None if at is None else LatentTap(at)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(check.seed(seed))
         self._loss_is_read = True
         self._replay_output: Tensor | None = None
         self._stream_loss: Tensor | None = None

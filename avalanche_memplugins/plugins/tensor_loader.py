@@ -19,6 +19,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.distributed.distributed_helper import DistributedHelper
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, default_collate
 
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins._augment import Augment, check_augment
 
 from ._materialise.cache import TensorCache
@@ -83,7 +84,7 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
         self.evaluate = evaluate
         self._cache = TensorCache(max_bytes, assume_deterministic)
         self._generators = {
-            name: torch.Generator().manual_seed(seed + number)
+            name: torch.Generator().manual_seed(check.seed(seed) + number)
             for number, name in enumerate(("train", "eval", "augment"))
         }
         self._warned: set[str] = set()

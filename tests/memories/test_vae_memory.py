@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -289,6 +290,11 @@ def test_bad_arguments() -> None:
             memory(**options)
     with pytest.raises(TypeError, match="network: wants a VAE, got Linear without"):
         VAEMemory(torch.nn.Linear(2, 2))
+    parts = {"posterior": None, "decode": None, "bound": None, "code_size": 2}
+    with pytest.raises(TypeError, match=r"network: wants a VAE that is an nn.Module, got SimpleNamespace"):
+        VAEMemory(SimpleNamespace(**parts))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="network: wants an instance, got the class ConditionalVAE"):
+        VAEMemory(ConditionalVAE)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n: nothing has been written"):
         memory().sample(3)
     mine = trained(1, steps=2)

@@ -57,7 +57,7 @@ class KanervaState(GenerativeMemory, ABC):
             raise ValueError(f"read_steps: wants an integer >= 0, got {read_steps!r}")
         self.read_steps = read_steps
         self.balance = check.choice("balance", balance, ("class", "count"))
-        self.prior_seed = seed
+        self.prior_seed = check.seed(seed)
         for name in ("mean", "row_cov", "address_sum", "residual", "by_class"):
             self.register_buffer(name, torch.zeros(0))
         self._drawn: tuple[Tensor, Tensor] | None = None  # means and factors of addresses; made when wanted
@@ -163,7 +163,7 @@ class KanervaState(GenerativeMemory, ABC):
         return torch.cat(columns, 1)
 
     def _random(self, *shape: int, salt: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.prior_seed * 100_003 + salt)
+        generator = torch.Generator().manual_seed((self.prior_seed * 100_003 + salt) % 2**64)
         return torch.randn(shape, generator=generator)
 
     # ---------------------------------------------------------------- state

@@ -61,7 +61,7 @@ class HopfieldMemory(AssociativeMemory):
         self.update = check.choice("update", update, ("asynchronous", "synchronous"))
         self.keep_diagonal = keep_diagonal
         self.sweeps = check.positive_integer("sweeps", sweeps)
-        self.seed = seed
+        self.seed = None if seed is None else check.seed(seed)
 
     @property
     def floats(self) -> int:
