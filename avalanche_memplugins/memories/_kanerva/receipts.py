@@ -75,4 +75,5 @@ class Written(NamedTuple):
 
         :param index: their places in the batch ``(n,)``, or a mask ``(B,)``.
         """
-        return Written(*(part[index] for part in self))
+        slot, address, code, residual, place, items = self
+        return Written(slot[index], address[index], code[index], residual[index], place[index], items[index])
