@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, TextIO
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from avalanche_memplugins import __version__
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare, presets
 from avalanche_memplugins.lab.energy.options import EnergyTraining
@@ -36,6 +40,10 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Listing, tyro.conf.subcommand("list")]
 )
+_ABOUT = (
+    "Memory plugins for Avalanche: compare them, at equal bytes too, reproduce published numbers. "
+    "`memplugins --version` tells the version."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,13 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not Unicode still gets its table
-    command = tyro.cli(
-        Command,
-        prog="memplugins",
-        description="Memory plugins for Avalanche: compare them, at equal bytes too, reproduce published numbers.",
-        args=arguments,
-        config=(tyro.conf.FlagConversionOff,),
-    )
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        print(f"memplugins {__version__}")
+        return 0
+    try:
+        command = _parsed(given or ["--help"])
+    except SystemExit:
+        if given:
+            raise
+        return 2  # the help was shown, but nothing was asked for
     console = Console()
     try:
         if isinstance(command, Listing):
@@ -87,6 +98,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0 if all(result.ok for result in results) else 1
+
+
+def _parsed(arguments: list[str]) -> Command:
+    """The command with its options.
+
+    :raises SystemExit: once help, or what is wrong, has been shown.
+    """
+    wants_help = {"-h", "--help"} & set(arguments)
+    with redirect_stdout(_Wrapped(sys.stdout)) if wants_help else nullcontext():
+        return tyro.cli(
+            Command,
+            prog="memplugins",
+            description=_ABOUT,
+            args=arguments,
+            config=(tyro.conf.FlagConversionOff,),
+        )
+
+
+class _Wrapped:
+    """A terminal that breaks long lines between words: tyro wraps what stands in boxes, but not the text above them."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        width = shutil.get_terminal_size().columns
+        return self._out.write("\n".join(_broken(line, width) for line in text.split("\n")))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
+
+
+def _broken(line: str, width: int) -> str:
+    if len(line) <= width or "\x1b" in line:
+        return line
+    return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
 
 
 def show_lists(console: Console) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from avalanche_memplugins import __version__
 from avalanche_memplugins.cli import main
 from avalanche_memplugins.lab import MEMORIES, STRATEGIES, InProcess, executors, processes
 
@@ -143,6 +144,36 @@ heavy = sorted({{"torch", "avalanche", "pandas", "matplotlib", "scipy", "sklearn
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"memplugins {__version__}\n"
+
+
+def test_a_bare_command_shows_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["memplugins"])
+    assert main() == 2
+    bare = capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    assert bare.out == capsys.readouterr().out
+    assert bare.err == ""
+    assert "Compare strategies on benchmarks over several seeds." in bare.out
+    assert "memplugins --version" in bare.out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("command", [[], ["compare"], ["frontier"], ["reproduce"], ["gallery"], ["train-energy"]])
+def test_help_fits_the_terminal(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 10
+    assert [line for line in lines if len(line) > 80] == []
 
 
 def test_python_m_is_the_same_command() -> None:
