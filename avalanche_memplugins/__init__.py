@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from avalanche_memplugins.codecs import LatentCodec, StreamCodec
     from avalanche_memplugins.memories import (
+        DifferentiableNeuralDictionary,
         DynamicKanervaMemory,
         EnergyMemory,
         EpisodicMemory,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOME = {
     "DarkReplayPlugin": "plugins",
+    "DifferentiableNeuralDictionary": "memories",
     "DynamicKanervaMemory": "memories",
     "EnergyMemory": "memories",
     "EnergyReplayPlugin": "plugins",
@@ -58,6 +60,7 @@ _HOME = {
 }
 __all__ = [
     "DarkReplayPlugin",
+    "DifferentiableNeuralDictionary",
     "DynamicKanervaMemory",
     "EnergyMemory",
     "EnergyReplayPlugin",

@@ -7,6 +7,8 @@ import sys
 from importlib import import_module
 
 import pytest
+from avalanche.core import SupervisedPlugin
+from torch import nn
 
 import avalanche_memplugins
 
@@ -19,6 +21,14 @@ def test_every_name_is_the_class_of_its_home() -> None:
         assert getattr(avalanche_memplugins, name) is getattr(module, name)
         assert name in module.__all__
     assert set(dir(avalanche_memplugins)) >= names
+
+
+def test_every_memory_and_every_plugin_is_at_the_top() -> None:
+    for home in ("memories", "plugins"):
+        module = import_module(f"avalanche_memplugins.{home}")
+        kinds = {name for name in module.__all__ if issubclass(getattr(module, name), nn.Module | SupervisedPlugin)}
+        assert len(kinds) > 8
+        assert kinds <= set(avalanche_memplugins.__all__)
 
 
 def test_the_package_itself_and_its_memories_load_nothing_heavy() -> None:
