@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from rich.console import Console
 from torch import Tensor
 
@@ -152,8 +153,8 @@ def occlude(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
 
 
 def _two_of_each(x: Tensor, y: Tensor) -> Tensor:
-    """Rows ``(20, 1, 28, 28)``: two of each class, black where there are fewer."""
-    out = torch.zeros(20, *x.shape[1:])
+    """Rows ``(20, 1, 28, 28)``: two of each class, NaN where there are fewer."""
+    out = torch.full((20, *x.shape[1:]), torch.nan)
     for label in range(10):
         found = x[y == label][:2].cpu()
         out[2 * label : 2 * label + len(found)] = found
@@ -166,20 +167,26 @@ def _held(memory: Any) -> str:
 
 
 def _grid_figure(grid: Tensor, names: list[str], title: str) -> Figure:
-    """Images ``(rows, columns, 1, H, W)`` with a name left of each row."""
+    """Images ``(rows, columns, 1, H, W)`` with a name left of each row; those of NaN are left out, hatched."""
     rows, columns, _, height, width = grid.shape
-    gap = 2
+    gap, absent = 2, grid.isnan().flatten(2).any(2)
     canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), 0.35)
     for i in range(rows):
         for j in range(columns):
             top, left = i * (height + gap), j * (width + gap)
-            canvas[top : top + height, left : left + width] = grid[i, j, 0].clamp(0, 1).numpy()
-    inch = 0.42
-    size = (columns * inch + 2.6, rows * inch + 0.6)
+            if not absent[i, j]:
+                canvas[top : top + height, left : left + width] = grid[i, j, 0].clamp(0, 1).numpy()
+    inch, foot = 0.42, 0.3 if absent.any() else 0.1
+    size = (columns * inch + 2.6, rows * inch + 0.5 + foot)
     figure = Figure(figsize=size, dpi=_DPI)
     margin, head = 2.3 / size[0], 0.4 / size[1]
-    panel = figure.add_axes((margin, 0.1 / size[1], 1 - margin - 0.1 / size[0], 1 - head - 0.1 / size[1]))
+    panel = figure.add_axes((margin, foot / size[1], 1 - margin - 0.1 / size[0], 1 - head - foot / size[1]))
     panel.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    for i, j in absent.nonzero().tolist():
+        corner = (j * (width + gap) - 0.5, i * (height + gap) - 0.5)
+        panel.add_patch(Rectangle(corner, width, height, fill=False, hatch="////", edgecolor="0.7", linewidth=0))
+    if absent.any():
+        figure.text(margin, 0.08 / size[1], "hatched: the memory holds fewer rows of the class", fontsize=8)
     panel.set_yticks([i * (height + gap) + height / 2 for i in range(rows)], names, fontsize=8)
     panel.set_xticks([])
     panel.tick_params(length=0)

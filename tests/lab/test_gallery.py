@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
 
 from avalanche_memplugins.cli import main
-from avalanche_memplugins.lab.gallery import _two_of_each, images, occlude
+from avalanche_memplugins.lab.gallery import _grid_figure, _two_of_each, images, occlude
 from avalanche_memplugins.lab.gallery_options import Gallery
 
 
@@ -50,11 +51,27 @@ def test_digits_stand_as_those_of_mnist_do() -> None:
     assert sorted(set(y.tolist())) == list(range(10))
 
 
-def test_two_of_each_class_in_order_and_black_where_there_are_fewer() -> None:
+def test_two_of_each_class_in_order_and_none_where_there_are_fewer() -> None:
     y = torch.tensor([3, 0, 3, 3, 9])
     x = (y + 1.0).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-    shown = _two_of_each(x, y)[:, 0, 0, 0].tolist()
-    assert shown == [1, 0, *[0] * 4, 4, 4, *[0] * 10, 10, 0]
+    shown = _two_of_each(x, y)[:, 0, 0, 0].nan_to_num(-1).tolist()
+    assert shown == [1, -1, *[-1] * 4, 4, 4, *[-1] * 10, 10, -1]
+
+
+def test_a_tile_without_a_row_is_marked_and_said_and_a_black_image_is_neither() -> None:
+    grid = torch.zeros(2, 3, 1, 28, 28)
+    plain = _grid_figure(grid, ["a", "b"], "title")
+    assert list(plain.axes[0].patches) == []
+    assert [text.get_text() for text in plain.texts] == ["title"]
+    grid[1, 2] = torch.nan
+    figure = _grid_figure(grid, ["a", "b"], "title")
+    (patch,) = figure.axes[0].patches
+    assert patch.get_hatch()
+    assert (patch.get_x(), patch.get_y(), patch.get_width()) == (2 * 30 - 0.5, 30 - 0.5, 28)
+    canvas = np.asarray(figure.axes[0].images[0].get_array())
+    assert not canvas[:28, 60:].any()
+    assert bool((canvas[30:, 60:] == 0.35).all())
+    assert "hatched: the memory holds fewer rows of the class" in [text.get_text() for text in figure.texts]
 
 
 def test_occlusion_blackens_one_square_and_nothing_else() -> None:
