@@ -186,7 +186,7 @@ def _grid_figure(grid: Tensor, names: list[str], title: str) -> Figure:
         corner = (j * (width + gap) - 0.5, i * (height + gap) - 0.5)
         panel.add_patch(Rectangle(corner, width, height, fill=False, hatch="////", edgecolor="0.7", linewidth=0))
     if absent.any():
-        figure.text(margin, 0.08 / size[1], "hatched: the memory holds fewer rows of the class", fontsize=8)
+        figure.text(margin, 0.08 / size[1], "hatched: the memory holds no further row of that class", fontsize=8)
     panel.set_yticks([i * (height + gap) + height / 2 for i in range(rows)], names, fontsize=8)
     panel.set_xticks([])
     panel.tick_params(length=0)

@@ -71,7 +71,7 @@ def test_a_tile_without_a_row_is_marked_and_said_and_a_black_image_is_neither() 
     canvas = np.asarray(figure.axes[0].images[0].get_array())
     assert not canvas[:28, 60:].any()
     assert bool((canvas[30:, 60:] == 0.35).all())
-    assert "hatched: the memory holds fewer rows of the class" in [text.get_text() for text in figure.texts]
+    assert "hatched: the memory holds no further row of that class" in [text.get_text() for text in figure.texts]
 
 
 def test_occlusion_blackens_one_square_and_nothing_else() -> None:
