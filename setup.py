@@ -52,7 +52,7 @@ setup(
         "knn": ["faiss-cpu"],
         "gem": ["quadprog"],  # Avalanche's GEM asks qpsolvers for this solver by name
         "test": ["quadprog", "pytest", "ruff", "mypy", "scipy-stubs", "pandas-stubs"],
-        "docs": ["sphinx", "furo"],
+        "docs": ["sphinx", "furo", "myst-parser"],
     },
     entry_points={"console_scripts": ["memplugins = avalanche_memplugins.cli:main"]},
 )

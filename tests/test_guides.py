@@ -140,6 +140,17 @@ def test_links_and_pictures_are_there() -> None:
                 assert part in map(anchor, headings), f"{page.name}: {link}"
 
 
+def test_the_site_has_every_guide_and_every_public_package() -> None:
+    docs = ROOT / "docs"
+    index, reference = ((docs / name).read_text(encoding="utf-8") for name in ("index.rst", "api.rst"))
+    pages = [str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md")]
+    assert [page for page in pages if f"\n   {page}\n" not in index] == []
+    packages = [folder.parent.name for folder in (ROOT / "avalanche_memplugins").glob("*/__init__.py")]
+    assert {"memories", "plugins"} <= set(packages)
+    wanted = ["strategies", *(name for name in packages if name != "presets")]
+    assert [name for name in wanted if f".. automodule:: avalanche_memplugins.{name}\n" not in reference] == []
+
+
 def test_the_readme_links_every_guide() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in readme] == []
