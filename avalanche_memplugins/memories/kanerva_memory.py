@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins.codecs.latent import LatentCodec
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._kanerva import Items, KanervaBase, Written
 from avalanche_memplugins.networks import KanervaMachine
 
@@ -21,6 +22,8 @@ class KanervaMemory(KanervaBase):
     Unlike those of :class:`~avalanche_memplugins.memories.DynamicKanervaMemory` addresses do not depend on what is
     written, so an item can be forgotten from its image alone: :meth:`forget`. Replay draws addresses from a Gaussian
     fitted to those written, kept in U and in their sum, and adds noise of the size that the memory missed.
+
+    There is no ``from_budget``: K and C are those that the machine was trained with.
 
     :param machine: trained networks, copied and frozen; images of its size go in and come out.
     :param share: ``"class"``: a posterior for each class; ``"all"``: one for all classes, with the label as further
@@ -52,7 +55,7 @@ class KanervaMemory(KanervaBase):
         std: Any = 1.0,
         seed: int = 0,
     ) -> None:
-        if not isinstance(machine, KanervaMachine):
+        if not isinstance(check.made("machine", machine), KanervaMachine):
             raise TypeError(f"machine: wants a KanervaMachine, got {type(machine).__name__}")
         zeros = torch.zeros(machine.code_size)
         super().__init__(
