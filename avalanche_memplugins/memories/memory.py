@@ -15,8 +15,8 @@ class Memory(Protocol):
     """Gives rows back; how it comes by them say :class:`WritableMemory` and :class:`LearningMemory`.
 
     Memories are ``nn.Module`` s: their state follows ``.to(device)`` and is all in ``state_dict()``. They may have
-    ``check_rows(x)``, which raises what taking rows ``(B, *shape)`` in would and changes nothing: then rows that do not fit
-    are told before an experience is trained, not after.
+    ``check_rows(x)``, which raises what taking rows ``(B, *shape)`` in would and changes nothing: then rows that do not
+    fit are told before an experience is trained, not after.
     """
 
     @property
