@@ -26,8 +26,8 @@ MOST_SEEDS = 20
 REMARKS = {
     "clb-split-mnist": """\
 Tolerances are what its own regression tests allow (`tests/*/experiment.py`, 0.03, from below only). GSS: its own test
-says 77.96 (std 3.5), 82 is the paper's. Online replay by Avalanche itself takes about 6 h, since it makes its buffer
-anew at every batch; the row below it is the same rule of writing by a memory that is written in place.
+says 77.96 (std 3.5), 82 is the paper's. Online replay was once put down here as taking 6 h, which was an
+extrapolation and wrong: it takes minutes.
 
 LwF stands where fine-tuning does, 0 % on all pairs but the last. The same setting in a loop of plain torch
 (`python bench/lwf_losses.py --data DIR`), for each seed another order of the classes:
