@@ -20,7 +20,7 @@ from avalanche.training import AGEM, EWC, LwF, Naive, Replay
 from avalanche.training.plugins import EvaluationPlugin, LRSchedulerPlugin
 from avalanche.training.templates import SupervisedTemplate
 
-from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
+from avalanche_memplugins import DarkReplayPlugin, MemoryReplayPlugin, RandomMemory
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.lean_dispatch import TRAIN_EVENTS, Dispatch
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
@@ -94,8 +94,12 @@ def replay():
     return MemoryReplayPlugin(RandomMemory(20, seed=1))
 
 
+def dark():
+    return DarkReplayPlugin(RandomMemory(20, store_logits=True, seed=1))
+
+
 @pytest.mark.parametrize("benchmark", [BENCHMARK, without_tasks()])
-@pytest.mark.parametrize("plugins", [(), (replay,), (TensorLoaderPlugin, replay)])
+@pytest.mark.parametrize("plugins", [(), (replay,), (dark,), (TensorLoaderPlugin, replay)])
 @pytest.mark.parametrize("evaluator", [None, all_metrics])
 def test_weights_and_metrics_are_those_of_the_plain_loop(plugins, benchmark, evaluator):
     assert_same(plugins=plugins, benchmark=benchmark, evaluator=evaluator)
