@@ -1,4 +1,4 @@
-"""Why Avalanche's iCaRL is below the published one on digits: its class means average every exemplar with its mirror image.
+"""Why Avalanche's iCaRL is low on digits: its class means average every exemplar with its mirror image.
 
     MEMPLUGINS_DATA=DIR python bench/icarl_means.py
 
