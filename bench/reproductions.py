@@ -31,9 +31,10 @@ closes; the rest is not explained.""",
     "der-permuted-mnist": """\
 Experience replay is where the paper has it, and so is our DER++. Avalanche's is far below, since it stores the
 outputs that the model gives when an experience has ended, where the paper's are those of the moment at which a row
-passed: our plugin told to do as Avalanche does (`DarkReplayPlugin(memory, write_at="experience")`, "DER++ 500, ours",
-seed 0) falls from 88.4 to 29.3 %. At rate 0.2 and alpha 1 both then break down in the second experience (93 to 10 to
-30 %). (That Avalanche's stored outputs belong to their rows was checked.) On Split MNIST, below, it does not matter.""",
+passed: our plugin told to do as Avalanche does (`DarkReplayPlugin(memory, write_at="experience")`, "DER++ 500,
+ours", seed 0) falls from 88.4 to 29.3 %. With rate 0.2 and alpha 1 Avalanche's run breaks down in the second
+experience (from 93 to 10 to 30 %). (That its stored outputs belong to their rows was checked.) On Split MNIST,
+below, it does not matter.""",
     "clb-split-mnist": """\
 Tolerances are what its own regression tests allow (`tests/*/experiment.py`, 0.03, from below only). GSS: its own test
 says 77.96 (std 3.5), 82 is the paper's. Online replay was once put down here as taking 6 h, which was an
