@@ -168,7 +168,7 @@ def write_report(options: Options, results: Sequence[RunResult], console: Consol
         write_whole(folder / f"standard-{budget // 1000}kB.html", page.encode())
     for stream in STREAMS:
         lines = table[table["benchmark"] == stream]
-        shown = lines["strategy"].isin([*FIRST, *THEN, "energy"])
+        shown = lines["strategy"].isin([*FIRST, *THEN, "er-1bit", "energy"])
         sized = lines["budget"].notna() | lines["strategy"].isin(["naive", "joint"])
         drawn, small = io.BytesIO(), io.BytesIO()
         frontier_figure(lines[shown & sized]).savefig(drawn, format="png", dpi=100)
