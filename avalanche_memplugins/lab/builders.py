@@ -105,8 +105,8 @@ def build(spec: RunSpec, benchmark: Any, evaluator: Any) -> Built:
     return builder(setting)
 
 
-def er(setting: Setting) -> Built:
-    """Replay from a reservoir, stored by one codec or another."""
+def replay(setting: Setting) -> Built:
+    """Replay from a memory that is told nothing but the stream: of rows, of a model of them, or of energies."""
     return _replaying(setting, make_memory(setting.spec))
 
 
@@ -164,16 +164,6 @@ def knn(setting: Setting) -> Built:
     memory = make_memory(setting.spec)
     plugin = NearestNeighbourPlugin(memory, neighbours=setting.spec.all_options["neighbours"], writes=True)
     return _with_memory(setting, memory, plugin, kind=Untrained, train_epochs=1)
-
-
-def generative(setting: Setting) -> Built:
-    """Replay of what a model of the codes generates."""
-    return _replaying(setting, make_memory(setting.spec))
-
-
-def energy(setting: Setting) -> Built:
-    """Rehearsal from an energy-based memory."""
-    return _replaying(setting, make_memory(setting.spec))
 
 
 def vae(setting: Setting) -> Built:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -121,9 +122,9 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     # ---------------------------------------------------------------- for subclasses
 
+    @abstractmethod
     def _predict(self, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
         """What takes the place of ``output`` ``(B, C)`` for rows x ``(B, *shape)`` of a task, None for all."""
-        raise NotImplementedError
 
     def _forget(self) -> None:
         """Let go of all that was made for one evaluation."""
