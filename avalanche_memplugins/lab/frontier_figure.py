@@ -22,6 +22,12 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _INK, _PALE = "#333333", "#6b6b6b"
 _TICKS = (0, 10, 20, 40, 60, 80, 90, 95, 98, 99, 100)
 _DPI = 160
+_BOX = {
+    "boxstyle": "square,pad=0.1",
+    "facecolor": "white",
+    "edgecolor": "none",
+    "alpha": 0.75,
+}  # behind words that a line may cross
 _GAP = 0.058  # between names beside a panel, of its height
 
 
@@ -123,6 +129,8 @@ def _reference(panel: Any, sized: pd.DataFrame, others: list[str]) -> None:
         va="bottom",
         fontsize=9,
         color=_PALE,
+        bbox=_BOX,
+        zorder=4,
     )
 
 
@@ -143,7 +151,7 @@ def _lines_across(panel: Any, table: pd.DataFrame) -> None:
             ha=side,
             va="bottom",
             fontsize=9.5,
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
+            bbox=_BOX,
             zorder=4,
         )
 
