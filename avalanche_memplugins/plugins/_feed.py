@@ -13,6 +13,7 @@ from torch import Tensor
 
 from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.plugins._outputs import main_output
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
 
@@ -26,21 +27,22 @@ class Rows(NamedTuple):
 
 
 class Batches:
-    """Batches ``(x, y, t)`` of the running experience under its evaluation transforms, a fresh pass each time.
+    """Batches ``(x, y, t)`` of a data set under its evaluation transforms, a fresh pass each time.
 
     Read from a :class:`~avalanche_memplugins.plugins.TensorLoaderPlugin`'s tensors, where the strategy has one. Each of
     several ranks gets its own rows, every row on one rank: Avalanche's sampler would repeat some.
 
     :param strategy: inside an experience.
+    :param dataset: the experience's.
     :param batch_size: rows of a batch.
     :param shuffle: where the order of each pass comes from; None keeps the data set's.
     """
 
-    def __init__(self, strategy: Any, batch_size: int, shuffle: torch.Generator | None) -> None:
+    def __init__(self, strategy: Any, dataset: Any, batch_size: int, shuffle: torch.Generator | None) -> None:
         self.device: torch.device = strategy.device
         # Every pass of a torch DataLoader draws a seed: from the global generator, unless it has its own.
         generator = torch.Generator() if shuffle is None else shuffle
-        dataset = strategy.experience.dataset.eval()
+        dataset = dataset.eval()
         if DistributedHelper.is_distributed:
             dataset = dataset.subset(range(DistributedHelper.rank, len(dataset), DistributedHelper.world_size))
         loader: Any = SingleDatasetDataLoader(
@@ -58,7 +60,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in self._loader:
             x, y, *more = (column.to(self.device) for column in batch)
-            yield x, y, more[0] if more else torch.zeros_like(y)
+            yield x, y, more[-1] if more else y.new_zeros(len(y), dtype=torch.int64)
 
 
 class HeldBatches:
@@ -93,4 +95,4 @@ def through_the_model(strategy: Any, batches: Batches, tap: LatentTap | None, *,
                 output = avalanche_forward(model, x, t)
             else:
                 x, output = tap.read(model, x, t)
-        yield Rows(x.float() if tap is not None else x, y, t, output.float() if logits else None)
+        yield Rows(x.float() if tap is not None else x, y, t, main_output(output).float() if logits else None)

@@ -18,9 +18,9 @@ from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.memories.episodic_index import EpisodicIndex
+from avalanche_memplugins.plugins._experience import number_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._listed import listed_once
-from avalanche_memplugins.plugins.memory_replay import _number_of
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -81,7 +81,7 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         if self._iterations % self.write_every == 0:
             x, y, *t = strategy.mbatch
             self.memory.to(strategy.device)
-            self.memory.write(x, y, t[0] if t else 0, origin=_number_of(strategy))
+            self.memory.write(x, y, t[0] if t else 0, origin=number_of(strategy))
         self._iterations += 1
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:

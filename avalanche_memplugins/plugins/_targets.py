@@ -11,6 +11,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.plugins._experience import parts_of
+from avalanche_memplugins.plugins._step import is_plain_cross_entropy
 from avalanche_memplugins.plugins._teacher import Teacher, distillation
 
 TEMPERATURE = 2.0
@@ -28,6 +30,7 @@ class Targets:
         self.labels = check.choice("labels", labels, ("memory", "old_model", "soft", "logits"))
         self.teacher = Teacher(at) if labels in ("old_model", "soft") else None
         self.soft: tuple[Tensor, Tensor] | None = None  # the old model's probabilities, and which rows it knows
+        self.all_known = False  # whether it knows all of them
 
     @property
     def have_own_loss(self) -> bool:
@@ -44,11 +47,19 @@ class Targets:
         if self.teacher is not None:
             self.teacher.join(model, device)
 
+    def check(self, strategy: Any) -> None:
+        """See that the experience's data tells its classes, if the old model has to know them.
+
+        :raises ValueError: if it does not.
+        """
+        if self.teacher is not None:
+            self.teacher.check(dataset for _, dataset in parts_of(strategy))
+
     def learn(self, strategy: Any) -> None:
         """Copy the model at the end of an experience."""
         self.soft = None
         if self.teacher is not None:
-            self.teacher.learn(strategy.model, strategy.experience.dataset)
+            self.teacher.learn(strategy.model, (dataset for _, dataset in parts_of(strategy)))
 
     def set(self, recall: Recall, number: int | None, filler: Tensor) -> Recall:
         """Work out the targets; gives the rows with the classes that they are trained towards.
@@ -61,6 +72,7 @@ class Targets:
         self.soft = None
         if not self.teacher:
             return recall
+        self.all_known = number is None
         if number is None:
             known = torch.ones_like(recall.origin, dtype=torch.bool)
         else:
@@ -71,22 +83,34 @@ class Targets:
             return recall
         return recall._replace(y=torch.where(known, logits.argmax(1), recall.y))
 
-    def loss(self, output: Tensor, recall: Recall, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def loss(
+        self, output: Tensor, recall: Recall, criterion: Callable[[slice | Tensor], Tensor], strategy: Any
+    ) -> Tensor:
         """Mean loss of replayed rows.
 
         :param output: the model's outputs ``(R, classes)``.
         :param recall: what :meth:`set` gave.
-        :param criterion: the strategy's, for targets that are classes.
+        :param criterion: the strategy's loss of the rows with an index, for targets that are the memory's.
+        :param strategy: whose loss it is.
         """
         if self.labels == "logits" and recall.logits is not None:
             # Heads may have grown since the rows were written.
             width = min(output.shape[1], recall.logits.shape[1])
             return mse_loss(output[:, :width].float(), recall.logits[:, :width])
         if self.soft is None:
-            return criterion(output, recall.y)
+            return criterion(slice(None))
         target, known = self.soft
-        hard = cross_entropy(output.float(), recall.y, reduction="none")
-        return torch.where(known, distillation(output, target, TEMPERATURE), hard).mean()
+        soft = distillation(output, target, TEMPERATURE)
+        if self.all_known:
+            return soft.mean()
+        if is_plain_cross_entropy(strategy):
+            # Row by row, so that nobody has to wait for a GPU to tell which rows are known.
+            hard = cross_entropy(output.float(), recall.y, reduction="none")
+            return torch.where(known, soft, hard).mean()
+        unknown = (~known).nonzero().flatten()
+        if not len(unknown):
+            return soft.mean()
+        return (soft[known].sum() + len(unknown) * criterion(unknown)) / len(soft)
 
     def state_dict(self) -> dict[str, Any] | None:
         """The old model's state, if there is one to have."""

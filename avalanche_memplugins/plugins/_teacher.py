@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, pad
 
 from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.plugins._outputs import main_output
 
 
 class Teacher:
@@ -54,16 +56,35 @@ class Teacher:
             self.model.to(device)
             self._seen = None if self._seen is None else self._seen.to(device)
 
-    def learn(self, model: nn.Module, dataset: Any) -> None:
+    def learn(self, model: nn.Module, datasets: Iterable[Any]) -> None:
         """Copy the model at the end of an experience, and note the experience's classes.
 
-        :raises ValueError: if the data set does not tell its targets.
+        As long as there are no classes, there is nothing to copy.
+
+        :raises ValueError: if a data set does not tell its targets, or they are no classes.
         """
-        if not hasattr(dataset, "targets"):
-            raise ValueError(
-                "labels: old_model and soft want data sets with targets, to know the classes seen so far; "
-                f"got a {type(dataset).__name__} without"
-            )
+        for dataset in datasets:
+            self._note(dataset)
+        if self._classes:
+            self._copy(model)
+            self._tabulate(next(iter(model.parameters())).device)
+
+    def check(self, datasets: Iterable[Any]) -> None:
+        """See that data sets tell their classes.
+
+        :raises ValueError: if one does not.
+        """
+        for dataset in datasets:
+            if not hasattr(dataset, "targets"):
+                raise ValueError(
+                    "labels: 'old_model' and 'soft' expected data sets with targets, to know the classes seen so far, "
+                    f"got a {type(dataset).__name__} without"
+                )
+
+    def _note(self, dataset: Any) -> None:
+        self.check([dataset])
+        if not len(dataset):
+            return
         targets, tasks = dataset.targets, getattr(dataset, "targets_task_labels", None)
         if tasks is None or len(tasks.uniques) == 1:
             task = 0 if tasks is None else int(next(iter(tasks.uniques)))
@@ -71,8 +92,6 @@ class Teacher:
         else:
             for y, task in zip(targets, tasks, strict=True):
                 self._classes.setdefault(int(task), set()).add(int(y))
-        self._copy(model)
-        self._tabulate(next(iter(model.parameters())).device)
 
     def logits(self, x: Tensor, t: Tensor, known: Tensor, filler: Tensor) -> Tensor:
         """The old outputs ``(R, K)``, minus infinity for classes not seen; K is one more than the largest seen.
@@ -88,9 +107,9 @@ class Teacher:
         t = torch.where(known, t, min(self._classes))
         with torch.no_grad():
             if self._tap is None:
-                output: Tensor = avalanche_forward(model, x, t)
+                output = main_output(avalanche_forward(model, x, t))
             else:
-                output = self._tap.forward_codes(model, x, t, filler)
+                output = main_output(self._tap.forward_codes(model, x, t, filler))
         seen = self._seen[t] if is_multi_task_module(model) else self._seen.any(0, keepdim=True)
         width = seen.shape[1]
         output = pad(output[:, :width].float(), (0, max(0, width - output.shape[1])))

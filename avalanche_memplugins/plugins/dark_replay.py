@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from avalanche_memplugins.memories import RandomMemory, Recall
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins._amount import Amount
 from avalanche_memplugins.plugins._augment import Augment
+from avalanche_memplugins.plugins._outputs import main_output
+from avalanche_memplugins.plugins._step import Step
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
 
 
@@ -70,19 +73,22 @@ class DarkReplayPlugin(MemoryReplayPlugin):
         self._dark = 0  # rows of the first draw, which come first
         super().__init__(memory, replay_size=replay_size, labels="logits", augment=augment, at=at, seed=seed, **kwargs)
 
-    def _draw(self, strategy: Any, rows: int) -> Recall:
-        draws = [super(DarkReplayPlugin, self)._draw(strategy, rows) for weight in (self.alpha, self.beta) if weight]
+    def _draw(self, strategy: Any, step: Step) -> Recall:
+        draws = [super(DarkReplayPlugin, self)._draw(strategy, step) for weight in (self.alpha, self.beta) if weight]
         self._dark = len(draws[0].y) if self.alpha else 0
         return draws[0] if len(draws) == 1 else _both(*draws)
 
-    def _joined_loss(self, strategy: Any, output: Tensor, recall: Recall) -> Tensor:
-        loss: Tensor = strategy.loss
-        n = self._dark
+    def _joined_loss(
+        self, strategy: Any, stream: Tensor, step: Step, criterion: Callable[[slice | Tensor], Tensor]
+    ) -> Tensor:
+        loss, recall, n = stream, step.recall, self._dark
+        if recall is None:
+            return loss
         if self.alpha:
             dark = Recall(*(None if column is None else column[:n] for column in recall))  # type: ignore[arg-type]
-            loss = loss + self.alpha * self.targets.loss(output[:n], dark, strategy._criterion)
+            loss = loss + self.alpha * self.targets.loss(main_output(step.output)[:n], dark, criterion, strategy)
         if self.beta:
-            loss = loss + self.beta * strategy._criterion(output[n:], recall.y[n:])
+            loss = loss + self.beta * criterion(slice(n, None))
         return loss
 
 

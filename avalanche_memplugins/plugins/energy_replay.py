@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from avalanche_memplugins.memories import EnergyMemory, Recall
 from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.plugins._step import Step
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
 
 
@@ -35,9 +36,9 @@ class EnergyReplayPlugin(MemoryReplayPlugin):
             )
         super().__init__(memory, **kwargs)
 
-    def _draw(self, strategy: Any, rows: int) -> Recall:
+    def _draw(self, strategy: Any, step: Step) -> Recall:
         if self.cue == "stored":
-            return super()._draw(strategy, rows)
-        x = strategy.mbatch[0]
+            return super()._draw(strategy, step)
+        x, rows = strategy.mbatch[0], step.wanted
         recall: Recall = self.memory.sample(rows, cue=x.repeat(-(-rows // len(x)), *[1] * (x.ndim - 1))[:rows])
         return recall

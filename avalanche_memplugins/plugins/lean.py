@@ -15,6 +15,7 @@ from avalanche.training.templates.update_type.sgd_update import SGDUpdate
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ._around import Around
 from .lean_dispatch import EVAL_EVENTS, TRAIN_EVENTS, Dispatch
 
 
@@ -174,10 +175,16 @@ def _dispatch(strategy: Any, dispatches: dict[str, Dispatch], loop: str) -> Disp
 
 def _forward(strategy: Any) -> Callable[[], Any]:
     """Return the strategy's forward pass; where it is Avalanche's, the question of task labels is settled once."""
-    own = "forward" in vars(strategy) or type(strategy).forward is not SupervisedProblem.forward
-    if own:
-        forward: Callable[[], Any] = strategy.forward
+    forward: Callable[[], Any] = strategy.forward
+    # A replay plugin stands around the method while an experience is trained.
+    method = forward.innermost if isinstance(forward, Around) else forward
+    if getattr(method, "__func__", None) is not SupervisedProblem.forward:
         return forward
+    lean = _avalanche_forward(strategy)
+    return forward.over(lean) if isinstance(forward, Around) else lean
+
+
+def _avalanche_forward(strategy: Any) -> Callable[[], Any]:
     if hasattr(strategy.experience, "task_labels"):
         return lambda: avalanche_forward(strategy.model, strategy.mb_x, strategy.mb_task_id)
     return lambda: strategy.model(strategy.mb_x)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
+from avalanche.benchmarks.utils import concat_datasets
 from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins import EvaluationPlugin, GenerativeReplayPlugin, ReplayPlugin
@@ -18,10 +20,15 @@ from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._amount import Amount, check_amount, rows_to_replay
-from avalanche_memplugins.plugins._augment import Augment, augmented, check_augment, isolated
+from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
+from avalanche_memplugins.plugins._augment import Augment, augmented, check_augment
+from avalanche_memplugins.plugins._experience import number_of, parts_of
 from avalanche_memplugins.plugins._feed import Batches, HeldBatches, through_the_model
+from avalanche_memplugins.plugins._first_look import check_batch, diverged_if_not_finite, test_labels, test_rows
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
-from avalanche_memplugins.plugins._listed import listed_once
+from avalanche_memplugins.plugins._listed import listed_once, told_of_another_run
+from avalanche_memplugins.plugins._outputs import joined, main_output
+from avalanche_memplugins.plugins._step import Step, stream_loss
 from avalanche_memplugins.plugins._targets import Labels, Targets
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
@@ -147,16 +154,14 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self._check_combination()
         self.last_replay: Replayed | None = None
         self._iterations = 0  # that were up for writing
-        self._recall: Recall | None = None
-        self._own_label: Tensor | None = None  # the memory's classes of the rows in _recall
-        self._wanted = 0  # rows asked of the memory in this iteration
-        self._writes = False  # in this iteration
-        self._rows = 0  # of the stream in this iteration
         self._tap = None if at is None else LatentTap(at)
         self._generator = torch.Generator().manual_seed(check.seed(seed))
         self._loss_is_read = True
-        self._replay_output: Tensor | None = None
-        self._stream_loss: Tensor | None = None
+        self._step: Step | None = None
+        self._latents: Tensor | None = None  # what passed the tap in the running forward pass
+        self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
+        self._fired = False  # whether before_forward did in this experience
+        self._warned_unused = False
 
     @property
     def _usual_time(self) -> Literal["iteration", "experience"]:
@@ -196,6 +201,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         :raises ValueError: if the plugin is listed more than once.
         """
         listed_once(self, strategy)
+        told_of_another_run(self.memory, strategy)
+        remove_leftovers(strategy, "_train_exp")
         others = [p for p in strategy.plugins if p is not self and _replays(p)]
         if others:
             names = ", ".join(sorted({type(p).__name__ for p in others}))
@@ -213,110 +220,215 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self._loss_is_read = bool(strategy.evaluator.metrics) or any(not isinstance(p, idle) for p in strategy.plugins)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Show the memory a row of what it will be given when the experience has ended.
+        """Test what the memory will be given when the experience has ended, and take part in its training.
 
         :raises ValueError: what the memory has against it.
         """
-        if self.write_at != "experience" or self._tap is not None or not hasattr(self.memory, "check_rows"):
-            return
-        dataset = strategy.experience.dataset.eval()
-        if len(dataset):
-            # Transforms may draw random numbers: the run goes on as if nobody had looked.
-            with isolated(strategy.device, 0):
-                x = dataset[0][0]
-            if isinstance(x, Tensor):
-                self.memory.check_rows(x.unsqueeze(0).to(strategy.device))
+        self._fired = False
+        self._probe = None
+        self.targets.check(strategy)
+        if self.write_at == "experience" and hasattr(self.memory, "check_rows"):
+            self._probe = test_rows(strategy, self.memory, self._tap)
+        Once(strategy, "_train_exp", lambda train, *args, **options: self._take_part(strategy, train, *args, **options))
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Draw the rows to replay, write the stream's, put the batch together."""
-        batch = strategy.mbatch
-        labelled = len(batch) == 3
-        if len(batch) not in (2, 3) or (labelled and (batch[2].ndim != 1 or batch[2].is_floating_point())):
-            raise ValueError(
-                "mbatch: replay knows batches [x, y] and [x, y, t] with integer task labels t (B,), got "
-                f"{[tuple(column.shape) for column in batch]} of {[column.dtype for column in batch]}"
-            )
-        self.last_replay = self._stream_loss = None
-        recall = self._recall = self._prepared(strategy, self._sample(strategy, len(batch[0])))
-        self._writes = self._is_up_for_writing(strategy)
-        if self._writes and not self._writes_after_forward:
-            self._write(strategy, batch[0], batch[1:], None)
-        if not (self._writes and self._writes_after_forward):
-            self._fetch_ahead()
-        if recall is not None and self.batch_policy == "replace":
-            for i, column in enumerate(batch):
-                batch[i] = column[: len(column) - len(recall.y)]
-        self._rows = len(batch[0])
-        if self._tap is not None:
-            follows = recall is not None and not is_multi_task_module(strategy.model)
-            self._tap.open(strategy.model, recall.x if recall is not None and follows else None)
-        elif recall is not None:
-            batch[0] = torch.cat([batch[0], recall.x])
-        if recall is not None and not self._runs_apart(strategy):
-            batch[1] = torch.cat([batch[1], recall.y])
-            if labelled:
-                batch[2] = torch.cat([batch[2], recall.t])
+        """Begin an iteration. The forward pass that follows draws rows, writes the stream's and joins them.
+
+        :raises ValueError: for a batch that is neither ``[x, y]`` nor ``[x, y, t]``.
+        """
+        self._fired = True
+        self.last_replay = None
+        check_batch(strategy)
+        if self._probe is not None and not strategy.clock.train_exp_epochs:
+            test_labels(self.memory, self._probe, strategy.mbatch[1])
+        self._step = Step()
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Write what only the forward pass made known; part the outputs if their losses differ."""
-        recall, rows = self._recall, self._rows
-        latents = self._tap.close() if self._tap is not None else []
-        if self._writes and self._writes_after_forward:
-            x = strategy.mbatch[0][:rows]
-            if latents:
-                x = in_batch_order(latents, strategy.mbatch[-1])[:rows].float()
-            logits = strategy.mb_output[:rows].detach().float() if self._stores_logits else None
-            self._write(strategy, x, [c[:rows] for c in strategy.mbatch[1:]], logits)
-            self._fetch_ahead()
-        if recall is None:
-            return
-        if self._tap is not None and self._runs_apart(strategy):
-            codes = self._tap.forward_codes(strategy.model, recall.x, recall.t, strategy.mbatch[0])
-            strategy.mb_output = torch.cat([strategy.mb_output, codes])
-            for i, column in enumerate((recall.y, recall.t)[: len(strategy.mbatch) - 1], start=1):
-                strategy.mbatch[i] = torch.cat([strategy.mbatch[i], column])
-        if self._has_own_loss:
-            self._part(strategy)
+        """See that the forward pass was the strategy's.
+
+        :raises RuntimeError: if it was not, so that nothing could be replayed.
+        """
+        if self._step is not None and not self._step.begun:
+            raise RuntimeError(
+                f"strategy: {type(self).__name__} joins replayed rows to the batch in strategy.forward(), but "
+                f"{type(strategy).__name__} ran another forward pass; call self.forward() in its training loop"
+            )
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Put the loss together, and give the batch and its outputs back to the stream."""
-        recall = self._recall
-        if recall is None:
+        """Give the batch back to the stream, if the loss was not ``strategy.criterion()``.
+
+        :raises RuntimeError: if replayed rows were to have a loss or a weight of their own.
+        """
+        step = self._step
+        if step is None or not step.is_joint:
             return
-        if not self._has_own_loss:
-            self._part(strategy)
-            return
-        if self._replay_output is None:
-            raise RuntimeError("a loss of replayed rows without outputs")
-        self._stream_loss = strategy.loss.detach()
-        strategy.loss = self._joined_loss(strategy, self._replay_output, recall)
+        if self._has_own_loss:
+            raise RuntimeError(
+                f"strategy: {type(strategy).__name__} works out its loss without strategy.criterion(), so replayed rows "
+                "cannot have a weight or a loss of their own; expected replay_weight=None and labels='memory' or "
+                "'old_model'"
+            )
+        self._part(strategy, step)
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """Leave the stream's loss for the metrics."""
-        if self._recall is None:
+        step = self._step
+        if step is None or step.recall is None:
             return
-        self._recall = self._replay_output = None
-        if self._loss_is_read:
-            if self._stream_loss is None:
-                with torch.no_grad():
-                    self._stream_loss = strategy.criterion().detach()
-            strategy.loss = self._stream_loss
+        if step.is_joint:
+            self._part(strategy, step)
+        if step.loss is not None and step.stream_loss is not None:
+            # What other plugins have added to the loss stays.
+            strategy.loss = strategy.loss.detach() - step.loss + step.stream_loss
+        step.output = None
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Let go of the iteration."""
+        self._step = None
+        if not self._fired:
+            self._tell_unused(strategy)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Copy the model, and offer the experience to the memory, if that is when it is written."""
-        self.last_replay = self._recall = self._replay_output = self._stream_loss = None
-        self._own_label = None
+        self.last_replay = self._step = self._probe = None
+        if not self._fired and (strategy.clock.train_exp_iterations or strategy.clock.train_exp_epochs):
+            self._tell_unused(strategy)
         self.targets.learn(strategy)
-        if self._learns:
-            self.memory.consolidate(self._experience(strategy), origin=_number_of(strategy))
-        elif self.write_at == "experience":
-            batches: Any = Batches(strategy, strategy.eval_mb_size, None)
-            if self._tap is not None or self._stores_logits:
-                batches = through_the_model(strategy, batches, self._tap, logits=self._stores_logits)
-            for x, y, t, *logits in batches:
-                self._write(strategy, x, [y, t], logits[0] if logits else None)
+        with diverged_if_not_finite(strategy, "" if self._tap is None else self._tap.at):
+            if self._learns:
+                self.memory.consolidate(self._experience(strategy), origin=number_of(strategy))
+            elif self.write_at == "experience":
+                self._write_experience(strategy)
+
+    # ---------------------------------------------------------------- the iteration
+
+    def _take_part(self, strategy: Any, train: Method, *args: Any, **kwargs: Any) -> None:
+        """Train on an experience; nothing of the plugin is left on strategy or model afterwards, whatever happens."""
+        with around(
+            strategy,
+            forward=lambda forward, *a, **k: self._forward(strategy, forward, *a, **k),
+            criterion=lambda criterion, *a, **k: self._criterion(strategy, criterion, *a, **k),
+        ):
+            try:
+                train(*args, **kwargs)
+            finally:
+                if self._step is not None:
+                    self._step.restore(strategy)
+                    self._step = None
+
+    def _forward(self, strategy: Any, forward: Method, *args: Any, **kwargs: Any) -> Any:
+        """``strategy.forward()`` on the stream's rows and replayed ones."""
+        step = self._step
+        if step is None or step.begun or not strategy.is_training:
+            return forward(*args, **kwargs)
+        step.begun = True
+        recall = self._sample(strategy, step)
+        writes = self._is_up_for_writing(strategy)
+        if writes and not self._writes_after_forward:
+            self._write(strategy, strategy.mbatch[0], strategy.mbatch[1:], None)
+        if not (writes and self._writes_after_forward):
+            self._fetch_ahead(step)
+        step.begin(strategy, recall, replace=self.batch_policy == "replace")
+        try:
+            output = self._run(strategy, step, forward, *args, **kwargs)
+            if writes and self._writes_after_forward:
+                logits = main_output(output)[: step.rows].detach().float() if self._stores_logits else None
+                x = strategy.mbatch[0][: step.rows] if self._latents is None else self._latents[: step.rows].float()
+                with diverged_if_not_finite(strategy, self.at):
+                    self._write(strategy, x, [column[: step.rows] for column in strategy.mbatch[1:]], logits)
+                self._fetch_ahead(step)
+        except BaseException:
+            step.restore(strategy)
+            raise
+        finally:
+            self._latents = None
+        return output
+
+    def _run(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> Any:
+        """The forward pass; keeps what passed the tap."""
+        recall, tap = step.recall, self._tap
+        if tap is None:
+            if recall is not None:
+                step.join(strategy, x=recall.x)
+            return forward(*args, **kwargs)
+        # A multi-task model splits its input rows by task label, so replayed codes, which have no input rows, need a
+        # forward pass of their own.
+        apart = bool(is_multi_task_module(strategy.model))
+        if recall is not None and not apart:
+            step.join(strategy)
+        tap.open(strategy.model, None if recall is None or apart else recall.x)
+        try:
+            output = forward(*args, **kwargs)
+        finally:
+            latents = tap.close()
+        if self._writes_after_forward:
+            self._latents = in_batch_order(latents, strategy.mbatch[-1])
+        if recall is not None and apart:
+            output = joined(output, tap.forward_codes(strategy.model, recall.x, recall.t, strategy.mbatch[0]))
+            step.join(strategy)
+        return output
+
+    def _criterion(self, strategy: Any, criterion: Method, *args: Any, **kwargs: Any) -> Tensor:
+        """``strategy.criterion()`` over stream and replayed rows; afterwards the batch is the stream's again."""
+        step = self._step
+        if step is None or not step.is_joint:
+            loss: Tensor = criterion(*args, **kwargs)
+            return loss
+        if not self._has_own_loss:
+            try:
+                loss = criterion(*args, **kwargs)
+            finally:
+                self._part(strategy, step)
+            if self._loss_is_read:
+                step.stream_loss = stream_loss(strategy, loss)
+        else:
+            self._part(strategy, step)
+            stream = criterion(*args, **kwargs)
+            step.stream_loss = stream.detach()
+            loss = self._joined_loss(
+                strategy,
+                stream,
+                step,
+                lambda index: step.on_replayed(strategy, index, lambda: criterion(*args, **kwargs)),
+            )
+        step.loss = loss.detach()
+        return loss
+
+    def _part(self, strategy: Any, step: Step) -> None:
+        """Split batch and outputs: the stream's rows stay with the strategy, the others are in the step."""
+        step.part(strategy)
+        recall = step.recall
+        if recall is not None and step.label is not None:
+            output = main_output(step.output).detach()
+            self.last_replay = Replayed(output, recall.y, recall.t, recall.x, step.label)
+
+    def _joined_loss(
+        self, strategy: Any, stream: Tensor, step: Step, criterion: Callable[[slice | Tensor], Tensor]
+    ) -> Tensor:
+        """The loss of an iteration; for plugins that join its parts in other ways.
+
+        :param stream: the loss of the stream's rows.
+        :param step: the iteration, with the replayed rows and their outputs.
+        :param criterion: the strategy's loss of the replayed rows with an index.
+        """
+        if step.recall is None:
+            return stream
+        replay_loss = self.targets.loss(main_output(step.output), step.recall, criterion, strategy)
+        weight = self._weight(strategy, step)
+        joined_loss: Tensor = (1 - weight) * stream + weight * replay_loss
+        return joined_loss
+
+    def _weight(self, strategy: Any, step: Step) -> float:
+        if self.replay_weight == "growing":
+            return 1 - 1 / (int(strategy.clock.train_exp_counter) + 1)
+        return self.replay_weight or step.replayed / (step.replayed + step.rows)
 
     # ---------------------------------------------------------------- parts of the above
+
+    @property
+    def _recall(self) -> Recall | None:
+        """What is replayed in the running iteration."""
+        return None if self._step is None else self._step.recall
 
     @property
     def _writes_after_forward(self) -> bool:
@@ -326,48 +438,30 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def _has_own_loss(self) -> bool:
         return self.replay_weight is not None or self.targets.have_own_loss
 
-    def _runs_apart(self, strategy: Any) -> bool:
-        # A multi-task model splits its input rows by task label, so replayed codes, which have no
-        # input rows, need a forward pass of their own.
-        return self._tap is not None and bool(is_multi_task_module(strategy.model))
-
-    def _experience(self, strategy: Any) -> Batches | HeldBatches:
-        if self._tap is None:
-            return Batches(strategy, strategy.train_mb_size, self._generator)
-        # The layers below do not change any more: once through them is enough for all passes.
-        rows = list(
-            through_the_model(strategy, Batches(strategy, strategy.eval_mb_size, None), self._tap, logits=False)
-        )
-        return HeldBatches(rows, strategy.train_mb_size, self._generator)
-
-    def _sample(self, strategy: Any, rows: int) -> Recall | None:
-        self._wanted = rows_to_replay(self.replay_size, strategy.clock, rows, replace=self.batch_policy == "replace")
-        if not self._wanted or not len(self.memory):
+    def _sample(self, strategy: Any, step: Step) -> Recall | None:
+        """Rows as the model gets them, with the labels that they are trained towards."""
+        rows, replace = len(strategy.mbatch[0]), self.batch_policy == "replace"
+        step.wanted = rows_to_replay(self.replay_size, strategy.clock, rows, replace=replace)
+        nothing_yet = self.replay_weight == "growing" and not strategy.clock.train_exp_counter
+        if not step.wanted or not len(self.memory) or nothing_yet:
             return None
-        if self.replay_weight == "growing" and not strategy.clock.train_exp_counter:
-            return None
-        return self._draw(strategy, self._wanted)
-
-    def _draw(self, strategy: Any, rows: int) -> Recall:
-        """Rows from the memory; for plugins that read it in other ways."""
-        recall: Recall = self.memory.sample(rows)
-        return recall
-
-    def _prepared(self, strategy: Any, recall: Recall | None) -> Recall | None:
-        """The rows as the model gets them, with the classes that they are trained towards."""
-        if recall is None:
-            return None
-        self._own_label = recall.y
+        recall = self._draw(strategy, step)
+        step.label = recall.y
         if self.augment is not None:
             recall = recall._replace(x=augmented(self.augment, recall.x, self._generator))
         if self.targets.teacher is None:
             return recall
-        number = _number_of(strategy) if self.write_at == "iteration" else None
+        number = number_of(strategy) if self.write_at == "iteration" else None
         return self.targets.set(recall, number, strategy.mbatch[0])
 
-    def _fetch_ahead(self) -> None:
-        if self.prefetch and self._wanted and hasattr(self.memory, "prefetch"):
-            self.memory.prefetch(self._wanted)
+    def _draw(self, strategy: Any, step: Step) -> Recall:
+        """Rows from the memory, as many as the step wants; for plugins that read it in other ways."""
+        recall: Recall = self.memory.sample(step.wanted)
+        return recall
+
+    def _fetch_ahead(self, step: Step) -> None:
+        if self.prefetch and step.wanted and hasattr(self.memory, "prefetch"):
+            self.memory.prefetch(step.wanted)
 
     def _is_up_for_writing(self, strategy: Any) -> bool:
         if self.write_at != "iteration" or (self.write_epochs == "first" and strategy.clock.train_exp_epochs):
@@ -375,37 +469,43 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self._iterations += 1
         return (self._iterations - 1) % self.write_every == 0
 
-    def _write(self, strategy: Any, x: Tensor, labels: list[Tensor], logits: Tensor | None) -> None:
+    def _write(
+        self, strategy: Any, x: Tensor, labels: list[Tensor], logits: Tensor | None, number: int | None = None
+    ) -> None:
         y, t = labels[0], labels[1] if len(labels) > 1 else 0
-        origin = t if self.origin == "task_label" else _number_of(strategy)
+        number = number_of(strategy) if number is None else number
+        origin = t if self.origin == "task_label" else number
         if logits is None:
             self.memory.write(x, y, t, origin=origin)
         else:
             self.memory.write(x, y, t, origin=origin, logits=logits)
 
-    def _part(self, strategy: Any) -> None:
-        """Split batch and outputs: the stream's rows stay with the strategy, the others come here."""
-        rows, output, batch = self._rows, strategy.mb_output, strategy.mbatch
-        recall, label = self._recall, self._own_label
-        if recall is None or label is None:
-            return
-        self._replay_output = output[rows:]
-        self.last_replay = Replayed(self._replay_output.detach(), recall.y, recall.t, recall.x, label)
-        strategy.mb_output = output[:rows]
-        for i, column in enumerate(batch):
-            batch[i] = column[:rows]
+    def _experience(self, strategy: Any) -> Batches | HeldBatches:
+        dataset = concat_datasets([data for _, data in parts_of(strategy)])
+        if self._tap is None:
+            return Batches(strategy, dataset, strategy.train_mb_size, self._generator)
+        # The layers below do not change any more: once through them is enough for all passes.
+        batches = Batches(strategy, dataset, strategy.eval_mb_size, None)
+        rows = list(through_the_model(strategy, batches, self._tap, logits=False))
+        return HeldBatches(rows, strategy.train_mb_size, self._generator)
 
-    def _joined_loss(self, strategy: Any, output: Tensor, recall: Recall) -> Tensor:
-        """The stream's loss, ``strategy.loss``, and that of replayed rows; for plugins that join them in other ways."""
-        replay_loss = self.targets.loss(output, recall, strategy._criterion)
-        weight = self._weight(strategy, len(recall.y))
-        joined: Tensor = (1 - weight) * strategy.loss + weight * replay_loss
-        return joined
+    def _write_experience(self, strategy: Any) -> None:
+        for number, dataset in parts_of(strategy):
+            batches: Any = Batches(strategy, dataset, strategy.eval_mb_size, None)
+            if self._writes_after_forward:
+                batches = through_the_model(strategy, batches, self._tap, logits=self._stores_logits)
+            for x, y, t, *logits in batches:
+                self._write(strategy, x, [y, t], logits[0] if logits else None, number)
 
-    def _weight(self, strategy: Any, replayed: int) -> float:
-        if self.replay_weight == "growing":
-            return 1 - 1 / (int(strategy.clock.train_exp_counter) + 1)
-        return self.replay_weight or replayed / (replayed + self._rows)
+    def _tell_unused(self, strategy: Any) -> None:
+        if not self._warned_unused:
+            self._warned_unused = True
+            written = "" if self.write_at == "experience" else "written or "
+            warnings.warn(
+                f"{type(self).__name__}: nothing is {written}replayed, because the training loop of "
+                f"{type(strategy).__name__} never fires before_forward; it trains as it would without the plugin",
+                stacklevel=3,
+            )
 
     # ---------------------------------------------------------------- state
 
@@ -431,10 +531,3 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
 def _replays(plugin: Any) -> bool:
     return isinstance(plugin, MemoryReplayPlugin | ReplayPlugin | GenerativeReplayPlugin)
-
-
-def _number_of(strategy: Any) -> int:
-    """Number of the experience that the rows come from; of its origin for an online stream that tells it."""
-    if getattr(strategy.experience, "access_task_boundaries", False):
-        return int(strategy.experience.origin_experience.current_experience)
-    return int(strategy.clock.train_exp_counter)

@@ -369,7 +369,7 @@ def test_only_what_acts_is_called():
         [],
         [],
         ["MemoryReplayPlugin"],
-        ["Clock"],
+        ["MemoryReplayPlugin", "Clock"],
     ]
 
 

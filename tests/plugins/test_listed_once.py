@@ -30,7 +30,7 @@ from avalanche_memplugins import (
 def test_a_plugin_listed_twice_is_named(make: Any) -> None:
     plugin = make()
     strategy = build(Case(), [plugin, plugin])
-    message = f"plugins: wants each plugin once, got the same {type(plugin).__name__} 2 times"
+    message = f"plugins: expected each plugin once, got the same {type(plugin).__name__} 2 times"
     with pytest.raises(ValueError, match=message):
         strategy.train(next(iter(Case().stream())))
     assert not len(plugin.memory)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from _streams import Case, Watcher, build, run, weights
 from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins.clock import Clock
 from torch import Tensor
 from torchvision.transforms import v2
 
 from avalanche_memplugins import LatentReplayPlugin, MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories.row_store import RowStore
+from avalanche_memplugins.plugins._augment import augmented
 from avalanche_memplugins.strategies import RMA, ExperienceReplay
 
 
@@ -76,10 +76,10 @@ def test_augmentation_sees_replayed_rows_only() -> None:
     watcher = Watcher()
 
     class Look(SupervisedPlugin):
-        def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        def after_forward(self, strategy: Any, **kwargs: Any) -> None:
             far = strategy.mbatch[0][:, 0] > 500
-            assert far.sum() == (0 if plugin._recall is None else len(plugin._recall.y))
-            assert not far[: plugin._rows].any()
+            assert far.sum() == plugin._step.replayed
+            assert not far[: plugin._step.rows].any()
 
     run(Case(), [plugin, Look(), watcher], lr=0.0)
     assert float(plugin.memory.rows(torch.arange(180)).x.max()) < 500  # what is written is the stream's
@@ -113,20 +113,10 @@ def test_every_draw_is_another() -> None:
     assert len({tuple(d.tolist()) for d in drawn}) == len(drawn) == 11
 
 
-class _Strategy:
-    experience = None
-    clock = Clock()
-    mbatch: ClassVar[list[Tensor]] = [torch.zeros(1, 1, 4, 4)]
-
-
 def test_a_transform_of_torchvision() -> None:
     transform = v2.Compose([v2.RandomHorizontalFlip(p=1.0), v2.RandomCrop(4, padding=0)])
     x = torch.arange(2 * 16.0).view(2, 1, 4, 4)
-    memory = RandomMemory(2)
-    memory.write(x, torch.zeros(2, dtype=torch.int64))
-    plugin = MemoryReplayPlugin(memory, augment=transform)
-    recall = memory.rows(torch.arange(2))
-    assert torch.equal(plugin._prepared(_Strategy(), recall).x, x.flip(-1))
+    assert torch.equal(augmented(transform, x, torch.Generator()), x.flip(-1))
 
 
 def test_a_bad_augmentation_is_named() -> None:

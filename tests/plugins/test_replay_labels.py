@@ -268,5 +268,5 @@ def test_bad_arguments(memory: dict[str, Any], arguments: dict[str, Any], messag
 
 def test_data_without_targets_is_named() -> None:
     plugin = MemoryReplayPlugin(RandomMemory(10), labels="soft")
-    with pytest.raises(ValueError, match="labels: old_model and soft want data sets with targets"):
-        plugin.targets.teacher.learn(nn.Linear(2, 2), [1, 2])
+    with pytest.raises(ValueError, match="labels: 'old_model' and 'soft' expected data sets with targets"):
+        plugin.targets.teacher.learn(nn.Linear(2, 2), [[1, 2]])
