@@ -86,7 +86,7 @@ def test_labels(memory: Any, probe: Tensor, y: Tensor) -> None:
     :param y: the labels ``(B,)``; on a GPU, where looking means waiting, they are not looked at.
     """
     if not y.is_cuda and y.ndim == 1 and not y.is_floating_point():
-        y = y.unique()
+        y = torch.unique(y)
         _check(memory, probe.expand(len(y), *probe.shape[1:]), y)
 
 

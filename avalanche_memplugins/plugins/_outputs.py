@@ -42,8 +42,8 @@ def parted(output: Any, rows: int, replayed: int) -> tuple[Any, Any]:
     def check(leaf: Tensor) -> Tensor:
         if leaf.ndim and len(leaf) != total:
             raise ValueError(
-                f"model: expected an output with one row for each of the {total} rows of the batch ({rows} of the stream, "
-                f"{replayed} replayed), got a tensor {tuple(leaf.shape)}"
+                f"model: expected an output with one row for each of the {total} rows of the batch ({rows} of the "
+                f"stream, {replayed} replayed), got a tensor {tuple(leaf.shape)}"
             )
         return leaf
 
@@ -60,14 +60,19 @@ def rows_of(output: Any, index: slice | Tensor) -> Any:
 
 def joined(first: Any, second: Any) -> Any:
     """Two outputs of one structure, one behind the other."""
-    others = iter(_leaves(second))
-    return _map(lambda leaf: torch.cat([leaf, next(others)]) if leaf.ndim else (next(others), leaf)[1], first)
+    leaves: list[Tensor] = []
 
+    def collect(leaf: Tensor) -> Tensor:
+        leaves.append(leaf)
+        return leaf
 
-def _leaves(output: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    _map(lambda leaf: (found.append(leaf), leaf)[1], output)
-    return found
+    def followed(leaf: Tensor) -> Tensor:
+        other = next(others)
+        return torch.cat([leaf, other]) if leaf.ndim else leaf
+
+    _map(collect, second)
+    others = iter(leaves)
+    return _map(followed, first)
 
 
 def _map(function: Callable[[Tensor], Tensor], output: Any) -> Any:

@@ -83,8 +83,6 @@ class Teacher:
 
     def _note(self, dataset: Any) -> None:
         self.check([dataset])
-        if not len(dataset):
-            return
         targets, tasks = dataset.targets, getattr(dataset, "targets_task_labels", None)
         if tasks is None or len(tasks.uniques) == 1:
             task = 0 if tasks is None else int(next(iter(tasks.uniques)))

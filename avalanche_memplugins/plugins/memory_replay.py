@@ -56,13 +56,16 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     .. math::
         L = \frac{1}{|B| + |R|} \sum_{B \cup R} \ell \quad\text{(default)}, \qquad
-        L = (1 - w) \frac{1}{|B|} \sum_B \ell + w \frac{1}{|R|} \sum_R \ell \quad (w \text{ given}).
+        L = (1 - w) \frac{1}{|B|} \sum_B \ell + w \frac{1}{|R|} \sum_R \ell \quad (w \text{ given}),
 
-    Replay begins with the first iteration after which the memory holds anything, and rows are drawn
-    before those of the current batch are written. From ``before_backward`` on, the strategy's batch,
-    outputs and (after the update) loss are those of the stream's rows again, so metrics and other
-    plugins listed after this one never see replay; it is at :attr:`last_replay` and in
-    :class:`~avalanche_memplugins.metrics.ReplayAccuracy`.
+    where :math:`\ell` is the strategy's own loss, ``strategy.criterion()``, overridden or not. Replay begins with the
+    first iteration after which the memory holds anything, and rows are drawn before those of the current batch are
+    written.
+
+    Replayed rows join the batch inside ``strategy.forward()`` and leave it with ``strategy.criterion()``: other
+    plugins see them in ``after_forward`` only, wherever in the list they stand. What they add to the loss is added
+    once, and metrics get the stream's outputs and the stream's loss. What was replayed is at :attr:`last_replay` and
+    in :class:`~avalanche_memplugins.metrics.ReplayAccuracy`. After an exception nothing of this is left behind.
 
     :param memory: a memory that is written row by row, such as
         :class:`~avalanche_memplugins.memories.RandomMemory`; or one with ``consolidate``, which learns from the
@@ -102,7 +105,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     :param prefetch: fetch the next iteration's rows while this one computes, if the memory can; see
         :meth:`RandomMemory.prefetch <avalanche_memplugins.memories.RandomMemory.prefetch>`.
     :param seed: of the generator for augmentation and for the order in which a learning memory is fed.
-    :raises ValueError: for arguments out of range or that exclude each other, naming the argument.
+    :raises ValueError: for arguments out of range or that exclude each other, naming the argument; in training, before
+        a weight has changed, for batches, labels, outputs or data that cannot be replayed.
+    :raises RuntimeError: in training, if the strategy's own loop leaves out ``forward()``, or ``criterion()`` where
+        replayed rows have a loss of their own.
     :raises TypeError: for a memory that neither writes nor learns, a class in the place of its instance, or an
         ``augment`` that cannot be called.
 
@@ -264,9 +270,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             return
         if self._has_own_loss:
             raise RuntimeError(
-                f"strategy: {type(strategy).__name__} works out its loss without strategy.criterion(), so replayed rows "
-                "cannot have a weight or a loss of their own; expected replay_weight=None and labels='memory' or "
-                "'old_model'"
+                f"strategy: {type(strategy).__name__} works out its loss without strategy.criterion(), so replayed "
+                "rows cannot have a weight or a loss of their own; expected replay_weight=None and labels='memory' "
+                "or 'old_model'"
             )
         self._part(strategy, step)
 
@@ -291,6 +297,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Copy the model, and offer the experience to the memory, if that is when it is written."""
         self.last_replay = self._step = self._probe = None
+        if not any(len(dataset) for _, dataset in parts_of(strategy)):
+            return
         if not self._fired and (strategy.clock.train_exp_iterations or strategy.clock.train_exp_epochs):
             self._tell_unused(strategy)
         self.targets.learn(strategy)
