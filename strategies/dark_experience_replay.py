@@ -13,6 +13,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
@@ -20,6 +21,7 @@ from avalanche_memplugins.plugins import DarkReplayPlugin
 from avalanche_memplugins.plugins._augment import Augment
 
 
+@names_ours(OF_A_STRATEGY)
 class DarkExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
     r"""DER++, or DER with ``beta=0``: rows are replayed with the outputs that the model gave when they passed.
 

@@ -13,12 +13,14 @@ from avalanche.training.templates import SupervisedTemplate
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.memories import EnergyMemory
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins import EnergyReplayPlugin
 from avalanche_memplugins.pretrained import load_energy
 
 
+@names_ours(OF_A_STRATEGY)
 class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
     r"""Fine-tuning with rehearsal from an energy-based memory, within a budget of bytes.
 

@@ -12,12 +12,14 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins._augment import Augment
 from avalanche_memplugins.strategies.random_memory_adaptation import RMA
 
 
+@names_ours(OF_A_STRATEGY)
 class ExperienceReplay(RMA):
     """Experience replay: every batch is offered to a reservoir, and a random batch from it is replayed.
 

@@ -13,12 +13,14 @@ from avalanche.training.templates import SupervisedTemplate
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.memories import VAEMemory
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.networks import ConditionalVAE
 from avalanche_memplugins.plugins import MemoryReplayPlugin
 
 
+@names_ours(OF_A_STRATEGY)
 class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
     r"""Deep generative replay: a VAE is trained beside the model, and generates the past for both.
 

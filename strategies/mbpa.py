@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.episodic_memory import EpisodicMemory
 from avalanche_memplugins.memories.policies import WritePolicy
@@ -21,6 +22,7 @@ from avalanche_memplugins.plugins.local_adaptation import LocalAdaptationPlugin
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
 
 
+@names_ours(OF_A_STRATEGY)
 class MbPA(SupervisedTemplate):  # type: ignore[misc]
     """Memory-based parameter adaptation.
 

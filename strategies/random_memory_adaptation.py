@@ -13,12 +13,14 @@ from avalanche.training.templates import SupervisedTemplate
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins import RandomMemoryPlugin
 from avalanche_memplugins.plugins._augment import Augment
 
 
+@names_ours(OF_A_STRATEGY)
 class RMA(SupervisedTemplate):  # type: ignore[misc]
     """Random memory adaptation.
 

@@ -23,6 +23,8 @@ _TEMPLATE_ATTRIBUTES = frozenset(
         *("experience", "is_training", "current_eval_stream", "adapted_dataset", "dataloader"),
         *("mbatch", "mb_output", "loss", "_eval_streams", "_distributed_check", "_stop_training"),
         "__orig_class__",
+        # What plugins may have put around methods of the strategy, for as long as an experience is trained.
+        *("forward", "criterion", "_train_exp", "training_epoch", "eval_epoch"),
     }
 )
 _EVALUATOR = ("all_metric_results", "last_metric_results")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Size, Tensor, nn
 
+from avalanche_memplugins._words import OF_A_MEMORY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns
@@ -18,6 +19,7 @@ from avalanche_memplugins.memories.policies import Grouping, ReadPolicy, WritePo
 from avalanche_memplugins.memories.row_store import RowStore, to_device
 
 
+@names_ours(OF_A_MEMORY)
 class RandomMemory(RowReads):
     r"""A random memory :math:`M = \{(h_i, v_i)\}` of stream rows in preallocated tensors.
 

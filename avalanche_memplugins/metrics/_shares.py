@@ -32,5 +32,7 @@ class Hits(RowMean):
 
     @torch.no_grad()
     def update(self, output: Tensor, y: Tensor) -> None:  # type: ignore[override]
-        """Count rows whose class, or most likely class, is ``y``."""
+        """Count rows whose class, or most likely class, is ``y``; rows without a class ``(R,)`` are left out."""
+        if y.ndim != 1 or y.is_floating_point():
+            return
         super().update((output.argmax(dim=1) if output.ndim > 1 else output) == y)

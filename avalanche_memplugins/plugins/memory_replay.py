@@ -16,6 +16,7 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
 
 from avalanche_memplugins._pickling import PicklesGenerator
+from avalanche_memplugins._words import OF_A_PLUGIN, names_ours
 from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
@@ -49,6 +50,7 @@ class Replayed(NamedTuple):
     label: Tensor
 
 
+@names_ours(OF_A_PLUGIN)
 class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[misc]
     r"""Writes rows of the stream to a memory and trains on rows from it beside each batch.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from avalanche_memplugins._words import OF_REPLAY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
@@ -11,6 +12,7 @@ from avalanche_memplugins.plugins._amount import Amount
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
 
 
+@names_ours(OF_REPLAY)
 class RandomMemoryPlugin(MemoryReplayPlugin):
     r"""Random memory adaptation: every m steps append the batch, at every step replay a random batch.
 
