@@ -66,9 +66,7 @@ def find_tail(model: nn.Module, forward: Forward, x: Tensor, adapt: int | Sequen
     linear = [module for module, _, _ in calls if isinstance(module, nn.Linear)]
     if isinstance(adapt, int):
         if len(linear) < adapt:
-            raise ValueError(
-                f"adapt: expected {adapt} linear layers, but {len(linear)} ran in this model; name modules"
-            )
+            raise ValueError(f"adapt: expected {adapt} linear layers, but {len(linear)} ran in the model; name modules")
         chosen = linear[-adapt:]
         roots: list[nn.Module] = list(chosen)
     else:

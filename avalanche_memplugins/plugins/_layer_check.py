@@ -23,8 +23,8 @@ def check_layer(
     """What speaks against replay at the output of a module; None: nothing.
 
     The model runs on three rows and on two, in eval mode without gradient, so that a dimension that only happens to be
-    as long as the batch is told from one that is the batch. A module that does not run is no fault here: some run in
-    train mode only.
+    as long as the batch is told from one that is the batch. A module that does not run then is looked for in train mode,
+    as some run there only; the buffers are put back.
 
     :param model: without wrappers, called with ``args`` and ``kwargs``.
     :param module: of the model.
@@ -36,12 +36,18 @@ def check_layer(
         return None
     restore = uncompile(model.modules())
     try:
-        with eval_mode(model), torch.no_grad(), isolated(found.device, 0):
-            trial = _Trial(model, args, kwargs, found, appends)
-            if not trial.runs:
-                return None
-            fault = trial.fault(module, name)
-            return None if fault is None else fault + trial.advice(name)
+        with torch.no_grad(), isolated(found.device, 0):
+            with eval_mode(model):
+                trial = _Trial(model, args, kwargs, found, appends)
+                if module in trial.runs or not trial.runs:
+                    fault = trial.fault(module, name)
+                    return None if fault is None else fault + trial.advice(name)
+            with _same_buffers(model):
+                real = _Trial(model, args, kwargs, found, appends)
+                if module in real.runs or not real.runs:
+                    return real.fault(module, name)
+            with eval_mode(model):
+                return f"{name!r} does not run in a forward pass{trial.advice(name)}"
     finally:
         restore()
 
@@ -60,8 +66,8 @@ class _Trial:
         self.runs: dict[nn.Module, list[list[Any]]] = {}  # outputs, run by run, for three rows and for two
         try:
             both = [self._watch(*inputs) for inputs in self._inputs]
-        except Exception:  # noqa: BLE001 - a model that takes no smaller batches: nothing can be said of it
-            return
+        except Exception:
+            return  # a model that takes no smaller batches: nothing can be said of it
         self.runs = {m: [seen.get(m, []) for seen in both] for m in set(both[0]) | set(both[1])}
 
     def fault(self, module: nn.Module, name: str) -> str | None:
@@ -103,7 +109,7 @@ class _Trial:
         why = f"rows cannot be appended to the output of {name!r}: "
         try:
             output = self.model(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - whatever the model's layers say
+        except Exception as error:
             line = (str(error).splitlines() or [""])[0][:120]
             return f"{why}the layers above it fail with more rows than the input has ({type(error).__name__}: {line})"
         finally:
@@ -118,6 +124,16 @@ class _Trial:
         with _hooks(self.model, lambda module, _, output: seen.setdefault(module, []).append(output)):
             self.model(*args, **kwargs)
         return seen
+
+
+@contextmanager
+def _same_buffers(model: nn.Module) -> Iterator[None]:
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 @contextmanager

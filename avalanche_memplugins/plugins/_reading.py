@@ -31,8 +31,8 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
     """Puts another prediction in the place of ``strategy.mb_output`` in ``after_eval_forward``.
 
     Training is untouched, the model is never written to, and while the memory is empty, and for a task of a multi-head
-    model that it holds no rows of, the model's own prediction stays. A model may give its logits in a tuple or dict; only
-    they are replaced there. While the plugin itself runs the model, compiled modules run without ``torch.compile``.
+    model that it holds no rows of, the model's own prediction stays. A model may give its logits in a tuple or dict;
+    only they are replaced there. While the plugin itself runs the model, its modules run without ``torch.compile``.
 
     :param memory: that holds the model's input rows.
     :param neighbours: rows read for a query, >= 1.

@@ -49,19 +49,12 @@ def path_to(model: nn.Module, name: str) -> list[nn.Module] | None:
 def _walk(module: nn.Module, parts: list[str]) -> list[nn.Module] | None:
     if not parts:
         return [module]
-    child = module._modules.get(parts[0])
+    # Those of a ScriptModule are no dict.
+    child = module._modules[parts[0]] if parts[0] in module._modules else None  # noqa: SIM401
     found = None if child is None else _walk(child, parts[1:])
     if found is None and (inner := inside(module)) is not None:
         found = _walk(inner, parts)
     return None if found is None else [module, *found]
-
-
-def plain_name(model: nn.Module, module: nn.Module) -> str:
-    """Name of a module without the names that wrappers add."""
-    for name, each in unwrapped(model).named_modules(remove_duplicate=False):
-        if each is module:
-            return ".".join(part for part in name.split(".") if part not in ("_orig_mod", "module"))
-    return ""
 
 
 def is_compiled(module: nn.Module) -> bool:
