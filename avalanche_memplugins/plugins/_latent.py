@@ -204,7 +204,14 @@ class LatentTap:
         raise ValueError(f"{self.argument}: {fault}")
 
     def __getstate__(self) -> dict[str, Any]:
-        nothing = {"_handles": [], "_seen": [], "_codes": None, "_restore": None, "_checked": None, "_resting": False}
+        nothing: dict[str, Any] = {
+            "_handles": [],
+            "_seen": [],
+            "_codes": None,
+            "_restore": None,
+            "_checked": None,
+            "_resting": False,
+        }
         return {**self.__dict__, **nothing}
 
 

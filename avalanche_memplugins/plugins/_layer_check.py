@@ -23,8 +23,8 @@ def check_layer(
     """What speaks against replay at the output of a module; None: nothing.
 
     The model runs on three rows and on two, in eval mode without gradient, so that a dimension that only happens to be
-    as long as the batch is told from one that is the batch. A module that does not run then is looked for in train mode,
-    as some run there only; the buffers are put back.
+    as long as the batch is told from one that is the batch. A module that does not run then is looked for in train
+    mode, as some run there only; the buffers are put back.
 
     :param model: without wrappers, called with ``args`` and ``kwargs``.
     :param module: of the model.

@@ -17,7 +17,7 @@ _COMPILED = "_torchdynamo_orig_callable"  # torch.compile leaves the function th
 def inside(module: nn.Module) -> nn.Module | None:
     """What a wrapper wraps: ``torch.compile``, data parallel, averaged weights. None if it is no wrapper."""
     if _is_optimized(module):
-        return module._modules["_orig_mod"]
+        return _original(module)
     if isinstance(module, DataParallel | DistributedDataParallel | AveragedModel):
         inner: nn.Module = module.module
         return inner
@@ -78,7 +78,7 @@ def uncompile(modules: Iterable[nn.Module]) -> Callable[[], None]:
             module._compiled_call_impl = None
         if _is_optimized(module):
             undo.append((module, "forward", module.forward))
-            module.forward = module._modules["_orig_mod"].__call__  # type: ignore[union-attr]
+            module.forward = _original(module).__call__
         elif hasattr(getattr(module, "forward", None), _COMPILED):
             plain = getattr(module.forward, _COMPILED)
             undo.append((module, "forward", vars(module).get("forward")))
@@ -93,6 +93,11 @@ def uncompile(modules: Iterable[nn.Module]) -> Callable[[], None]:
                 setattr(module, name, value)
 
     return restore
+
+
+def _original(module: nn.Module) -> nn.Module:
+    original: nn.Module = module.get_submodule("_orig_mod")
+    return original
 
 
 def _is_optimized(module: nn.Module) -> bool:
