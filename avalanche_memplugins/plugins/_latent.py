@@ -30,9 +30,10 @@ class LatentTap:
     :param at: name of the module, as in ``model.named_modules()``, with or without the names of wrappers.
     :param argument: what the user calls this name; errors begin with it.
     :param appends: whether codes will be appended to the module's output.
+    :param tells: warn, once, if the model runs without ``torch.compile`` for it.
     """
 
-    def __init__(self, at: str, *, argument: str = "at", appends: bool = True) -> None:
+    def __init__(self, at: str, *, argument: str = "at", appends: bool = True, tells: bool = True) -> None:
         self.at = at
         self.argument = argument
         self.appends = appends
@@ -40,7 +41,7 @@ class LatentTap:
         self._handles: list[RemovableHandle] = []
         self._restore: Callable[[], None] | None = None  # of compiled code
         self._checked: weakref.ref[nn.Module] | None = None  # the model that the module was found to suit in
-        self._told = False  # that the model runs uncompiled
+        self._told = not tells
         self._resting = False  # while the module is checked
         self._many = False  # runs are expected: a multi-task model runs once a task
         self._seen: list[Tensor] = []

@@ -95,12 +95,16 @@ class _Trial:
         fit: list[str] = []
         for other in [*above, *beside][:_TRIED]:
             module = self._modules.get(other)
-            if module in self.runs and self.fault(module, other) is None:
+            if module in self.runs and not self._is_last(module) and self.fault(module, other) is None:
                 fit.append(repr(other))
             if len(fit) == 2:
                 break
         such_as = f", such as {' or '.join(fit)}" if fit else ""
         return f"; name a module that runs once and gives one tensor with one row an item{such_as}"
+
+    def _is_last(self, module: nn.Module) -> bool:
+        """Whether the module gives the model's own output, so that nothing would be left to learn from replay."""
+        return any(output is self.runs[self.model][0][0] for output in self.runs[module][0])
 
     def _fault_of_appending(self, module: nn.Module, name: str) -> str | None:
         handle = module.register_forward_hook(lambda m, args, output: torch.cat([output, output[:1]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterable
 from types import MethodType
@@ -93,6 +94,15 @@ def uncompile(modules: Iterable[nn.Module]) -> Callable[[], None]:
                 setattr(module, name, value)
 
     return restore
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy that runs by itself: the copy of a compiled ``forward`` would run the model that was copied."""
+    restore = uncompile(model.modules())
+    try:
+        return copy.deepcopy(model)
+    finally:
+        restore()
 
 
 def _original(module: nn.Module) -> nn.Module:

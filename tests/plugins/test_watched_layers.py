@@ -116,11 +116,22 @@ def test_a_wrapped_model_is_trained_as_the_plain_one(kind: str, ran_before: bool
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in strategy.model.modules())
 
 
+@pytest.mark.filterwarnings("ignore:.*compile.*")
+@pytest.mark.parametrize("at", [None, "features"])
+@pytest.mark.parametrize("kind", ["compiled", "compiled in place", "its forward compiled", "data parallel"])
+def test_the_old_model_of_a_wrapped_one_is_a_model_of_its_own(kind: str, at: str | None) -> None:
+    found = []
+    for model in (Net, WRAPPED[kind]):
+        plugin = MemoryReplayPlugin(RandomMemory(40, seed=3), labels="soft", at=at)
+        found.append(weights(run(Case(model=model), [plugin])))
+    assert torch.equal(*found)
+
+
 def test_that_a_model_runs_uncompiled_is_told_once_and_only_where_it_does() -> None:
     for model, times in ((whole, 1), (body, 0), (network, 0)):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            run(Case(model=model), [MemoryReplayPlugin(RandomMemory(40), at="features")])
+            run(Case(model=model), [MemoryReplayPlugin(RandomMemory(40), at="features", labels="soft")])
         assert len([w for w in told if "runs without torch.compile" in str(w.message)]) == times
 
 
