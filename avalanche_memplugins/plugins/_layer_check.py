@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.plugins._augment import isolated
@@ -24,7 +26,7 @@ def check_layer(
 
     The model runs on three rows and on two, in eval mode without gradient, so that a dimension that only happens to be
     as long as the batch is told from one that is the batch. A module that does not run then is looked for in train
-    mode, as some run there only; the buffers are put back.
+    mode, as some run there only; the buffers are put back. Hooks on the model do not run.
 
     :param model: without wrappers, called with ``args`` and ``kwargs``.
     :param module: of the model.
@@ -36,7 +38,7 @@ def check_layer(
         return None
     restore = uncompile(model.modules())
     try:
-        with torch.no_grad(), isolated(found.device, 0):
+        with torch.no_grad(), isolated(found.device, 0), _no_hooks(model):
             with eval_mode(model):
                 trial = _Trial(model, args, kwargs, found, appends)
                 if module in trial.runs or not trial.runs:
@@ -128,6 +130,22 @@ class _Trial:
         with _hooks(self.model, lambda module, _, output: seen.setdefault(module, []).append(output)):
             self.model(*args, **kwargs)
         return seen
+
+
+@contextmanager
+def _no_hooks(model: nn.Module) -> Iterator[None]:
+    """The hooks of others stay out of it: they would count the check as passes of the run."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    # A lazy module needs its own hook to come to its parameters.
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule | LazyModuleMixin)]
+    before = [(vars(m), kind, vars(m)[kind]) for m in modules for kind in kinds]
+    for attributes, kind, _ in before:
+        attributes[kind] = OrderedDict()
+    try:
+        yield
+    finally:
+        for attributes, kind, hooks in before:
+            attributes[kind] = hooks
 
 
 @contextmanager

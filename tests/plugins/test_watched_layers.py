@@ -286,6 +286,24 @@ def test_the_check_changes_nothing_of_the_run(monkeypatch: pytest.MonkeyPatch) -
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+def test_hooks_of_others_do_not_see_the_check() -> None:
+    model, rows = Net(), []
+    handles = [m.register_forward_hook(lambda m, args, output: rows.append(len(output))) for m in model.modules()]
+    handles += [m.register_forward_pre_hook(lambda m, args: rows.append(len(args[0]))) for m in model.modules()]
+    _train(model, MemoryReplayPlugin(RandomMemory(20), at="features.1", replay_size=7), 16)
+    assert set(rows) == {16, 23}  # 16 of the stream, and 7 replayed above the layer
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == len(handles)
+
+
+def test_two_layers_can_be_watched_at_once() -> None:
+    low, high = LatentTap("features.0"), LatentTap("features.3")
+    model = Net()
+    for tap in (low, high):
+        tap.open(model, torch.zeros(2, 16))
+    assert len(model(torch.randn(5, FEATURES))) == 9
+    assert [[len(latent) for latent in tap.close()] for tap in (low, high)] == [[5], [7]]
+
+
 def test_a_module_that_runs_twice_later_is_refused_then() -> None:
     class Later(Net):
         again = False
