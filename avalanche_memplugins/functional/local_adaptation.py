@@ -190,7 +190,7 @@ def adapt_parameters(
     beta: float = 0.0,
     active: Tensor | None = None,
 ) -> Tensor:
-    """Adapt any parameters of any model, one copy of them a query (``torch.func.vmap``).
+    """Adapt any parameters of any model, one copy of them a query (``torch.func.vmap``, or else a loop).
 
     :param forward: ``forward(parameters, x)``: logits ``(n, C)`` of rows x ``(n, *shape)`` without side effects,
         such as ``lambda p, x: torch.func.functional_call(model, p, x)``.
@@ -215,7 +215,11 @@ def adapt_parameters(
             values = {n: v - lr * slopes[n] - beta * (v - start[n]) for n, v in values.items()}
         return forward(values, q.unsqueeze(0)).squeeze(0)
 
-    adapted: Tensor = vmap(adapt)(neighbours, labels, weights, query)
+    try:
+        adapted: Tensor = vmap(adapt)(neighbours, labels, weights, query)
+    except RuntimeError:
+        # Not every layer can be mapped (recurrent ones), nor can code that looks at values; a loop can.
+        adapted = torch.stack([adapt(*each) for each in zip(neighbours, labels, weights, query, strict=True)])
     return adapted
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,29 @@ class Neighbours(NamedTuple):
     distances: Tensor
 
 
+class MissingBackendError(ImportError, ValueError):
+    """A search backend whose package is not installed."""
+
+
+def check_backend(backend: Backend) -> Backend:
+    """``backend`` if it can be used.
+
+    :raises ValueError: if it is none of "torch" and "faiss".
+    :raises ImportError: for "faiss" without faiss installed; a ``ValueError`` as well.
+    """
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend: expected 'torch' or 'faiss', got {backend!r}")
+    if backend == "faiss":
+        try:
+            import_module("faiss")
+        except ImportError as error:
+            raise MissingBackendError(
+                "backend: 'faiss' needs the package faiss, which cannot be imported; install the extra knn "
+                "(pip install 'avalanche-memplugins[knn]') or use 'torch'"
+            ) from error
+    return backend
+
+
 class KeyTable:
     """Keys made ready for exact nearest-neighbour search.
 
@@ -42,8 +65,7 @@ class KeyTable:
     """
 
     def __init__(self, keys: Tensor, *, backend: Backend = "torch") -> None:
-        if backend not in ("torch", "faiss"):
-            raise ValueError(f"backend must be 'torch' or 'faiss', got {backend!r}")
+        check_backend(backend)
         if keys.dim() < 2 or len(keys) == 0:
             raise ValueError(f"keys must be (N, *shape) with N >= 1, got shape {tuple(keys.shape)}")
         if not keys.is_floating_point() or not torch.isfinite(keys).all():

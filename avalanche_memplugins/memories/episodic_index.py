@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avalanche_memplugins.functional.neighbours import Backend, KeyTable, Neighbours
+from avalanche_memplugins.functional.neighbours import Backend, KeyTable, Neighbours, check_backend
 from avalanche_memplugins.memories.random_memory import RandomMemory
 
 
@@ -24,6 +24,8 @@ class EpisodicIndex:
     :param key: embedding of rows ``(n, *shape)``, called in blocks.
     :param backend: see :class:`~avalanche_memplugins.functional.neighbours.KeyTable`.
     :param max_bytes: working memory of a search, and of the rows embedded at a time.
+    :raises ValueError: for a backend that is unknown.
+    :raises ImportError: backend "faiss" without faiss installed.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class EpisodicIndex:
     ) -> None:
         self.memory = memory
         self.key = key
-        self.backend: Backend = backend
+        self.backend: Backend = check_backend(backend)
         self.max_bytes = max_bytes
         self._tables: dict[int | None, tuple[KeyTable, Tensor | None]] = {}
         self._built: tuple[int, torch.device] | None = None

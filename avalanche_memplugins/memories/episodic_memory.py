@@ -33,6 +33,7 @@ class EpisodicMemory(RandomMemory):
     :param backend: of the search: "torch" or "faiss".
     :param max_bytes: working memory of a search.
     :param kwargs: the other arguments of :class:`RandomMemory`.
+    :raises ImportError: backend "faiss" without faiss installed.
 
     Source: Sprechmann et al., "Memory-based parameter adaptation", ICLR 2018.
     """

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from avalanche_memplugins.plugins._wrapped import path_to
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -19,14 +23,19 @@ class AdaptedTail:
     """What is adapted.
 
     ``layers``: if not empty, the chain of modules from the first adapted layer to the output, each fed with
-    nothing but its predecessor's output; then the rest of the model need not run again. ``names``: the adapted
-    parameters. ``active``: outputs ``(C,)`` that the model passes on as they are; a head that masks classes
-    which it has not met yet has others. None: all.
+    nothing but its predecessor's output; then the rest of the model need not run again. Of half precision they are
+    copies in float32, in which the steps are taken. ``first``: the first of them as it is in the model. ``names``: the
+    adapted parameters. ``active``: outputs ``(C,)`` that the model passes on as they are; a head that masks classes
+    which it has not met yet has others. None: all. ``classes``: outputs of the head; None if that is not known.
+    ``dtype``: of the steps.
     """
 
     layers: tuple[nn.Module, ...]
     names: tuple[str, ...]
     active: Tensor | None
+    first: nn.Module | None
+    classes: int | None
+    dtype: torch.dtype
 
     @property
     def width(self) -> int:
@@ -35,14 +44,16 @@ class AdaptedTail:
         return first.in_features
 
     def inputs(self, forward: Forward, x: Tensor) -> Tensor:
-        """What enters the first layer ``(n, F)`` for rows ``(n, *shape)``, float32."""
+        """What enters the first layer ``(n, F)`` for rows ``(n, *shape)``, of type ``dtype``."""
+        if self.first is None:
+            raise RuntimeError("a tail without layers")
         seen: list[Tensor] = []
-        handle = self.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+        handle = self.first.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
         try:
             forward(x)
         finally:
             handle.remove()
-        return seen[0].float()
+        return seen[0].to(self.dtype)
 
 
 def find_tail(model: nn.Module, forward: Forward, x: Tensor, adapt: int | Sequence[str]) -> AdaptedTail:
@@ -55,7 +66,7 @@ def find_tail(model: nn.Module, forward: Forward, x: Tensor, adapt: int | Sequen
     linear = [module for module, _, _ in calls if isinstance(module, nn.Linear)]
     if isinstance(adapt, int):
         if len(linear) < adapt:
-            raise ValueError(f"adapt: wants {adapt} linear layers, but {len(linear)} ran in this model; name modules")
+            raise ValueError(f"adapt: expected {adapt} linear layers, but {len(linear)} ran in the model; name modules")
         chosen = linear[-adapt:]
         roots: list[nn.Module] = list(chosen)
     else:
@@ -69,8 +80,19 @@ def find_tail(model: nn.Module, forward: Forward, x: Tensor, adapt: int | Sequen
     if layers:
         active = _passed_on(head, output)
         if active is not None:
-            return AdaptedTail(layers, names, None if bool(active.all()) else active)
-    return AdaptedTail((), names, None)
+            active = None if bool(active.all()) else active
+            dtype, widened = _widened(layers)
+            return AdaptedTail(widened, names, active, layers[0], head.shape[1], dtype)
+    return AdaptedTail((), names, None, None, None, x.dtype)
+
+
+def _widened(layers: tuple[nn.Module, ...]) -> tuple[torch.dtype, tuple[nn.Module, ...]]:
+    """The type in which layers are adapted, float32 at least, and the layers in it."""
+    found = {value.dtype for layer in layers for value in layer.parameters()}
+    dtype = reduce(torch.promote_types, found, torch.float32)
+    if found == {dtype}:
+        return dtype, layers
+    return dtype, tuple(copy.deepcopy(layer).to(dtype) for layer in layers)
 
 
 def _watch(model: nn.Module, forward: Forward, x: Tensor) -> tuple[list[tuple[nn.Module, Any, Any]], Tensor, Tensor]:
@@ -106,7 +128,13 @@ def _chain(calls: list[tuple[nn.Module, Any, Any]], chosen: list[nn.Linear], wan
     adapted = {id(p) for m in linear for p in m.parameters()}
     once = all(modules.count(m) == 1 for m in linear)
     flat = chain[0][1][0].ndim == 2
-    return tuple(m for m, _, _ in chain) if follows and once and flat and adapted == wanted else ()
+    plain = all(_is_plain(m) for m in linear)
+    return tuple(m for m, _, _ in chain) if follows and once and flat and plain and adapted == wanted else ()
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    """Whether the layer is x W^T + b of its own parameters: no subclass with more to it, no parametrised weight."""
+    return type(layer).forward is nn.Linear.forward and "weight" in layer._parameters
 
 
 def _passed_on(head: Tensor, output: Tensor) -> Tensor | None:
@@ -123,8 +151,9 @@ def _passed_on(head: Tensor, output: Tensor) -> Tensor | None:
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    if not name or name not in modules:
+    path = path_to(model, name)
+    if path is None:
+        modules = dict(model.named_modules())
         near = difflib.get_close_matches(name, modules, n=3) or [n for n in modules if n][:8]
-        raise ValueError(f"adapt: wants names of modules of the model, got {name!r}; there are {near}")
-    return modules[name]
+        raise ValueError(f"adapt: expected names of modules of the model, got {name!r}; there are {near}")
+    return path[-1]

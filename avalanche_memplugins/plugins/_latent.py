@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+import functools
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 from avalanche.models import avalanche_forward
 from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel
 from torch.utils.hooks import RemovableHandle
+
+from avalanche_memplugins.plugins._layer_check import check_layer
+from avalanche_memplugins.plugins._outputs import joined, rows_of
+from avalanche_memplugins.plugins._wrapped import is_compiled, path_to, uncompile, unwrapped
 
 
 class LatentTap:
     """Between :meth:`open` and :meth:`close`, hangs on the output of the module called ``at``.
 
-    The hook exists only then, so the model can be copied and pickled at any other time.
+    The hooks exist only then, so the model can be copied and pickled at any other time. Compiled code does not see
+    hooks that come later, so modules around the watched one run without ``torch.compile`` meanwhile. In the first
+    forward pass three rows are sent through the model in eval mode to see that the module suits; nothing of the model
+    changes by it.
 
-    :param at: name of the module, as in ``model.named_modules()``.
+    :param at: name of the module, as in ``model.named_modules()``, with or without the names of wrappers.
+    :param argument: what the user calls this name; errors begin with it.
+    :param appends: whether codes will be appended to the module's output.
+    :param tells: warn, once, if the model runs without ``torch.compile`` for it.
     """
 
-    def __init__(self, at: str) -> None:
+    def __init__(self, at: str, *, argument: str = "at", appends: bool = True, tells: bool = True) -> None:
         self.at = at
+        self.argument = argument
+        self.appends = appends
         self.has_gradient = False  # whether a gradient could flow into the outputs that passed last
-        self._handle: RemovableHandle | None = None
+        self._handles: list[RemovableHandle] = []
+        self._restore: Callable[[], None] | None = None  # of compiled code
+        self._checked: weakref.ref[nn.Module] | None = None  # the model that the module was found to suit in
+        self._told = not tells
+        self._resting = False  # while the module is checked
+        self._many = False  # runs are expected: a multi-task model runs once a task
         self._seen: list[Tensor] = []
         self._codes: Tensor | None = None
         self._instead = False
@@ -31,25 +53,35 @@ class LatentTap:
     def find(self, model: nn.Module) -> nn.Module:
         """The module called ``at``.
 
-        :raises ValueError: if the model has none.
+        :raises ValueError: if the model has none, or hooks on it would not be seen.
         """
-        modules: dict[str, nn.Module] = dict(model.named_modules())
-        if self.at not in modules or not self.at:
-            near = difflib.get_close_matches(self.at, modules, n=3) or [name for name in modules if name][:8]
-            raise ValueError(f"at: wants the name of a module of the model, got {self.at!r}; there are {near}")
-        return modules[self.at]
+        return self._path(model)[-1]
 
-    def open(self, model: nn.Module, codes: Tensor | None, *, instead: bool = False) -> None:
-        """Watch the output; let ``codes`` ``(R, *shape)`` follow its rows, or stand in their place."""
+    def open(self, model: nn.Module, codes: Tensor | None, *, instead: bool = False, check: bool = True) -> None:
+        """Watch the output; let ``codes`` ``(R, *shape)`` follow its rows, or stand in their place.
+
+        :param check: see in the first forward pass that the module suits.
+        :raises ValueError: as :meth:`find`. In the forward pass, before anything is trained, if the module does not
+            run once a pass, gives no tensor of one row an item, or cannot be given more rows; the hooks are gone then.
+        """
         self.close()
+        path = self._path(model)
+        self._many = is_multi_task_module(model)
         self._codes, self._instead = codes, instead
-        self._handle = self.find(model).register_forward_hook(self._hook)
+        self._run_uncompiled(path)
+        self._handles.append(path[-1].register_forward_hook(self._hook))
+        root = unwrapped(model)
+        if check and (self._checked is None or self._checked() is not root):
+            self._handles.append(root.register_forward_pre_hook(self._before_first, with_kwargs=True))
+            self._handles.append(root.register_forward_hook(self._after_first))
 
     def close(self) -> list[Tensor]:
         """Let go; gives the outputs that passed, one for each run of the module."""
-        if self._handle is not None:
-            self._handle.remove()
-        seen, self._seen, self._handle, self._codes = self._seen, [], None, None
+        for handle in self._handles:
+            handle.remove()
+        if self._restore is not None:
+            self._restore()
+        seen, self._seen, self._handles, self._codes, self._restore = self._seen, [], [], None, None
         return seen
 
     def read(self, model: nn.Module, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +93,7 @@ class LatentTap:
             latents = self.close()
         return in_batch_order(latents, t), output
 
-    def forward_codes(self, model: nn.Module, codes: Tensor, t: Tensor, filler: Tensor) -> Tensor:
+    def forward_codes(self, model: nn.Module, codes: Tensor, t: Tensor, filler: Tensor) -> Any:
         """The model's output for codes that stand in the place of the module's output.
 
         :param codes: ``(R, *shape)``.
@@ -70,40 +102,119 @@ class LatentTap:
         """
         if not is_multi_task_module(model):
             return self._run(model, codes, t, filler[:1])
-        parts: list[Tensor] = []
+        parts: list[Any] = []
         places: list[Tensor] = []
         for task in torch.unique(t).tolist():
             place = (t == task).nonzero().flatten()
             rows = torch.arange(len(place), device=filler.device) % len(filler)
             parts.append(self._run(model, codes[place], t[place], filler[rows]))
             places.append(place)
-        return torch.cat(parts)[torch.cat(places).argsort()]
+        return rows_of(functools.reduce(joined, parts), torch.cat(places).argsort())
 
-    def _run(self, model: nn.Module, codes: Tensor, t: Tensor, filler: Tensor) -> Tensor:
-        self.open(model, codes, instead=True)
+    def _run(self, model: nn.Module, codes: Tensor, t: Tensor, filler: Tensor) -> Any:
+        # The module was checked with the rows whose outputs were stored.
+        self.open(model, codes, instead=True, check=False)
         try:
-            output: Tensor = avalanche_forward(model, filler, t)
+            return avalanche_forward(model, filler, t)
         finally:
             self.close()
-        return output
+
+    def _path(self, model: nn.Module) -> list[nn.Module]:
+        path = path_to(model, self.at)
+        if path is None:
+            modules = dict(unwrapped(model).named_modules(remove_duplicate=False))
+            near = difflib.get_close_matches(self.at, modules, n=3) or [name for name in modules if name][:8]
+            raise ValueError(
+                f"{self.argument}: expected the name of a module of the model, got {self.at!r}; there are {near}"
+            )
+        for module in path:
+            if isinstance(module, torch.jit.ScriptModule):
+                raise ValueError(
+                    f"{self.argument}: {self.at!r} lies in a torch.jit.ScriptModule, whose layers cannot be watched; "
+                    "use the model that was scripted, or torch.compile"
+                )
+            if isinstance(module, DataParallel) and len(module.device_ids) > 1:
+                raise ValueError(
+                    f"{self.argument}: {self.at!r} lies in a DataParallel over {len(module.device_ids)} devices, where "
+                    "it runs once on each; use DistributedDataParallel, or one device"
+                )
+        return path
+
+    def _run_uncompiled(self, path: list[nn.Module]) -> None:
+        around = [module for module in path[:-1] if is_compiled(module)]
+        if path[-1]._compiled_call_impl is not None:  # it has the hooks in it; other ways to compile leave them outside
+            around.append(path[-1])
+        if not around:
+            return
+        self._restore = uncompile(around)
+        if not self._told:
+            self._told = True
+            warnings.warn(
+                f"{self.argument}: {self.at!r} lies in compiled code, which does not see that it is watched, so the "
+                "model runs without torch.compile while it is; to keep the speed, compile the parts below and above it "
+                "each by itself",
+                stacklevel=4,
+            )
+
+    # ---------------------------------------------------------------- hooks
 
     def _hook(self, module: nn.Module, args: Any, output: Any) -> Tensor | None:
+        if self._resting:
+            return None
         if not isinstance(output, Tensor):
-            raise ValueError(f"at: {self.at!r} has to give one tensor, got {type(output).__name__}")
+            self._refuse(f"{self.at!r} has to give one tensor, got {type(output).__name__}")
+        if self._seen and not self._many:
+            self._refuse(f"{self.at!r} runs more than once in a forward pass; name a module that runs once")
         self.has_gradient = output.requires_grad
         self._seen.append(output.detach())
         if self._codes is None:
             return None
         codes = self._codes.to(output.dtype)
         if codes.shape[1:] != output.shape[1:]:
-            raise ValueError(
-                f"at: the memory holds rows of shape {tuple(codes.shape[1:])}, but {self.at!r} gives "
+            self._refuse(
+                f"the memory holds rows of shape {tuple(codes.shape[1:])}, but {self.at!r} gives "
                 f"{tuple(output.shape[1:])}"
             )
         return codes if self._instead else torch.cat([output, codes])
 
+    def _before_first(self, root: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._resting:  # the check runs the model
+            return
+        module, self._resting = self._watched(root), True
+        try:
+            fault = check_layer(root, module, self.at, args, kwargs, appends=self.appends and not self._many)
+        finally:
+            self._resting = False
+        if fault:
+            self._refuse(fault)
+
+    def _after_first(self, root: nn.Module, args: Any, output: Any) -> None:
+        if self._resting:
+            return
+        if not self._seen:
+            self._refuse(
+                f"{self.at!r} did not run in the forward pass, or ran in compiled code; name a module that runs"
+            )
+        self._checked = weakref.ref(root)
+
+    def _watched(self, root: nn.Module) -> nn.Module:
+        path = path_to(root, self.at)
+        return root if path is None else path[-1]
+
+    def _refuse(self, fault: str) -> NoReturn:
+        self.close()
+        raise ValueError(f"{self.argument}: {fault}")
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None, "_seen": [], "_codes": None}
+        nothing: dict[str, Any] = {
+            "_handles": [],
+            "_seen": [],
+            "_codes": None,
+            "_restore": None,
+            "_checked": None,
+            "_resting": False,
+        }
+        return {**self.__dict__, **nothing}
 
 
 def in_batch_order(latents: list[Tensor], t: Tensor) -> Tensor:
@@ -111,7 +222,11 @@ def in_batch_order(latents: list[Tensor], t: Tensor) -> Tensor:
 
     :param latents: one tensor a run. A multi-task model runs once a task, in ascending order of the labels.
     :param t: task labels of the batch ``(B,)``.
+    :raises ValueError: if these are not as many rows as the batch has.
     """
+    rows = sum(len(latent) for latent in latents)
+    if len(latents) != 1 and rows != len(t):
+        raise ValueError(f"at: expected {len(t)} rows from the module, one an item, got {rows} in {len(latents)} runs")
     if len(latents) == 1:
         return latents[0]
     return torch.cat(latents)[t.argsort(stable=True).argsort()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,23 +12,60 @@ from torch import Tensor
 
 
 def main_output(output: Any) -> Tensor:
-    """The tensor of an output that holds the logits.
-
-    It is the output itself; the entry or attribute ``logits``; or the first tensor of a tuple or list.
+    """The tensor of an output that holds the logits: see :func:`find_logits`; a tensor is one of any shape.
 
     :raises ValueError: if there is none.
     """
-    if isinstance(output, Tensor):
-        return output
-    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if found is None and isinstance(output, tuple | list):
-        found = next((part for part in output if isinstance(part, Tensor)), None)
-    if not isinstance(found, Tensor):
+    return output if isinstance(output, Tensor) else find_logits(output)[0]
+
+
+def find_logits(output: Any, rows: int | None = None) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """The logits ``(B, classes)`` in a model's output, and a function that gives the output with others in their place.
+
+    :param output: a tensor; a mapping or object with ``logits``, or a mapping with just one floating-point tensor
+        ``(B, classes)``; or a tuple or list, of which it is the field ``logits`` or the first such tensor.
+    :param rows: B, if known.
+    :raises ValueError: for any other output.
+    """
+    parts, put = _entries(output)
+    fit = [key for key, value in parts.items() if _is_logits(value, rows)]
+    key = "logits" if "logits" in fit or not fit else fit[0]
+    if key not in fit or (isinstance(output, Mapping) and key != "logits" and len(fit) > 1):
+        size = "B" if rows is None else rows
+        told = ", ".join(f"{name!r}: {_described(value)}" for name, value in parts.items()) or _described(output)
         raise ValueError(
-            "model: expected an output that is a tensor, a tuple whose first tensor is the logits, or a dict or object "
-            f"with 'logits', got {_described(output)}"
+            f"model: expected logits ({size}, classes), alone, under the name 'logits', or first in a tuple, got {told}"
         )
-    return found
+    logits: Tensor = parts[key]
+    return logits, lambda other: put(key, other)
+
+
+def _entries(output: Any) -> tuple[dict[Any, Any], Callable[[Any, Tensor], Any]]:
+    """The parts of an output by name, and a function that gives the output with another tensor in a part's place."""
+    if isinstance(output, Tensor):
+        return {"logits": output}, lambda key, other: other
+    if isinstance(output, Mapping):
+        return dict(output), lambda key, other: _with_entry(output, key, other)
+    if isinstance(output, tuple | list):
+        names = getattr(output, "_fields", range(len(output)))
+        parts = dict(zip(names, output, strict=True))
+        make = type(output)._make if hasattr(output, "_make") else type(output)
+        return parts, lambda key, other: make([other if name == key else part for name, part in parts.items()])
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        parts = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+        return parts, lambda key, other: dataclasses.replace(output, **{key: other})
+    return {}, lambda key, other: output
+
+
+def _with_entry(output: Any, key: Any, value: Tensor) -> Any:
+    other = copy.copy(output)
+    other[key] = value
+    return other
+
+
+def _is_logits(value: Any, rows: int | None) -> bool:
+    fits = isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point()
+    return fits and rows in (None, len(value))
 
 
 def parted(output: Any, rows: int, replayed: int) -> tuple[Any, Any]:
@@ -92,7 +130,5 @@ def _map(function: Callable[[Tensor], Tensor], output: Any) -> Any:
     return output
 
 
-def _described(output: Any) -> str:
-    if isinstance(output, Mapping):
-        return f"a {type(output).__name__} with the keys {list(output)}"
-    return f"a {type(output).__name__}"
+def _described(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

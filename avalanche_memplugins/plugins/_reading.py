@@ -13,7 +13,7 @@ from avalanche.models import avalanche_forward
 from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 
-from avalanche_memplugins.functional.neighbours import Backend
+from avalanche_memplugins.functional.neighbours import Backend, check_backend
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._modes import eval_mode
@@ -21,6 +21,8 @@ from avalanche_memplugins.memories.episodic_index import EpisodicIndex
 from avalanche_memplugins.plugins._experience import number_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._listed import listed_once
+from avalanche_memplugins.plugins._outputs import find_logits
+from avalanche_memplugins.plugins._wrapped import uncompile, unwrapped
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -29,7 +31,8 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
     """Puts another prediction in the place of ``strategy.mb_output`` in ``after_eval_forward``.
 
     Training is untouched, the model is never written to, and while the memory is empty, and for a task of a multi-head
-    model that it holds no rows of, the model's own prediction stays.
+    model that it holds no rows of, the model's own prediction stays. A model may give its logits in a tuple or dict;
+    only they are replaced there. While the plugin itself runs the model, its modules run without ``torch.compile``.
 
     :param memory: that holds the model's input rows.
     :param neighbours: rows read for a query, >= 1.
@@ -39,6 +42,7 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
     :param write_every: iterations between writes, >= 1.
     :param max_bytes: working memory.
     :param backend: of the search.
+    :raises ImportError: backend "faiss" without faiss installed.
     """
 
     def __init__(
@@ -61,7 +65,8 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.writes = writes
         self.write_every = check.positive_integer("write_every", write_every)
         self.max_bytes = check.positive_integer("max_bytes", max_bytes)
-        self.backend: Backend = backend
+        self.backend: Backend = check_backend(backend)
+        self._tap = None if key is None else LatentTap(key, argument="key", appends=False)
         self._iterations = 0
         self._forget()
 
@@ -75,11 +80,15 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         listed_once(self, strategy)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Write the stream's rows, if that is this plugin's business."""
+        """Write the stream's rows, if that is this plugin's business.
+
+        :raises ValueError: for a batch that is not ``[x, y]`` or ``[x, y, t]``.
+        """
         if not self.writes or strategy.clock.train_exp_epochs:
             return
         if self._iterations % self.write_every == 0:
-            x, y, *t = strategy.mbatch
+            x = _inputs(strategy)
+            y, *t = strategy.mbatch[1:]
             self.memory.to(strategy.device)
             self.memory.write(x, y, t[0] if t else 0, origin=number_of(strategy))
         self._iterations += 1
@@ -99,22 +108,39 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
                 stacklevel=2,
             )
 
+    def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Note that the model may have been adapted to the experience."""
+        self._is_fresh = False
+
     def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Put the new predictions in the place of the model's."""
-        batch = strategy.mbatch
-        if not len(self.memory) or not len(batch[0]):
+        """Put the new predictions in the place of the model's.
+
+        :raises ValueError: if batch, memory and model do not fit together.
+        """
+        if not len(self.memory):
             return
-        if self.memory.keep != "key" and batch[0].shape[1:] != self.memory.shape:
+        x = _inputs(strategy)
+        if not len(x):
+            return
+        if self.memory.keep != "key" and x.shape[1:] != self.memory.shape:
             raise ValueError(
-                f"memory: wants rows as the model's inputs are, {tuple(batch[0].shape[1:])}, "
+                f"memory: wants rows as the model's inputs are, {tuple(x.shape[1:])}, "
                 f"but holds {tuple(self.memory.shape)}"
             )
-        output = strategy.mb_output.clone()
-        with eval_mode(strategy.model):
-            for task, rows in _groups(strategy):
-                if task is None or task in self._tasks():
-                    output[rows] = self._predict(strategy.model, batch[0][rows], output[rows], task)
-        strategy.mb_output = output
+        logits, replaced = find_logits(strategy.mb_output, len(x))
+        model = unwrapped(strategy.model)
+        # Tensors of inference mode could not be adapted to.
+        with torch.inference_mode(False), torch.no_grad(), eval_mode(model):
+            x, output = x.clone() if x.is_inference() else x, logits.clone()
+            restore = uncompile(model.modules())
+            try:
+                self._look_again(model)
+                for task, rows in _groups(strategy):
+                    if task is None or task in self._tasks():
+                        output[rows] = self._predict(model, x[rows], output[rows], task)
+            finally:
+                restore()
+        strategy.mb_output = replaced(output)
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Let go of the working memory."""
@@ -130,16 +156,22 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         """Let go of all that was made for one evaluation."""
         self._index: dict[int | None, EpisodicIndex] = {}
         self._held: set[int] | None = None
+        self._is_fresh = False  # whether the model was looked at in this experience
+        self._made_with: list[tuple[Tensor, int]] = []  # parameters and buffers with their versions
 
     def _nearest(self, model: nn.Module, x: Tensor, task: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Slots, squared distances and classes of the nearest rows, each ``(B, K)``."""
-        forward = forward_of(model, task)
+        forward = forward_of(model, task, x.dtype)
         if task not in self._index:
             key = None if self.key is None else (lambda rows: self._query_keys(model, forward, rows))
             self._index[task] = EpisodicIndex(self.memory, key=key, backend=self.backend, max_bytes=self.max_bytes)
         found = self._index[task].search(self._query_keys(model, forward, x), self.neighbours, task=task)
         labels = self.memory.store.get("labels", found.indices.flatten().cpu())[:, 0].long()
-        return found.indices, found.distances, labels.view(found.indices.shape)
+        return found.indices, found.distances, labels.reshape(found.indices.shape).to(found.indices.device)
+
+    def _check_classes(self, y: Tensor, outputs: int) -> None:
+        if int(y.max()) >= outputs:
+            raise ValueError(f"memory: holds class {int(y.max())}, for which the model of {outputs} outputs has none")
 
     # ---------------------------------------------------------------- parts of the above
 
@@ -149,20 +181,30 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         return self._held
 
     def _query_keys(self, model: nn.Module, forward: Forward, x: Tensor) -> Tensor:
-        if self.key is None:
+        if self._tap is None:
             embedding = self.memory.embedding
             if embedding is None:
                 return x
             with eval_mode(embedding):
                 result: Tensor = embedding(x)
             return result
-        tap = LatentTap(self.key)
-        tap.open(model, None)
+        self._tap.open(model, None)
         try:
             forward(x)
         finally:
-            seen = tap.close()
+            seen = self._tap.close()
         return seen[0].flatten(1).float()
+
+    def _look_again(self, model: nn.Module) -> None:
+        """Forget what was made with the model if it has changed since: heads may grow between two experiences."""
+        if self._is_fresh:
+            return
+        now = [(tensor, tensor._version) for tensor in (*model.parameters(), *model.buffers())]
+        before = self._made_with
+        same = len(now) == len(before) and all(a[0] is b[0] and a[1] == b[1] for a, b in zip(now, before, strict=True))
+        if not same:
+            self._forget()
+        self._made_with, self._is_fresh = now, True
 
     # ---------------------------------------------------------------- state
 
@@ -182,15 +224,27 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         self._forget()
 
 
-def forward_of(model: nn.Module, task: int | None) -> Forward:
-    """The model on rows of one task, or of any."""
+def forward_of(model: nn.Module, task: int | None, dtype: torch.dtype) -> Forward:
+    """The model's logits for rows of one task, or of any.
+
+    :param dtype: that the model takes rows in.
+    """
 
     def forward(rows: Tensor) -> Tensor:
         labels = None if task is None else rows.new_full((len(rows),), task, dtype=torch.int64)
-        result: Tensor = avalanche_forward(model, rows, labels)
-        return result
+        return find_logits(avalanche_forward(model, rows.to(dtype), labels), len(rows))[0]
 
     return forward
+
+
+def _inputs(strategy: Any) -> Tensor:
+    """x of the batch, if it is of a kind that can be read."""
+    batch = strategy.mbatch
+    if not isinstance(batch, list | tuple) or len(batch) not in (2, 3) or not isinstance(batch[0], Tensor):
+        kinds = [type(column).__name__ for column in batch] if isinstance(batch, list | tuple) else type(batch).__name__
+        raise ValueError(f"mbatch: expected [x, y] or [x, y, t] with x a tensor (B, *shape), got {kinds}")
+    x: Tensor = batch[0]
+    return x
 
 
 def _groups(strategy: Any) -> Iterator[tuple[int | None, Tensor]]:

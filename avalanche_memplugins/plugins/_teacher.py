@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.nn.functional import kl_div, log_softmax, pad
 
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._outputs import main_output
+from avalanche_memplugins.plugins._wrapped import copied
 
 
 class Teacher:
@@ -24,7 +24,7 @@ class Teacher:
 
     def __init__(self, at: str | None) -> None:
         self.model: nn.Module | None = None
-        self._tap = None if at is None else LatentTap(at)
+        self._tap = None if at is None else LatentTap(at, tells=False)
         self._classes: dict[int, set[int]] = {}  # by task label
         self._seen: Tensor | None = None  # (tasks, classes) bool
         self._loaded: dict[str, Tensor] | None = None  # parameters of a copy that is yet to be made
@@ -120,7 +120,7 @@ class Teacher:
         return self.model
 
     def _copy(self, model: nn.Module) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.model = copied(model).requires_grad_(False).eval()
         self.model.zero_grad(set_to_none=True)
 
     def _tabulate(self, device: torch.device) -> None:

@@ -18,7 +18,9 @@ class LatentReplayPlugin(MemoryReplayPlugin):
 
     :param memory: as for :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`: a memory of rows, a
         generative one whose rows are codes (``codec=None``), or one that learns.
-    :param at: name of the module, as in ``model.named_modules()``; it gives one tensor with one row an item.
+    :param at: name of the module, as in ``model.named_modules()``, with or without the names that wrappers add. It runs
+        once in a forward pass and gives one tensor with one row an item; the first forward pass looks at this, and a
+        ``ValueError`` names modules that suit. Inside a compiled model see ``docs/replay.md``.
     :param freeze_below: warn, once, if a gradient reaches the module's output: what lies below then goes on learning,
         and stored codes grow stale. False: it is meant to.
     :param kwargs: the other arguments of :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`.

@@ -15,6 +15,7 @@ from avalanche_memplugins.functional.neighbours import Backend
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins._adapted_tail import AdaptedTail, find_tail
+from avalanche_memplugins.plugins._outputs import find_logits
 from avalanche_memplugins.plugins._reading import ReadingPlugin, forward_of
 
 Kernel = Callable[[Tensor], Tensor]
@@ -54,8 +55,9 @@ class LocalAdaptationPlugin(ReadingPlugin):
     :param max_bytes: working memory of search and adaptation. Features of memory rows, made once an evaluation,
         and the table of keys come on top.
     :param backend: of the search: "torch" or "faiss".
-    :raises ValueError: for arguments out of range.
+    :raises ValueError: for arguments out of range; in evaluation for a class that the model has no output for.
     :raises TypeError: for a memory that keeps no rows.
+    :raises ImportError: backend "faiss" without faiss installed.
 
     Source: Sprechmann et al., "Memory-based parameter adaptation", ICLR 2018.
     """
@@ -109,18 +111,19 @@ class LocalAdaptationPlugin(ReadingPlugin):
 
     @torch.no_grad()
     def _predict(self, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
-        forward = forward_of(model, task)
+        forward = forward_of(model, task, x.dtype)
         if task not in self._tails:
             self._tails[task] = find_tail(model, forward, x[:8], self.adapt)
         tail = self._tails[task]
         slots, distances, y = self._nearest(model, x, task)
+        self._check_classes(y, tail.classes or output.shape[1])
         weights = self.kernel(distances)
         inputs = tail.inputs(forward, x) if tail.layers else x
         adapted = []
         with torch.autocast(x.device.type, enabled=False):
             size = self._block(model, tail, inputs, slots.shape[1])
             for part in torch.split(torch.arange(len(x), device=x.device), size):
-                rows = self._rows(tail, forward, slots[part], task)
+                rows = self._rows(tail, forward, slots[part], task, inputs)
                 arguments = (rows, y[part], weights[part], inputs[part])
                 adapted.append(self._adapt(model, tail, task, arguments))
         logits = torch.cat(adapted).to(output.dtype)
@@ -139,8 +142,8 @@ class LocalAdaptationPlugin(ReadingPlugin):
         parameters = dict(model.named_parameters())
 
         def forward(values: dict[str, Tensor], rows: Tensor) -> Tensor:
-            result: Tensor = functional_call(model, values, rows if task is None else (rows, task))
-            return result
+            output = functional_call(model, values, rows if task is None else (rows, task))
+            return find_logits(output, len(rows))[0]
 
         chosen = {name: parameters[name] for name in tail.names}
         return adapt_parameters(forward, chosen, *arguments, steps=steps, lr=lr, beta=beta)
@@ -162,19 +165,23 @@ class LocalAdaptationPlugin(ReadingPlugin):
             copies = sum(parameters[name].numel() for name in tail.names)
             # What the layers between make of a row is not known; four times its parameters' share is a guess.
             each = k * 16 * row + 4 * copies
-        return max(1, self.max_bytes // (4 * each))
+        return max(1, self.max_bytes // (tail.dtype.itemsize * each))
 
-    def _rows(self, tail: AdaptedTail, forward: Callable[[Tensor], Tensor], index: Tensor, task: int | None) -> Tensor:
-        """What the adapted part is fed with for the memory rows ``index`` ``(n, K)``."""
+    def _rows(
+        self, tail: AdaptedTail, forward: Callable[[Tensor], Tensor], index: Tensor, task: int | None, like: Tensor
+    ) -> Tensor:
+        """What the adapted part is fed with for the memory rows ``index`` ``(n, K)``, of the type of ``like``."""
         if not tail.layers:
-            x = self.memory.rows(index.flatten().cpu()).x.float()
-            return x.view(*index.shape, *x.shape[1:])
+            x = self.memory.rows(index.flatten().cpu()).x.to(like.dtype)
+            return x.reshape(*index.shape, *x.shape[1:])
         if task not in self._known:
             self._known[task] = torch.zeros(len(self.memory), dtype=torch.bool, device=index.device)
-            self._features[task] = torch.empty(len(self.memory), tail.width, device=index.device)
+            self._features[task] = like.new_empty(len(self.memory), tail.width)
         known, features = self._known[task], self._features[task]
         missing = torch.unique(index)
         missing = missing[~known[missing]]
+        if not len(missing):
+            return features[index]
         width = self.memory.shape.numel() + tail.width
         for slots in torch.split(missing, max(1, self.max_bytes // (16 * width))):
             features[slots] = tail.inputs(forward, self.memory.rows(slots.cpu()).x)

@@ -40,6 +40,7 @@ class NearestNeighbourPlugin(ReadingPlugin):
     :param max_bytes: working memory of the search. The table of keys comes on top.
     :param backend: of the search: "torch" or "faiss".
     :raises TypeError: for a memory that keeps no rows.
+    :raises ImportError: backend "faiss" without faiss installed.
     :raises ValueError: for arguments out of range; in evaluation for a class that the model has no output for.
 
     Sources: Cover & Hart, "Nearest neighbor pattern classification", 1967; the mixture: Khandelwal et al.,
@@ -78,12 +79,11 @@ class NearestNeighbourPlugin(ReadingPlugin):
     @torch.no_grad()
     def _predict(self, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
         _, distances, y = self._nearest(model, x, task)
-        if int(y.max()) >= output.shape[1]:
-            raise ValueError(
-                f"memory: holds class {int(y.max())}, for which the model of {output.shape[1]} outputs has none"
-            )
-        votes = torch.zeros(output.shape, device=output.device).scatter_add_(1, y, self._weights(distances))
-        mixed = (1 - self.mix) * output.float().softmax(1) + self.mix * votes
+        self._check_classes(y, output.shape[1])
+        dtype = torch.promote_types(output.dtype, torch.float32)
+        weights = self._weights(distances).to(dtype)
+        votes = torch.zeros(output.shape, device=output.device, dtype=dtype).scatter_add_(1, y, weights)
+        mixed = (1 - self.mix) * output.to(dtype).softmax(1) + self.mix * votes
         return mixed.clamp_min(_LEAST).log().to(output.dtype)
 
     def _weights(self, distances: Tensor) -> Tensor:

@@ -139,3 +139,31 @@ def test_bad_arguments_are_named():
         adapt_chain([head], features, labels, weights, query, steps=1, lr=1.0, beta=2.0)
     with pytest.raises(ValueError, match="layers"):
         adapt_chain([nn.ReLU(), head], features, labels, weights, query, steps=1, lr=1.0)
+
+
+class Recurrent(nn.Module):
+    """torch.func.vmap has no rule for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(1, 4, batch_first=True), nn.Linear(4, C)
+
+    def forward(self, x):
+        return self.head(self.rnn(x.unsqueeze(-1))[0][:, -1])
+
+
+class Looking(nn.Linear):
+    """Code that looks at values cannot be mapped either."""
+
+    def forward(self, x):
+        return super().forward(x) if bool(x.sum() > 0) else super().forward(-x)
+
+
+@pytest.mark.parametrize("made", [Recurrent, lambda: Looking(F, C)])
+def test_what_cannot_be_mapped_over_queries_is_looped_over(made):
+    model, data = double(made()), problem()
+    parameters = dict(model.named_parameters())
+    options = {"steps": 3, "lr": 0.2, "beta": 0.1}
+    got = adapt_parameters(lambda values, x: functional_call(model, values, x), parameters, *data, **options)
+    want = loop(model, list(parameters), *data, **options)
+    torch.testing.assert_close(got.detach(), want, rtol=1e-8, atol=1e-10)

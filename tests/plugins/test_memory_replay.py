@@ -269,7 +269,7 @@ def test_one_memory_is_not() -> None:
 
 def test_an_unknown_layer_is_named_with_its_neighbours() -> None:
     strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(20), at="feature")])
-    with pytest.raises(ValueError, match=r"at: wants the name of a module.*got 'feature'.*'features'"):
+    with pytest.raises(ValueError, match=r"at: expected the name of a module.*got 'feature'.*'features'"):
         strategy.train(next(iter(Case().stream())))
 
 
