@@ -31,7 +31,8 @@ import avalanche_memplugins
 HOME = str(Path(avalanche_memplugins.__file__).parent)
 NAMED = re.compile(r"[a-z_]\w*(\[[^\]]*\])?: \S")
 TAKEN_OVER = ("forward", "criterion", "backward", "optimizer_step", "training_epoch", "eval_epoch")
-Sizes = dict[str, list[tuple[str, int, int, int]]]
+Seen = tuple[str, int, int, int, bool]  # event; rows of x, of y, of the output; whether the loss is finite
+Sizes = dict[str, list[Seen]]
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,15 @@ class Outcome:
 class Witness(SupervisedPlugin, supports_distributed=True):  # type: ignore[call-arg, misc]
     """Notes the sizes of batches at its place in the list of plugins."""
 
-    def __init__(self, seen: list[tuple[str, int, int, int]]) -> None:
+    def __init__(self, seen: list[Seen]) -> None:
         super().__init__()
         self._seen = seen
 
     def _note(self, event: str, strategy: Any) -> None:
-        sizes = (_len(strategy.mbatch[0]), _len(strategy.mbatch[1]), _len(strategy.mb_output))
-        self._seen.append((event, *sizes))
+        # A batch may be a dictionary.
+        columns = strategy.mbatch if isinstance(strategy.mbatch, list | tuple) else list(strategy.mbatch.values())
+        finite = bool(torch.as_tensor(strategy.loss).isfinite().all())
+        self._seen.append((event, _len(columns[0]), _len(columns[1]), _len(strategy.mb_output), finite))
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Before the loss goes back."""
@@ -232,7 +235,7 @@ def _count_reads(plugin: Any) -> Any:
 
 
 def compare_sizes(with_ours: Outcome, without: Outcome) -> Iterator[str]:
-    """Where batches were of another size than without ours, one line for each place and event."""
+    """Where a batch had another size than without ours, or a loss that is not finite: a line a place and event."""
     told = set()
     for ours, theirs in zip(with_ours.sizes, without.sizes, strict=False):
         for place in theirs:
@@ -241,8 +244,11 @@ def compare_sizes(with_ours: Outcome, without: Outcome) -> Iterator[str]:
                 if seen == wanted or (place, event) in told:
                     continue
                 told.add((place, event))
-                what = "rows that are not the stream's" if sum(seen[1:]) > sum(wanted[1:]) else "fewer rows"
-                yield f"other batch: plugins listed {place} see {what} in {event}"
+                if seen[1:4] == wanted[1:4]:
+                    yield f"plugins listed {place} see a loss that is not finite in {event}"
+                else:
+                    what = "rows that are not the stream's" if sum(seen[1:4]) > sum(wanted[1:4]) else "fewer rows"
+                    yield f"plugins listed {place} see {what} in {event}"
 
 
 def _seed_all(seed: int) -> None:

@@ -52,7 +52,8 @@ class ForwardByHand(SupervisedTemplate):
     """As AR1 does: the model is called directly, and so is the criterion; no forward(), no criterion()."""
 
     def training_epoch(self, **kwargs: Any) -> None:
-        for self.mbatch in self.dataloader:
+        for batch in self.dataloader:
+            self.mbatch = batch
             self._unpack_minibatch()
             self._before_training_iteration(**kwargs)
             self.optimizer.zero_grad()

@@ -121,7 +121,7 @@ def judge(outcome: Outcome, without: Outcome, variant: Variant) -> tuple[str, li
     # Replay that replaces rows of the stream leaves fewer of them on purpose.
     other = [] if '"replace"' in variant.plugin else list(compare_sizes(outcome, without))
     if other:
-        return "other batch", other
+        return ("FAILS" if any("finite" in line for line in other) else "other batch"), other
     return ("as without" if outcome.injected or not outcome.strategies else "not made for it"), []
 
 
