@@ -112,10 +112,11 @@ def run(
 
 def judge(outcome: Outcome, without: Outcome, variant: Variant) -> tuple[str, list[str]]:
     """The class of an outcome, and a line for each fault."""
-    if outcome.refused:
+    left = [fault for fault in outcome.faults if fault.startswith("left behind")]
+    if outcome.refused and not left:
         return "refused by name", []
     if outcome.error:
-        return "FAILS", [f"{outcome.error} ({outcome.where})"]
+        return "FAILS", [f"{outcome.error} ({outcome.where})", *left]
     if outcome.faults:
         return "FAILS", list(dict.fromkeys(outcome.faults))
     # Replay that replaces rows of the stream leaves fewer of them on purpose.

@@ -62,6 +62,7 @@ def outcome(plugin, seen, **options):
         (("before_backward", 4, 4, 4, True), {"error": "ValueError: x"}, "FAILS"),
         (("before_backward", 4, 4, 4, True), {"error": "ValueError: x", "refused": True}, "refused by name"),
         (("before_backward", 4, 4, 4, True), {"faults": ["left behind on Naive: ['forward']"]}, "FAILS"),
+        (("before_backward", 4, 4, 4, True), {"error": "x: y", "refused": True, "faults": ["left behind: z"]}, "FAILS"),
     ],
 )
 def test_outcomes_are_judged(bench, seen, options, kind):
