@@ -8,12 +8,52 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from avalanche.core import BasePlugin, SupervisedPlugin
+from avalanche.training import AR1, DER, ER_ACE, ER_AML, LearningToPrompt
 from torch import Tensor
 
 from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.plugins._augment import isolated
 from avalanche_memplugins.plugins._experience import has_task_labels, parts_of
 from avalanche_memplugins.plugins._latent import LatentTap
+
+
+def check_strategy(strategy: Any, labels: str) -> None:
+    """Raise if a strategy is known not to train on replayed rows.
+
+    :param labels: what they are trained towards.
+    :raises ValueError: naming ``strategy``, or ``labels``.
+    """
+    name = type(strategy).__name__
+    if isinstance(strategy, DER | ER_ACE | ER_AML | AR1):
+        raise ValueError(
+            f"strategy: expected one whose loss is strategy.criterion(), got {name}, which replays and works out its "
+            "loss in a loop of its own; use Naive with the plugin, or the strategy without it"
+        )
+    if isinstance(strategy, LearningToPrompt) and strategy.use_mask:
+        raise ValueError(
+            f"strategy: {name} masks all classes but the experience's, so replayed rows of others would have an "
+            "infinite loss; make it with use_mask=False"
+        )
+    if strategy.optimizer is None:
+        raise ValueError(
+            f"strategy: expected one that trains by an optimiser, got {name} without, where replayed rows would change "
+            "nothing"
+        )
+    criterion = strategy._criterion
+    if isinstance(criterion, BasePlugin) and any(
+        getattr(type(criterion), event, None) is not getattr(SupervisedPlugin, event)
+        for event in ("before_forward", "after_forward")
+    ):
+        raise ValueError(
+            f"strategy: the criterion of {name}, {type(criterion).__name__}, is a plugin that looks at each batch "
+            "before the loss, and would miss the replayed rows"
+        )
+    if labels in ("old_model", "soft") and hasattr(strategy.model, "eval_classifier"):
+        raise ValueError(
+            f"labels: {labels!r} expected a model that gives logits in evaluation, got "
+            f"{type(strategy.model).__name__}, which has another classifier there"
+        )
 
 
 def check_batch(strategy: Any) -> None:
@@ -23,6 +63,8 @@ def check_batch(strategy: Any) -> None:
     """
     batch = strategy.mbatch
     if isinstance(batch, list | tuple) and all(isinstance(column, Tensor) for column in batch):
+        if len(batch) in (2, 3) and len(batch[0]) != len(batch[1]):
+            raise ValueError(f"mbatch: expected a label for each row of x, got {_kind(batch)}")
         if len(batch) == 2:
             return
         if len(batch) == 3 and batch[2].ndim == 1 and not batch[2].is_floating_point():
@@ -103,6 +145,23 @@ def _known_targets(dataset: Any) -> Tensor | None:
     if not uniques or not all(isinstance(label, int) for label in uniques):
         return None
     return torch.tensor(sorted(uniques))
+
+
+@contextmanager
+def told_without_inputs(at: str | None) -> Iterator[None]:
+    """Tell what is the matter if a criterion fails because replayed outputs of a layer have no inputs.
+
+    :param at: name of the layer; None: inputs are replayed.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError) as error:
+        if at is None:
+            raise
+        raise RuntimeError(
+            f"criterion: it failed on a batch with rows of latent replay at {at!r}, which have labels and outputs, but "
+            f"no inputs x: {error}"
+        ) from error
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""One iteration of replay: the rows, and the batch while they are part of it."""
+"""One iteration of replay: the rows, and the batch and outputs that they are part of for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,13 +19,16 @@ from avalanche_memplugins.plugins._outputs import parted, rows_of
 class Step:
     """What lives for one iteration.
 
+    Outside of ``strategy.forward()`` and ``strategy.criterion()`` the strategy's batch and outputs are the stream's.
+
     :param wanted: rows asked of the memory.
     :param recall: what is replayed, as the model gets it; None: nothing is.
     :param label: the memory's own labels of these rows.
     :param begun: the forward pass has begun.
+    :param judged: ``strategy.criterion()`` was called.
     :param rows: of the stream.
-    :param output: of the replayed rows, once batch and outputs are parted.
-    :param loss: what ``strategy.criterion()`` gave for all rows, without gradient.
+    :param output: of the replayed rows.
+    :param loss: what the strategy was given as the loss of all rows, without gradient.
     :param stream_loss: the part of it that is the stream's, if known.
     """
 
@@ -32,17 +36,17 @@ class Step:
     recall: Recall | None = None
     label: Tensor | None = None
     begun: bool = False
+    judged: bool = False
     rows: int = 0
     output: Any = None
     loss: Tensor | None = None
     stream_loss: Tensor | None = None
     _found: list[Tensor] | None = None  # the strategy's batch before anything was done to it
-    _stream: list[Tensor] | None = None  # the stream's rows while the strategy's batch is the joint one
-
-    @property
-    def is_joint(self) -> bool:
-        """Whether the strategy's batch holds replayed rows, too."""
-        return self._stream is not None
+    _joint: list[Tensor] = field(default_factory=list)  # the batch of all rows
+    _all: Any = None  # the output of all rows
+    _given: Any = None  # the stream's part of it
+    _version: int = 0  # changes of that part in place
+    _kept: dict[str, tuple[Any, Any, Any]] = field(default_factory=dict)  # what the model keeps of the batch
 
     @property
     def replayed(self) -> int:
@@ -56,47 +60,94 @@ class Step:
             strategy.mbatch = [column[: len(column) - len(recall.y)] for column in strategy.mbatch]
         self.rows = len(strategy.mbatch[0])
 
-    def join(self, strategy: Any, x: Tensor | None = None) -> None:
-        """Put the replayed rows behind the stream's: labels and task labels, and inputs ``x`` if they are any."""
-        recall, batch = self.recall, strategy.mbatch
+    def joint_batch(self, batch: list[Tensor], x: Tensor | None = None) -> list[Tensor]:
+        """The stream's batch with the replayed rows' labels behind it, and their inputs ``x`` if they are any."""
+        recall = self.recall
         if recall is None:
-            return
+            return batch
         columns = (x, recall.y, recall.t)[: len(batch)]
-        both = [a if b is None else torch.cat([a, b]) for a, b in zip(batch, columns, strict=True)]
-        self._stream, strategy.mbatch = batch, both
+        self._joint = [a if b is None else torch.cat([a, b]) for a, b in zip(batch, columns, strict=True)]
+        return self._joint
 
-    def part(self, strategy: Any) -> None:
-        """Give the strategy the stream's rows and their outputs; keep the outputs of the replayed rows.
+    def part(self, strategy: Any, output: Any) -> Any:
+        """The stream's part of the output of all rows; keeps the rest, also of what the model keeps as attributes.
 
-        :raises ValueError: if the model's output has not one row for each row of the batch.
+        :raises ValueError: if the output has not one row for each row of the batch.
         """
-        if self._stream is None:
-            return
-        strategy.mbatch, self._stream = self._stream, None
-        strategy.mb_output, self.output = parted(strategy.mb_output, self.rows, self.replayed)
+        self._all = output
+        self._given, self.output = parted(output, self.rows, self.replayed) if self.replayed else (output, None)
+        self._version = _version(self._given)
+        total = self.rows + self.replayed
+        if self.replayed:
+            for name, value in vars(strategy.model).items():
+                if isinstance(value, Tensor) and value.ndim and len(value) == total:
+                    self._kept[name] = (value, *parted(value, self.rows, self.replayed))
+            self._keep(strategy, 1)
+        return self._given
 
     def restore(self, strategy: Any) -> None:
         """Give the strategy back the batch that it had, after an exception."""
         if self._found is not None:
             strategy.mbatch = self._found
-        self._found = self._stream = None
+        self._found = None
 
-    def on_replayed(self, strategy: Any, index: slice | Tensor, criterion: Callable[[], Tensor]) -> Tensor:
-        """What the strategy's criterion gives for replayed rows, whose outputs and labels it is shown.
+    def check_outputs(self, strategy: Any) -> None:
+        """See that the outputs are those that the model gave.
 
-        :param index: which rows.
-        :param criterion: the strategy's.
+        :raises ValueError: if not, since replayed rows cannot be given the same change.
         """
+        if self._place(strategy.mb_output) is None or _version(self._given) != self._version:
+            raise ValueError(
+                "mb_output: expected the outputs that strategy.forward() gave, but they were changed before "
+                "strategy.criterion(), and replayed rows would not be changed alike; change them in the model or in "
+                "forward() instead"
+            )
+
+    @contextmanager
+    def all_rows(self, strategy: Any) -> Iterator[None]:
+        """Let batch and outputs be those of all rows."""
+        with self._in_place_of(strategy, self._joint, self._all, 0):
+            yield
+
+    @contextmanager
+    def replayed_rows(self, strategy: Any, index: slice | Tensor) -> Iterator[None]:
+        """Let batch and outputs be those of the replayed rows with an index."""
         recall = self.recall
         if recall is None:
             raise RuntimeError("a loss of replayed rows without rows")
-        batch, output = strategy.mbatch, strategy.mb_output
-        strategy.mbatch = [column[index] for column in (recall.x, recall.y, recall.t)[: len(batch)]]
-        strategy.mb_output = rows_of(self.output, index)
+        batch = [column[index] for column in (recall.x, recall.y, recall.t)[: len(strategy.mbatch)]]
+        with self._in_place_of(strategy, batch, rows_of(self.output, index), 2, index):
+            yield
+
+    @contextmanager
+    def _in_place_of(
+        self, strategy: Any, batch: list[Tensor], output: Any, part: int, index: slice | Tensor = slice(None)
+    ) -> Iterator[None]:
+        found = strategy.mbatch, strategy.mb_output
+        place = self._place(strategy.mb_output)
+        strategy.mbatch, strategy.mb_output = batch, output if not place else output[place[0]]
+        self._keep(strategy, part, index)
         try:
-            return criterion()
+            yield
         finally:
-            strategy.mbatch, strategy.mb_output = batch, output
+            strategy.mbatch, strategy.mb_output = found
+            self._keep(strategy, 1)
+
+    def _place(self, output: Any) -> tuple[int, ...] | None:
+        """Where in the output of :meth:`part` another is: nowhere (None), all of it, or one entry of a tuple."""
+        if output is self._given:
+            return ()
+        if isinstance(self._given, tuple):
+            return next(((i,) for i, entry in enumerate(self._given) if entry is output), None)
+        return None
+
+    def _keep(self, strategy: Any, part: int, index: slice | Tensor = slice(None)) -> None:
+        for name, values in self._kept.items():
+            setattr(strategy.model, name, values[part][index])
+
+
+def _version(output: Any) -> int:
+    return output._version if isinstance(output, Tensor) else 0
 
 
 _STATELESS = frozenset(
@@ -105,19 +156,6 @@ _STATELESS = frozenset(
         *(nn.BCEWithLogitsLoss, nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.PoissonNLLLoss, nn.KLDivLoss),
     }
 )
-
-
-def plain_criterion(strategy: Any) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The strategy's loss as a function of outputs and labels, if it is one of torch's, which keep no state.
-
-    Calling such a loss once more changes nothing; of others that is not known.
-    """
-    criterion = strategy._criterion
-    overridden = type(strategy).criterion is not SupervisedProblem.criterion
-    if overridden or type(criterion) not in _STATELESS or not isinstance(strategy.mb_output, Tensor):
-        return None
-    forward: Callable[[Tensor, Tensor], Tensor] = criterion.forward
-    return forward
 
 
 def is_plain_cross_entropy(strategy: Any) -> bool:
@@ -134,13 +172,16 @@ def is_plain_cross_entropy(strategy: Any) -> bool:
 
 
 def stream_loss(strategy: Any, joint: Tensor) -> Tensor:
-    """The loss of the stream's rows, after batch and outputs were parted.
+    """The loss of the stream's rows, which the strategy's batch and outputs are.
 
-    :param joint: the loss of all rows. It is taken where the criterion is not known to keep no state: asking it a
-        second time could change what it does next.
+    One of torch's losses keeps no state, so it is worked out once more. Others are not asked a second time, since that
+    could change what they do next.
+
+    :param joint: the loss of all rows, taken for them.
     """
-    criterion = plain_criterion(strategy)
-    if criterion is None:
+    criterion: Callable[[Tensor, Tensor], Tensor] = strategy._criterion
+    overridden = type(strategy).criterion is not SupervisedProblem.criterion
+    if overridden or type(criterion) not in _STATELESS or not isinstance(strategy.mb_output, Tensor):
         return joint.detach()
     with torch.no_grad():
         return criterion(strategy.mb_output, strategy.mbatch[1])

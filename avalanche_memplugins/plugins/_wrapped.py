@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -99,8 +99,11 @@ def uncompile(modules: Iterable[nn.Module]) -> Callable[[], None]:
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy that runs by itself: the copy of a compiled ``forward`` would run the model that was copied."""
     restore = uncompile(model.modules())
+    # What a module keeps of the last batch has a graph behind it, which cannot be copied.
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    memo: dict[int, Any] = {id(value): value.detach() for value in kept if value.grad_fn is not None}
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, memo)
     finally:
         restore()
 

@@ -25,7 +25,14 @@ from avalanche_memplugins.plugins._around import Method, Once, around, remove_le
 from avalanche_memplugins.plugins._augment import Augment, augmented, check_augment
 from avalanche_memplugins.plugins._experience import number_of, parts_of
 from avalanche_memplugins.plugins._feed import Batches, HeldBatches, through_the_model
-from avalanche_memplugins.plugins._first_look import check_batch, diverged_if_not_finite, test_labels, test_rows
+from avalanche_memplugins.plugins._first_look import (
+    check_batch,
+    check_strategy,
+    diverged_if_not_finite,
+    test_labels,
+    test_rows,
+    told_without_inputs,
+)
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
 from avalanche_memplugins.plugins._listed import listed_once, told_of_another_run
 from avalanche_memplugins.plugins._outputs import joined, main_output
@@ -166,10 +173,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self._generator = torch.Generator().manual_seed(check.seed(seed))
         self._loss_is_read = True
         self._step: Step | None = None
-        self._latents: Tensor | None = None  # what passed the tap in the running forward pass
         self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
         self._fired = False  # whether before_forward did in this experience
-        self._warned_unused = False
+        self._warned_unused = self._warned_old = self._warned_small = False
 
     @property
     def _usual_time(self) -> Literal["iteration", "experience"]:
@@ -206,9 +212,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """Join the strategy: device, checks.
 
-        :raises ValueError: if the plugin is listed more than once.
+        :raises ValueError: if the plugin is listed more than once, or the strategy cannot train on replayed rows.
         """
         listed_once(self, strategy)
+        check_strategy(strategy, self.targets.labels)
         told_of_another_run(self.memory, strategy)
         remove_leftovers(strategy, "_train_exp")
         others = [p for p in strategy.plugins if p is not self and _replays(p)]
@@ -235,20 +242,16 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self._fired = False
         self._probe = None
         self.targets.check(strategy)
+        if self.write_at == "iteration":
+            self._tell_of_old_rows(strategy)
         if self.write_at == "experience" and hasattr(self.memory, "check_rows"):
             self._probe = test_rows(strategy, self.memory, self._tap)
         Once(strategy, "_train_exp", lambda train, *args, **options: self._take_part(strategy, train, *args, **options))
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Begin an iteration. The forward pass that follows draws rows, writes the stream's and joins them.
-
-        :raises ValueError: for a batch that is neither ``[x, y]`` nor ``[x, y, t]``.
-        """
+        """Begin an iteration. The forward pass that follows draws rows, writes the stream's and joins them."""
         self._fired = True
         self.last_replay = None
-        check_batch(strategy)
-        if self._probe is not None and not strategy.clock.train_exp_epochs:
-            test_labels(self.memory, self._probe, strategy.mbatch[1])
         self._step = Step()
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
@@ -257,38 +260,31 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         :raises RuntimeError: if it was not, so that nothing could be replayed.
         """
         if self._step is not None and not self._step.begun:
+            self._step = None
             raise RuntimeError(
                 f"strategy: {type(self).__name__} joins replayed rows to the batch in strategy.forward(), but "
                 f"{type(strategy).__name__} ran another forward pass; call self.forward() in its training loop"
             )
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        """Give the batch back to the stream, if the loss was not ``strategy.criterion()``.
+        """See that the loss was the strategy's.
 
-        :raises RuntimeError: if replayed rows were to have a loss or a weight of their own.
+        :raises RuntimeError: if it was not, so that replayed rows are not part of it.
         """
-        step = self._step
-        if step is None or not step.is_joint:
-            return
-        if self._has_own_loss:
+        if self._step is not None and not self._step.judged:
+            self._step = None
             raise RuntimeError(
-                f"strategy: {type(strategy).__name__} works out its loss without strategy.criterion(), so replayed "
-                "rows cannot have a weight or a loss of their own; expected replay_weight=None and labels='memory' "
-                "or 'old_model'"
+                f"strategy: {type(self).__name__} trains on replayed rows in strategy.criterion(), but "
+                f"{type(strategy).__name__} works out its loss in another way; call self.criterion() in its training "
+                "loop"
             )
-        self._part(strategy, step)
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """Leave the stream's loss for the metrics."""
         step = self._step
-        if step is None or step.recall is None:
-            return
-        if step.is_joint:
-            self._part(strategy, step)
-        if step.loss is not None and step.stream_loss is not None:
+        if step is not None and step.loss is not None and step.stream_loss is not None:
             # What other plugins have added to the loss stays.
             strategy.loss = strategy.loss.detach() - step.loss + step.stream_loss
-        step.output = None
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Let go of the iteration."""
@@ -332,6 +328,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if step is None or step.begun or not strategy.is_training:
             return forward(*args, **kwargs)
         step.begun = True
+        check_batch(strategy)
+        if self._probe is not None and not strategy.clock.train_exp_epochs:
+            test_labels(self.memory, self._probe, strategy.mbatch[1])
         recall = self._sample(strategy, step)
         writes = self._is_up_for_writing(strategy)
         if writes and not self._writes_after_forward:
@@ -339,78 +338,76 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if not (writes and self._writes_after_forward):
             self._fetch_ahead(step)
         step.begin(strategy, recall, replace=self.batch_policy == "replace")
+        batch = strategy.mbatch
         try:
-            output = self._run(strategy, step, forward, *args, **kwargs)
+            output, latents = self._run(strategy, step, forward, *args, **kwargs)
+            strategy.mbatch = batch
+            output = step.part(strategy, output)
             if writes and self._writes_after_forward:
-                logits = main_output(output)[: step.rows].detach().float() if self._stores_logits else None
-                x = strategy.mbatch[0][: step.rows] if self._latents is None else self._latents[: step.rows].float()
+                logits = main_output(output).detach().float() if self._stores_logits else None
+                x = batch[0] if latents is None else latents[: step.rows].float()
                 with diverged_if_not_finite(strategy, self.at):
-                    self._write(strategy, x, [column[: step.rows] for column in strategy.mbatch[1:]], logits)
+                    self._write(strategy, x, batch[1:], logits)
                 self._fetch_ahead(step)
         except BaseException:
             step.restore(strategy)
             raise
-        finally:
-            self._latents = None
+        if recall is not None and step.label is not None:
+            replayed = main_output(step.output).detach()
+            self.last_replay = Replayed(replayed, recall.y, recall.t, recall.x, step.label)
         return output
 
-    def _run(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> Any:
-        """The forward pass; keeps what passed the tap."""
-        recall, tap = step.recall, self._tap
+    def _run(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> tuple[Any, Tensor | None]:
+        """The forward pass on all rows; gives the output, and what passed the tap if there is one."""
+        recall, tap, batch = step.recall, self._tap, strategy.mbatch
         if tap is None:
-            if recall is not None:
-                step.join(strategy, x=recall.x)
-            return forward(*args, **kwargs)
+            strategy.mbatch = step.joint_batch(batch, None if recall is None else recall.x)
+            return forward(*args, **kwargs), None
         # A multi-task model splits its input rows by task label, so replayed codes, which have no input rows, need a
         # forward pass of their own.
         apart = bool(is_multi_task_module(strategy.model))
-        if recall is not None and not apart:
-            step.join(strategy)
+        joint = step.joint_batch(batch)
+        if not apart:
+            strategy.mbatch = joint
         tap.open(strategy.model, None if recall is None or apart else recall.x)
         try:
             output = forward(*args, **kwargs)
         finally:
             latents = tap.close()
-        if self._writes_after_forward:
-            self._latents = in_batch_order(latents, strategy.mbatch[-1])
         if recall is not None and apart:
-            output = joined(output, tap.forward_codes(strategy.model, recall.x, recall.t, strategy.mbatch[0]))
-            step.join(strategy)
-        return output
+            output = joined(output, tap.forward_codes(strategy.model, recall.x, recall.t, batch[0]))
+        return output, in_batch_order(latents, strategy.mbatch[-1])
 
     def _criterion(self, strategy: Any, criterion: Method, *args: Any, **kwargs: Any) -> Tensor:
-        """``strategy.criterion()`` over stream and replayed rows; afterwards the batch is the stream's again."""
+        """``strategy.criterion()`` of stream and replayed rows."""
         step = self._step
-        if step is None or not step.is_joint:
+        if step is None or not step.begun or step.judged or not strategy.is_training:
             loss: Tensor = criterion(*args, **kwargs)
             return loss
-        if not self._has_own_loss:
-            try:
-                loss = criterion(*args, **kwargs)
-            finally:
-                self._part(strategy, step)
-            if self._loss_is_read:
-                step.stream_loss = stream_loss(strategy, loss)
-        else:
-            self._part(strategy, step)
-            stream = criterion(*args, **kwargs)
-            step.stream_loss = stream.detach()
-            loss = self._joined_loss(
-                strategy,
-                stream,
-                step,
-                lambda index: step.on_replayed(strategy, index, lambda: criterion(*args, **kwargs)),
-            )
-        step.loss = loss.detach()
-        return loss
+        step.judged = True
+        step.check_outputs(strategy)
+        if step.recall is None:
+            loss = criterion(*args, **kwargs)
+            return loss
 
-    def _part(self, strategy: Any, step: Step) -> None:
-        """Split batch and outputs: the stream's rows stay with the strategy, the others are in the step."""
-        step.part(strategy)
-        recall = step.recall
-        if recall is not None and step.label is not None:
-            output = main_output(step.output).detach()
-            self.last_replay = Replayed(output, recall.y, recall.t, recall.x, step.label)
+        def of_replayed(index: slice | Tensor) -> Tensor:
+            with step.replayed_rows(strategy, index):
+                found: Tensor = criterion(*args, **kwargs)
+            return found
+
+        with told_without_inputs(self.at):
+            if self._has_own_loss:
+                stream = criterion(*args, **kwargs)
+                loss = self._joined_loss(strategy, stream, step, of_replayed)
+            else:
+                with step.all_rows(strategy):
+                    loss = criterion(*args, **kwargs)
+        step.loss = loss.detach()
+        if self._has_own_loss:
+            step.stream_loss = stream.detach()
+        elif self._loss_is_read:
+            step.stream_loss = stream_loss(strategy, loss)
+        return loss
 
     def _joined_loss(
         self, strategy: Any, stream: Tensor, step: Step, criterion: Callable[[slice | Tensor], Tensor]
@@ -452,6 +449,12 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         """Rows as the model gets them, with the labels that they are trained towards."""
         rows, replace = len(strategy.mbatch[0]), self.batch_policy == "replace"
         step.wanted = rows_to_replay(self.replay_size, strategy.clock, rows, replace=replace)
+        if replace and rows == 1 and not self._warned_small:
+            self._warned_small = True
+            warnings.warn(
+                "batch_policy: 'replace' keeps one row of the stream at least, so batches of 1 row replay nothing",
+                stacklevel=3,
+            )
         nothing_yet = self.replay_weight == "growing" and not strategy.clock.train_exp_counter
         if not step.wanted or not len(self.memory) or nothing_yet:
             return None
@@ -506,6 +509,18 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
                 batches = through_the_model(strategy, batches, self._tap, logits=self._stores_logits)
             for x, y, t, *logits in batches:
                 self._write(strategy, x, [y, t], logits[0] if logits else None, number)
+
+    def _tell_of_old_rows(self, strategy: Any) -> None:
+        """Warn if what is trained on is more than the experience, such as all data so far."""
+        more = len(strategy.adapted_dataset) - sum(len(dataset) for _, dataset in parts_of(strategy))
+        if more > 0 and not self._warned_old:
+            self._warned_old = True
+            warnings.warn(
+                f"{type(self).__name__}: {type(strategy).__name__} trains on {more} rows beside those of the "
+                "experience, and they are written as rows of the experience, too; write_at='experience' writes its own "
+                "only",
+                stacklevel=3,
+            )
 
     def _tell_unused(self, strategy: Any) -> None:
         if not self._warned_unused:

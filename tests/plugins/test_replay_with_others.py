@@ -234,13 +234,6 @@ class Penalty(SupervisedPlugin):
         strategy.loss = strategy.loss + 0.01 * sum(p.square().sum() for p in strategy.model.parameters())
 
 
-class NormalisedOutput(SupervisedPlugin):
-    """Changes outputs on their way to the loss."""
-
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
-        strategy.mb_output = 3 * F.normalize(strategy.mb_output, dim=1)
-
-
 class NoisyInput(SupervisedPlugin):
     """Changes the stream's rows just before the forward pass."""
 
@@ -254,7 +247,6 @@ OTHERS: dict[str, Callable[[], SupervisedPlugin]] = {
     "SI": lambda: SynapticIntelligencePlugin(si_lambda=0.1),
     "MAS": lambda: MASPlugin(lambda_reg=1.0, alpha=0.5),
     "penalty": Penalty,
-    "outputs": NormalisedOutput,
     "inputs": NoisyInput,
 }
 
@@ -314,6 +306,87 @@ def test_the_logged_loss_is_the_streams_and_the_penalties(replay: str) -> None:
         losses = losses[1:]
     for found in losses[1:]:
         assert found == pytest.approx(losses[0], abs=1e-5)
+
+
+class NormalisedOutput(SupervisedPlugin):
+    """Changes outputs on their way to the loss."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        if self.in_place:
+            strategy.mb_output *= 3
+        else:
+            strategy.mb_output = 3 * F.normalize(strategy.mb_output, dim=1)
+
+
+@every_replay
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_outputs_that_somebody_changes_are_told_before_a_step(replay: str, first: bool, in_place: bool) -> None:
+    both = [NormalisedOutput(in_place), REPLAY[replay]()]
+    strategy = naive(both if first else both[::-1])
+    before = weights_of(strategy).clone()
+    with pytest.raises(ValueError, match=r"mb_output: expected the outputs that strategy.forward\(\) gave"):
+        strategy.train(classic().train_stream)
+    assert torch.equal(weights_of(strategy), before)
+
+
+class Looks(SupervisedPlugin):
+    """Sees at every event whether batch and outputs are the stream's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: set[tuple[int, ...]] = set()
+
+    def _look(self, strategy: Any, **kwargs: Any) -> None:
+        columns = [len(column) for column in strategy.mbatch]
+        features = getattr(strategy.model, "kept", strategy.mb_output)
+        self.sizes.add((*columns, len(strategy.mb_output), len(features)))
+
+    after_forward = before_backward = after_backward = before_update = after_update = after_training_iteration = _look
+
+
+class Keeping(nn.Module):
+    """Keeps what its layer gave, as Avalanche's feature distillation and replay want it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Linear(FEATURES, 16), nn.Tanh())
+        self.classifier = nn.Linear(16, CLASSES)
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = self.features(x)
+        return self.classifier(self.kept)
+
+
+@every_replay
+@pytest.mark.parametrize("first", [True, False])
+def test_no_plugin_sees_a_replayed_row_at_any_event(replay: str, first: bool) -> None:
+    looks, model = Looks(), Keeping()
+    both = [looks, REPLAY[replay]()]
+    naive(both if first else both[::-1], model=model).train(classic().train_stream)
+    assert all(len(set(sizes)) == 1 and sizes[0] <= 16 for sizes in looks.sizes)
+
+
+@every_replay
+def test_a_criterion_finds_what_the_model_keeps_of_the_rows_it_judges(replay: str) -> None:
+    class OfKept(Naive):
+        def criterion(self) -> Tensor:
+            assert len(self.model.kept) == len(self.mb_output) == len(self.mb_y)
+            return F.cross_entropy(self.model.classifier(self.model.kept), self.mb_y)
+
+    torch.manual_seed(1)
+    strategy = naive([REPLAY[replay]()], OfKept, Keeping())
+    strategy.train(classic().train_stream)
+    torch.manual_seed(1)
+    usual = naive([REPLAY[replay]()], model=Keeping())
+    usual.train(classic().train_stream)
+    torch.testing.assert_close(weights_of(strategy), weights_of(usual))
 
 
 # ---------------------------------------------------------------- what is left behind
@@ -595,20 +668,12 @@ class OwnLossLoop(Naive):
 
 
 @every_replay
-def test_a_loop_with_a_loss_of_its_own_trains_on_all_rows_or_is_told(replay: str) -> None:
+def test_a_loop_with_a_loss_of_its_own_is_told_before_a_step(replay: str) -> None:
     strategy = naive([REPLAY[replay]()], OwnLossLoop, criterion=nn.CrossEntropyLoss())
-    torch.manual_seed(1)
-    if replay in ("weighted", "growing weight", "soft", "logits", "DER++", "latent, weighted"):
-        with pytest.raises(
-            RuntimeError, match=r"strategy: OwnLossLoop works out its loss without strategy.criterion\(\)"
-        ):
-            strategy.train(classic().train_stream)
-        return
-    strategy.train(classic().train_stream)
-    usual = naive([REPLAY[replay]()])
-    torch.manual_seed(1)
-    usual.train(classic().train_stream)
-    torch.testing.assert_close(weights_of(strategy), weights_of(usual))
+    before = weights_of(strategy).clone()
+    with pytest.raises(RuntimeError, match=r"strategy: .* OwnLossLoop works out its loss in another way"):
+        strategy.train(classic().train_stream)
+    assert torch.equal(weights_of(strategy), before)
 
 
 @pytest.mark.parametrize("memory", [lambda: RandomMemory(400), GaussianMemory])
