@@ -104,6 +104,10 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         batch = strategy.mbatch
         if not len(self.memory) or not len(batch[0]):
             return
+        if self.memory.targets is not None:
+            raise ValueError(
+                f"memory: {type(self).__name__} needs rows with integer classes (B,), got {self.memory.targets}"
+            )
         if self.memory.keep != "key" and batch[0].shape[1:] != self.memory.shape:
             raise ValueError(
                 f"memory: wants rows as the model's inputs are, {tuple(batch[0].shape[1:])}, "
@@ -138,7 +142,7 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
             key = None if self.key is None else (lambda rows: self._query_keys(model, forward, rows))
             self._index[task] = EpisodicIndex(self.memory, key=key, backend=self.backend, max_bytes=self.max_bytes)
         found = self._index[task].search(self._query_keys(model, forward, x), self.neighbours, task=task)
-        labels = self.memory.store.get("labels", found.indices.flatten().cpu())[:, 0].long()
+        labels = self.memory.labels_of(found.indices.flatten().cpu())[0]
         return found.indices, found.distances, labels.view(found.indices.shape)
 
     # ---------------------------------------------------------------- parts of the above

@@ -35,6 +35,15 @@ class SlotGroups:
         self._table = np.zeros((self._columns, ROOM), dtype=np.int64)
         self._look(0)
 
+    def __getstate__(self) -> dict[str, Any]:
+        views = ("groups", "sizes", "starts", "offered")
+        return {name: value for name, value in vars(self).items() if name not in views} | {"known": len(self.groups)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        known = state.pop("known")
+        vars(self).update(state)
+        self._look(known)
+
     def _look(self, groups: int) -> None:
         """Name the parts of the table that are in use."""
         self.groups: Integers = self._table[0, :groups]  # ascending

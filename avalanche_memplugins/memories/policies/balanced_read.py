@@ -65,9 +65,11 @@ class Balanced:
             ranks = turn.take(np.arange(count), mode="wrap")
         else:
             level, rest = water_level(held.sizes, count)
-            able = np.flatnonzero(held.sizes > level)
-            more = able[distinct_integers(len(able), rest, generator=generator).numpy()]
-            ranks = np.concatenate([np.arange(groups).repeat(np.minimum(held.sizes, level)), more])
+            ranks = np.arange(groups).repeat(np.minimum(held.sizes, level))
+            if rest:
+                able = np.flatnonzero(held.sizes > level)
+                more = able[distinct_integers(len(able), rest, generator=generator).numpy()]
+                ranks = np.concatenate([ranks, more])
         places = held.draw(ranks, generator, replacement=self.replacement)
         return torch.from_numpy(held.slots(places))
 
