@@ -21,7 +21,8 @@ class Targets(NamedTuple):
     dtype: torch.dtype
 
     def __str__(self) -> str:
-        return f"{str(self.dtype).removeprefix('torch.')} ({', '.join(('B', *map(str, self.shape)))}{',' * (not self.shape)})"
+        shape = ", ".join(("B", *map(str, self.shape))) if self.shape else "B,"
+        return f"{str(self.dtype).removeprefix('torch.')} ({shape})"
 
 
 def targets_of(y: Tensor, rows: int) -> Targets | None:
@@ -119,16 +120,14 @@ class LabelColumns:
         :raises ValueError: if not.
         """
         if targets != self.targets:
-            held, got = (f"integer classes (B,)" if kind is None else str(kind) for kind in (self.targets, targets))
+            held, got = ("integer classes (B,)" if kind is None else str(kind) for kind in (self.targets, targets))
             raise ValueError(f"y: expected {held}, as first written, got {got}")
 
     def state(self) -> dict[str, Any]:
         """The kind of targets, if these are no classes."""
         if self.targets is None:
             return {}
-        return {
-            "targets": {"shape": list(self.targets.shape), "dtype": str(self.targets.dtype).removeprefix("torch.")}
-        }
+        return {"targets": {"shape": list(self.targets.shape), "dtype": str(self.targets.dtype).removeprefix("torch.")}}
 
     def _check_no_tasks(self, t: Tensor | int) -> None:
         if bool(t.any() if isinstance(t, Tensor) else t):

@@ -14,10 +14,11 @@ from avalanche_memplugins.memories.recall import Recall
 class Memory(Protocol):
     """Gives rows back; how it comes by them say :class:`WritableMemory` and :class:`LearningMemory`.
 
-    Memories are ``nn.Module`` s: their state follows ``.to(device)`` and is all in ``state_dict()``. They may have
-    ``check_rows(x, y=None, t=0)``, which raises what taking rows ``(B, *shape)`` in would, for the rows and, if they are
-    given, their labels, and changes nothing: then rows or labels that do not fit are told before an experience is
-    trained, not after.
+    Memories are ``nn.Module`` s: their state follows ``.to(device)`` and is all in ``state_dict()``.
+
+    They may have ``check_rows(x, y=None, t=0)``. It raises what taking rows ``(B, *shape)`` in would, for the rows and,
+    if they are given, their labels; it changes nothing. So what does not fit is told before an experience is trained,
+    not after.
     """
 
     @property

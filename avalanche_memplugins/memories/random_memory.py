@@ -24,11 +24,13 @@ class RandomMemory(RowReads):
 
     Appending a batch and drawing a random batch cost the same whatever the capacity, the fill and the
     length of the stream. Which rows stay is the write policy's business, which come back the read
-    policy's, how a row is stored the codec's; the three combine freely. Targets may be classes, or any tensors with
-    one row a row of x, such as numbers to regress or several labels; those are stored as they are. All choices are drawn on the
+    policy's, how a row is stored the codec's; the three combine freely. All choices are drawn on the
     CPU from the memory's own generator: nothing waits for a GPU, and the same seed makes the same
     choices on every device. (The exception: policies balanced by class must see the labels; if these
     are on a GPU, each write waits for them.)
+
+    ``y`` may be classes, or targets of any other kind with one row a row of x, such as numbers to regress or several
+    labels an image. Those are stored as they are, and come back so.
 
     For use from one thread. Buffers are allocated at the first write, when the shape of a row is known.
 

@@ -65,7 +65,6 @@ class RowReads(RowState):
         """Slots that hold a row, int64 ascending on the CPU: the first ones, unless the write policy leaves gaps."""
         return self._written.all()
 
-
     @torch.no_grad()
     def rows(self, slots: Tensor) -> Recall:
         """The rows in the given slots, decoded.

@@ -82,7 +82,7 @@ class WrittenSlots:
         :raises TypeError: if they are no integer tensor.
         :raises ValueError: if not, naming one that does not.
         """
-        if not isinstance(slots, Tensor) or slots.is_floating_point() or slots.is_complex() or slots.dtype == torch.bool:
+        if not isinstance(slots, Tensor) or not _counts(slots):
             got = slots.dtype if isinstance(slots, Tensor) else type(slots).__name__
             raise TypeError(f"{name}: expected an integer tensor (n,), got {got}")
         if slots.ndim != 1:
@@ -96,7 +96,8 @@ class WrittenSlots:
             wrong = int(slots[~self._mask[slots.cpu()]][0])
         else:
             return
-        held = f"from 0 to {self.count - 1}" if self._mask is None and self.count else f"{self.count} of {self.capacity}"
+        dense = self._mask is None and self.count
+        held = f"from 0 to {self.count - 1}" if dense else f"{self.count} of {self.capacity}"
         raise ValueError(f"{name}: expected slots that hold a row ({held}), got {wrong}")
 
     def state(self) -> dict[str, object]:
@@ -138,10 +139,15 @@ def checked(placement: Placement, batch: int, capacity: int) -> Placement:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"policy: expected pairs of rows and slots, got {placement!r}") from error
     for name, part, size in (("rows", rows, batch), ("slots", slots, capacity)):
-        if part.ndim != 1 or part.is_floating_point() or part.is_complex() or part.dtype == torch.bool:
+        if part.ndim != 1 or not _counts(part):
             raise ValueError(f"policy: expected {name} as integers (n,), got {part.dtype} {tuple(part.shape)}")
-        if len(part) and not 0 <= int(part.min()) <= int(part.max()) < size:
-            raise ValueError(f"policy: expected {name} from 0 to {size - 1}, got {int(part.min())} to {int(part.max())}")
+        low, high = (int(part.min()), int(part.max())) if len(part) else (0, 0)
+        if low < 0 or high >= size:
+            raise ValueError(f"policy: expected {name} from 0 to {size - 1}, got {low} to {high}")
     if len(rows) != len(slots) or len(slots.unique()) != len(slots):
         raise ValueError(f"policy: expected one row for each of different slots, got {len(rows)} for {slots.tolist()}")
     return Placement(rows.long(), slots.long())
+
+
+def _counts(numbers: Tensor) -> bool:
+    return not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
