@@ -170,9 +170,9 @@ class LocalAdaptationPlugin(ReadingPlugin):
             x = self.memory.rows(index.flatten().cpu()).x.float()
             return x.view(*index.shape, *x.shape[1:])
         if task not in self._known:
-            slots = int(self.memory.slots()[-1]) + 1
-            self._known[task] = torch.zeros(slots, dtype=torch.bool, device=index.device)
-            self._features[task] = torch.empty(slots, tail.width, device=index.device)
+            end = int(self.memory.slots()[-1]) + 1
+            self._known[task] = torch.zeros(end, dtype=torch.bool, device=index.device)
+            self._features[task] = torch.empty(end, tail.width, device=index.device)
         known, features = self._known[task], self._features[task]
         missing = torch.unique(index)
         missing = missing[~known[missing]]

@@ -120,7 +120,7 @@ class WrittenSlots:
         if not isinstance(slots, Tensor) or slots.shape != (held,) or slots.dtype != torch.int32:
             raise ValueError(f"state: expected {held} slots that hold a row")
         slots = slots.cpu().long()
-        if held and (len(slots.unique()) != held or int(slots.min()) < 0 or int(slots.max()) >= self.capacity):
+        if held and (len(set(slots.tolist())) != held or int(slots.min()) < 0 or int(slots.max()) >= self.capacity):
             raise ValueError(f"state: expected different slots below {self.capacity}")
         fresh._note(slots)
         return fresh
@@ -144,7 +144,7 @@ def checked(placement: Placement, batch: int, capacity: int) -> Placement:
         low, high = (int(part.min()), int(part.max())) if len(part) else (0, 0)
         if low < 0 or high >= size:
             raise ValueError(f"policy: expected {name} from 0 to {size - 1}, got {low} to {high}")
-    if len(rows) != len(slots) or len(slots.unique()) != len(slots):
+    if len(rows) != len(slots) or len(set(slots.tolist())) != len(slots):
         raise ValueError(f"policy: expected one row for each of different slots, got {len(rows)} for {slots.tolist()}")
     return Placement(rows.long(), slots.long())
 

@@ -92,9 +92,10 @@ class GroupBalanced:
         held = self._held
         wanted = held.sizes + come
         level, rest = water_level(wanted, self.capacity)
-        sizes = np.minimum(wanted, level)
+        sizes: Integers = np.minimum(wanted, level)
         sizes[np.flatnonzero(wanted > level)[::-1][:rest]] += 1
-        return sizes - held.sizes
+        sizes -= held.sizes
+        return sizes
 
     def _free(self, growth: Integers, generator: torch.Generator, ranks: Integers) -> Integers:
         """Slots for rows of groups ``ranks`` that join: unused ones, and those of rows that are dropped."""
