@@ -27,8 +27,6 @@ class Bits:
     :raises ValueError: for arguments out of range; when rows are written, if their pixels are not within [0, 1].
     """
 
-    nbytes_fixed = 0
-
     def __init__(
         self, bits: int = 4, *, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0
     ) -> None:
@@ -39,6 +37,11 @@ class Bits:
         # One look-up a byte gives all its pixels, several times faster than shifts and masks.
         every_byte = torch.arange(256, dtype=torch.uint8)[:, None]
         self._pixels = unpack_bits(every_byte, bits, 8 // bits).float().div_((1 << bits) - 1)
+
+    @property
+    def nbytes_fixed(self) -> int:
+        """Bytes of the table of all bytes' pixels."""
+        return self._pixels.nbytes
 
     def check(self, x: Tensor) -> None:
         """Raise unless the rows are images with pixels from 0 to 1 under this mean and std."""

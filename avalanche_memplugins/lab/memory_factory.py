@@ -54,8 +54,7 @@ def make_memory(spec: RunSpec, *, steps: int = 2_000) -> Any:
         settings["store_logits"] = True
     if spec.budget is None:
         return kind(spec.memory_size, **settings)
-    if spec.strategy == "dark-replay":
-        settings["classes"] = info.n_classes
+    settings |= {"classes": info.n_classes, "experiences": spec.n_experiences}
     # A byte a label where it can hold the classes; most streams have the one task label 0, which takes none.
     settings["labels"] = "uint8" if info.n_classes <= 256 else "int16"
     settings["store_tasks"] = info.scenario == "task-incremental"

@@ -87,13 +87,18 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
 
     # ---------------------------------------------------------------- parts of writing and sampling
 
-    def check_rows(self, x: Tensor) -> None:
-        """Raise what taking these rows in would, for their shape, type or values; nothing changes.
+    def check_rows(self, x: Tensor, y: Tensor | None = None, t: Tensor | int = 0) -> None:
+        """Raise what taking these rows in would, for the shape, type or values of rows and labels; nothing changes.
 
         :param x: ``(B, *shape)``.
+        :param y: classes ``(B,)``, integers >= 0; None: not known yet.
+        :param t: task labels ``(B,)`` or one for all, integers >= 0.
         """
-        check.rows_of(x)
-        self._check_rows(x)
+        if y is None:
+            check.rows_of(x)
+            self._check_rows(x)
+        else:
+            self._check(x, y, t, t)
         if self.codec is not None:
             self.codec.check(x)
 

@@ -1,8 +1,9 @@
-"""Class, task label and origin of rows, in columns of one small integer type."""
+"""Class, task label and origin of rows, in columns of one small integer type; targets of other kinds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,21 +14,53 @@ TYPES = {"int32": torch.int32, "int16": torch.int16, "uint8": torch.uint8}
 Given = Mapping[str, Tensor | int]
 
 
+class Targets(NamedTuple):
+    """What ``y`` is of rows that have no class: shape and type of one row's."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        shape = ", ".join(("B", *map(str, self.shape))) if self.shape else "B,"
+        return f"{str(self.dtype).removeprefix('torch.')} ({shape})"
+
+
+def targets_of(y: Tensor, rows: int) -> Targets | None:
+    """Kind of the targets ``y``; None of classes ``(B,)``, whose values are still to be looked at.
+
+    :raises TypeError: if it is no tensor.
+    :raises ValueError: if it has not one row a row of x, or is of a type that cannot be stored.
+    """
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y: expected a tensor with one row a row of x, got {type(y).__name__}")
+    if y.is_complex() or y.is_quantized or y.layout != torch.strided or y.is_meta:
+        raise ValueError(f"y: expected a dense tensor of real numbers, got {y.dtype} {y.layout} on {y.device}")
+    if y.ndim == 1 and y.dtype != torch.bool and not y.is_floating_point():
+        check.label("y", y, rows)
+        return None
+    if not y.ndim or len(y) != rows:
+        raise ValueError(f"y: expected {rows} rows, one a row of x, got shape {tuple(y.shape)}")
+    return Targets(tuple(y.shape[1:]), y.dtype)
+
+
 class LabelColumns:
     """Checks labels ``{"y": ..., "t": ..., "origin": ...}`` and puts the stored ones side by side.
 
     :param kind: of a column, one of ``TYPES``.
-    :param tasks: store all three; otherwise the class alone, and every task label must be 0.
+    :param tasks: store task label and origin; otherwise every task label must be 0.
+    :param targets: kind of the targets that stand in the place of classes, and are stored elsewhere.
     """
 
-    def __init__(self, kind: str, tasks: bool) -> None:
+    def __init__(self, kind: str, tasks: bool, targets: Targets | None = None) -> None:
         self.dtype = TYPES[kind]
         self.largest = torch.iinfo(self.dtype).max
         self.tasks = tasks
+        self.targets = targets
+        self.names = (*(("y",) if targets is None else ()), *(("t", "origin") if tasks else ()))
 
     def stored(self, labels: Given) -> Given:
         """Those that get a column."""
-        return labels if self.tasks else {"y": labels["y"]}
+        return {name: labels[name] for name in self.names}
 
     def stack(self, labels: Given, like: Tensor) -> Tensor:
         """Stored labels as int64 ``(B, columns)`` beside the rows ``like``."""
@@ -37,27 +70,30 @@ class LabelColumns:
             else torch.full((len(like),), value, dtype=torch.int64, device=like.device)
             for value in self.stored(labels).values()
         ]
+        if not columns:
+            return torch.zeros(len(like), 0, dtype=torch.int64, device=like.device)
         return torch.stack(columns, dim=1)
 
-    def unstack(self, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``y``, ``t`` and ``origin``; of what is not stored 0, and -1 for an origin that is not known."""
-        if not self.tasks:
-            y = columns[:, 0].long()
-            return y, torch.zeros_like(y), torch.full_like(y, -1)
-        y, t, origin = columns.long().unbind(1)
-        return y, t, origin
+    def unstack(self, columns: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        """``y``, ``t`` and ``origin``; of what is not stored None, 0, and -1 for an origin that is not known."""
+        if len(self.names) == 3:
+            y, t, origin = columns.long().unbind(1)
+            return y, t, origin
+        found = dict(zip(self.names, columns.long().unbind(1), strict=True))
+        zeros = columns.new_zeros(len(columns), dtype=torch.int64)
+        return found.get("y"), found.get("t", zeros), found.get("origin", zeros - 1)
 
     def check_kinds(self, labels: Given, rows: int) -> None:
         """Raise for what can be told from types, shapes and single numbers."""
-        stored = self.stored(labels)
         for name, value in labels.items():
-            check.label(name, value, rows, self.largest if name in stored else check.LARGEST)
+            check.label(name, value, rows, self.largest if name in self.names else check.LARGEST)
         if not self.tasks and not isinstance(labels["t"], Tensor):
             self._check_no_tasks(labels["t"])
 
     def check_values(self, labels: Given, columns: Tensor) -> None:
         """Raise for values out of range; on a GPU this waits for them."""
-        check.label_ranges(columns, self.stored(labels), self.largest)
+        if columns.numel():
+            check.label_ranges(columns, self.stored(labels), self.largest)
         if not self.tasks:
             check.label_range("origin", labels["origin"])
             self._check_no_tasks(labels["t"])
@@ -78,6 +114,39 @@ class LabelColumns:
         if not self.tasks and isinstance(t, Tensor):
             torch._assert_async(~t.any())
 
+    def check_same(self, targets: Targets | None) -> None:
+        """Raise unless further rows' targets are of the kind that is held.
+
+        :raises ValueError: if not.
+        """
+        if targets != self.targets:
+            held, got = ("integer classes (B,)" if kind is None else str(kind) for kind in (self.targets, targets))
+            raise ValueError(f"y: expected {held}, as first written, got {got}")
+
+    def state(self) -> dict[str, Any]:
+        """The kind of targets, if these are no classes."""
+        if self.targets is None:
+            return {}
+        return {"targets": {"shape": list(self.targets.shape), "dtype": str(self.targets.dtype).removeprefix("torch.")}}
+
     def _check_no_tasks(self, t: Tensor | int) -> None:
         if bool(t.any() if isinstance(t, Tensor) else t):
             raise ValueError("t: a memory with store_tasks=False keeps rows of task label 0 only, got others")
+
+
+def targets_in(state: Mapping[str, Any]) -> Targets | None:
+    """What :meth:`LabelColumns.state` wrote.
+
+    :raises ValueError: if it is damaged.
+    """
+    found = state.get("targets")
+    if found is None:
+        return None
+    try:
+        dtype = getattr(torch, found["dtype"])
+        shape = tuple(int(size) for size in found["shape"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"state: expected shape and type of the targets, got {found!r}") from error
+    if not isinstance(dtype, torch.dtype) or min(shape, default=0) < 0:
+        raise ValueError(f"state: expected shape and type of the targets, got {found!r}")
+    return Targets(shape, dtype)

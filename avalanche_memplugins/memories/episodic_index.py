@@ -66,7 +66,7 @@ class EpisodicIndex:
         return found if slots is None else Neighbours(slots[found.indices], found.distances)
 
     def _table(self, task: int | None) -> tuple[KeyTable, Tensor | None]:
-        slots = torch.arange(len(self.memory))
+        slots = self.memory.slots()
         if task is not None:
             slots = slots[self.memory.labels_of(slots)[1].cpu() == task]
         if not len(slots):
@@ -78,7 +78,7 @@ class EpisodicIndex:
         for block in blocks:
             keys[filled : filled + len(block)] = first if filled == 0 else self._keys(block)
             filled += len(block)
-        return KeyTable(keys, backend=self.backend), None if task is None else slots.to(keys.device)
+        return KeyTable(keys, backend=self.backend), None if int(slots[-1]) + 1 == len(slots) else slots.to(keys.device)
 
     def _keys(self, slots: Tensor) -> Tensor:
         rows = self.memory.rows(slots)

@@ -66,7 +66,7 @@ class EpisodicMemory(RandomMemory):
         if self.embedding is None or "keys" not in self.store:
             raise ValueError("reembed: wants an embedding and keep='both', so that keys can be made from x again")
         self._ahead = None
-        for slots in torch.split(torch.arange(len(self)), batch_size):
+        for slots in torch.split(self.slots(), batch_size):
             self.store.put("keys", slots, self._embed(self.embedding, self.rows(slots).x))
         self._index.refresh()
 

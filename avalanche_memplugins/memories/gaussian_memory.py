@@ -36,7 +36,7 @@ class GaussianMemory(GenerativeMemory):
     write waits for them.
 
     :param rank: r, rows of F, >= 0; 0: variances only. None: the full covariance, kept as its triangle of
-        C (C + 1) / 2 numbers: fewer than low rank takes from about C / 2 on.
+        C (C + 1) / 2 numbers, and from the first draw on as C x C factors, too, which :attr:`nbytes` then counts.
     :param balance: what ``sample`` draws: every ``"class"`` as often as the others, or in proportion to the
         ``"count"`` of its rows.
     :param codec: a :class:`~avalanche_memplugins.codecs.LatentCodec`, whose codes are modelled; None: the
@@ -94,7 +94,7 @@ class GaussianMemory(GenerativeMemory):
             raise ValueError("shape: a budget without a codec wants the shape of a row, got None")
         width = int(codec.code_size) if codec is not None else math.prod(shape or ())
         each = nbytes // classes - TABLE_BYTES
-        if each >= 4 * (width + width * (width + 1) // 2):
+        if each >= 4 * (width + width * (width + 1) // 2 + width * width):
             return cls(rank=None, codec=codec, **kwargs)
         rank = each // (4 * width) - 2
         if rank < 0:
@@ -103,6 +103,11 @@ class GaussianMemory(GenerativeMemory):
                 f"bytes, got a budget of {nbytes}"
             )
         return cls(rank=rank, codec=codec, **kwargs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that hold the stream: the Gaussians, the table of classes, and factors made to draw from them."""
+        return super().nbytes + (0 if self._roots is None else self._roots.nbytes)
 
     @property
     def device(self) -> torch.device:

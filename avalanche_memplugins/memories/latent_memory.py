@@ -86,10 +86,11 @@ class LatentMemory(RandomMemory):
 
     def _look(self, x: Tensor, y: Tensor, t: Tensor | int, *, origin: int) -> int:
         rows = check.rows_of(x)
-        labels: dict[str, Tensor | int] = {"y": y, "t": t, "origin": origin}
-        self._columns.check_kinds(labels, rows)
+        labels, columns = self._labelled(y, t, origin, rows)
         if rows:
-            self._columns.check_values(labels, self._columns.stack(labels, x))
+            columns.check_values(labels, columns.stack(labels, x))
+            if columns.targets is not None:
+                check.finite("y", y)
         self._check_shape(x)
         check.finite("x", x)
         self.codec.check(x)
@@ -114,7 +115,7 @@ class LatentMemory(RandomMemory):
                 raise ValueError("batches: wants what can be iterated again and again, got what is used up after once")
 
     def _slots(self) -> list[Tensor]:
-        return list(torch.split(torch.arange(len(self)), _ROWS)) if len(self) else []
+        return list(torch.split(self.slots(), _ROWS)) if len(self) else []
 
     def _held(self) -> Iterator[Tensor]:
         """All rows held, some at a time, decoded by the codec as it is."""

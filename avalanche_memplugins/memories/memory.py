@@ -14,9 +14,11 @@ from avalanche_memplugins.memories.recall import Recall
 class Memory(Protocol):
     """Gives rows back; how it comes by them say :class:`WritableMemory` and :class:`LearningMemory`.
 
-    Memories are ``nn.Module`` s: their state follows ``.to(device)`` and is all in ``state_dict()``. They may have
-    ``check_rows(x)``, which raises what taking rows ``(B, *shape)`` in would and changes nothing: then rows that do not
-    fit are told before an experience is trained, not after.
+    Memories are ``nn.Module`` s: their state follows ``.to(device)`` and is all in ``state_dict()``.
+
+    They may have ``check_rows(x, y=None, t=0)``. It raises what taking rows ``(B, *shape)`` in would, for the rows and,
+    if they are given, their labels; it changes nothing. So what does not fit is told before an experience is trained,
+    not after.
     """
 
     @property
@@ -51,7 +53,10 @@ class WritableMemory(Memory, Protocol):
     """Takes rows as they come; with an attribute ``store_logits`` that is true, their outputs as ``logits``, too."""
 
     def write(self, x: Tensor, y: Tensor, t: Tensor | int = 0, *, origin: Tensor | int | None = None) -> None:
-        """Offer rows ``x`` ``(B, *shape)`` with classes, task labels and numbers of their experiences ``(B,)``."""
+        """Offer rows ``x`` ``(B, *shape)`` with classes, task labels and numbers of their experiences ``(B,)``.
+
+        What keeps rows as they are may take targets of other kinds for ``y``: any tensor with one row a row of x.
+        """
 
 
 class LearningMemory(Memory, Protocol):

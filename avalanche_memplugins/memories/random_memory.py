@@ -11,11 +11,12 @@ from torch import Size, Tensor, nn
 from avalanche_memplugins._words import OF_A_MEMORY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import _checks as check
-from avalanche_memplugins.memories._labels import TYPES, LabelColumns
+from avalanche_memplugins.memories._labels import TYPES, LabelColumns, Targets, targets_of
 from avalanche_memplugins.memories._modes import eval_mode
-from avalanche_memplugins.memories._random.names import codec_of, read_policy, write_policy
+from avalanche_memplugins.memories._random.names import WRITE_KINDS, codec_of, read_policy, write_policy
 from avalanche_memplugins.memories._random.reads import RowReads
-from avalanche_memplugins.memories.policies import Grouping, ReadPolicy, WritePolicy
+from avalanche_memplugins.memories._random.written import WrittenSlots, checked
+from avalanche_memplugins.memories.policies import Balanced, GroupBalanced, Grouping, ReadPolicy, WritePolicy
 from avalanche_memplugins.memories.row_store import RowStore, to_device
 
 
@@ -29,6 +30,9 @@ class RandomMemory(RowReads):
     CPU from the memory's own generator: nothing waits for a GPU, and the same seed makes the same
     choices on every device. (The exception: policies balanced by class must see the labels; if these
     are on a GPU, each write waits for them.)
+
+    ``y`` may be classes, or targets of any other kind with one row a row of x, such as numbers to regress or several
+    labels an image. Those are stored as they are, and come back so.
 
     For use from one thread. Buffers are allocated at the first write, when the shape of a row is known.
 
@@ -96,6 +100,7 @@ class RandomMemory(RowReads):
             raise TypeError(f"embedding: wants a module or None, got {type(embedding).__name__}")
         self.embedding = embedding
         self.seen = 0
+        self._written = WrittenSlots(self.capacity)
         self.shape = Size()  # of one row of x; known from the first write on
         self.dtype = torch.float32
         self.store = RowStore(capacity, storage)
@@ -112,6 +117,9 @@ class RandomMemory(RowReads):
         shape: tuple[int, ...],
         dtype: torch.dtype = torch.float32,
         classes: int = 0,
+        experiences: int = 0,
+        target_shape: tuple[int, ...] | None = None,
+        target_dtype: torch.dtype = torch.float32,
         **kwargs: Any,
     ) -> RandomMemory:
         """The largest memory whose :attr:`nbytes` stay within a budget.
@@ -120,27 +128,46 @@ class RandomMemory(RowReads):
             state.
         :param shape: of one row of x.
         :param dtype: of x.
-        :param classes: width of the logits; wanted with ``store_logits``.
+        :param classes: how many are expected: the width of the logits, wanted with ``store_logits``. A policy balanced
+            by class has room for 16 from the start; more of them take more bytes, which are set aside if told here.
+        :param experiences: how many are expected; likewise for policies balanced by task.
+        :param target_shape: of one row of y, if these are no classes: ``()`` for one number a row.
+        :param target_dtype: of y, if these are no classes.
         :param kwargs: the other arguments of :class:`RandomMemory`.
         :raises ValueError: if not a single row fits, or for logits of unknown width.
         """
         check.positive_integer("nbytes", nbytes)
-        probe = cls(1, **{**kwargs, "storage": "device"})
-        if probe.store_logits and classes < 1:
+        store_logits = cls(1, **{**kwargs, "storage": "device"}).store_logits
+        if store_logits and classes < 1:
             raise ValueError(f"classes: a budget with store_logits=True wants their width, got {classes}")
         x = torch.zeros(1, *shape, dtype=dtype)
-        with torch.no_grad():
-            values = probe._values(x, {"y": 0, "t": 0, "origin": 0}, None)
-        if probe.store_logits:
-            values["logits"] = torch.zeros(1, classes)
-        values["labels"] = values["labels"].to(probe._columns.dtype)
-        probe._allocate(values)
-        shared = probe._nbytes_shared
-        row = probe.nbytes - shared
+        if target_shape is None:
+            y = torch.zeros(1, dtype=torch.int64)
+        else:
+            y = torch.zeros(1, *target_shape, dtype=target_dtype)
+
+        def takes(capacity: int) -> int:
+            probe = cls(capacity, **{**kwargs, "storage": "device"})
+            probe._reserve(classes, experiences)
+            labels, columns = probe._labelled(y, 0, 0, 1)
+            with torch.no_grad():
+                values = probe._values(x, y, columns, torch.zeros(1, classes) if store_logits else None)
+            probe._allocate(_with_labels(values, columns.stack(labels, x), columns))
+            return probe.nbytes
+
+        row = takes(2) - takes(1)
+        shared = takes(1) - row
         if nbytes - shared < row:
-            beside = f" beside {shared} of the codec" if shared else ""
+            beside = f" beside {shared} of the codec and the policies" if shared else ""
             raise ValueError(f"nbytes: one row takes {row} bytes{beside}, got a budget of {nbytes}")
-        return cls((nbytes - shared) // row, **kwargs)
+        memory = cls((nbytes - shared) // row, **kwargs)
+        memory._reserve(classes, experiences)
+        return memory
+
+    def _reserve(self, classes: int, experiences: int) -> None:
+        for policy in (self.policy, self.read):
+            if isinstance(policy, GroupBalanced | Balanced):
+                policy.reserve(classes if policy.grouping == "class" else experiences)
 
     def __repr__(self) -> str:
         return (
@@ -164,61 +191,99 @@ class RandomMemory(RowReads):
         Nothing changes if an error is raised.
 
         :param x: rows ``(B, *shape)``; their shape and type stay those of the first write.
-        :param y: classes ``(B,)``, integers >= 0.
+        :param y: classes ``(B,)``, integers >= 0; or targets of another kind: floating-point or boolean ``(B,)``, or
+            any ``(B, ...)``. Kind, and of targets shape and type, stay those of the first write.
         :param t: task labels ``(B,)`` or one for all, integers >= 0.
         :param origin: number of the experience that the rows come from, ``(B,)`` or one for all; ``t``
             if not given. This number is what "task" means in the policies.
         :param logits: outputs ``(B, classes)``, wanted if and only if ``store_logits``. If they grow wider
             during the stream, earlier rows are filled up with zeros.
         :raises TypeError: if an argument is of a wrong kind.
-        :raises ValueError: if shapes, types or values do not fit, naming the argument.
+        :raises ValueError: if shapes, types or values do not fit, naming the argument; or if a policy is balanced by
+            class and there are none.
         """
         batch = check.rows_of(x)
-        labels = {"y": y, "t": t, "origin": t if origin is None else origin}
-        self._columns.check_kinds(labels, batch)
+        labels, columns = self._labelled(y, t, t if origin is None else origin, batch)
         self._check_logits(logits, batch)
         if batch == 0:
             return
-        values = self._values(x, labels, logits)
+        values = self._values(x, y, columns, logits)
+        stacked = columns.stack(labels, x)
         content = values["codes"]
         self._check_shape(content)
         codes = None
         if self._looks_at(x):
             check.finite("x", x)
-            self._columns.check_values(labels, values["labels"])
+            columns.check_values(labels, stacked)
+            if columns.targets is not None:
+                check.finite("y", y)
             if logits is not None:
                 check.finite("logits", logits)
             codes = check.storable(self.codec, content)
         else:
-            self._columns.guard(labels, values["labels"])
-        values["labels"] = values["labels"].to(self._columns.dtype)
+            columns.guard(labels, stacked)
+        values = _with_labels(values, stacked, columns)
         self._drop_ahead()
         self._allocate(values)
+        if columns is not self._columns:
+            self._columns = columns
         wanted = self._groups(self.policy.grouping, labels, batch)
         read = self._groups(self.read.grouping, labels, batch)
-        for rows, slots in self.policy.place(self.seen, batch, wanted, self._generator):
+        placements = self.policy.place(self.seen, batch, wanted, self._generator)
+        if type(self.policy) not in WRITE_KINDS:
+            placements = [checked(placement, batch, self.capacity) for placement in placements]
+        for rows, slots in placements:
             take = rows if isinstance(rows, slice) else to_device(rows, content.device)
             for name, value in values.items():
                 if name != "codes":
                     self.store.put(name, slots, value[take])
                 else:
                     self.store.put(name, slots, self.codec.encode(value[take]) if codes is None else codes[take])
+            self._written.add(slots)
             if read is not None:
                 self.read.assign(_integers(slots), [read[row] for row in _integers(rows)])
         self.seen += batch
 
     @torch.no_grad()
-    def check_rows(self, x: Tensor) -> None:
-        """Raise what :meth:`write` would for the shape, type or values of these rows; nothing changes.
+    def check_rows(self, x: Tensor, y: Tensor | None = None, t: Tensor | int = 0) -> None:
+        """Raise what :meth:`write` would for the shape, type or values of these rows and labels; nothing changes.
 
         :param x: ``(B, *shape)``.
+        :param y: as for :meth:`write`; None: not known yet.
+        :param t: as for :meth:`write`.
         """
-        check.rows_of(x)
+        batch = check.rows_of(x)
+        if y is not None:
+            labels, columns = self._labelled(y, t, t, batch)
+            if batch and self._looks_at(x):
+                columns.check_values(labels, columns.stack(labels, x))
+                if columns.targets is not None:
+                    check.finite("y", y)
         content = self._embed(self.embedding, x) if self.embedding is not None and self.keep == "key" else x
         self._check_shape(content)
         if self._looks_at(x):
             check.finite("x", x)
             self.codec.check(content)
+
+    def _labelled(
+        self, y: Tensor, t: Tensor | int, origin: Tensor | int, batch: int
+    ) -> tuple[dict[str, Tensor | int], LabelColumns]:
+        """Labels that have a column if they are stored, and the columns."""
+        targets, columns = targets_of(y, batch), self._columns
+        if self.seen:
+            columns.check_same(targets)
+        elif targets != columns.targets:
+            columns = LabelColumns(self.labels, self.store_tasks, targets)
+        if targets is not None:
+            self._check_groups(targets)
+        labels: dict[str, Tensor | int] = {"y": y} if targets is None else {}
+        labels |= {"t": t, "origin": origin}
+        columns.check_kinds(labels, batch)
+        return labels, columns
+
+    def _check_groups(self, targets: Targets) -> None:
+        if "class" in (self.policy.grouping, self.read.grouping):
+            raise ValueError(f"y: class_balanced needs integer classes (B,), got {targets}")
 
     def _looks_at(self, x: Tensor) -> bool:
         """Whether the values of a batch are looked at, not its shape alone."""
@@ -230,8 +295,10 @@ class RandomMemory(RowReads):
         value = labels["y" if grouping == "class" else "origin"]
         return value.tolist() if isinstance(value, Tensor) else [value] * rows
 
-    def _values(self, x: Tensor, labels: dict[str, Tensor | int], logits: Tensor | None) -> dict[str, Tensor]:
-        values = {"codes": x, "labels": self._columns.stack(labels, x)}
+    def _values(self, x: Tensor, y: Tensor, columns: LabelColumns, logits: Tensor | None) -> dict[str, Tensor]:
+        values = {"codes": x}
+        if columns.targets is not None:
+            values["targets"] = y.to(x.device)
         if self.embedding is not None:
             values["codes" if self.keep == "key" else "keys"] = self._embed(self.embedding, x)
         if logits is not None:
@@ -271,6 +338,10 @@ class RandomMemory(RowReads):
                 self.shape, self.dtype = shape, dtype
                 shape, dtype = self.codec.spec(shape, dtype)
             self.store.allocate(name, shape, dtype)
+
+
+def _with_labels(values: dict[str, Tensor], stacked: Tensor, columns: LabelColumns) -> dict[str, Tensor]:
+    return {**values, "labels": stacked.to(columns.dtype)} if columns.names else values
 
 
 def _integers(index: slice | Tensor) -> list[int]:

@@ -11,7 +11,8 @@ class Recall(NamedTuple):
     """Rehearsal rows, all on the memory's device.
 
     ``x`` ``(n, *shape)``; ``y``, ``t``, ``origin`` int64 ``(n,)``: class, task label, and the number of the
-    experience that a row came from; ``logits`` ``(n, classes)`` and ``key`` ``(n, *key_shape)`` only from
+    experience that a row came from (``y`` of a memory that was given other targets than classes: as it was given);
+    ``logits`` ``(n, classes)`` and ``key`` ``(n, *key_shape)`` only from
     memories that hold them.
     """
 

@@ -156,12 +156,12 @@ class RowStore(nn.Module):
                 found[name] = rows if here == self.device else to_device(rows, self.device)
         return found
 
-    def load(self, name: str, rows: Tensor) -> None:
-        """Make the tensor ``name`` anew and fill its first slots with ``rows``."""
+    def load(self, name: str, rows: Tensor, slots: Tensor | None = None) -> None:
+        """Make the tensor ``name`` anew and fill the given slots (None: the first ones) with ``rows``."""
         if name not in self or self[name].shape[1:] != rows.shape[1:] or self[name].dtype != rows.dtype:
             self._buffers.pop(name, None)
             self.allocate(name, rows.shape[1:], rows.dtype)
-        self.put(name, slice(0, len(rows)), rows)
+        self.put(name, slice(0, len(rows)) if slots is None else slots, rows)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RowStore:
         self._settle()

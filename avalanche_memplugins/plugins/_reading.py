@@ -119,6 +119,10 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         """
         if not len(self.memory):
             return
+        if self.memory.targets is not None:
+            raise ValueError(
+                f"memory: {type(self).__name__} needs rows with integer classes (B,), got {self.memory.targets}"
+            )
         x = _inputs(strategy)
         if not len(x):
             return
@@ -166,7 +170,7 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
             key = None if self.key is None else (lambda rows: self._query_keys(model, forward, rows))
             self._index[task] = EpisodicIndex(self.memory, key=key, backend=self.backend, max_bytes=self.max_bytes)
         found = self._index[task].search(self._query_keys(model, forward, x), self.neighbours, task=task)
-        labels = self.memory.store.get("labels", found.indices.flatten().cpu())[:, 0].long()
+        labels = self.memory.labels_of(found.indices.flatten().cpu())[0]
         return found.indices, found.distances, labels.reshape(found.indices.shape).to(found.indices.device)
 
     def _check_classes(self, y: Tensor, outputs: int) -> None:

@@ -175,8 +175,9 @@ class LocalAdaptationPlugin(ReadingPlugin):
             x = self.memory.rows(index.flatten().cpu()).x.to(like.dtype)
             return x.reshape(*index.shape, *x.shape[1:])
         if task not in self._known:
-            self._known[task] = torch.zeros(len(self.memory), dtype=torch.bool, device=index.device)
-            self._features[task] = like.new_empty(len(self.memory), tail.width)
+            end = int(self.memory.slots()[-1]) + 1
+            self._known[task] = torch.zeros(end, dtype=torch.bool, device=index.device)
+            self._features[task] = like.new_empty(end, tail.width)
         known, features = self._known[task], self._features[task]
         missing = torch.unique(index)
         missing = missing[~known[missing]]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import time
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,8 @@ from scipy import stats
 
 from avalanche_memplugins import RandomMemory
 from avalanche_memplugins.memories.policies import Balanced, GroupBalanced
+from avalanche_memplugins.memories.policies._slot_groups import SlotGroups
+from avalanche_memplugins.memories.policies._slot_groups import water_level as water_level_of
 
 
 def water_level(counts: list[int], capacity: int) -> list[int]:
@@ -49,24 +55,37 @@ def test_more_groups_than_slots() -> None:
     assert max(memory.summary().per_experience.values()) == 1
 
 
-def test_within_a_group_every_row_is_held_equally_often() -> None:
+def kept(policy: GroupBalanced, groups: list[int], batch: int, seed: int) -> np.ndarray:
+    """Numbers of the rows in the slots, from the policy alone."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = np.full(policy.capacity, -1)
+    for start in range(0, len(groups), batch):
+        part = groups[start : start + batch]
+        for placement in policy.place(start, len(part), part, generator):
+            rows[placement.slots.numpy()] = start + placement.rows.numpy()
+    return rows
+
+
+def evenness(counts: np.ndarray, repeats: int, held: float) -> float:
+    """p-value of every row being held equally often, of ``held`` a time without replacement."""
+    n, p = len(counts), held / len(counts)
+    statistic = ((counts - repeats * p) ** 2).sum() / (repeats * p) * (n - 1) / (n * (1 - p))
+    return float(stats.chi2.sf(statistic, n - 1))
+
+
+@pytest.mark.parametrize("batch", [1, 5, 36])
+def test_within_a_group_every_row_is_held_equally_often(batch: int) -> None:
     # Shares shrink twice while the first group is still being offered rows.
     groups = [0] * 12 + [1] * 6 + [0] * 8 + [2] * 10
-    generator = np.random.default_rng(1)
-    counts, sizes, repeats = np.zeros(len(groups)), np.zeros(3), 3_000
-    for _ in range(repeats):
-        memory = RandomMemory(9, policy="class_balanced", seed=int(generator.integers(2**31)))
-        write_groups(memory, groups, 5)
-        rows = memory.rows(torch.arange(9)).x[:, 0].long().numpy()
+    counts, repeats = np.zeros(len(groups)), 400 if batch == 1 else 1_000
+    for seed in range(repeats):
+        policy = GroupBalanced("class")
+        policy.start(9)
+        rows = kept(policy, groups, batch, seed)
         counts[rows] += 1
-        for g in range(3):
-            sizes[g] += sum(groups[r] == g for r in rows)
-    assert (sizes == 3 * repeats).all()
+        assert np.bincount(np.array(groups)[rows]).tolist() == [3, 3, 3]
     for g in range(3):
-        mine = counts[[i for i, group in enumerate(groups) if group == g]]
-        n, p = len(mine), 3 / len(mine)
-        statistic = ((mine - repeats * p) ** 2).sum() / (repeats * p) * (n - 1) / (n - 3)
-        assert stats.chi2.sf(statistic, n - 1) > 1e-4
+        assert evenness(counts[np.array(groups) == g], repeats, 3) > 1e-4
 
 
 def test_balanced_reading_takes_equal_shares() -> None:
@@ -91,12 +110,39 @@ def test_balanced_reading_of_fewer_rows_than_groups_is_fair() -> None:
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
-def test_balanced_reading_without_replacement_gives_what_a_small_group_has() -> None:
-    memory = RandomMemory(100, read="class_balanced")
-    write_groups(memory, [0] * 50 + [1] * 2, 10)
-    recall = memory.sample(20)
-    assert recall.y.bincount().tolist() == [10, 2]
-    assert len(set(recall.x[:, 0].tolist())) == 12
+@pytest.mark.parametrize("kind", ["class_balanced", "task_balanced"])
+@pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize("counts", [[97, 2, 1], [50, 2], [1, 1, 1, 5, 40], [30, 30, 30], [1] * 20], ids=str)
+@pytest.mark.parametrize("wanted", [1, 7, 20, 60, 500])
+def test_balanced_reading_shares_what_small_groups_cannot_give(
+    kind: str, replacement: bool, counts: list[int], wanted: int
+) -> None:
+    memory = RandomMemory(200, read=kind, replacement=replacement)
+    write_groups(memory, [g for g, n in enumerate(counts) for _ in range(n)], 10)
+    for _ in range(5):
+        recall = memory.sample(wanted)
+        got = (recall.y if kind == "class_balanced" else recall.origin).bincount(minlength=len(counts)).tolist()
+        if replacement:
+            assert len(recall.y) == wanted
+            assert max(got) - min(got) <= 1
+        else:
+            assert len(set(recall.x[:, 0].tolist())) == len(recall.y) == min(wanted, sum(counts))
+            level = water_level(counts, wanted)
+            assert sorted(got) == sorted(level)
+            assert all(g == n for g, n in zip(got, counts, strict=True) if n < max(level))
+
+
+def test_rows_of_a_group_are_drawn_equally_often_whatever_its_share() -> None:
+    """Of groups that give all, much, or little of what they have."""
+    counts = [2, 9, 12, 60]
+    memory = RandomMemory(100, read="class_balanced", seed=2)
+    write_groups(memory, [g for g, n in enumerate(counts) for _ in range(n)], 100)
+    drawn, repeats = np.zeros(sum(counts)), 2_000
+    for _ in range(repeats):
+        drawn[memory.sample(24).x[:, 0].long().numpy()] += 1
+    for mine in np.split(drawn, np.cumsum(counts)[:-1]):
+        held = mine.sum() / repeats
+        assert held == len(mine) or evenness(mine, repeats, held) > 1e-4
 
 
 def test_the_index_of_groups_follows_every_overwriting() -> None:
@@ -125,19 +171,133 @@ def test_a_balanced_policy_wants_groups() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_group_holds_the_rows_with_its_largest_keys(seed: int) -> None:
-    """Also where a group that has dropped rows stands one row below the largest."""
-    policy = GroupBalanced("class")
-    policy.start(9)
-    ours, theirs = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+@pytest.mark.parametrize("find", [True, False])
+def test_slots_by_group_against_sets(seed: int, find: bool) -> None:
+    """Batches of slots that leave, come, and change their group, against a dictionary of sets."""
     random = np.random.default_rng(seed)
-    offered: dict[int, list[float]] = {}
-    for _ in range(40):
-        groups = random.integers(3 if seed % 2 else 2, size=3).tolist()
-        policy.place(0, 3, groups, ours)
-        for key, group in zip(torch.rand(3, generator=theirs, dtype=torch.float64).tolist(), groups, strict=True):
-            offered.setdefault(group, []).append(key)
-        state = policy.state_dict()
-        for group, keys in offered.items():
-            held = sorted(state["key"][state["group"] == group].tolist(), reverse=True)
-            assert held == sorted(keys, reverse=True)[: len(held)]
+    ours, truth = SlotGroups(40, find=find, count=False), {}
+    for step in range(200):
+        ranks = ours.ranks([]) if step else ours.ranks([3, 900, 7])
+        places = random.permutation(ours.filled)[: random.integers(0, 5)]
+        gone = ours.slots(places)
+        spare = [slot for slot in range(40) if slot not in truth]
+        come = random.permutation(np.array([*gone, *spare], dtype=np.int64))[: random.integers(0, 9)]
+        groups = 5 * random.integers(0, 2 + step // 20, size=len(come))
+        for slot in gone.tolist():
+            del truth[slot]
+        truth.update(zip(come.tolist(), groups.tolist(), strict=True))
+        ranks = ours.ranks(groups)
+        ours.change(places, come, ranks)
+        if step % 3 == 0:
+            ours.drop_empty()
+        assert ours.filled == len(truth)
+        held = {
+            int(g): set(ours.slots(np.arange(start, start + size)).tolist())
+            for g, start, size in zip(ours.groups, ours.starts, ours.sizes, strict=True)
+            if size
+        }
+        assert held == {g: {slot for slot, of in truth.items() if of == g} for g in set(truth.values())}
+        if find and truth:
+            slots = np.array(list(truth))
+            places, ranks = ours.groups_of(slots)
+            assert (ours.slots(places) == slots).all()
+            assert ours.groups[ranks].tolist() == list(truth.values())
+        copied = pickle.loads(pickle.dumps(ours))
+        assert (copied.groups.tolist(), copied.sizes.tolist()) == (ours.groups.tolist(), ours.sizes.tolist())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_water_level_is_that_of_pouring(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    limits = random.integers(0, 12, size=random.integers(1, 9))
+    for total in range(int(limits.sum()) + 3):
+        level, rest = water_level_of(limits, total)
+        poured = sorted(water_level(limits.tolist(), total))
+        assert rest <= (limits > level).sum()
+        assert np.minimum(limits, level).sum() + rest == sum(poured)
+        assert max(poured) in (level, level + 1)
+
+
+@pytest.mark.parametrize("batch", [13, 40, 200])
+def test_rows_of_every_group_are_kept_equally_often(batch: int) -> None:
+    """A long stream in which groups come, grow, stay rare and come back, against the uniform sample's frequencies."""
+    random = np.random.default_rng(5)
+    groups = [*random.choice(3, 60, p=[0.6, 0.3, 0.1]), *[3] * 40, *random.choice(5, 100, p=[0.5, 0.1, 0.1, 0.1, 0.2])]
+    counts, sizes, repeats = np.zeros(len(groups)), np.zeros(5), 700
+    for seed in range(repeats):
+        policy = GroupBalanced("task")
+        policy.start(30)
+        rows = kept(policy, groups, batch, seed)
+        assert len(set(rows.tolist())) == 30
+        counts[rows] += 1
+        sizes += np.bincount(np.array(groups)[rows], minlength=5)
+    assert np.abs(sizes / repeats - 6).max() <= 1
+    for g in range(5):
+        assert evenness(counts[np.array(groups) == g], repeats, sizes[g] / repeats) > 1e-4
+
+
+def test_a_state_of_an_earlier_version_is_taken_up() -> None:
+    """It had a random key a slot instead of the slot's place among those of its group."""
+    memory = RandomMemory(12, policy="class_balanced")
+    write_groups(memory, [0] * 20 + [1] * 9 + [2], 6)
+    state = memory.policy.state_dict()
+    old = {"key": torch.rand(12, dtype=torch.float64), **{k: v for k, v in state.items() if k != "place"}}
+    policy = GroupBalanced("class")
+    policy.start(12)
+    policy.load_state_dict(old)
+    again = policy.state_dict()
+    assert all(torch.equal(again[k], state[k]) for k in ("group", "offered", "offered_group"))
+    policy.place(30, 40, [2] * 40, torch.Generator())
+    assert policy.state_dict()["group"].bincount().tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"group": torch.zeros(13, dtype=torch.int32)}, "at most 12 slots"),
+        ({"group": None}, "at most 12 slots"),
+        ({"group": torch.full((12,), -1)}, "at most 12 slots"),
+        ({"offered": torch.tensor([1, 1, 1])}, "at least what it holds"),
+        ({"offered": torch.tensor([20])}, "at least what it holds"),
+        ({"place": torch.zeros(12, dtype=torch.int32)}, "the places 0, 1"),
+        ({"place": torch.zeros(3, dtype=torch.int32)}, "the places 0, 1"),
+    ],
+)
+def test_a_state_that_contradicts_itself_changes_nothing(change: Any, message: str) -> None:
+    memory = RandomMemory(12, policy="class_balanced")
+    write_groups(memory, [0] * 20 + [1] * 9 + [2], 6)
+    before = memory.policy.state_dict()
+    with pytest.raises(ValueError, match=f"state: .*{message}"):
+        memory.policy.load_state_dict({**before, **change})
+    assert all(torch.equal(value, before[name]) for name, value in memory.policy.state_dict().items())
+
+
+def test_a_read_state_that_contradicts_itself_changes_nothing() -> None:
+    memory = RandomMemory(12, read="class_balanced")
+    write_groups(memory, [0] * 20 + [1] * 9 + [2], 6)
+    before = memory.read.state_dict()
+    for change in ({"group": torch.zeros(3)}, {"position": torch.zeros(12, dtype=torch.int32)}, {"position": None}):
+        with pytest.raises(ValueError, match="state: expected the"):
+            memory.read.load_state_dict({**before, **change})
+        assert all(torch.equal(value, before[name]) for name, value in memory.read.state_dict().items())
+
+
+@pytest.mark.parametrize(("policy", "read"), [("class_balanced", "class_balanced"), ("task_balanced", "task_balanced")])
+def test_the_cost_does_not_depend_on_the_capacity(policy: str, read: str) -> None:
+    """A wide ratio: what grows with the rows held would be a hundred times dearer."""
+
+    def cost(capacity: int) -> float:
+        memory = RandomMemory(capacity, policy=policy, read=read)
+        x, y = torch.zeros(1_000, 4), torch.arange(1_000) % 10
+        for _ in range(capacity // 1_000 + 1):
+            memory.write(x, y, origin=y)
+        best = float("inf")
+        for _ in range(7):
+            began = time.process_time()
+            for _ in range(20):
+                memory.write(x[:32], y[:32], origin=y[:32])
+                memory.sample(32)
+            best = min(best, time.process_time() - began)
+        return best
+
+    assert cost(100_000) <= 3 * cost(1_000)

@@ -306,7 +306,7 @@ X, Y = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
         ({"x": X + float("nan")}, ValueError, "x: wants finite values, got 12 that"),
         ({"x": X.index_fill(0, torch.tensor([1]), float("inf"))}, ValueError, "x: wants finite values, got 3 that"),
         ({"y": Y[:3]}, ValueError, "y: wants shape \\(4,\\).*got \\(3,\\)"),
-        ({"y": Y.float()}, ValueError, "y: wants integers, got torch.float32"),
+        ({"y": Y.float()}, ValueError, r"y: expected integer classes \(B,\), as first written, got float32 \(B,\)"),
         ({"y": Y - 1}, ValueError, "y: wants integers from 0 .* got -1"),
         ({"y": Y + 2**31}, ValueError, "y: wants integers from 0 to 2\\*\\*31 - 1, got 2147483648"),
         ({"t": Y.bool()}, ValueError, "t: wants integers, got torch.bool"),

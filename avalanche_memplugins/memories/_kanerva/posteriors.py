@@ -51,7 +51,6 @@ class KanervaPosteriors(KanervaState):
             codes = torch.cat([codes, labels], 1)
             index, places, rows = torch.zeros(1, dtype=torch.int64), torch.zeros_like(places), rows.sum()[None]
         written = self._write_slots(codes, x, index, places, rows, item_class)
-        self._drawn = None
         return written
 
     def _write_slots(
@@ -142,7 +141,6 @@ class KanervaPosteriors(KanervaState):
         if self.share == "all":
             self.by_class[(self._table[:, 1] == 0).to(self.device)] = 0
         items.give_up(self._life)
-        self._drawn = None
 
     def _add_by_class(self, place: Tensor, address: Tensor, *, sign: int = 1) -> None:
         if self.share == "all":

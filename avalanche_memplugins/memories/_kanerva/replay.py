@@ -43,9 +43,8 @@ class KanervaBase(KanervaReads):
 
     def _address_statistics(self) -> tuple[Tensor, Tensor]:
         """Means ``(N, K)`` and factors ``(N, K, K)`` of the addresses to draw from, by class."""
-        if self._drawn is None or self._drawn[0].device != self.device:
-            self._drawn = self._prior_addresses() if self.address == "prior" else self._fit_addresses()
-        return self._drawn
+        # Made anew for every draw: kept, they would take more bytes than a small memory itself.
+        return self._prior_addresses() if self.address == "prior" else self._fit_addresses()
 
     def _fit_addresses(self) -> tuple[Tensor, Tensor]:
         counts = self._slot_counts(self._table[:, 1]).clamp_min(1).to(self.device, torch.float64)

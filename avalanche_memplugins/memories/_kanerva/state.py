@@ -60,7 +60,6 @@ class KanervaState(GenerativeMemory, ABC):
         self.prior_seed = check.seed(seed)
         for name in ("mean", "row_cov", "address_sum", "residual", "by_class"):
             self.register_buffer(name, torch.zeros(0))
-        self._drawn: tuple[Tensor, Tensor] | None = None  # means and factors of addresses; made when wanted
         self._life = Life()
 
     # ---------------------------------------------------------------- to be given by the classes derived from it
@@ -184,7 +183,4 @@ class KanervaState(GenerativeMemory, ABC):
         :raises ValueError: if it is of a memory made with other arguments.
         """
         super().set_extra_state(state)
-        self._drawn, self._life = None, Life()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_drawn": None}
+        self._life = Life()

@@ -31,6 +31,9 @@ _READ: dict[str, Callable[[bool], ReadPolicy]] = {
     "class_balanced": lambda replacement: Balanced("class", replacement=replacement),
     "task_balanced": lambda replacement: Balanced("task", replacement=replacement),
 }
+# What gives placements in order; those of a user are looked at.
+WRITE_KINDS = (Ring, Reservoir, GroupBalanced)
+READ_KINDS = (Uniform, Cycle, Balanced)
 _CODECS: dict[str, Callable[[], Codec]] = {
     "raw": codecs.Raw,
     "float16": codecs.Float16,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._prefetch import Ahead
+from avalanche_memplugins.memories._random.names import READ_KINDS
 from avalanche_memplugins.memories._random.state import RowState
 from avalanche_memplugins.memories.recall import Recall
 
@@ -27,7 +28,15 @@ class RowReads(RowState):
         if ahead is not None and ahead.n == n and ahead.device == self.device:
             with torch.no_grad():
                 return self._decoded(ahead.use(self.read, self._generator))
-        return self.rows(self.read.choose(n, len(self), self._generator))
+        slots = self._located(self.read.choose(n, len(self), self._generator))
+        if type(self.read) not in READ_KINDS:
+            self._written.check(slots, "read")
+        return self._gathered(slots)
+
+    def _located(self, chosen: Tensor) -> Tensor:
+        """Slots of the rows that the read policy chose."""
+        # One that is told of no slot counts rows.
+        return self._written.by_number(chosen) if self.read.grouping is None else chosen
 
     def _drop_ahead(self) -> Ahead | None:
         ahead = self._ahead
@@ -47,22 +56,50 @@ class RowReads(RowState):
         """
         check.positive_integer("n", n)
         if len(self) and self.store.is_apart and self._ahead is None:
-            self._ahead = Ahead(n, self.read, len(self), self._generator, self.store.gather, self.device)
+            self._ahead = Ahead(n, self.read, len(self), self._generator, self._ahead_of, self.device)
+
+    def _ahead_of(self, chosen: Tensor) -> dict[str, Tensor]:
+        return self.store.gather(self._located(chosen))
+
+    def slots(self) -> Tensor:
+        """Slots that hold a row, int64 ascending on the CPU: the first ones, unless the write policy leaves gaps."""
+        return self._written.all()
 
     @torch.no_grad()
     def rows(self, slots: Tensor) -> Recall:
         """The rows in the given slots, decoded.
 
-        :param slots: int64 ``(n,)`` on the CPU, from 0 to ``len(memory) - 1``.
+        :param slots: int64 ``(n,)`` on the CPU, from 0 to ``len(memory) - 1``; if the write policy leaves gaps, those
+            that :meth:`slots` gives.
+        :raises TypeError: if they are no integer tensor.
+        :raises ValueError: if nothing has been written to one of them.
         """
+        self._written.check(slots)
+        return self._gathered(slots)
+
+    @torch.no_grad()
+    def _gathered(self, slots: Tensor) -> Recall:
         return self._decoded(self.store.gather(slots))
 
     def _decoded(self, held: dict[str, Tensor]) -> Recall:
-        y, t, origin = self._columns.unstack(held["labels"])
+        y, t, origin = self._labels_in(held)
         x = self.codec.decode(held["codes"], self.shape, self.dtype)
         key = held.get("keys", None if self.embedding is None else x)
         return Recall(x, y, t, origin, held.get("logits"), key)
 
     def labels_of(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``y``, ``t`` and ``origin`` of the rows in the given slots, int64 ``(n,)`` each, as in :meth:`rows`."""
-        return self._columns.unstack(self.store.get("labels", slots))
+        """``y``, ``t`` and ``origin`` of the rows in the given slots, as in :meth:`rows`.
+
+        :param slots: as for :meth:`rows`.
+        """
+        self._written.check(slots)
+        found = {name: self.store.get(name, slots) for name in ("labels", "targets") if name in self.store}
+        return self._labels_in(found or {"codes": self.store.get("codes", slots)})
+
+    def _labels_in(self, held: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        labels = held.get("labels")
+        if labels is None:
+            some = next(iter(held.values()))
+            labels = some.new_zeros(len(some), 0)
+        y, t, origin = self._columns.unstack(labels)
+        return held["targets"] if y is None else y, t, origin

@@ -11,8 +11,9 @@ from torch import Size, Tensor, nn
 from avalanche_memplugins._folders import flatten, load_folder, save_folder, unflatten
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs import Codec
-from avalanche_memplugins.memories._labels import LabelColumns
+from avalanche_memplugins.memories._labels import LabelColumns, Targets, targets_in
 from avalanche_memplugins.memories._prefetch import Ahead
+from avalanche_memplugins.memories._random.written import WrittenSlots
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.memories.row_store import RowStore
 from avalanche_memplugins.memories.summary import Summary
@@ -36,6 +37,7 @@ class RowState(PicklesGenerator, nn.Module):
     dtype: torch.dtype
     store: RowStore
     _columns: LabelColumns
+    _written: WrittenSlots
     _generator: torch.Generator
     _ahead: Ahead | None
 
@@ -43,11 +45,16 @@ class RowState(PicklesGenerator, nn.Module):
 
     def __len__(self) -> int:
         """Rows held."""
-        return min(self.seen, self.capacity)
+        return self._written.count
 
     def __bool__(self) -> bool:
         """True even while empty, so that ``memory or default`` does not drop an empty one."""
         return True
+
+    @property
+    def targets(self) -> Targets | None:
+        """Kind of the targets held: shape and type of a row's ``y``. None of classes, or if nothing is held yet."""
+        return self._columns.targets
 
     @property
     def device(self) -> torch.device:
@@ -57,7 +64,8 @@ class RowState(PicklesGenerator, nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes that hold the stream: all slots, filled or not, and the policies' own state."""
-        return self.store.nbytes + self.policy.nbytes + self.read.nbytes + self._nbytes_shared
+        policies = self.policy.nbytes + self.read.nbytes
+        return self.store.nbytes + policies + self._written.nbytes + self._nbytes_shared
 
     @property
     def _nbytes_shared(self) -> int:
@@ -72,9 +80,15 @@ class RowState(PicklesGenerator, nn.Module):
         return self.codec.nbytes_fixed + embedding
 
     def summary(self) -> Summary:
-        """What the memory holds by class, task and experience; ``str()`` of it is a table."""
-        held = self.store["labels"][: len(self)].cpu() if len(self) else torch.zeros(0, 3, dtype=torch.int32)
-        per_class, per_task, per_experience = (_counts(column) for column in self._columns.unstack(held))
+        """What the memory holds by class (if it does), task and experience; ``str()`` of it is a table."""
+        held = torch.zeros(len(self), 0)
+        if "labels" in self.store:
+            held = self.store["labels"].cpu()[self._written.all()]
+        elif not len(self):
+            held = torch.zeros(0, len(self._columns.names))
+        per_class, per_task, per_experience = (
+            {} if column is None else _counts(column) for column in self._columns.unstack(held)
+        )
         per_experience.pop(-1, None)
         return Summary(
             description=repr(self),
@@ -104,6 +118,8 @@ class RowState(PicklesGenerator, nn.Module):
             "policy": self.policy.state_dict(),
             "read": self.read.state_dict(),
             "parts": parts,
+            **self._written.state(),
+            **self._columns.state(),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -116,8 +132,11 @@ class RowState(PicklesGenerator, nn.Module):
             if state[name] != here[name]:
                 wanted, got = _differing(here[name], state[name])
                 raise ValueError(f"state: wants that of a memory with {name} {wanted}, got {got}")
+        written = self._written.restored(state, state["seen"])
+        columns = LabelColumns(self.labels, self.store_tasks, targets_in(state))
         self._ahead = None
         self.seen = state["seen"]
+        self._written, self._columns = written, columns
         self.shape = Size(state["shape"])
         self.dtype = getattr(torch, state["dtype"])
         self._generator.set_state(state["generator"].cpu())
@@ -135,7 +154,9 @@ class RowState(PicklesGenerator, nn.Module):
 
         :raises ValueError: if ``folder`` holds something else.
         """
-        tensors = {name: buffer[: len(self)] for name, buffer in self.store.named_buffers()}
+        tensors = dict(self.store.named_buffers())
+        slots = self._written.by_number(torch.arange(len(self))) if self._written.has_gaps else slice(0, len(self))
+        tensors = {name: buffer[slots] for name, buffer in tensors.items()}
         tensors |= {_LEARNED + name: value for name, value in self._learned().items()}
         state = flatten(self.get_extra_state(), tensors, "state.")
         save_folder(folder, tensors, {"kind": type(self).__name__, "state": state})
@@ -149,9 +170,10 @@ class RowState(PicklesGenerator, nn.Module):
         tensors, manifest = load_folder(folder, kind=type(self).__name__)
         state = unflatten(manifest["state"], tensors)
         self.set_extra_state(state)
+        slots = self._written.by_number(torch.arange(len(self))) if self._written.has_gaps else None
         for name, rows in tensors.items():
             if not name.startswith(("state.", _LEARNED)):
-                self.store.load(name, rows)
+                self.store.load(name, rows, slots)
         for name, value in self._learned().items():
             value.copy_(tensors[_LEARNED + name])
         return self

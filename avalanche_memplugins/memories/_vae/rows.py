@@ -54,9 +54,6 @@ class VAERows(GenerativeMemory):
         x = x.to(self.device)
         codes = self._to_codes(x)
         present, places, _ = self._enrol(y, t, origin)
-        limit = getattr(self.network, "classes", None)
-        if limit is not None and len(self._table) > limit:
-            raise ValueError(f"y: the network has {limit} classes, got {len(self._table)} of them by now")
         self.shape, self.dtype = x.shape[1:], x.dtype
         return codes, present[places].to(self.device)
 
@@ -83,6 +80,14 @@ class VAERows(GenerativeMemory):
                 rest = codes[whole:], index[whole:]
             if rest is not None and len(rest[0]):
                 yield rest
+
+    def _check(self, x: Tensor, y: Tensor, t: Tensor | int, origin: Tensor | int) -> int:
+        rows = super()._check(x, y, t, origin)
+        limit = getattr(self.network, "classes", None)
+        known = {*self.classes, *y.tolist()}
+        if limit is not None and len(known) > limit:
+            raise ValueError(f"y: the network has {limit} classes, got {len(known)} of them by now")
+        return rows
 
     def _check_rows(self, x: Tensor) -> None:
         super()._check_rows(x)

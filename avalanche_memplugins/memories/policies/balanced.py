@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from avalanche_memplugins.memories.policies._slot_groups import Integers, SlotGroups, numbers_within, water_level
 from avalanche_memplugins.memories.policies.write import Grouping, Placement
 
 
@@ -18,12 +19,13 @@ class GroupBalanced:
     the level :math:`L` such that :math:`\sum_g \min(n_g, L) = C`: rare groups keep everything, and the slots
     they leave serve the others.
 
-    Each row draws a key :math:`u \sim U[0, 1)` when it is offered, and a group keeps the rows with its largest
-    keys. As groups appear and grow, :math:`L` only falls, so a group only ever drops its smallest keys, and what
-    it holds stays exactly a uniform sample without replacement.
+    As groups appear and grow, :math:`L` only falls. A group above it drops rows drawn at random; one that has dropped
+    rows goes on as a reservoir of the size it has: its :math:`n`-th row takes the place of one of its :math:`m` rows
+    with probability :math:`m / n`. Both leave it a uniform sample without replacement. A whole batch is placed at
+    once, and what that costs depends on the batch and the number of groups, not on the capacity.
 
-    Source: bottom-k sampling (Cohen & Kaplan 2007); the aim is that of class-balancing reservoir sampling
-    (Chrysakis & Moens 2020, algorithm 1), which evicts at random from the largest group.
+    Source: class-balancing reservoir sampling (Chrysakis & Moens 2020, algorithm 1); within a group Vitter's
+    algorithm R (1985).
 
     :param grouping: ``"class"`` or ``"task"`` (the experience that a row came from).
     """
@@ -35,93 +37,128 @@ class GroupBalanced:
     def start(self, capacity: int) -> None:
         """Take up work, empty, on ``capacity`` slots."""
         self.capacity = capacity
-        self._filled = 0
-        self._key = torch.zeros(capacity, dtype=torch.float64)
-        self._group = torch.zeros(capacity, dtype=torch.int32)
-        self._heaps: dict[int, list[tuple[float, int]]] = {}  # group -> heap of (key, slot)
-        self._offered: dict[int, int] = {}
-        # (-size, group), with entries of outdated size left in until they come up
-        self._largest: list[tuple[int, int]] = []
+        self._held = SlotGroups(capacity, find=False, count=True)
+
+    def reserve(self, groups: int) -> None:
+        """Make room for so many groups now, instead of when they come."""
+        self._held.reserve(groups)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and groups, one of each a slot."""
-        return self._key.nbytes + self._group.nbytes
+        """Bytes of the slots in their order, and of the table of groups."""
+        return self._held.nbytes
 
     def place(self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator) -> list[Placement]:
-        """Slots of the rows that stay, one row at a time."""
+        """Slots of the rows that stay."""
         if groups is None:
             raise ValueError("groups: a balanced policy wants the group of every row, got None")
-        keys: list[float] = torch.rand(batch, generator=generator, dtype=torch.float64).tolist()
-        written: dict[int, int] = {}  # slot -> row; a later row takes the slot from an earlier one
-        for row, (key, group) in enumerate(zip(keys, groups, strict=True)):
-            slot = self._place_row(key, group)
-            if slot >= 0:
-                written[slot] = row
-        if not written:
-            return []
-        slots = torch.tensor(list(written))
-        rows = torch.tensor(list(written.values()))
-        self._key[slots] = torch.tensor(keys, dtype=torch.float64)[rows]
-        self._group[slots] = torch.tensor(groups, dtype=torch.int32)[rows]
-        return [Placement(rows, slots)]
+        held = self._held
+        ranks = held.ranks(groups)
+        come = np.bincount(ranks, minlength=len(held.groups))
+        # A group that has dropped a row never grows again: which rows it would have to take back is not known.
+        whole = held.sizes == held.offered
+        number = np.empty(batch, dtype=np.int64)  # of a row within its group
+        number[ranks.argsort(kind="stable")] = numbers_within(come)
+        number += held.offered[ranks]
+        held.offered += come
+        if held.filled == self.capacity and not come[whole].any():
+            rows, slots = self._over(ranks, number, generator)
+        else:
+            growth = self._growth(come * whole)
+            joins = number < (held.sizes + growth)[ranks]
+            joins &= whole[ranks]
+            rows = np.flatnonzero(joins)
+            slots = self._free(growth, generator, ranks[rows])
+            if len(rows) < batch:
+                others = np.flatnonzero(~joins)
+                over, places = self._over(ranks[others], number[others], generator)
+                # A later row takes the slot from an earlier one.
+                rows, slots = np.concatenate([rows, others[over]]), np.concatenate([slots, places])
+        if len(set(slot := slots.tolist())) == len(slot):
+            return [Placement(torch.from_numpy(rows), torch.from_numpy(slots))] if slot else []
+        written = dict(zip(slot, rows.tolist(), strict=True))
+        return [Placement(torch.tensor(list(written.values())), torch.tensor(list(written)))]
 
-    def _place_row(self, key: float, group: int) -> int:
-        heap = self._heaps.setdefault(group, [])
-        offered = self._offered.get(group, 0)
-        self._offered[group] = offered + 1
-        if self._filled < self.capacity:
-            slot = self._filled
-            self._filled += 1
-            self._push(group, heap, key, slot)
-            return slot
-        largest = self._find_largest()
-        if len(heap) == len(self._heaps[largest]) or len(heap) < offered:
-            # The group is at the level, or has dropped rows before: its rows compete among themselves.
-            # A full memory of fewer slots than groups may leave a group with none.
-            if not heap or key < heap[0][0]:
-                return -1
-            return heapq.heapreplace(heap, (key, heap[0][1]))[1]
-        _, slot = heapq.heappop(self._heaps[largest])
-        heapq.heappush(self._largest, (-len(self._heaps[largest]), largest))
-        self._push(group, heap, key, slot)
-        return slot
+    def _over(self, ranks: Integers, number: Integers, generator: torch.Generator) -> tuple[Integers, Integers]:
+        """Rows that take the place of one of their group, and the slots of these: algorithm R."""
+        held = self._held
+        draw = torch.rand(len(ranks), generator=generator, dtype=torch.float64).numpy()
+        place = (draw * (number + 1)).astype(np.int64)
+        rows = np.flatnonzero(place < held.sizes[ranks])
+        return rows, held.slots(held.starts[ranks[rows]] + place[rows])
 
-    def _push(self, group: int, heap: list[tuple[float, int]], key: float, slot: int) -> None:
-        heapq.heappush(heap, (key, slot))
-        heapq.heappush(self._largest, (-len(heap), group))
+    def _growth(self, come: Integers) -> Integers:
+        """Slots that each group wins (or loses) by a batch, ``come`` rows of which it would keep."""
+        held = self._held
+        wanted = held.sizes + come
+        level, rest = water_level(wanted, self.capacity)
+        sizes: Integers = np.minimum(wanted, level)
+        sizes[np.flatnonzero(wanted > level)[::-1][:rest]] += 1
+        sizes -= held.sizes
+        return sizes
 
-    def _find_largest(self) -> int:
-        while -self._largest[0][0] != len(self._heaps[self._largest[0][1]]):
-            heapq.heappop(self._largest)
-        return self._largest[0][1]
+    def _free(self, growth: Integers, generator: torch.Generator, ranks: Integers) -> Integers:
+        """Slots for rows of groups ``ranks`` that join: unused ones, and those of rows that are dropped."""
+        held = self._held
+        slots = np.arange(held.filled, min(held.filled + len(ranks), self.capacity))
+        dropped = np.zeros(0, dtype=np.int64)
+        if (growth < 0).any():
+            dropped = held.draw(np.arange(len(growth)).repeat(np.maximum(-growth, 0)), generator)
+            slots = np.concatenate([slots, held.slots(dropped)])
+        held.change(dropped, slots, ranks)
+        return slots
 
     def state_dict(self) -> dict[str, Any]:
-        """Key and group of every filled slot, and what each group has offered."""
+        """Group of every filled slot, its place within the group, and what each group has offered."""
+        held = self._held
+        group, place = held.state()
         return {
-            "key": self._key[: self._filled].clone(),
-            "group": self._group[: self._filled].clone(),
-            "offered_group": torch.tensor(list(self._offered), dtype=torch.int64),
-            "offered": torch.tensor(list(self._offered.values()), dtype=torch.int64),
+            "group": torch.from_numpy(group[: held.filled]).int(),
+            "place": torch.from_numpy(place[: held.filled]).int(),
+            "offered_group": torch.from_numpy(held.groups.copy()),
+            "offered": torch.from_numpy(held.offered.copy()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``; the heaps are rebuilt."""
-        self.start(self.capacity)
-        key: Tensor = state["key"]
-        group: Tensor = state["group"]
-        self._filled = len(key)
-        self._key[: self._filled] = key
-        self._group[: self._filled] = group
-        offered = zip(state["offered_group"].tolist(), state["offered"].tolist(), strict=True)
-        self._offered = dict(offered)
-        self._heaps = {g: [] for g in self._offered}
-        for slot, (k, g) in enumerate(zip(key.tolist(), group.tolist(), strict=True)):
-            self._heaps[g].append((k, slot))
-        for g, heap in self._heaps.items():
-            heapq.heapify(heap)
-            self._largest.append((-len(heap), g))
-        heapq.heapify(self._largest)
+        """Go on from ``state``; nothing changes if an error is raised.
+
+        States of earlier versions, with a random key of every slot in the stead of its place, are taken up, too.
+
+        :raises ValueError: if the state does not fit the capacity, or contradicts itself.
+        """
+        group, place = (_integers(state.get(name)) for name in ("group", "place"))
+        groups, offered = (_integers(state.get(name)) for name in ("offered_group", "offered"))
+        if group is None or groups is None or offered is None or len(group) > self.capacity:
+            raise ValueError(f"state: expected the groups of at most {self.capacity} slots and what they offered")
+        held, sizes = np.unique(group, return_counts=True)
+        known = dict(zip(groups.tolist(), offered.tolist(), strict=True)) if len(groups) == len(offered) else {}
+        if len(known) != len(groups) or any(known.get(g, -1) < n for g, n in zip(held.tolist(), sizes, strict=True)):
+            raise ValueError("state: expected of every group that it has offered at least what it holds")
+        if place is not None and not _numbered(group, place):
+            raise ValueError("state: expected the places 0, 1, ... in every group")
+        whole = np.full(self.capacity, -1, dtype=np.int64)
+        whole[: len(group)] = group
+        fresh = SlotGroups(self.capacity, find=False, count=True)
+        fresh.restore(whole, place)
+        ranks = fresh.ranks(groups)
+        fresh.offered[ranks] = offered
+        self._held = fresh
 
     def __repr__(self) -> str:
         return f"GroupBalanced({self.grouping!r})"
+
+
+def _integers(value: Any) -> Integers | None:
+    """A vector of integers >= 0, or None."""
+    if not isinstance(value, Tensor) or value.ndim != 1 or value.is_floating_point() or value.is_complex():
+        return None
+    found: Integers = value.cpu().long().numpy().copy()
+    return found if found.min(initial=0) >= 0 else None
+
+
+def _numbered(group: Integers, place: Integers) -> bool:
+    """Whether the slots of every group have the places 0, 1, ... in some order."""
+    if len(group) != len(place):
+        return False
+    sizes = np.unique(group, return_counts=True)[1]
+    return bool((place[np.lexsort((place, group))] == numbers_within(sizes)).all())

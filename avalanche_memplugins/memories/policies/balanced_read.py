@@ -1,0 +1,106 @@
+"""Equal shares of every group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avalanche_memplugins.functional import distinct_integers
+from avalanche_memplugins.memories.policies._slot_groups import Integers, SlotGroups, numbers_within, water_level
+from avalanche_memplugins.memories.policies.write import Grouping
+
+
+class Balanced:
+    """An equal share of rows from every group; within a group every row equally likely.
+
+    Of ``count`` rows each of the ``G`` groups gives ``count // G``, and ``count % G`` groups drawn at random
+    one more, so every group is represented equally in expectation ("a random equal proportion from every
+    memory", RMA's future work).
+
+    :param grouping: ``"class"`` or ``"task"`` (the experience that a row came from).
+    :param replacement: draw rows of a group independently; otherwise each at most once: a group smaller than its
+        share gives all it has, and the others share the rest, so that ``count`` rows come back if there are as many.
+    """
+
+    def __init__(self, grouping: Grouping, *, replacement: bool = False) -> None:
+        self.grouping: Grouping | None = grouping
+        self.replacement = replacement
+        self.start(0)
+
+    def start(self, capacity: int) -> None:
+        """Take up work, empty, on ``capacity`` slots."""
+        self.capacity = capacity
+        self._held = SlotGroups(capacity, find=True, count=False)
+
+    def reserve(self, groups: int) -> None:
+        """Make room for so many groups now, instead of when they come."""
+        self._held.reserve(groups)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the slots in their order, of the place of each, and of the table of groups."""
+        return self._held.nbytes
+
+    def assign(self, slots: list[int], groups: list[int]) -> None:
+        """Move ``slots`` to their new groups."""
+        held, new = self._held, np.asarray(slots, dtype=np.int64)
+        ranks = held.ranks(groups)
+        places, old = held.groups_of(new)
+        changed = (places < 0) | (old != ranks)
+        if changed.any():
+            leaving = places[changed & (places >= 0)]
+            held.change(leaving, new[changed], ranks[changed])
+            held.drop_empty()
+
+    def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
+        """Equal draws from every group."""
+        held = self._held
+        groups = len(held.sizes)
+        if self.replacement or count <= held.smallest * groups:
+            # In turn, beginning anew when all groups have had theirs.
+            turn = distinct_integers(groups, min(groups, count), generator=generator).numpy()
+            ranks = turn.take(np.arange(count), mode="wrap")
+        else:
+            level, rest = water_level(held.sizes, count)
+            ranks = np.arange(groups).repeat(np.minimum(held.sizes, level))
+            if rest:
+                able = np.flatnonzero(held.sizes > level)
+                more = able[distinct_integers(len(able), rest, generator=generator).numpy()]
+                ranks = np.concatenate([ranks, more])
+        places = held.draw(ranks, generator, replacement=self.replacement)
+        return torch.from_numpy(held.slots(places))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Group and place in its list of every slot."""
+        group, place = self._held.state()
+        return {"group": torch.from_numpy(group).int(), "position": torch.from_numpy(place).int()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``; nothing changes if an error is raised.
+
+        :raises ValueError: if the state does not fit the capacity, or contradicts itself.
+        """
+        group, place = (_integers(state.get(name), self.capacity) for name in ("group", "position"))
+        if group is None or place is None:
+            raise ValueError(f"state: expected the group and position of {self.capacity} slots")
+        there = group >= 0
+        sizes = np.unique(group[there], return_counts=True)[1]
+        if (place[there][np.lexsort((place[there], group[there]))] != numbers_within(sizes)).any():
+            raise ValueError("state: expected the positions 0, 1, ... in every group")
+        fresh = SlotGroups(self.capacity, find=True, count=False)
+        fresh.restore(group, place)
+        self._held = fresh
+
+    def __repr__(self) -> str:
+        return f"Balanced({self.grouping!r}, replacement={self.replacement})"
+
+
+def _integers(value: Any, count: int) -> Integers | None:
+    """A vector of ``count`` integers, or None."""
+    if not isinstance(value, Tensor) or value.shape != (count,) or value.is_floating_point() or value.is_complex():
+        return None
+    found: Integers = value.cpu().long().numpy().copy()
+    return found
