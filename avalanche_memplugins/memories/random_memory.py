@@ -54,7 +54,7 @@ class RandomMemory(RowReads):
     :param validate: when to look at the values of a batch (finite, labels in range, faithful under the
         codec): ``"always"``, ``"first"`` write only, or ``"auto"``: always on a CPU, first only on a GPU,
         where looking means waiting. Shapes and types are always checked.
-    :param seed: of the memory's generator.
+    :param seed: of the memory's generator. None: drawn from torch's global generator.
     :raises TypeError: if the codec lacks a part, the embedding is no module, the seed no integer, or a class stands for
         its instance.
     :raises ValueError: for arguments out of range, naming the argument.
@@ -77,7 +77,7 @@ class RandomMemory(RowReads):
         keep: Literal["both", "key"] = "both",
         storage: str | Path = "device",
         validate: Literal["auto", "always", "first"] = "auto",
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.capacity = check.positive_integer("capacity", capacity)
@@ -123,7 +123,7 @@ class RandomMemory(RowReads):
         :raises ValueError: if not a single row fits, or for logits of unknown width.
         """
         check.positive_integer("nbytes", nbytes)
-        probe = cls(1, **{**kwargs, "storage": "device"})
+        probe = cls(1, **{**kwargs, "storage": "device", "seed": 0})
         if probe.store_logits and classes < 1:
             raise ValueError(f"classes: a budget with store_logits=True wants their width, got {classes}")
         x = torch.zeros(1, *shape, dtype=dtype)

@@ -70,7 +70,7 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
         numbers in it come from this plugin's generator.
     :param train: serve training.
     :param evaluate: serve evaluation.
-    :param seed: of the generator that shuffles.
+    :param seed: of the generators that shuffle and augment. None: drawn from torch's global generator.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
         augment: Augment | None = None,
         train: bool = True,
         evaluate: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
@@ -90,9 +90,10 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
         self.train = train
         self.evaluate = evaluate
         self._cache = TensorCache(max_bytes, assume_deterministic)
+        first = check.seed(seed)
         self._generators = {
-            name: torch.Generator().manual_seed(check.seed(seed) + number)
-            for number, name in enumerate(("train", "eval", "augment"))
+            name: torch.Generator().manual_seed(number if number < 2**64 else number - 2**64)
+            for number, name in enumerate(("train", "eval", "augment"), first)
         }
         self._warned: set[str] = set()
 
