@@ -169,7 +169,7 @@ def run(make: Callable[[int, int], Any] | None, nbytes: int, data: tuple[Tensor,
     if make is not None:
         memory = make(nbytes, seed)
         if isinstance(memory, EnergyMemory):
-            plugins.append(EnergyReplayPlugin(memory, replay_weight="growing", seed=seed))
+            plugins.append(EnergyReplayPlugin(memory, replay_weight="growing", seed=0))
         else:
             plugins.append(MemoryReplayPlugin(memory, write_at="experience", replay_weight="growing", seed=0))
     strategy = Naive(
