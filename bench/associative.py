@@ -78,7 +78,7 @@ PUBLISHED: dict[str, tuple[float, ...]] = {
 
 def hopfield(rule: Any, **kwargs: Any) -> Callable[[], HopfieldMemory]:
     """Makes an empty Hopfield network of 8,256 floats."""
-    return lambda: HopfieldMemory(BITS, rule=rule, **kwargs)
+    return lambda: HopfieldMemory(BITS, rule=rule, **{"seed": 0, **kwargs})
 
 
 def modern(**kwargs: Any) -> Callable[[], ModernHopfieldMemory]:

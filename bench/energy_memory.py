@@ -224,7 +224,7 @@ def routes(options: Options, slots: int = 8, repeats: int = 4) -> str:
     for name, (x, cue, known) in image_sets(options.data, 28, episodes=slots * repeats).items():
         found: dict[str, list[float]] = {}
         for first in range(0, slots * repeats, slots):
-            memory = EnergyMemory.from_pretrained("omniglot-28", slots=slots)
+            memory = EnergyMemory.from_pretrained("omniglot-28", slots=slots, seed=0)
             of, start, told = (column[first : first + slots].flatten(0, 1) for column in (x, cue, known))
             memory.write(of, torch.zeros(len(of), dtype=torch.int64))
             right = torch.arange(len(of)) // x.shape[1]

@@ -137,7 +137,7 @@ def pixel_error(memory: Any, x: Tensor, y: Tensor) -> float:
     """Squared error of what is rehearsed, summed over pixels: of 256 rows written at once and read back."""
     fresh = EnergyMemory(
         memory.network, slots=64, slot_size=memory.slot_size, cue=memory.cue, precision=memory.precision,
-        by_class=memory.by_class, codec=memory.codec, write_steps=memory.write_steps,
+        by_class=memory.by_class, codec=memory.codec, write_steps=memory.write_steps, seed=0,
     ) if isinstance(memory, EnergyMemory) else None  # fmt: skip
     if fresh is None:
         codec = memory.codec
@@ -169,9 +169,9 @@ def run(make: Callable[[int, int], Any] | None, nbytes: int, data: tuple[Tensor,
     if make is not None:
         memory = make(nbytes, seed)
         if isinstance(memory, EnergyMemory):
-            plugins.append(EnergyReplayPlugin(memory, replay_weight="growing"))
+            plugins.append(EnergyReplayPlugin(memory, replay_weight="growing", seed=0))
         else:
-            plugins.append(MemoryReplayPlugin(memory, write_at="experience", replay_weight="growing"))
+            plugins.append(MemoryReplayPlugin(memory, write_at="experience", replay_weight="growing", seed=0))
     strategy = Naive(
         model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), train_mb_size=32, eval_mb_size=500,
         evaluator=None, plugins=plugins,

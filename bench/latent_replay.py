@@ -174,7 +174,7 @@ def run(way: Way, data: tuple[Tensor, ...], latent: Any, seed: int) -> dict[str,
     memory = None if way.make is None else way.make(latent, seed)
     plugins: list[Any] = [TensorLoaderPlugin(seed=seed), LeanStepPlugin()]
     if memory is not None:
-        plugins.append(MemoryReplayPlugin(memory, write_at="experience", replay_weight="growing"))
+        plugins.append(MemoryReplayPlugin(memory, write_at="experience", replay_weight="growing", seed=0))
     strategy = Naive(
         model=model, optimizer=torch.optim.Adam(model.parameters(), 1e-3), train_mb_size=128, eval_mb_size=500,
         train_epochs=3, evaluator=None, plugins=plugins,

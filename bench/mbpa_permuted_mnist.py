@@ -125,7 +125,7 @@ def run(data: Path, seed: int, count: int) -> dict[str, Any]:
     plain = network(seed)
     rehearsed = {m: network(seed) for m in SIZES}
     memories = {m: EpisodicMemory(m * TASKS, policy="ring", seed=seed) for m in SIZES}
-    unused = EpisodicMemory(1)
+    unused = EpisodicMemory(1, seed=0)
     curve: dict[str, dict[str, dict[str, float]]] = {str(m): {} for m in SIZES}
     final = {}
     for done in range(1, TASKS + 1):

@@ -76,7 +76,7 @@ def answers(
     for replay in (False, True):
         memory = EpisodicMemory(capacity, codec="uint8", policy="class_balanced", seed=seed)
         adaptation = LocalAdaptationPlugin(memory, lr=lr, writes=not replay)
-        plugins = [*([MemoryReplayPlugin(memory)] if replay else []), adaptation]
+        plugins = [*([MemoryReplayPlugin(memory, seed=seed)] if replay else []), adaptation]
         net = network(seed)
         strategy = Naive(
             model=net, optimizer=torch.optim.SGD(net.parameters(), 0.1), train_mb_size=32, eval_mb_size=500,
@@ -205,7 +205,7 @@ def _measured(data: Path, adapt: int, k: int, budget: int) -> list[str]:
 
 def one(data: Path, adapt: int, k: int, budget: int) -> None:
     g = torch.Generator().manual_seed(0)
-    memory = EpisodicMemory(20_000, policy="ring")
+    memory = EpisodicMemory(20_000, policy="ring", seed=0)
     x, y, test_x, _ = load(MNIST, data)
     orders = [torch.randperm(784, generator=g) for _ in range(20)]
     for i, order in enumerate(orders):

@@ -130,7 +130,7 @@ def run(name: str, seed: int, data: str) -> None:
     elif kind != "none":
         memory = RandomMemory(rows, policy=kind, seed=seed)
     if kind != "none":
-        plugins.append(MemoryReplayPlugin(memory, write_every=EVERY, write_epochs="all"))
+        plugins.append(MemoryReplayPlugin(memory, write_every=EVERY, write_epochs="all", seed=seed))
     strategy = Naive(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1 if model_name == "mlp" else 0.5),

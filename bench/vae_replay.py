@@ -94,7 +94,7 @@ def ours(
     strategy = VAEReplay(
         model=model, optimizer=torch.optim.Adam(model.parameters(), 1e-3, fused=True), seed=seed, evaluator=None,
         train_epochs=math.ceil(iterations / 80), eval_mb_size=500,
-        plugins=[TensorLoaderPlugin(), StopAfter(iterations)], **options,
+        plugins=[TensorLoaderPlugin(seed=seed), StopAfter(iterations)], **options,
     )  # fmt: skip
     torch.manual_seed(seed)
     began = time.process_time()

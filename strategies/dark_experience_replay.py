@@ -39,7 +39,7 @@ class DarkExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
     :param policy: write policy of the memory, see :class:`~avalanche_memplugins.memories.RandomMemory`.
     :param read: its read policy.
     :param codec: how rows are stored; outputs are float32.
-    :param seed: of the memory and of the augmentation.
+    :param seed: of the memory and of the augmentation. None: drawn from torch's global generator.
     :param augment: random augmentation of the replayed rows, a callable on a batch on the device.
     :param train_mb_size: mini-batch size for training.
     :param train_epochs: number of training epochs.
@@ -68,7 +68,7 @@ class DarkExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
         read: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
         augment: Augment | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         train_mb_size: int = 1,
         train_epochs: int = 1,
         eval_mb_size: int | None = None,

@@ -47,7 +47,7 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
     :param mean: of the user's ``Normalize``.
     :param std: of the user's ``Normalize``.
     :param replay_size: rows to replay each iteration; None: as many as the stream's batch has.
-    :param seed: of the memory.
+    :param seed: of the memory. None: drawn from torch's global generator.
     :param train_mb_size: mini-batch size for training.
     :param train_epochs: number of training epochs.
     :param eval_mb_size: mini-batch size for eval; None: that for training.
@@ -77,7 +77,7 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
         replay_size: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         train_mb_size: int = 32,
         train_epochs: int = 1,
         eval_mb_size: int | None = None,

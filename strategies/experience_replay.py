@@ -46,7 +46,7 @@ class ExperienceReplay(RMA):
         read: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
         augment: Augment | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         train_mb_size: int = 1,
         train_epochs: int = 1,
         eval_mb_size: int | None = None,

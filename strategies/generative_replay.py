@@ -50,7 +50,8 @@ class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
     :param mean: of the user's ``Normalize``.
     :param std: of the user's ``Normalize``.
     :param replay_size: rows to replay each iteration; None: as many as the stream's batch has.
-    :param seed: of the memory.
+    :param seed: of the memory, its first weights and the order in which it is fed. None: drawn from torch's
+        global generator.
     :param train_mb_size: mini-batch size for training.
     :param train_epochs: number of training epochs.
     :param eval_mb_size: mini-batch size for eval; None: that for training.
@@ -81,7 +82,7 @@ class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
         replay_size: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         train_mb_size: int = 128,
         train_epochs: int = 1,
         eval_mb_size: int | None = None,
@@ -91,15 +92,16 @@ class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
         eval_every: int = -1,
         **base_kwargs: Any,
     ) -> None:
+        number = check.seed(seed)
         if network is None:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(check.seed(seed))
+                torch.manual_seed(number)
                 likelihood: Literal["bernoulli", "gaussian"] = "gaussian" if len(shape) == 1 else "bernoulli"
                 network = ConditionalVAE(shape, classes=classes, likelihood=likelihood)
         memory = VAEMemory(
-            network, prior=prior, steps=steps, batch_size=batch_size, lr=lr, mean=mean, std=std, seed=seed
+            network, prior=prior, steps=steps, batch_size=batch_size, lr=lr, mean=mean, std=std, seed=number
         )
-        replay = MemoryReplayPlugin(memory, replay_size=replay_size, replay_weight="growing", labels=labels)
+        replay = MemoryReplayPlugin(memory, replay_size=replay_size, replay_weight="growing", labels=labels, seed=seed)
         super().__init__(
             model=model,
             optimizer=optimizer,

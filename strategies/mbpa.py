@@ -46,7 +46,7 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
     :param adapt: the last so many linear layers, or names of modules.
     :param key: name of a module of the model whose output is the key; None: the input.
     :param max_bytes: working memory of search and adaptation.
-    :param seed: of the memory.
+    :param seed: of the memory. None: drawn from torch's global generator.
     :param train_mb_size: mini-batch size for training.
     :param train_epochs: number of training epochs.
     :param eval_mb_size: mini-batch size for eval; None: that for training. Some hundreds are quickest here.
@@ -78,7 +78,7 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
         adapt: int | str | Sequence[str] = 1,
         key: str | None = None,
         max_bytes: int = 64 << 20,
-        seed: int = 0,
+        seed: int | None = None,
         train_mb_size: int = 1,
         train_epochs: int = 1,
         eval_mb_size: int | None = None,
@@ -102,7 +102,7 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
             write_every=write_every,
             max_bytes=max_bytes,
         )
-        rehearsal = [MemoryReplayPlugin(memory, write_every=write_every)] if replay else []
+        rehearsal = [MemoryReplayPlugin(memory, write_every=write_every, seed=seed)] if replay else []
         super().__init__(
             model=model,
             optimizer=optimizer,

@@ -38,7 +38,7 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
     :param policy: write policy of the memory, see :class:`~avalanche_memplugins.memories.RandomMemory`.
     :param read: read policy of the memory.
     :param codec: how codes are stored.
-    :param seed: of the memory.
+    :param seed: of the memory. None: drawn from torch's global generator.
     :param train_mb_size: mini-batch size for training.
     :param train_epochs: number of training epochs.
     :param eval_mb_size: mini-batch size for eval; None: that for training.
@@ -64,7 +64,7 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
         policy: str | WritePolicy = "class_balanced",
         read: str | ReadPolicy = "uniform",
         codec: str | Codec = "float16",
-        seed: int = 0,
+        seed: int | None = None,
         train_mb_size: int = 1,
         train_epochs: int = 1,
         eval_mb_size: int | None = None,
@@ -84,7 +84,9 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
         if mem_size is not None:
             self.memory = RandomMemory(mem_size, policy=policy, read=read, codec=codec, seed=seed)
             replay.append(
-                MemoryReplayPlugin(self.memory, at="encoder", write_every=write_every, replay_size=replay_size)
+                MemoryReplayPlugin(
+                    self.memory, at="encoder", write_every=write_every, replay_size=replay_size, seed=seed
+                )
             )
         super().__init__(
             model=model,
@@ -112,8 +114,9 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
         :param seed: of the classifier's first weights and of the latents.
         :param kwargs: other arguments of the strategy; they take the place of the published ones.
         """
+        seed = check.seed(seed)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(check.seed(seed))
+            torch.manual_seed(seed)
             model = ProbabilisticRetrievalClassifier(autoencoder, classes=classes, seed=seed)
         settings: dict[str, Any] = {
             "optimizer": SGD(model.head.parameters(), lr=1e-3),

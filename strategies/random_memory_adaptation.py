@@ -39,7 +39,7 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
         or an object.
     :param codec: how rows are stored: ``"raw"``, ``"float16"``, ``"uint8"``, or an object.
     :param augment: random augmentation of the replayed rows, a callable on a batch on the device.
-    :param seed: of the memory and of the augmentation.
+    :param seed: of the memory and of the augmentation. None: drawn from torch's global generator.
     :param train_mb_size: mini-batch size for training.
     :param train_epochs: number of training epochs.
     :param eval_mb_size: mini-batch size for eval; None: that for training.
@@ -65,7 +65,7 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
         read: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
         augment: Augment | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         train_mb_size: int = 1,
         train_epochs: int = 1,
         eval_mb_size: int | None = None,

@@ -139,7 +139,7 @@ def mbpa(setting: Setting, *, replay: bool = False) -> Built:
         writes=not replay,
         max_bytes=64 << 20,
     )
-    rehearsal = [MemoryReplayPlugin(memory)] if replay else []
+    rehearsal = [MemoryReplayPlugin(memory, seed=setting.spec.seed)] if replay else []
     return _with_memory(setting, memory, *rehearsal, adaptation)
 
 

@@ -12,12 +12,12 @@ from avalanche_memplugins.plugins import TensorLoaderPlugin
 class ServedTests(TensorLoaderPlugin):
     """Serves tests from tensors and leaves training as it is: the same numbers in a fraction of the time.
 
-    The eval transforms of the lab's benchmarks draw nothing. Each of torch's loaders takes one number from the global
+    Each of torch's loaders takes one number from the global
     generator when it starts; so does this, or the next experience would be shuffled in another order.
     """
 
     def __init__(self) -> None:
-        super().__init__(train=False, assume_deterministic=True)
+        super().__init__(train=False, seed=0)  # shuffles nothing, so a run draws no seed for it
 
     def serve(self, loader: Any, device: torch.device, *, generator: torch.Generator | None = None) -> Any:
         """Leave alone what a learning memory reads, which would come in another order."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-import operator
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from avalanche_memplugins._seeds import seed as seed
 
 T = TypeVar("T")
 LARGEST = torch.iinfo(torch.int32).max
@@ -20,19 +21,6 @@ def positive_integer(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}: wants an integer >= 1, got {value!r}")
     return value
-
-
-def seed(value: int) -> int:
-    """``value`` if torch's generators take it as their seed.
-
-    :raises TypeError: if it is no integer.
-    :raises ValueError: if it is out of their range.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"seed: wants an integer, got {value!r}")
-    if not -(2**63) <= (number := operator.index(value)) < 2**64:
-        raise ValueError(f"seed: wants an integer from -2**63 to 2**64 - 1, got {value!r}")
-    return number
 
 
 def made(name: str, value: T) -> T:

@@ -36,7 +36,7 @@ class SlotBank(GenerativeMemory):
     :param cue_dtype: its type.
     :param precision: of the differences.
     :param codec: see :class:`GenerativeMemory`.
-    :param seed: of the memory's generator.
+    :param seed: of the memory's generator. None: drawn from torch's global generator.
     """
 
     _fixed = ("codec.", "network.", "cue.")
@@ -45,7 +45,7 @@ class SlotBank(GenerativeMemory):
     origins: Tensor
 
     def __init__(
-        self, network: EnergyNetwork, *, slots: int, slot_size: int, precision: Precision, codec: Any, seed: int
+        self, network: EnergyNetwork, *, slots: int, slot_size: int, precision: Precision, codec: Any, seed: int | None
     ) -> None:
         super().__init__(codec=codec, seed=seed)
         if not isinstance(network, EnergyNetwork):

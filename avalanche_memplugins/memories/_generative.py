@@ -27,14 +27,14 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
 
     :param codec: a learned codec whose codes are modelled, with ``to_latent`` and ``from_latent``; None: the
         rows themselves, flattened.
-    :param seed: of the memory's generator.
+    :param seed: of the memory's generator. None: drawn from torch's global generator.
     :raises TypeError: for a codec without a latent space, or a seed that is no integer.
     """
 
     store_logits = False
     _fixed: tuple[str, ...] = ("codec.",)  # beginnings of names of what does not hold the stream
 
-    def __init__(self, *, codec: Any | None, seed: int) -> None:
+    def __init__(self, *, codec: Any | None, seed: int | None) -> None:
         super().__init__()
         if codec is not None and not (hasattr(codec, "to_latent") and hasattr(codec, "from_latent")):
             raise TypeError(f"codec: wants a learned codec with a latent space, or None, got {type(codec).__name__}")

@@ -48,7 +48,7 @@ class DynamicKanervaMemory(KanervaBase):
         ``"count"`` of its rows.
     :param prior: mean :math:`R_0` of the empty memory ``(K, C)``; None: random, from the seed.
     :param codec: whose codes are remembered; None: the rows themselves, flattened.
-    :param seed: of the memory's generator and of its random prior.
+    :param seed: of the memory's generator and of its random prior. None: drawn from torch's global generator.
     :raises ValueError: for arguments out of range, naming the argument.
 
     Sources: Wu et al., "Learning attractor dynamics for generative memory", 2018, section 3. Replay from fitted
@@ -69,7 +69,7 @@ class DynamicKanervaMemory(KanervaBase):
         balance: Literal["class", "count"] = "class",
         prior: Tensor | None = None,
         codec: LatentCodec | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(
             rows=rows,

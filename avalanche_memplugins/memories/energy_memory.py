@@ -60,7 +60,7 @@ class EnergyMemory(EnergyReads):
     :param std: of the user's ``Normalize``.
     :param codec: a :class:`~avalanche_memplugins.codecs.LatentCodec`: its codes are the patterns, [-3, 3] standard
         deviations to [0, 1], values beyond cut off. The network must have been trained for them.
-    :param seed: of the memory's generator.
+    :param seed: of the memory's generator. None: drawn from torch's global generator.
     :raises ValueError: for arguments out of range, or a network for patterns of another size.
     :raises TypeError: for something that is no energy network.
 
@@ -84,7 +84,7 @@ class EnergyMemory(EnergyReads):
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
         codec: Any | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(network, slots=slots, slot_size=slot_size, precision=precision, codec=codec, seed=seed)
         if (

@@ -41,7 +41,7 @@ class GaussianMemory(GenerativeMemory):
         ``"count"`` of its rows.
     :param codec: a :class:`~avalanche_memplugins.codecs.LatentCodec`, whose codes are modelled; None: the
         rows themselves, flattened.
-    :param seed: of the memory's generator.
+    :param seed: of the memory's generator. None: drawn from torch's global generator.
     :raises ValueError: for arguments out of range, naming the argument.
     :raises TypeError: for a codec without a latent space.
     """
@@ -56,7 +56,7 @@ class GaussianMemory(GenerativeMemory):
         rank: int | None = 16,
         balance: Literal["class", "count"] = "class",
         codec: Any | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(codec=codec, seed=seed)
         if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):

@@ -35,7 +35,7 @@ class KanervaMemory(KanervaBase):
         ``"count"`` of its rows.
     :param mean: of the ``Normalize`` that the images went through: a number, or one a channel.
     :param std: of it, likewise.
-    :param seed: of the memory's generator.
+    :param seed: of the memory's generator. None: drawn from torch's global generator.
     :raises TypeError: for another network.
     :raises ValueError: for arguments out of range, naming the argument.
 
@@ -53,7 +53,7 @@ class KanervaMemory(KanervaBase):
         balance: Literal["class", "count"] = "class",
         mean: Any = 0.0,
         std: Any = 1.0,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         if not isinstance(check.made("machine", machine), KanervaMachine):
             raise TypeError(f"machine: wants a KanervaMachine, got {type(machine).__name__}")

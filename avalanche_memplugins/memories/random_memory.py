@@ -60,7 +60,7 @@ class RandomMemory(RowReads):
     :param validate: when to look at the values of a batch (finite, labels in range, faithful under the
         codec): ``"always"``, ``"first"`` write only, or ``"auto"``: always on a CPU, first only on a GPU,
         where looking means waiting. Shapes and types are always checked.
-    :param seed: of the memory's generator.
+    :param seed: of the memory's generator. None: drawn from torch's global generator.
     :raises TypeError: if the codec lacks a part, the embedding is no module, the seed no integer, or a class stands for
         its instance.
     :raises ValueError: for arguments out of range, naming the argument.
@@ -83,7 +83,7 @@ class RandomMemory(RowReads):
         keep: Literal["both", "key"] = "both",
         storage: str | Path = "device",
         validate: Literal["auto", "always", "first"] = "auto",
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.capacity = check.positive_integer("capacity", capacity)
@@ -137,7 +137,7 @@ class RandomMemory(RowReads):
         :raises ValueError: if not a single row fits, or for logits of unknown width.
         """
         check.positive_integer("nbytes", nbytes)
-        store_logits = cls(1, **{**kwargs, "storage": "device"}).store_logits
+        store_logits = cls(1, **{**kwargs, "storage": "device", "seed": 0}).store_logits
         if store_logits and classes < 1:
             raise ValueError(f"classes: a budget with store_logits=True wants their width, got {classes}")
         x = torch.zeros(1, *shape, dtype=dtype)
@@ -147,7 +147,7 @@ class RandomMemory(RowReads):
             y = torch.zeros(1, *target_shape, dtype=target_dtype)
 
         def takes(capacity: int) -> int:
-            probe = cls(capacity, **{**kwargs, "storage": "device"})
+            probe = cls(capacity, **{**kwargs, "storage": "device", "seed": 0})
             probe._reserve(classes, experiences)
             labels, columns = probe._labelled(y, 0, 0, 1)
             with torch.no_grad():

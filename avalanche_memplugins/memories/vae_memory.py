@@ -52,7 +52,7 @@ class VAEMemory(VAEGenerator):
     :param std: of the same.
     :param codec: a :class:`~avalanche_memplugins.codecs.LatentCodec`, whose codes are modelled; the network
         then wants ``likelihood="gaussian"`` and the shape ``(codec.code_size,)``.
-    :param seed: of the memory's generator, from which all draws come.
+    :param seed: of the memory's generator, from which all draws come. None: drawn from torch's global generator.
     :raises ValueError: for arguments out of range, naming the argument.
     :raises TypeError: for a network or codec without what is wanted of it.
 
@@ -75,8 +75,9 @@ class VAEMemory(VAEGenerator):
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
         codec: Any | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
+        seed = check.seed(seed)
         super().__init__(codec=codec, seed=seed)
         check.made("network", network)
         missing = [n for n in ("posterior", "decode", "bound", "code_size") if not hasattr(network, n)]
@@ -112,7 +113,7 @@ class VAEMemory(VAEGenerator):
         conditional: bool = True,
         code_size: int = 100,
         codec: Any | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> VAEMemory:
         """The memory with the widest two hidden layers whose :attr:`nbytes` stay within a budget.
@@ -123,12 +124,12 @@ class VAEMemory(VAEGenerator):
         :param conditional: make the network with classes.
         :param code_size: of z.
         :param codec: as for :class:`VAEMemory`.
-        :param seed: of weights and memory.
+        :param seed: of weights and memory. None: drawn from torch's global generator.
         :param kwargs: the other arguments of :class:`VAEMemory`.
         :raises ValueError: if not even layers of one unit fit.
         """
         check.positive_integer("nbytes", nbytes)
-        check.seed(seed)
+        seed = check.seed(seed)
         if codec is not None:
             shape = (int(codec.code_size),)
         if shape is None:

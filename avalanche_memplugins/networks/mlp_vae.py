@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _seeds
 from avalanche_memplugins.functional.divergences import bernoulli_nll, kl_standard_normal
 from avalanche_memplugins.networks.vae import VAEBound
 
@@ -78,7 +79,7 @@ def train_vae(
     epochs: int = 30,
     batch_size: int = 128,
     lr: float = 1e-3,
-    seed: int = 0,
+    seed: int | None = None,
     after_epoch: Callable[[int, float], None] | None = None,
 ) -> list[float]:
     """Fit a VAE to images by Adam on its bound; returns the mean bound of each epoch, nats an image.
@@ -90,7 +91,7 @@ def train_vae(
     :param epochs: passes over ``x``, >= 1.
     :param batch_size: rows a step, >= 1.
     :param lr: of Adam.
-    :param seed: of the generator.
+    :param seed: of the generator; None: drawn from torch's global generator.
     :param after_epoch: called with the number of epochs done and the last one's bound.
     :raises ValueError: if there is nothing to train on, or values lie outside [0, 1].
     """
@@ -99,6 +100,7 @@ def train_vae(
     is_bytes = x.dtype == torch.uint8
     if not is_bytes and (float(x.min()) < 0 or float(x.max()) > 1):
         raise ValueError(f"x: wants values in [0, 1], got {float(x.min()):g} to {float(x.max()):g}")
+    seed = _seeds.seed(seed)
     order = torch.Generator().manual_seed(seed)
     noise = torch.Generator(x.device).manual_seed(seed)
     optimizer = torch.optim.Adam(vae.parameters(), lr, fused=True)

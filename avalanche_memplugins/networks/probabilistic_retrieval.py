@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _seeds
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.functional.latent_sampling import sample_latents
 from avalanche_memplugins.networks.frozen_encoder import FrozenEncoder
+
+_PUBLISHED_SEED = 2022
 
 
 def retrieval_mlp(inputs: int, classes: int, *, hidden: int = 40, layers: int = 4) -> nn.Sequential:
@@ -43,7 +46,7 @@ class ProbabilisticRetrievalClassifier(PicklesGenerator, nn.Module):
     function of the batch alone: ``draws`` sets of latents, from a generator that starts anew each time, and the
     mean of their probabilities, given as logarithms; or :math:`z_i = \mu` with ``draws=0``.
 
-    The defaults are the published model.
+    The defaults are the published model, whose seed was 2022.
 
     :param autoencoder: has ``posterior(x) -> (mean, log-variance)``, ``(B, C)`` each, and ``code_size``; is frozen.
     :param classes: outputs.
@@ -54,7 +57,8 @@ class ProbabilisticRetrievalClassifier(PicklesGenerator, nn.Module):
     :param layers: hidden layers of the classifier.
     :param mean: of the ``Normalize`` that the images went through, undone before encoding.
     :param std: of that ``Normalize``.
-    :param seed: of the latents' own generators, on the CPU; the one for training is part of ``state_dict()``.
+    :param seed: of the latents' own generators, on the CPU; part of ``state_dict()``. None: drawn from torch's global
+        generator.
     :raises ValueError: for arguments out of range.
 
     Source: Gananath, "Probabilistic memory retrieval", 2022.
@@ -72,7 +76,7 @@ class ProbabilisticRetrievalClassifier(PicklesGenerator, nn.Module):
         layers: int = 4,
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
-        seed: int = 2022,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("classes", classes, 1), ("n", n, 1), ("draws", draws, 0)):
@@ -80,10 +84,11 @@ class ProbabilisticRetrievalClassifier(PicklesGenerator, nn.Module):
                 raise ValueError(f"{name}: wants an integer >= {least}, got {value!r}")
         if not alpha_std >= 0:
             raise ValueError(f"alpha_std: wants a number >= 0, got {alpha_std!r}")
-        self.n, self.alpha_std, self.draws, self.seed = n, alpha_std, draws, seed
+        self.n, self.alpha_std, self.draws, self.seed = n, alpha_std, draws, _seeds.seed(seed)
         self.encoder = FrozenEncoder(autoencoder, code="posterior", mean=mean, std=std)
         self.head = retrieval_mlp(n * self.encoder.code_size, classes, hidden=hidden, layers=layers)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed_is_drawn = seed is None
+        self._generator = torch.Generator().manual_seed(self.seed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, classes)`` of images ``(B, ch, H, W)``."""
@@ -105,9 +110,11 @@ class ProbabilisticRetrievalClassifier(PicklesGenerator, nn.Module):
         return answer
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Where the generator is, so that a resumed run draws what an unbroken one would."""
-        return {"generator": self._generator.get_state()}
+        """Generator and seed, so that a resumed run draws what an unbroken one would."""
+        return {"generator": self._generator.get_state(), "seed": self.seed}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
         self._generator.set_state(state["generator"].cpu())
+        # States of before the seed was kept were made with the number given, or with the default of then.
+        self.seed = state.get("seed", _PUBLISHED_SEED if self._seed_is_drawn else self.seed)

@@ -37,7 +37,7 @@ class DarkReplayPlugin(MemoryReplayPlugin):
     :param replay_size: rows of each draw, see :class:`MemoryReplayPlugin`. DER++ makes two.
     :param augment: of the replayed rows, as in :class:`MemoryReplayPlugin`.
     :param at: name of a module whose outputs are stored and replayed in the place of inputs.
-    :param seed: of the augmentation.
+    :param seed: of the augmentation. None: drawn from torch's global generator.
     :param kwargs: ``write_every``, ``write_at``, ``write_epochs`` and ``origin`` of :class:`MemoryReplayPlugin`.
     :raises ValueError: for weights out of range or both 0, and for a memory that keeps no outputs.
     :raises TypeError: for another kind of memory.
@@ -54,7 +54,7 @@ class DarkReplayPlugin(MemoryReplayPlugin):
         replay_size: Amount = None,
         augment: Augment | None = None,
         at: str | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(check.made("memory", memory), RandomMemory):

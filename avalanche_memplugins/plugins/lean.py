@@ -47,27 +47,26 @@ class LeanStepPlugin(SupervisedPlugin, supports_distributed=True):  # type: igno
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_dispatches": {}}
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Take over the training loop for the experience."""
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Take over the training loop for the epoch."""
         if self.train and self._may(strategy, "training_epoch", SGDUpdate):
-            strategy.training_epoch = functools.partial(train_epoch, strategy, self._dispatches)
+            strategy.training_epoch = self._once(strategy, "training_epoch", train_epoch)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Give the training loop back, so that a strategy at rest is as it was."""
+        """Give the training loop back where the strategy stopped before its epoch."""
         vars(strategy).pop("training_epoch", None)
 
     def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Take over the evaluation loop for the experience."""
         if self.evaluate and self._may(strategy, "eval_epoch", BaseSGDTemplate):
-            strategy.eval_epoch = functools.partial(eval_epoch, strategy, self._dispatches)
+            strategy.eval_epoch = self._once(strategy, "eval_epoch", eval_epoch)
 
-    def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Give the evaluation loop back."""
-        vars(strategy).pop("eval_epoch", None)
+    def _once(self, strategy: Any, name: str, loop: Callable[..., None]) -> functools.partial[None]:
+        return functools.partial(_run_once, strategy, name, loop, self._dispatches)
 
     def _may(self, strategy: Any, name: str, owner: type) -> bool:
         if getattr(type(strategy), name) is getattr(owner, name):
-            # A partial of ours may be left over from a loop that an exception ended.
+            # A partial of ours is left over where another plugin's exception kept the loop from being run.
             return isinstance(vars(strategy).get(name), functools.partial | None)
         if not self._warned:
             self._warned = True
@@ -76,6 +75,16 @@ class LeanStepPlugin(SupervisedPlugin, supports_distributed=True):  # type: igno
                 stacklevel=4,
             )
         return False
+
+
+def _run_once(
+    strategy: Any, name: str, loop: Callable[..., None], dispatches: dict[str, Dispatch], /, **kwargs: Any
+) -> None:
+    """Run a loop that was taken over and give it back, however it ends: a strategy at rest is as it was."""
+    try:
+        loop(strategy, dispatches, **kwargs)
+    finally:
+        vars(strategy).pop(name, None)
 
 
 def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any) -> None:

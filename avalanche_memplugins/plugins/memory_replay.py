@@ -113,7 +113,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         experience; or ``"task_label"``.
     :param prefetch: fetch the next iteration's rows while this one computes, if the memory can; see
         :meth:`RandomMemory.prefetch <avalanche_memplugins.memories.RandomMemory.prefetch>`.
-    :param seed: of the generator for augmentation and for the order in which a learning memory is fed.
+    :param seed: of the generator for augmentation and for the order in which a learning memory is fed. None: drawn
+        from torch's global generator.
     :raises ValueError: for arguments out of range or that exclude each other, naming the argument; in training, before
         a weight has changed, for batches, labels, outputs or data that cannot be replayed.
     :raises RuntimeError: in training, if the strategy's own loop leaves out ``forward()``, or ``criterion()`` where
@@ -141,7 +142,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         at: str | None = None,
         origin: Literal["experience", "task_label"] = "experience",
         prefetch: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.memory: Any = memory

@@ -41,7 +41,7 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
         policy: str | WritePolicy = "ring",
         read: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
-        seed: int = 0,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         memory = RandomMemory(mem_size, policy=policy, read=read, codec=codec, seed=seed)

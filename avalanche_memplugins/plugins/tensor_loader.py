@@ -44,26 +44,33 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
     what it saw before: same batch sizes, labels, task labels and layout, same grouping where an experience
     mixes tasks, another random order (from its own generator).
 
-    Where that is not possible it says why, once, and leaves Avalanche's loader alone: random transforms
-    (use ``augment`` instead), data beyond ``max_bytes``, samples of different shapes, a custom
+    What is deterministic is decided by what the code is, not by looking at samples: known are the data sets of
+    torchvision, Avalanche and this package that only look a row up (and classes derived from them that leave the
+    reading alone), and the transforms of torchvision and Avalanche that draw nothing. Functions, lambdas, classes of
+    one's own and whatever has ``set_epoch`` are not known; ``assume_deterministic=True`` vouches for them.
+
+    Where that is not possible it says why, once, and leaves Avalanche's loader alone: data or transforms that are not
+    known (use ``augment`` for random ones), data beyond ``max_bytes``, samples of different shapes, a custom
     ``collate_fn`` or sampler, a data loader of another plugin, distributed training.
 
     List it **after** plugins that build their own data loader, such as Avalanche's ``ReplayPlugin``, whose
     loader it then serves from tensors as well; before them, it is merely without effect. Its place among
     memory plugins of this package does not matter.
 
-    Data and transforms are recognised by identity. After changing raw data in place call :meth:`clear`.
+    Between experiences, tensors that torch changed in place, attributes of known transforms and data sets that were set
+    anew, and lengths are noticed, and the rows read again. NumPy arrays, long lists and files that changed in place are
+    not, nor anything within what ``assume_deterministic`` vouches for: call :meth:`clear` then.
 
     :param max_bytes: the most that materialised tensors may take on the device. The least recently used go
         first; those of the running experience stay.
-    :param assume_deterministic: take the caller's word that all transforms give the same result every time,
-        and do not look for randomness.
+    :param assume_deterministic: take the caller's word that all data sets and transforms that are not known give the
+        same result every time.
     :param augment: random augmentation of the training batches, applied to ``x`` ``(B, ...)`` on the
         device, for example from ``torchvision.transforms.v2`` (which draws once a batch). Torch's random
         numbers in it come from this plugin's generator.
     :param train: serve training.
     :param evaluate: serve evaluation.
-    :param seed: of the generator that shuffles.
+    :param seed: of the generators that shuffle and augment. None: drawn from torch's global generator.
     """
 
     def __init__(
@@ -74,7 +81,7 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
         augment: Augment | None = None,
         train: bool = True,
         evaluate: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
@@ -83,9 +90,10 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
         self.train = train
         self.evaluate = evaluate
         self._cache = TensorCache(max_bytes, assume_deterministic)
+        first = check.seed(seed)
         self._generators = {
-            name: torch.Generator().manual_seed(check.seed(seed) + number)
-            for number, name in enumerate(("train", "eval", "augment"))
+            name: torch.Generator().manual_seed(number if number < 2**64 else number - 2**64)
+            for number, name in enumerate(("train", "eval", "augment"), first)
         }
         self._warned: set[str] = set()
 
@@ -213,7 +221,7 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
 
 _ADVICE = (
     "To serve it from tensors: move random augmentation to TensorLoaderPlugin(augment=...), pass "
-    "assume_deterministic=True if the transforms always give the same result, or raise max_bytes."
+    "assume_deterministic=True if every sample is the same whenever it is read, or raise max_bytes."
 )
 
 _Recipe = tuple[list[AvalancheDataset], list[int], int, bool, bool, bool]

@@ -129,7 +129,7 @@ class Doubling(nn.Module):
 
 
 def test_with_a_codec_the_codes_are_modelled() -> None:
-    memory, plain = GaussianMemory(codec=Doubling()), GaussianMemory()
+    memory, plain = GaussianMemory(codec=Doubling(), seed=0), GaussianMemory(seed=0)
     x, y = stream(50)
     memory.write(x.view(-1, 1, 2, 3), y)
     plain.write(2 * x, y)
@@ -238,7 +238,7 @@ def test_bad_arguments() -> None:
 
 def test_the_global_generators_stay_as_they_are() -> None:
     state = torch.get_rng_state()
-    filled().sample(10)
+    filled(seed=0).sample(10)
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -115,7 +115,7 @@ def test_a_shared_memory_replays_each_classs_mean_and_about_its_spread() -> None
 
 
 def test_the_models_own_prior_is_another_distribution() -> None:
-    fitted, prior = DynamicKanervaMemory(rows=5), DynamicKanervaMemory(rows=5, address="prior")
+    fitted, prior = DynamicKanervaMemory(rows=5, seed=0), DynamicKanervaMemory(rows=5, address="prior", seed=0)
     for memory in (fitted, prior):
         fed(memory, 600)
     assert torch.equal(fitted.mean, prior.mean)
@@ -136,7 +136,7 @@ def test_the_models_own_prior_is_as_wide_as_told() -> None:
 
 @pytest.mark.parametrize("share", ["class", "all"])
 def test_items_taken_out_leave_the_memory_as_without_them(share: Any) -> None:
-    memory = DynamicKanervaMemory(rows=4, share=share)
+    memory = DynamicKanervaMemory(rows=4, share=share, seed=0)
     x, y = stream(120)
     memory.write(x[:60], y[:60])
     receipt = memory.write_items(x[60:90], y[60:90])
@@ -146,7 +146,7 @@ def test_items_taken_out_leave_the_memory_as_without_them(share: Any) -> None:
     assert later is not None
     memory.unwrite(receipt)
     twin.unwrite(receipt)
-    kept = DynamicKanervaMemory(rows=4, share=share)
+    kept = DynamicKanervaMemory(rows=4, share=share, seed=0)
     kept.write(x[:60], y[:60])
     torch.testing.assert_close(twin.mean, kept.mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(twin.row_cov, kept.row_cov, atol=1e-5, rtol=1e-4)
@@ -227,7 +227,7 @@ def test_a_memory_from_which_all_is_taken_out_is_empty_and_may_be_written_again(
 
 @pytest.mark.parametrize("share", ["class", "all"])
 def test_some_of_the_items_are_taken_out(share: Any) -> None:
-    memory, kept = (DynamicKanervaMemory(rows=4, share=share) for _ in range(2))
+    memory, kept = (DynamicKanervaMemory(rows=4, share=share, seed=0) for _ in range(2))
     x, y = stream(60)
     for each in (memory, kept):
         each.write(x[:40], y[:40])

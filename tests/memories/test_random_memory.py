@@ -236,7 +236,7 @@ def test_logits_grow_with_the_head() -> None:
 
 
 def test_a_mapped_memory_is_the_same_memory_in_a_file(tmp_path: Path) -> None:
-    mapped, plain = RandomMemory(50, storage=tmp_path / "rows"), RandomMemory(50)
+    mapped, plain = RandomMemory(50, storage=tmp_path / "rows", seed=0), RandomMemory(50, seed=0)
     for start in range(0, 200, 9):
         for memory in (mapped, plain):
             memory.write(*stream(9, start))

@@ -100,10 +100,10 @@ def test_metrics_of_replay_do_not_change_the_run() -> None:
         def bound(self, x: Tensor) -> Tensor:
             return torch.randn(len(x))
 
-    plain = run(Case(), [MemoryReplayPlugin(RandomMemory(40))])
+    plain = run(Case(), [MemoryReplayPlugin(RandomMemory(40, seed=0))])
     state = torch.get_rng_state()
     metrics = [ReplayAgreement(Judge()), ReplayBound(), ReplayAccuracy()]
-    measured = run(Case(), [MemoryReplayPlugin(Random(40))], evaluator=evaluated(metrics))
+    measured = run(Case(), [MemoryReplayPlugin(Random(40, seed=0))], evaluator=evaluated(metrics))
     assert torch.equal(weights(plain), weights(measured))
     assert torch.equal(state, torch.get_rng_state())
     assert len(values(measured, "ReplayBound_Exp")) == 3

@@ -332,28 +332,54 @@ def test_a_strategy_with_a_loop_of_its_own_keeps_it_with_a_warning():
 
 
 class Bomb(SupervisedPlugin):
-    def __init__(self):
+    """Raises at one event, as often as it is armed."""
+
+    def __init__(self, event, error):
         super().__init__()
         self.armed = True
 
-    def before_update(self, strategy, **kwargs):
-        if self.armed:
-            raise RuntimeError("bang")
+        def explode(strategy, **kwargs):
+            if self.armed:
+                raise error("bang")
+
+        setattr(self, event, explode)
 
 
-def test_an_exception_leaves_a_strategy_that_works_and_pickles():
+def overridden(strategy):
+    """Methods that stand on the strategy itself in front of its class's."""
+    return {name for name in vars(strategy) if callable(getattr(type(strategy), name, None))}
+
+
+EVENTS = [
+    *("training_exp", "training_epoch", "training_iteration", "forward", "backward", "update"),
+    *("eval", "eval_exp", "eval_iteration", "eval_forward"),
+]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("event", EVENTS)
+def test_an_exception_leaves_nothing_of_ours(event, when, error):
+    bomb = Bomb(f"{when}_{event}", error)
     strategy = Naive(
         model=(model := Net()),
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         train_mb_size=8,
-        plugins=[bomb := Bomb(), LeanStepPlugin()],
+        train_epochs=2,
+        plugins=[bomb, LeanStepPlugin(), TensorLoaderPlugin()],
         evaluator=EvaluationPlugin(loggers=None),
     )
-    with pytest.raises(RuntimeError, match="bang"):
+
+    def go():
         strategy.train(BENCHMARK.train_stream[0])
+        strategy.eval(BENCHMARK.test_stream)
+
+    with pytest.raises(error, match="bang"):
+        go()
+    assert not overridden(strategy)
     bomb.armed = False
-    strategy.train(BENCHMARK.train_stream[0])
-    assert "training_epoch" not in vars(strategy)
+    go()
+    assert not overridden(strategy)
     pickle.dumps(LeanStepPlugin())
 
 

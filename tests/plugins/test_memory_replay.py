@@ -210,7 +210,7 @@ def test_workers_of_the_loader_change_nothing() -> None:
     """Trap 15: rows are drawn in the main process."""
     results = []
     for workers in (0, 1):
-        strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(40))])
+        strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(40, seed=0))])
         torch.manual_seed(1)
         for experience in list(Case().stream())[:2]:
             strategy.train(experience, num_workers=workers)

@@ -165,8 +165,8 @@ def test_a_run_with_prefetch_is_the_run_without(
 
 
 def test_latent_replay_is_replay_at_a_layer() -> None:
-    plain = run(Case(), [MemoryReplayPlugin(RandomMemory(40), at="features")])
-    latent = run(Case(), [LatentReplayPlugin(RandomMemory(40), at="features", freeze_below=False)])
+    plain = run(Case(), [MemoryReplayPlugin(RandomMemory(40, seed=0), at="features")])
+    latent = run(Case(), [LatentReplayPlugin(RandomMemory(40, seed=0), at="features", freeze_below=False)])
     assert torch.equal(weights(plain), weights(latent))
 
 

@@ -207,7 +207,7 @@ def test_online_streams():
     assert set(recorder.loaders) == {TensorLoader}
     assert len(recorder.train) == 6
     assert len(set(rows_of(recorder.train))) == 60
-    assert len(plugin._cache._blocks) == 2  # one a stream
+    assert len(plugin._cache._blocks) == 1  # both streams read the same rows in the same way
 
 
 def test_multi_head_models_and_periodic_evaluation_by_iteration():
@@ -231,8 +231,8 @@ def test_evaluation_data_is_read_once(monkeypatch):
     strategy.train(benchmark.train_stream[1])
     strategy.eval(benchmark.test_stream)
     strategy.eval(benchmark.train_stream)
-    assert before > 60
-    assert sum(read) - before == 30  # the second experience's training rows, nothing else
+    assert before >= 60
+    assert sum(read) == before  # training rows are those of the tests here, and go through the same transforms
 
 
 def run(benchmark, plugin, *, stop_after=None, resume=None):

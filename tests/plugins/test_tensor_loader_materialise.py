@@ -12,16 +12,17 @@ import torch
 from _tensor_data import colours, images, permuted, plain, split, without_tasks
 from avalanche.benchmarks.datasets.external_datasets.mnist import TensorMNIST
 from avalanche.benchmarks.scenarios.online import split_online_stream
-from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils import AvalancheDataset, TransformGroups
+from avalanche.benchmarks.utils.transforms import TupleTransform
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torchvision import datasets
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from avalanche_memplugins.plugins._materialise.cache import TensorCache
 from avalanche_memplugins.plugins._materialise.errors import Unsupported
-from avalanche_memplugins.plugins._materialise.randomness import why_random
+from avalanche_memplugins.plugins._materialise.known import flatten, why_unknown
 from avalanche_memplugins.plugins._materialise.read import Reader
 from avalanche_memplugins.plugins._materialise.resolve import Source, resolve
 
@@ -63,7 +64,7 @@ def assert_served(dataset, *, vectorised=None, cache=None):
         (images(TensorMNIST), v1.Normalize((0.13,), (0.3,)), True),
         (images(TensorMNIST), None, True),
         (images(TensorMNIST), v1.RandomRotation((30, 30)), False),
-        (images(TensorMNIST), v1.Lambda(lambda x: x * 2), False),
+        (images(TensorMNIST), v1.CenterCrop(6), False),
         (colours(), None, True),
         (colours(), v2.Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), True),
     ],
@@ -170,61 +171,278 @@ class Custom(Dataset):
         return self.read(index), self.targets[index]
 
 
-def test_unknown_data_is_probed_and_served():
+def test_unknown_data_is_served_on_the_callers_word():
     data = Custom(lambda index: torch.full((2,), float(index)))
+    cache = TensorCache(2**24, assume_deterministic=True)
     for experience in split(data).train_stream:
-        assert_served(experience.dataset.train(), vectorised=False)
+        assert_served(experience.dataset.train(), vectorised=False, cache=cache)
 
 
-RNG = np.random.default_rng(0)
+class Rare(Custom):
+    """Augments one row of many."""
+
+    def __init__(self):
+        super().__init__(lambda index: torch.rand(2) if index == 13 else torch.full((2,), float(index)))
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda index: torch.rand(2),
-        lambda index: torch.full((2,), random.random()),
-        lambda index: torch.from_numpy(np.random.rand(2)),  # noqa: NPY002
-        lambda index: torch.from_numpy(RNG.random(2)),
-        # Draws, but the result seldom depends on it: the draw itself gives it away.
-        lambda index: torch.zeros(2) if torch.rand(()) < 1 - 1e-7 else torch.ones(2),
-    ],
-)
-def test_random_data_is_refused(read):
-    dataset = split(Custom(read)).train_stream[0].dataset
-    with pytest.raises(Unsupported, match="reading a sample"):
+class Scheduled(Custom):
+    """Draws nothing, and gives other rows in the next epoch."""
+
+    def __init__(self):
+        super().__init__(lambda index: torch.full((2,), float(index + self.epoch)))
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+class Noisy(TensorDataset):
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + torch.randn(()), y
+
+
+class Lately(TensorDataset):
+    """Overrides what the reading looks at."""
+
+    @property
+    def tensors(self):
+        return self.held[0] + torch.rand(()), self.held[1]
+
+    @tensors.setter
+    def tensors(self, value):
+        self.held = value
+
+
+class Grouped(TensorDataset):
+    """Nothing but the epoch's number sets it apart."""
+
+    def set_epoch(self, epoch):
+        self.tensors = (self.tensors[0] + epoch, self.tensors[1])
+
+
+class Growing(TensorDataset):
+    def __len__(self):
+        return min(super().__len__(), 20)
+
+
+class Repeated(TensorDataset):
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+class NoisyMNIST(datasets.MNIST):
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x, (y + random.randrange(2)) % 4
+
+
+def labelled(data):
+    data.targets = [0, 1, 2, 3] * (len(data) // 4)
+    return data
+
+
+def tensors():
+    return torch.rand(20, 2), torch.arange(20) % 4
+
+
+UNKNOWN_DATA = {
+    "lambda": lambda: Custom(lambda index: torch.rand(2)),
+    "rare row": Rare,
+    "set_epoch": Scheduled,
+    "set_epoch on tensors": lambda: labelled(Grouped(*tensors())),
+    "own __getitem__": lambda: labelled(Noisy(*tensors())),
+    "own __len__": lambda: labelled(Growing(*tensors())),
+    "own __getitems__": lambda: labelled(Repeated(*tensors())),
+    "own property": lambda: labelled(Lately(*tensors())),
+    "own __getitem__ of MNIST": lambda: images(NoisyMNIST),
+    "below a subset": lambda: labelled(Subset(Rare(), range(20))),
+    "below a concatenation": lambda: labelled(ConcatDataset([Rare()])),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN_DATA)
+def test_data_that_is_not_known_is_refused_by_name(name):
+    data = UNKNOWN_DATA[name]()
+    inner = data.dataset if isinstance(data, Subset) else data.datasets[0] if isinstance(data, ConcatDataset) else data
+    dataset = split(data, v1.ToTensor() if isinstance(data, datasets.MNIST) else None).train_stream[0].dataset
+    with pytest.raises(Unsupported, match=f"the data set {type(inner).__name__} is not known to give the same"):
         served(TensorCache(2**24), dataset.train())
     served(TensorCache(2**24, assume_deterministic=True), dataset.train())
 
 
+class Labelled(TensorDataset):
+    """Adds an attribute and a method; rows are read as ever."""
+
+    def __init__(self, x, y):
+        super().__init__(x, y)
+        self.targets = y.tolist()
+
+    def classes(self):
+        return sorted(set(self.targets))
+
+
+class Part(datasets.CIFAR10):
+    """Knows its own files; rows are read as ever."""
+
+    def _check_integrity(self):
+        return True
+
+
 @pytest.mark.parametrize(
-    "transform",
+    ("data", "vectorised"),
     [
-        v1.RandomCrop(8, padding=2),
-        v1.RandomHorizontalFlip(),
-        v1.RandomRotation((10, 20)),
-        v2.RandomHorizontalFlip(p=1e-9),
-        v2.RandomErasing(),
-        v1.Compose([v1.ToTensor(), v1.RandomApply([torch.nn.Identity()])]),
-        v1.Lambda(lambda x: x + random.random()),
+        (Labelled(*tensors()), True),
+        (images(Part), True),
+        (images(datasets.KMNIST), True),
+        (labelled(ConcatDataset([Labelled(*tensors()), TensorDataset(*tensors())])), None),  # two readers
+        (images(datasets.SVHN), True),
     ],
 )
-def test_random_transforms_are_refused(transform):
-    data = images(TensorMNIST) if not isinstance(transform, v1.Compose) else images(datasets.MNIST)
-    dataset = split(data, transform).train_stream[0].dataset
-    with pytest.raises(Unsupported, match="drew random numbers"):
+def test_classes_that_leave_the_reading_alone_are_known(data, vectorised):
+    transform = V1 if isinstance(data, datasets.CIFAR10 | datasets.SVHN) else None
+    transform = GREY if isinstance(data, datasets.MNIST) else transform
+    for experience in split(data, transform).train_stream:
+        assert_served(experience.dataset.train(), vectorised=vectorised)
+
+
+class Twice(v1.Normalize):
+    def forward(self, tensor):
+        return super().forward(tensor) * random.random()
+
+
+class Shaken(TupleTransform):
+    def __call__(self, *args):
+        return [args[0] + random.random(), *args[1:]]
+
+
+class Curriculum:
+    strength = 0.0
+
+    def __call__(self, x):
+        return x * self.strength
+
+
+def hooked():
+    step = v2.Identity()
+    step.register_forward_hook(lambda module, args, output: output + torch.rand(()))
+    return step
+
+
+def patched():
+    step = torch.nn.Identity()
+    step.forward = lambda x: x + torch.rand(())
+    return step
+
+
+UNKNOWN_TRANSFORMS = {
+    "RandomCrop": v1.RandomCrop(8, padding=2),
+    "RandomHorizontalFlip": v1.RandomHorizontalFlip(),
+    "RandomRotation": v1.RandomRotation((10, 20)),
+    "RandomErasing": v2.RandomErasing(),
+    "RandomApply": v1.RandomApply([torch.nn.Identity()]),
+    "Lambda": v1.Lambda(lambda x: x + random.random()),
+    "<lambda>": lambda x: x * 2,
+    "Twice": Twice((0.1,), (0.2,)),
+    "Curriculum": Curriculum(),
+    "Identity": hooked(),
+    "Identity patched": patched(),
+    "Normalize": v1.Normalize((0.1,), (0.2,), inplace=True),
+}
+
+
+@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: v1.Compose([v1.Resize(8), t])])
+@pytest.mark.parametrize("name", UNKNOWN_TRANSFORMS)
+def test_transforms_that_are_not_known_are_refused_by_name(name, wrap):
+    dataset = split(images(TensorMNIST), wrap(UNKNOWN_TRANSFORMS[name])).train_stream[0].dataset
+    with pytest.raises(Unsupported, match=f"the transform .*{name.split()[0]}.* is not known to give the same"):
         served(TensorCache(2**24), dataset.train())
+    served(TensorCache(2**24, assume_deterministic=True), dataset.train())
 
 
-def test_neither_probing_nor_reading_shifts_a_global_generator():
+def test_a_wrapper_of_ones_own_is_not_looked_through():
+    shaken = Shaken([v1.Normalize((0.1,), (0.2,)), None])
+    assert flatten(shaken) == [shaken]
+    data = images(TensorMNIST)
+    assert why_unknown(data, (shaken,)) == "the transform Shaken is not known to give the same result every time"
+    both = why_unknown(Rare(), (shaken, shaken))
+    assert both == "the data set Rare and the transform Shaken are not known to give the same result every time"
+
+
+def test_classes_of_ones_own_above_the_data_are_refused():
+    class Doubled(AvalancheDataset):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x * random.random(), y
+
+    with pytest.raises(Unsupported, match=r"__getitem__ of its own \(Doubled\)"):
+        served(TensorCache(2**24, assume_deterministic=True), Doubled([colours()]))
+
+    class Groups(TransformGroups):
+        def __call__(self, *args, group_name=None):
+            return [args[0][0] * random.random(), *args[0][1:]]
+
+    grouped = AvalancheDataset([colours()], transform_groups=Groups({"train": None}))
+    with pytest.raises(Unsupported, match=r"a class of its own \(Groups\)"):
+        served(TensorCache(2**24, assume_deterministic=True), grouped)
+
+
+def change_values(data, step):
+    data.tensors[0].mul_(2)
+
+
+def change_labels(data, step):
+    data.tensors[1][:5] = 3
+
+
+def change_tensors(data, step):
+    data.tensors = (torch.rand(60, 3, 4, 4), data.tensors[1])
+
+
+def change_transform(data, step):
+    step.transforms[0].mean = (0.0, 0.0, 0.0)
+
+
+def add_transform(data, step):
+    step.transforms.append(v1.CenterCrop(2))
+
+
+@pytest.mark.parametrize("change", [change_values, change_labels, change_tensors, change_transform, add_transform])
+def test_what_changed_between_experiences_is_read_again(change):
+    data, step, cache = colours(), v1.Compose([v1.Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))]), TensorCache(2**24)
+    dataset = split(data, step, experiences=1).train_stream[0].dataset.train()
+    assert_served(dataset, cache=cache)
+    before = served(cache, dataset)
+    change(data, step)
+    assert_served(dataset, cache=cache)
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(before, served(cache, dataset), strict=True))
+
+
+def test_a_data_set_that_has_grown_is_served_whole():
+    data, cache = colours(20), TensorCache(2**24)
+    short = split(data, experiences=1).train_stream[0].dataset.train()
+    assert_served(short, cache=cache)
+    data.tensors = tuple(torch.cat([tensor, tensor]) for tensor in data.tensors)
+    data.targets = data.tensors[1].tolist()
+    assert_served(split(data, experiences=1).train_stream[0].dataset.train(), cache=cache)
+    grown, cache = Custom(lambda index: torch.full((2,), float(index))), TensorCache(2**24, assume_deterministic=True)
+    assert_served(split(grown, experiences=1).train_stream[0].dataset.train(), cache=cache)
+    grown.targets = [0, 1, 2, 3] * 10
+    assert_served(split(grown, experiences=1).train_stream[0].dataset.train(), cache=cache)
+
+
+def test_nothing_is_read_to_decide(monkeypatch):
+    monkeypatch.setattr(Source, "sample", lambda self, row: pytest.fail("read"))
+    assert why_unknown(images(datasets.CIFAR10), (V1, v1.RandomRotation((5, 5)))) is None
+    assert why_unknown(Rare(), ()) is not None
+
+
+def test_reading_shifts_no_global_generator():
     dataset = split(images(TensorMNIST), v1.RandomRotation((30, 30))).train_stream[0].dataset
-    other = split(Custom(lambda index: torch.rand(2))).train_stream[0].dataset
     torch.manual_seed(1)
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     served(TensorCache(2**24), dataset.train())
-    with pytest.raises(Unsupported):
-        served(TensorCache(2**24), other.train())
     got = (torch.rand(1).item(), random.random(), np.random.rand())  # noqa: NPY002
     torch.manual_seed(1)
     random.seed(1)
@@ -299,19 +517,6 @@ def test_an_experience_fits_where_its_data_set_does_not():
     blocks = list(cache._blocks.values())
     assert_served(again, cache=cache)
     assert list(cache._blocks.values()) == blocks
-
-
-def test_known_transforms_need_no_probe(monkeypatch):
-    data = images(datasets.CIFAR10)
-    monkeypatch.setattr(Source, "sample", lambda self, row: pytest.fail("probed"))
-    assert why_random(Source(data, (V1,))) is None
-    assert why_random(Source(data, (v1.RandomRotation((5, 5)),))) is None
-
-
-def test_in_place_normalisation_of_tensors_is_noticed():
-    dataset = split(colours(), v1.Normalize((0.5,) * 3, (0.5,) * 3, inplace=True)).train_stream[0].dataset
-    with pytest.raises(Unsupported, match="two results"):
-        served(TensorCache(2**24), dataset.train())
 
 
 def test_resolving_needs_an_avalanche_dataset():

@@ -196,6 +196,20 @@ PLUGINS["MbPA, 4bit"] = lambda: LocalAdaptationPlugin(
 )
 
 
+def with_a_seed(make: Callable[[], Any]) -> Callable[[], Any]:
+    """The same plugin each time, also where it draws its seed itself."""
+
+    def made() -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            return make()
+
+    return made
+
+
+PLUGINS = {name: with_a_seed(make) for name, make in PLUGINS.items()}
+
+
 def for_model(plugin: Any, multi_head: bool) -> Any:
     """A layer has another name below the multi-task wrapper."""
     if multi_head and getattr(plugin, "at", None) is not None:

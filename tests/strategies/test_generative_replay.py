@@ -39,7 +39,7 @@ def test_it_is_its_plugin_on_naive(labels: str, classes: int | None) -> None:
     torch.manual_seed(3)
     generator = ConditionalVAE((FEATURES,), classes=classes, likelihood="gaussian")
     memory = VAEMemory(generator, steps=10, batch_size=16, seed=3)
-    plugin = MemoryReplayPlugin(memory, replay_weight="growing", labels=labels)
+    plugin = MemoryReplayPlugin(memory, replay_weight="growing", labels=labels, seed=3)
     expected = weights(run(Case(), [plugin]))
     strategy = train(labels=labels, classes=classes, seed=3)
     assert torch.equal(weights(strategy), expected)
@@ -65,7 +65,8 @@ def test_the_callers_things_stay_as_they_were() -> None:
     mine: list[Any] = []
     model = network()
     state = torch.get_rng_state()
-    VAEReplay(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), plugins=mine, evaluator=None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    VAEReplay(model=model, optimizer=optimizer, plugins=mine, evaluator=None, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
     assert mine == []
 

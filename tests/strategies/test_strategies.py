@@ -35,7 +35,7 @@ def train(strategy_class: Any, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("strategy_class", "options", "plugin"),
     [
-        (RMA, {"mem_size": 50, "write_every": 2}, lambda: RandomMemoryPlugin(50, write_every=2)),
+        (RMA, {"mem_size": 50, "write_every": 2, "seed": 3}, lambda: RandomMemoryPlugin(50, write_every=2, seed=3)),
         (
             RMA,
             {"mem_size": 50, "policy": "task_balanced", "read": "task_balanced", "replay_size": 6, "seed": 3},
@@ -43,11 +43,11 @@ def train(strategy_class: Any, **options: Any) -> Any:
                 RandomMemory(50, policy="task_balanced", read="task_balanced", seed=3), write_every=10, replay_size=6
             ),
         ),
-        (ExperienceReplay, {"mem_size": 50}, lambda: MemoryReplayPlugin(RandomMemory(50))),
+        (ExperienceReplay, {"mem_size": 50, "seed": 3}, lambda: MemoryReplayPlugin(RandomMemory(50, seed=3))),
         (
             ExperienceReplay,
-            {"mem_size": 50, "codec": "float16"},
-            lambda: MemoryReplayPlugin(RandomMemory(50, codec="float16")),
+            {"mem_size": 50, "codec": "float16", "seed": 3},
+            lambda: MemoryReplayPlugin(RandomMemory(50, codec="float16", seed=3)),
         ),
         (
             DarkExperienceReplay,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from avalanche_memplugins.functional.gaussian import pack_triangle, unpack_trian
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import GenerativeMemory
 from avalanche_memplugins.memories._kanerva.receipts import Life
+
+_SEED = re.compile(r"(?<=, seed=)-?\d+$")
 
 
 class KanervaState(GenerativeMemory, ABC):
@@ -43,9 +46,10 @@ class KanervaState(GenerativeMemory, ABC):
         read_steps: int,
         balance: Literal["class", "count"],
         codec: LatentCodec | None,
-        seed: int,
+        seed: int | None,
     ) -> None:
-        super().__init__(codec=codec, seed=seed)
+        number = check.seed(seed)
+        super().__init__(codec=codec, seed=number)
         self.rows = check.positive_integer("rows", rows)
         self.share = check.choice("share", share, ("class", "all"))
         for name, value in (("noise_var", noise_var), ("prior_var", prior_var), ("label_scale", label_scale)):
@@ -57,7 +61,7 @@ class KanervaState(GenerativeMemory, ABC):
             raise ValueError(f"read_steps: wants an integer >= 0, got {read_steps!r}")
         self.read_steps = read_steps
         self.balance = check.choice("balance", balance, ("class", "count"))
-        self.prior_seed = check.seed(seed)
+        self.prior_seed, self._seed_is_drawn = number, seed is None
         for name in ("mean", "row_cov", "address_sum", "residual", "by_class"):
             self.register_buffer(name, torch.zeros(0))
         self._life = Life()
@@ -177,10 +181,17 @@ class KanervaState(GenerativeMemory, ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rows={self.rows}, share={self.share!r}, codec={self.codec!r})"
 
+    def _check_state(self, state: dict[str, Any]) -> None:
+        if self._seed_is_drawn:
+            state = {**state, "parts": [_SEED.sub(str(self.prior_seed), part) for part in state["parts"]]}
+        super()._check_state(state)
+
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``.
+        """Go on from ``state``; a memory whose seed was drawn takes up that of the state.
 
         :raises ValueError: if it is of a memory made with other arguments.
         """
         super().set_extra_state(state)
+        if self._seed_is_drawn and (found := _SEED.search(state["parts"][0])):
+            self.prior_seed = int(found[0])
         self._life = Life()

@@ -57,7 +57,7 @@ class VAEGenerator(VAERows):
         self, network: nn.Module, rows: Iterator[tuple[Tensor, Tensor]], old: int, noise: torch.Generator, held: int
     ) -> GaussianMemory:
         """Gaussians of the codes that the new network gives the experience's classes and the generated ones."""
-        fitted = GaussianMemory(rank=None)
+        fitted = GaussianMemory(rank=None, seed=0)
         held = min(held, _ROWS_FITTED)
         parts = [next(rows) for _ in range(-(-held // self.batch_size))]
         if old:

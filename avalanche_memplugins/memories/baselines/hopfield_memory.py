@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,11 +34,12 @@ class HopfieldMemory(AssociativeMemory):
 
     :param size: n, bits a pattern has, >= 1.
     :param rule: how patterns are written.
-    :param update: ``"asynchronous"``, entries one by one in a random order, or ``"synchronous"``, all at once.
+    :param update: ``"asynchronous"``, entries one by one in a random order; ``"in order"``, from the first to the last;
+        ``"synchronous"``, all at once.
     :param keep_diagonal: let an entry's own weight count at a read.
     :param sweeps: passes over all entries at most, >= 1; a read ends before if nothing changes.
-    :param seed: of the orders; the same at each read, so a read depends on its arguments only. None: from the first
-        entry to the last.
+    :param seed: of the random orders; the same at each read, so a read depends on its arguments only. None: drawn from
+        torch's global generator, once.
     :raises ValueError: for arguments out of range, naming the argument.
 
     Source: Hopfield 1982; as a comparator Bartunov et al., "Meta-learning deep energy-based memory models", 2020,
@@ -50,18 +51,17 @@ class HopfieldMemory(AssociativeMemory):
         size: int,
         *,
         rule: Literal["hebb", "storkey", "storkey-whole", "pseudo-inverse"] = "pseudo-inverse",
-        update: Literal["asynchronous", "synchronous"] = "asynchronous",
+        update: Literal["asynchronous", "in order", "synchronous"] = "asynchronous",
         keep_diagonal: bool = False,
         sweeps: int = 20,
-        seed: int | None = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(size)
         self.rule = check.choice("rule", rule, tuple(_RULES))
-        self.update: Literal["asynchronous", "synchronous"]
-        self.update = check.choice("update", update, ("asynchronous", "synchronous"))
+        self.update = check.choice("update", update, ("asynchronous", "in order", "synchronous"))
         self.keep_diagonal = keep_diagonal
         self.sweeps = check.positive_integer("sweeps", sweeps)
-        self.seed = None if seed is None else check.seed(seed)
+        self.seed = check.seed(seed)
 
     @property
     def floats(self) -> int:
@@ -93,17 +93,30 @@ class HopfieldMemory(AssociativeMemory):
         state = 2 * self._patterns("cue", cue, known).to(self.device, torch.float32) - 1
         if bool((state != state.sign()).any()):
             raise ValueError("cue: wants entries 0, 0.5 and 1, got others")
-        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        generator = None if self.update == "in order" else torch.Generator().manual_seed(self.seed)
         state = hopfield_recall(
             self._weights(),
             state,
             known=None if known is None else known.to(self.device),
-            update=self.update,
+            update="synchronous" if self.update == "synchronous" else "asynchronous",
             keep_diagonal=self.keep_diagonal,
             sweeps=self.sweeps,
             generator=generator,
         )
         return (state + 1) / 2
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The seed, which may have been drawn."""
+        return {"seed": self.seed}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self.seed = state["seed"]
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # States of before the seed was kept have none of it.
+        held = {f"{prefix}_extra_state": self.get_extra_state(), **state_dict}
+        super()._load_from_state_dict(held, prefix, *args, **kwargs)
 
     def _weights(self) -> Tensor:
         return unpack_triangle(self.held, self.size)

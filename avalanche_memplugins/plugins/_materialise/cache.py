@@ -11,7 +11,7 @@ from avalanche.benchmarks.utils.data import AvalancheDataset
 from torch import Tensor
 
 from .errors import Unsupported
-from .randomness import why_random
+from .known import why_unknown
 from .read import CHUNK, Reader
 from .resolve import Part, Source, attributes_of, resolve
 
@@ -35,7 +35,7 @@ class Block:
     :param example: a few rows of each column, to learn shapes and types from.
     :param rows: how many rows there is room for.
     :param device: where the columns lie.
-    :param owners: where the rows come from; their identity is the block's key, so they are kept alive.
+    :param owners: where the rows come from.
     """
 
     def __init__(self, example: list[Tensor], rows: int, device: torch.device, owners: list[Source]) -> None:
@@ -74,7 +74,7 @@ class TensorCache:
     Where such a block would not fit, an experience gets one of its own size.
 
     :param max_bytes: the most that all blocks may take together.
-    :param assume_deterministic: skip the search for randomness.
+    :param assume_deterministic: take data sets and transforms that are not known for such as give the same every time.
     """
 
     def __init__(self, max_bytes: int, assume_deterministic: bool = False) -> None:
@@ -107,31 +107,31 @@ class TensorCache:
         :param dataset: not empty, in the transform group that it is to be read in.
         :param device: where the tensors must lie.
         :param pin: do not evict it before :meth:`release`.
-        :raises Unsupported: if it is random, does not fit, or is not made of tensors.
+        :raises Unsupported: if it is not known to stay the same, does not fit, or is not made of tensors.
         """
         parts = resolve(dataset)
         for part in parts:
-            self._refuse_random(part)
+            self._refuse_unknown(part)
         key, block, rows = self._serve(parts, len(dataset), device)
         self._blocks.move_to_end(key)
         if pin:
             self._pinned.add(key)
         return Rows(block.columns, block.slot[rows], attributes_of(dataset))
 
-    def _refuse_random(self, part: Part) -> None:
+    def _refuse_unknown(self, part: Part) -> None:
         if self.assume_deterministic:
             return
         key = part.source.key
         self._reader(part)
         if key not in self._verdicts:
-            self._verdicts[key] = why_random(part.source)
+            self._verdicts[key] = why_unknown(part.source.data, part.source.chain)
         verdict = self._verdicts[key]
         if verdict is not None:
             raise Unsupported(verdict)
 
     def _reader(self, part: Part) -> Reader:
-        # A reader holds its source, so the ids in the key stay those of living objects. A stream that makes its
-        # data sets as it goes must not be kept alive by that: only as many are held as blocks need, and a few.
+        # Keys and readers keep their sources alive. A stream that makes its data sets as it goes must not be kept
+        # whole by that: only as many are held as blocks need, and a few.
         key = part.source.key
         if key not in self._readers:
             self._readers[key] = Reader(part.source)

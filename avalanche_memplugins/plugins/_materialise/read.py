@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from avalanche.benchmarks.classic.cmnist import PixelsPermutation
 from avalanche.benchmarks.datasets.external_datasets.mnist import TensorMNIST
@@ -18,7 +21,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from .errors import Unsupported
-from .randomness import flatten, frozen_generators
+from .known import code_of, flatten
 from .resolve import Source
 
 CHUNK = 512
@@ -54,7 +57,7 @@ class Reader:
 
     The vectorised pass is trusted only after it gave, bit by bit, what the plain route gives on a few rows.
 
-    :param source: where to read; its samples must not be random.
+    :param source: where to read; its samples are the same each time.
     """
 
     def __init__(self, source: Source) -> None:
@@ -88,6 +91,22 @@ class Reader:
             self.vectorised = None
 
 
+@contextmanager
+def frozen_generators() -> Iterator[None]:
+    """Leave Python's, numpy's and torch's generators as they were found.
+
+    Materialising happens once, or not at all where the tensors are at hand already: neither may shift a
+    run's numbers.
+    """
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - transforms use the global one
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])  # noqa: NPY002
+        torch.set_rng_state(state[2])
+
+
 def _one_by_one(source: Source, rows: Tensor) -> list[Tensor]:
     samples = [source.sample(row) for row in rows.tolist()]
     try:
@@ -102,7 +121,7 @@ def _one_by_one(source: Source, rows: Tensor) -> list[Tensor]:
 
 def _plan(source: Source) -> Callable[[Tensor], list[Tensor]] | None:
     """Build the vectorised pass for a known data set with known transforms; None for any other."""
-    kind = type(source.data)
+    kind = code_of(source.data)
     inputs = flatten(getattr(source.data, "transform", None)) if kind not in TENSOR_DATA else []
     labels = flatten(getattr(source.data, "target_transform", None)) if kind not in TENSOR_DATA else []
     for step in source.chain:
@@ -128,7 +147,7 @@ def _plan(source: Source) -> Callable[[Tensor], list[Tensor]] | None:
 
 
 def _look_up(data: Any) -> Callable[[Tensor], tuple[Tensor | Images, Tensor]] | None:
-    kind = type(data)
+    kind = code_of(data)
     if kind in TENSOR_DATA and len(data.tensors) == 2:
         x, y = data.tensors
         if kind is not TensorDataset and y.is_floating_point():

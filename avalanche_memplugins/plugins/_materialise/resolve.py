@@ -9,17 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from avalanche.benchmarks.utils.data import AvalancheDataset, _FlatDataWithTransform
+from avalanche.benchmarks.utils.data_attribute import DataAttribute, TaskLabels
 from avalanche.benchmarks.utils.flat_data import ConstantSequence, FlatData, LazyIndices, LazyRange
-from avalanche.benchmarks.utils.transforms import MultiParamCompose, MultiParamTransform, TupleTransform
+from avalanche.benchmarks.utils.transform_groups import DefaultTransformGroups, EmptyTransformGroups, TransformGroups
+from avalanche.benchmarks.utils.transforms import MultiParamTransform
 from torch import Tensor
-from torch.utils.data import Subset, default_collate
+from torch.utils.data import ConcatDataset, Subset, default_collate
 
 from .errors import Unsupported
+from .known import state_of_data, state_of_step
+
+_GROUPS = (TransformGroups, DefaultTransformGroups, EmptyTransformGroups)
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,11 @@ class Source:
     data: Any
     chain: tuple[Any, ...]
 
-    @property
+    @cached_property
     def key(self) -> tuple[Any, ...]:
-        """Identity of the content: equal keys yield equal samples as long as both objects live."""
-        inner = tuple(_identity(getattr(self.data, name, None)) for name in ("transform", "target_transform"))
-        return (id(self.data), inner, tuple(_identity(step) for step in self.chain))
+        """What the content depends on, as it is now: equal keys yield equal samples. Keeps alive what it names."""
+        inner = tuple(state_of_step(getattr(self.data, name, None)) for name in ("transform", "target_transform"))
+        return (state_of_data(self.data), inner, tuple(state_of_step(step) for step in self.chain))
 
     def sample(self, row: int) -> list[Any]:
         """Read one sample exactly as Avalanche does, as a list of its elements."""
@@ -67,7 +73,10 @@ def resolve(dataset: AvalancheDataset) -> list[Part]:
 
     :param dataset: an Avalanche dataset in the transform group that it is to be read in.
     :returns: at least one part; together they cover ``range(len(dataset))``.
+    :raises Unsupported: if a class of its own stands between the experience and the underlying data sets.
     """
+    if type(dataset).__getitem__ is not AvalancheDataset.__getitem__:
+        raise Unsupported(f"its data set has a __getitem__ of its own ({type(dataset).__name__})")
     flat = dataset._flat_data
     group = flat._transform_groups.current_group
     return _merge(_walk(flat, torch.arange(len(flat)), None, (), group))
@@ -82,6 +91,8 @@ def attributes_of(dataset: AvalancheDataset) -> list[Tensor]:
     for attribute in dataset._data_attributes.values():
         if not attribute.use_in_getitem:
             continue
+        if type(attribute) not in (DataAttribute, TaskLabels):
+            raise Unsupported(f"its attribute {attribute.name!r} is a {type(attribute).__name__}")
         data = attribute.data
         shared = isinstance(data, ConstantSequence)
         try:
@@ -99,18 +110,35 @@ def _walk(
 ) -> list[tuple[Source, Tensor, Tensor | None]]:
     if type(node) is Subset:
         return _walk(node.dataset, _as_tensor(node.indices)[rows], slots, chain, group)
-    if type(node) is not _FlatDataWithTransform:
+    if type(node) is ConcatDataset:
+        return _walk_parts(node.datasets, node.cumulative_sizes, rows, slots, chain, group)
+    if not isinstance(node, _FlatDataWithTransform):
         return [(Source(node, chain), rows, slots)]
+    if type(node) is not _FlatDataWithTransform:
+        raise Unsupported(f"its data set has a class of its own inside ({type(node).__name__})")
 
     for groups in (node._transform_groups, node._frozen_transform_groups):
+        if groups is not None and type(groups) not in _GROUPS:
+            raise Unsupported(f"its transforms are grouped by a class of its own ({type(groups).__name__})")
         if groups is not None and groups.transform_groups[group] is not None:
             chain = (groups.transform_groups[group], *chain)
     if node._indices is not None:
         rows = _as_tensor(node._indices)[rows]
     if len(node._datasets) == 1:
         return _walk(node._datasets[0], rows, slots, chain, group)
+    return _walk_parts(node._datasets, node._cumulative_sizes, rows, slots, chain, group)
 
-    ends = torch.tensor(node._cumulative_sizes)
+
+def _walk_parts(
+    parts: Sequence[Any],
+    sizes: Sequence[int],
+    rows: Tensor,
+    slots: Tensor | None,
+    chain: tuple[Any, ...],
+    group: str,
+) -> list[tuple[Source, Tensor, Tensor | None]]:
+    """Walk a concatenation; ``sizes`` are those of its parts, summed up from the first on."""
+    ends = torch.tensor(sizes)
     owner = torch.searchsorted(ends, rows, right=True)
     found = []
     for number in torch.unique(owner).tolist():
@@ -118,7 +146,7 @@ def _walk(
         start = int(ends[number - 1]) if number else 0
         whole = len(mine) == len(rows)
         inner = slots if whole else (mine if slots is None else slots[mine])
-        found += _walk(node._datasets[number], rows[mine] - start, inner, chain, group)
+        found += _walk(parts[number], rows[mine] - start, inner, chain, group)
     return found
 
 
@@ -152,10 +180,3 @@ def _as_tensor(indices: Any) -> Tensor:
         indices = list(indices)
     listed: Tensor = torch.from_numpy(np.asarray(indices, dtype=np.int64))
     return listed
-
-
-def _identity(step: Any) -> Any:
-    # Avalanche wraps a transform anew whenever groups are frozen or replaced: look inside the wrappers.
-    if isinstance(step, TupleTransform | MultiParamCompose):
-        return (type(step).__name__, *(_identity(inner) for inner in step.transforms))
-    return id(step) if step is not None else None
