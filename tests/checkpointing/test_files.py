@@ -92,7 +92,7 @@ def test_a_later_format(run: Run, saved: Path) -> None:
 
 def test_another_kind_of_folder(run: Run, saved: Path, tmp_path: Path) -> None:
     _folders.save_folder(tmp_path / "memory", {"x": torch.zeros(2)}, {"kind": "random memory"})
-    refuses(run, tmp_path / "memory", "wants a saved avalanche run state, got 'random memory'")
+    refuses(run, tmp_path / "memory", "expected a saved avalanche run state, got 'random memory'")
 
 
 def test_no_checkpoint(run: Run, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_replaces_nothing_but_run_states(run: Run, tmp_path: Path) -> None:
     (tmp_path / "state" / "notes.txt").write_text("dear diary")
     for name in ("mine", "kept", "state"):
         before = sorted(os.listdir(tmp_path / name))
-        with pytest.raises(CheckpointError, match="folder: wants a new folder or an earlier saved avalanche run state"):
+        with pytest.raises(CheckpointError, match="folder: expected a new folder or an earlier saved avalanche run state"):
             save_run_state(strategy, tmp_path / name)
         assert sorted(os.listdir(tmp_path / name)) == before
 
