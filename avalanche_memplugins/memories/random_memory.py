@@ -268,7 +268,13 @@ class RandomMemory(RowReads):
             if name == "codes":
                 self.shape, self.dtype = shape, dtype
                 shape, dtype = self.codec.spec(shape, dtype)
-            self.store.allocate(name, shape, dtype)
+            try:
+                self.store.allocate(name, shape, dtype)
+            except BaseException:
+                if not self.seen:
+                    for other in values:
+                        self.store.drop(other)
+                raise
 
 
 def _integers(index: slice | Tensor) -> list[int]:

@@ -145,7 +145,9 @@ def test_replaces_nothing_but_run_states(run: Run, tmp_path: Path) -> None:
     (tmp_path / "state" / "notes.txt").write_text("dear diary")
     for name in ("mine", "kept", "state"):
         before = sorted(os.listdir(tmp_path / name))
-        with pytest.raises(CheckpointError, match="folder: expected a new folder or an earlier saved avalanche run state"):
+        with pytest.raises(
+            CheckpointError, match="folder: expected a new folder or an earlier saved avalanche run state"
+        ):
             save_run_state(strategy, tmp_path / name)
         assert sorted(os.listdir(tmp_path / name)) == before
 

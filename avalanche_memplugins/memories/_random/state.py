@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Size, Tensor, nn
 
-from avalanche_memplugins._folders import flatten, load_folder, save_folder, unflatten
+from avalanche_memplugins._folders import CorruptedFolderError, check_folder
+from avalanche_memplugins._loading import LoadsWhole, telling_misfits
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories._labels import LabelColumns
 from avalanche_memplugins.memories._prefetch import Ahead
+from avalanche_memplugins.memories._random.soundness import check_rows_sound
+from avalanche_memplugins.memories._saved import read_memory, write_memory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.memories.row_store import RowStore
 from avalanche_memplugins.memories.summary import Summary
@@ -21,7 +25,7 @@ _LEARNED = "learned."  # before the names of tensors in a folder
 Self = TypeVar("Self", bound="RowState")
 
 
-class RowState(PicklesGenerator, nn.Module):
+class RowState(PicklesGenerator, LoadsWhole):
     """Rows in a store, their policies, and the generator of all choices."""
 
     capacity: int
@@ -115,7 +119,7 @@ class RowState(PicklesGenerator, nn.Module):
         for name in ("capacity", "parts"):
             if state[name] != here[name]:
                 wanted, got = _differing(here[name], state[name])
-                raise ValueError(f"state: wants that of a memory with {name} {wanted}, got {got}")
+                raise ValueError(f"state: expected that of a memory with {name} {wanted}, got {got}")
         self._ahead = None
         self.seen = state["seen"]
         self.shape = Size(state["shape"])
@@ -133,12 +137,12 @@ class RowState(PicklesGenerator, nn.Module):
         Only the rows held are written. Codec, policies and embedding are part of the program, not of the
         folder: give :meth:`load` a memory made with the same arguments.
 
-        :raises ValueError: if ``folder`` holds something else.
+        :raises ValueError: if ``folder`` holds something else or cannot be written.
         """
+        check_folder(folder, kind=type(self).__name__)
         tensors = {name: buffer[: len(self)] for name, buffer in self.store.named_buffers()}
         tensors |= {_LEARNED + name: value for name, value in self._learned().items()}
-        state = flatten(self.get_extra_state(), tensors, "state.")
-        save_folder(folder, tensors, {"kind": type(self).__name__, "state": state})
+        write_memory(folder, type(self).__name__, tensors, self.get_extra_state())
 
     def load(self: Self, folder: str | Path) -> Self:
         """Take up what :meth:`save` wrote; returns the memory itself.
@@ -146,15 +150,38 @@ class RowState(PicklesGenerator, nn.Module):
         :raises ValueError: if the folder is damaged, or its memory had another capacity, policy or codec;
             this memory is then as before.
         """
-        tensors, manifest = load_folder(folder, kind=type(self).__name__)
-        state = unflatten(manifest["state"], tensors)
-        self.set_extra_state(state)
-        for name, rows in tensors.items():
-            if not name.startswith(("state.", _LEARNED)):
-                self.store.load(name, rows)
-        for name, value in self._learned().items():
-            value.copy_(tensors[_LEARNED + name])
+        name = type(self).__name__
+        tensors, state = read_memory(folder, name)
+        rehearsal = self._rehearsal()
+        with telling_misfits("folder", name, CorruptedFolderError):
+            rehearsal._take(tensors, state)
+            rehearsal._check_sound()
+        self._take(tensors, state)
         return self
+
+    @torch.no_grad()
+    def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        # What may still fail, for want of room, comes first.
+        self.store.load({name: rows for name, rows in tensors.items() if not name.startswith(_LEARNED)})
+        self.set_extra_state(state)
+        learned = self._learned()
+        found = {name.removeprefix(_LEARNED): value for name, value in tensors.items() if name.startswith(_LEARNED)}
+        if found.keys() != learned.keys():
+            raise ValueError(f"state: expected the weights {sorted(learned)}, got {sorted(found)}")
+        for name, value in learned.items():
+            if value.shape != found[name].shape or value.dtype != found[name].dtype:
+                raise ValueError(
+                    f"state: expected {name} of shape {tuple(value.shape)} and {value.dtype}, got "
+                    f"{tuple(found[name].shape)} and {found[name].dtype}"
+                )
+            value.copy_(found[name])
+
+    def _rehearsal(self: Self) -> Self:
+        # Rows may be more than fit into memory twice.
+        return copy.deepcopy(self, {id(self.store): self.store.borrower()})
+
+    def _check_sound(self) -> None:
+        check_rows_sound(self)  # type: ignore[arg-type]
 
     def _learned(self) -> dict[str, Tensor]:
         """Weights that the stream has made, by name: they are saved with the rows."""
