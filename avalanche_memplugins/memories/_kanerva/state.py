@@ -186,5 +186,18 @@ class KanervaState(GenerativeMemory, ABC):
         super().set_extra_state(state)
         self._drawn, self._life = None, Life()
 
+    def _check_sound(self) -> None:
+        super()._check_sound()
+        classes = len(self._table)
+        posteriors = 1 if self.share == "all" else classes
+        width = self._row_width() + self._labels()
+        self._check_buffer("mean", (posteriors, self.rows, width))
+        self._check_buffer("row_cov", (posteriors, self.rows * (self.rows + 1) // 2))
+        self._check_buffer("address_sum", (posteriors, self.rows))
+        self._check_buffer("residual", (posteriors, width))
+        self._check_buffer("by_class", (classes, 2, self.rows) if self.share == "all" else (0,))
+        if self.residual.numel() and float(self.residual.min()) < 0:
+            raise ValueError("state: expected squared residuals >= 0")
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_drawn": None}
