@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from checkpoint_runs import Run, assert_same
 from safetensors.torch import load_file, save_file
 
-from avalanche_memplugins import _folders
+from avalanche_memplugins import _drafts, _folders
 from avalanche_memplugins.checkpointing import CheckpointError, load_run_state, save_run_state
 
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
@@ -86,7 +87,8 @@ def test_a_changed_number_of_the_manifest(run: Run, saved: Path) -> None:
 
 def test_a_later_format(run: Run, saved: Path) -> None:
     manifest = json.loads((saved / MANIFEST).read_text())
-    (saved / MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
+    manifest["format"] = 99
+    (saved / MANIFEST).write_text(json.dumps({**manifest, "manifest_sha256": _folders.manifest_digest(manifest)}))
     refuses(run, saved, "wants a run state of format 1, got 99")
 
 
@@ -105,7 +107,7 @@ def test_missing_ok_does_not_hide_damage(run: Run, saved: Path) -> None:
     refuses(run, saved, "holds no readable", missing_ok=True)
 
 
-@pytest.mark.parametrize("step", ["save_file", "_digest", "rename"])
+@pytest.mark.parametrize("step", ["save_file", "_digest", "_exchange", "rename"])
 def test_an_interrupted_write_leaves_the_earlier_checkpoint(
     step: str, run: Run, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +121,10 @@ def test_an_interrupted_write_leaves_the_earlier_checkpoint(
     run.train(strategy, run.benchmark().train_stream[:3])
     with monkeypatch.context() as patch:
         if step == "rename":
+            patch.setattr(_drafts, "_exchange", lambda one, other: False)
             patch.setattr(Path, "rename", killed)
+        elif step == "_exchange":
+            patch.setattr(_drafts, step, killed)
         else:
             patch.setattr(_folders, step, killed)
         with pytest.raises(Killed):
@@ -131,6 +136,8 @@ def test_an_interrupted_write_leaves_the_earlier_checkpoint(
 
 
 def test_a_crash_between_the_two_renames(run: Run, saved: Path) -> None:
+    (saved.with_name(".run-0123abcd.draft")).mkdir()
+    shutil.copy(saved / MANIFEST, saved.with_name(".run-0123abcd.draft"))
     saved.rename(_folders.set_aside(saved))
     assert load_run_state(run.strategy(seed=4), saved, missing_ok=True) == 2
 
