@@ -281,6 +281,10 @@ class GenerativeMemory(PicklesGenerator, LoadsWhole):
             raise ValueError("state: expected every class once")
         if not isinstance(self.dtype, torch.dtype) or (self.codec is None and not self.dtype.is_floating_point):
             raise ValueError(f"state: expected a type of rows, got {self.dtype!r}")
+        if any(length < 0 for length in self.shape) or (
+            len(table) and self.shape != getattr(self.codec, "image_shape", self.shape)
+        ):
+            raise ValueError(f"state: expected the shape of a row, got {tuple(self.shape)}")
         for name, value in self._own_tensors().items():
             check.finite(f"state: {name}", value)
 

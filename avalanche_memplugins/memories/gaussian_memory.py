@@ -215,7 +215,10 @@ class GaussianMemory(GenerativeMemory):
         self._check_buffer("mean", (classes, width))
         self._check_buffer("spread", (classes, *tail))
         self._check_buffer("residual", (classes, 0 if self.rank is None else width))
-        if self.residual.numel() and float(self.residual.min()) < 0:
+        variances = self.residual
+        if self.rank is None and classes:
+            variances = unpack_triangle(self.spread, width).diagonal(dim1=-2, dim2=-1)
+        if variances.numel() and float(variances.min()) < 0:
             raise ValueError("state: expected variances >= 0")
 
     def __getstate__(self) -> dict[str, Any]:

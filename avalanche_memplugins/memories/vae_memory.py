@@ -242,6 +242,10 @@ class VAEMemory(VAEGenerator):
             raise ValueError("state: expected codes of the classes, and classes of the codes")
         if len(self._table) and self.codes.shape.numel() != int(self.network.code_size):  # type: ignore[arg-type]
             raise ValueError(f"state: expected codes of {self.network.code_size}, got {tuple(self.codes.shape)}")
+        if len(self._table) and self.codec is None:
+            made = self._generate(1, len(self._table))[0]
+            if made.numel() != self.shape.numel():
+                raise ValueError(f"state: expected rows of {made.numel()} numbers, got {tuple(self.shape)}")
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state``.

@@ -198,6 +198,11 @@ class KanervaState(GenerativeMemory, ABC):
         self._check_buffer("by_class", (classes, 2, self.rows) if self.share == "all" else (0,))
         if self.residual.numel() and float(self.residual.min()) < 0:
             raise ValueError("state: expected squared residuals >= 0")
+        if self.row_cov.numel():
+            values = torch.linalg.eigvalsh(unpack_triangle(self.row_cov.double(), self.rows))
+            # A posterior is no wider than its prior.
+            if float(values.min()) < -1e-4 * self.prior_var or float(values.max()) > 1.001 * self.prior_var:
+                raise ValueError(f"state: expected covariances with eigenvalues from 0 to {self.prior_var:g}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_drawn": None}

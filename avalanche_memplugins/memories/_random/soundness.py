@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,7 +42,9 @@ def check_rows_sound(memory: RandomMemory) -> None:
     if memory.validate == "always" or (memory.validate == "auto" and memory.device.type != "cuda"):
         for name in memory.store.state_dict().keys() & {"codes", "logits"}:
             check.finite(f"state: {name}", memory.store[name][:held])
-    rows = memory.rows(_telling_slots(memory, held))
+    labels = memory.labels_of(torch.arange(held))
+    _check_policies(memory, dict(zip(("class", "t", "task"), labels, strict=True)))
+    rows = memory.rows(_telling_slots(labels, held))
     store = _Looking(memory.store)
     kept = {id(memory.store): store, id(memory.embedding): memory.embedding, id(memory.codec): _AsTheyAre()}
     trial: Any = copy.deepcopy(memory, kept)
@@ -76,10 +79,44 @@ def _check_numbers(memory: RandomMemory) -> int:
     return len(memory)
 
 
-def _telling_slots(memory: RandomMemory, held: int) -> Tensor:
+def _check_policies(memory: RandomMemory, labels: dict[str, Tensor]) -> None:
+    """Raise unless balanced policies know the groups of the rows, and each row's place in its group."""
+    for policy in (memory.policy, memory.read):
+        state = policy.state_dict()
+        wanted = labels.get(policy.grouping or "")
+        if (
+            wanted is None
+            or wanted.ndim != 1
+            or wanted.is_floating_point()
+            or not isinstance(state.get("group"), Tensor)
+        ):
+            continue
+        wanted, group = wanted.cpu().long(), state["group"].long()
+        if policy.grouping == "task" and not memory.store_tasks:
+            wanted = group[: len(wanted)]  # of which the rows know nothing
+        if not torch.equal(group[: len(wanted)], wanted) or bool((group[len(wanted) :] >= 0).any()):
+            raise ValueError(f"state: its policy {policy!r} has the rows in other groups than their labels say")
+        groups, sizes = wanted.unique(return_counts=True)
+        if "position" in state:
+            places = state["position"][: len(wanted)].long()
+            order = (wanted * (len(wanted) + 1) + places.clamp(-1, len(wanted))).sort().values
+            if not torch.equal(
+                order,
+                torch.cat([g * (len(wanted) + 1) + torch.arange(int(n)) for g, n in zip(groups, sizes, strict=True)]),
+            ):
+                raise ValueError(f"state: its policy {policy!r} has rows of a group in one place")
+        if "offered" in state:
+            offered = dict(zip(state["offered_group"].tolist(), state["offered"].tolist(), strict=True))
+            few = any(offered.get(g, 0) < n for g, n in zip(groups.tolist(), sizes.tolist(), strict=True))
+            if few or sum(offered.values()) != memory.seen or len(offered) != len(state["offered"]):
+                raise ValueError(f"state: its policy {policy!r} counts other rows than were offered")
+        if "key" in state and not bool(((state["key"] >= 0) & (state["key"] < 1)).all()):
+            raise ValueError(f"state: its policy {policy!r} has keys that are not within [0, 1)")
+
+
+def _telling_slots(labels: Sequence[Tensor], held: int) -> Tensor:
     """A few slots, those with the least and the largest labels among them."""
-    labels = [column for column in memory.labels_of(torch.arange(held)) if column.ndim == 1]
-    ends = [int(place) for column in labels for place in (column.argmin(), column.argmax())]
+    ends = [int(place) for column in labels if column.ndim == 1 for place in (column.argmin(), column.argmax())]
     few = torch.linspace(0, held - 1, min(_ROWS, held)).long().tolist()
     # Twice as many slots as rows are no harm: a full memory may have few.
     return torch.tensor(sorted({*few, *ends}))
