@@ -49,7 +49,7 @@ def telling_misfits(argument: str, name: str, error: type[ValueError] = ValueErr
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as problem:
         said = str(problem)
-        if isinstance(problem, error) and said.startswith(f"{argument}: "):
+        if isinstance(problem, error) and (error is not ValueError or said.startswith(f"{argument}: ")):
             raise
         said = said.removeprefix("state: ") or type(problem).__name__
         said = said if len(said) <= 1_000 else f"{said[:997]}..."

@@ -132,8 +132,8 @@ def load_run_state(
     random_before = capture_random()
     stream = None if experiences is None else list(experiences)
     try:
-        check_model(strategy.model, state["model"], decoder.plain, stream, trained)
         with telling_misfits("folder", type(strategy).__name__, CheckpointError):
+            check_model(strategy.model, state["model"], decoder.plain, stream, trained)
             check_optimizer(strategy, state["optimizer"], decoder.plain)
             plugins = match_plugins(strategy, state["plugins"], strict=strict)
             _rehearse(strategy, state, decoder, stream, trained)

@@ -162,8 +162,11 @@ class RowState(PicklesGenerator, LoadsWhole):
     @torch.no_grad()
     def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         # What may still fail, for want of room, comes first.
-        self.store.load({name: rows for name, rows in tensors.items() if not name.startswith(_LEARNED)})
+        held = {name: rows for name, rows in tensors.items() if not name.startswith(_LEARNED)}
+        self.store.load(held)
         self.set_extra_state(state)
+        if sizes := {name: len(rows) for name, rows in held.items() if len(rows) != len(self)}:
+            raise ValueError(f"state: expected {len(self)} rows of each tensor, got {sizes}")
         learned = self._learned()
         found = {name.removeprefix(_LEARNED): value for name, value in tensors.items() if name.startswith(_LEARNED)}
         if found.keys() != learned.keys():
