@@ -215,21 +215,21 @@ def _lock(path: Path, *, wait: bool) -> int | None:
 
     :raises BlockingIOError: if a living process holds it.
     """
-    if fcntl is None:
-        return None
     try:
         handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except OSError:  # gone, or on Windows
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            return handle
     except BlockingIOError:
         os.close(handle)
         raise
     except OSError:  # a file system without locks
-        os.close(handle)
-        return None
-    return handle
+        pass
+    os.close(handle)
+    return None
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -247,7 +247,7 @@ def _flatten(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
     raise TypeError(f"{name}: cannot be saved without pickle, got {type(value).__name__}")
 
 
-def unflatten(state: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+def unflatten(state: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """What :func:`flatten` had taken apart; tuples come back as lists.
 
     :raises CorruptedFolderError: for what :func:`flatten` would not have made.

@@ -127,7 +127,7 @@ def load_run_state(
             "folder: the checkpoint is without the state of some plugins; pass strict=False to load the rest:\n"
             + "\n".join(manifest["left_out"])
         )
-    state, trained = manifest["state"], manifest["trained_experiences"]
+    state, trained = manifest["state"], int(manifest["trained_experiences"])
     decoder = ObjectDecoder(tensors, strategy.device, strategy.model)
     random_before = capture_random()
     stream = None if experiences is None else list(experiences)

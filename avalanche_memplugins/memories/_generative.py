@@ -277,7 +277,7 @@ class GenerativeMemory(PicklesGenerator, LoadsWhole):
             strict=True,
         ):
             check.label_range(f"state: {name}", column, largest)
-        if len(table[:, 0].unique()) != len(table):
+        if len(set(self.classes)) != len(table):
             raise ValueError("state: expected every class once")
         if not isinstance(self.dtype, torch.dtype) or (self.codec is None and not self.dtype.is_floating_point):
             raise ValueError(f"state: expected a type of rows, got {self.dtype!r}")

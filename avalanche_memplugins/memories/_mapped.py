@@ -72,10 +72,9 @@ def _lock(file: IO[bytes]) -> None:
 
     :raises BlockingIOError: if somebody else has.
     """
-    if fcntl is None:
-        return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:  # a file system without locks

@@ -35,5 +35,5 @@ def read_memory(folder: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[
         raise CorruptedFolderError(f"folder: expected a {kind} of format {FORMAT}, got {shown(version)} in {folder}")
     if strange := sorted(manifest.keys() - _KEYS):
         raise CorruptedFolderError(f"folder: the manifest in {folder} has entries of no {kind}: {shown(strange)}")
-    state = unflatten(manifest.get("state"), tensors)  # type: ignore[arg-type]
+    state = unflatten(manifest.get("state"), tensors)
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(_STATE)}, state

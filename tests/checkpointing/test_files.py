@@ -14,7 +14,7 @@ from checkpoint_runs import Run, assert_same
 from safetensors.torch import load_file, save_file
 
 from avalanche_memplugins import _drafts, _folders
-from avalanche_memplugins.checkpointing import CheckpointError, load_run_state, save_run_state
+from avalanche_memplugins.checkpointing import CheckpointError, load_run_state, run_state, save_run_state
 
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 
@@ -40,6 +40,62 @@ def refuses(run: Run, folder: Path, match: str, **kwargs: Any) -> None:
         load_run_state(fresh, folder, **kwargs)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert_same(fresh, same)
+
+
+def rewritten(folder: Path, change: Any) -> None:
+    """Change the manifest, and make its checksum right."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    manifest["manifest_sha256"] = _folders.manifest_digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(trained_experiences="2"),
+        lambda m: m.update(trained_experiences=-1),
+        lambda m: m.update(left_out=3),
+        lambda m: m.update(state=[]),
+        lambda m: m["state"].pop("random"),
+        lambda m: m["state"].update(random=3),
+        lambda m: m["state"]["random"].update(torch=[1, 2]),
+        lambda m: m["state"].update(optimizer={}),
+        lambda m: m["state"]["optimizer"]["groups"][0]["parameters"].append({"kind": "model", "name": "nothing"}),
+        lambda m: m["state"]["optimizer"]["groups"][0].update(options=None),
+        lambda m: m["state"]["model"].update(attributes={"nowhere": {"x": 1}}),
+        lambda m: m["state"]["model"].update(state=[["x"]]),
+        lambda m: m["state"]["model"].update(evaluating=7),
+        lambda m: m["state"].update(plugins=[{"class": 3}]),
+        lambda m: m["state"].update(strategy={"_criterion": {"$": "nothing"}}),
+        lambda m: m["state"].update(strategy={"_criterion": {"$": "tensor", "at": ["x"], "home": True}}),
+    ],
+)
+def test_wrong_nodes_with_a_right_checksum_change_nothing(change: Any, run: Run, saved: Path) -> None:
+    rewritten(saved, change)
+    refuses(run, saved, "folder: |strategy")
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "x" * 300])
+def test_places_where_no_checkpoint_can_be(
+    place: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    strategy = run.strategy(seed=1)
+    monkeypatch.setattr(run_state, "capture_model", None)  # nothing is done for it
+    with pytest.raises(CheckpointError, match=r"^folder: "):
+        save_run_state(strategy, tmp_path / place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk(run: Run, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy = run.strategy(seed=1)
+    monkeypatch.setattr(_drafts, "free_bytes", lambda folder: 10)
+    with pytest.raises(CheckpointError, match=r"^folder: expected [\d,]+ free bytes for .*, got 10"):
+        save_run_state(strategy, saved)
+    monkeypatch.undo()
+    assert load_run_state(run.strategy(seed=4), saved) == 2
+    assert [path.name for path in saved.parent.iterdir()] == ["run"]
 
 
 def test_holds_safetensors_and_json_only(saved: Path) -> None:
