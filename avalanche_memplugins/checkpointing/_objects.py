@@ -138,6 +138,33 @@ class ObjectDecoder(Decoder):
                 held[name] = self.decode(value, held.get(name))
 
 
+class TrialDecoder(ObjectDecoder):
+    """Decodes as :class:`ObjectDecoder` does, but into copies of what is there."""
+
+    def _tensor(self, node: Node, current: object) -> Tensor:
+        return super()._tensor(node, None)
+
+    def _dict(self, node: Node, current: object) -> dict[Any, Any]:
+        return super()._dict(node, copy.copy(current))
+
+    def decode_other(self, kind: str, node: Node, current: object) -> Any:
+        if kind in ("module", "state_dict") and current is not None:
+            try:
+                current = copy.deepcopy(current)
+            except (RuntimeError, TypeError, ValueError):  # that cannot be tried
+                return current
+        elif kind == "generator" and type(current) in _GENERATORS:
+            current = torch.Generator() if isinstance(current, torch.Generator) else copy.deepcopy(current)
+        return super().decode_other(kind, node, current)
+
+    def restore_attributes(self, holder: object, node: Node) -> None:
+        """Decode the attributes of ``holder``, which keeps its own."""
+        held = vars(holder)
+        for name, value in node.items():
+            if value != SETTING:
+                self.decode(value, held.get(name))
+
+
 def has_state(value: object) -> bool:
     """Whether an object brings its own ``state_dict()`` and ``load_state_dict()``."""
     return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))

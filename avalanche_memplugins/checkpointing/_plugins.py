@@ -10,7 +10,7 @@ from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import nn
 
-from avalanche_memplugins.checkpointing._objects import ObjectDecoder, ObjectEncoder, has_state
+from avalanche_memplugins.checkpointing._objects import ObjectDecoder, ObjectEncoder, TrialDecoder, has_state
 from avalanche_memplugins.checkpointing._tree import Node
 from avalanche_memplugins.checkpointing.errors import CheckpointError, UnsavableError
 
@@ -84,6 +84,19 @@ def restore_plugin(plugin: Any, node: Node, decoder: ObjectDecoder) -> None:
         plugin.load_state_dict(decoder.plain.decode(node["state_dict"]))
     else:
         decoder.restore_attributes(plugin, node["attributes"])
+
+
+def try_plugin(plugin: Any, node: Node, trial: TrialDecoder) -> None:
+    """Raise what :func:`restore_plugin` would for a plugin without a ``load_state_dict``; the plugin stays as it is."""
+    if "results" not in node:
+        trial.restore_attributes(plugin, node["attributes"])
+        return
+    for kind in _EVALUATOR:
+        for value in node["results"][kind].values():
+            trial.plain.decode(value)
+    for metric, saved in zip(plugin.metrics, node["metrics"], strict=False):
+        if _name(metric) == saved["class"]:
+            trial.restore_attributes(metric, saved["value"])
 
 
 def capture_rest(strategy: Any, encoder: ObjectEncoder, *, strict: bool) -> tuple[Node, list[str]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import copy
 import platform
 import warnings
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,13 +16,15 @@ from torch import Tensor
 
 from avalanche_memplugins._folders import (
     CorruptedFolderError,
-    check_replaceable,
+    check_folder,
+    holds_folder,
     load_folder,
     save_folder,
-    set_aside,
+    shown,
 )
+from avalanche_memplugins._loading import telling_misfits
 from avalanche_memplugins.checkpointing._model import capture_model, check_model, grow_model, restore_model
-from avalanche_memplugins.checkpointing._objects import ObjectDecoder, ObjectEncoder
+from avalanche_memplugins.checkpointing._objects import ObjectDecoder, ObjectEncoder, TrialDecoder
 from avalanche_memplugins.checkpointing._optimizer import (
     capture_optimizer,
     check_optimizer,
@@ -34,6 +36,7 @@ from avalanche_memplugins.checkpointing._plugins import (
     match_plugins,
     references,
     restore_plugin,
+    try_plugin,
 )
 from avalanche_memplugins.checkpointing._random import capture_random, restore_random
 from avalanche_memplugins.checkpointing._tree import Node
@@ -55,12 +58,12 @@ def save_run_state(strategy: Any, folder: str | Path, *, strict: bool = True) ->
     :param strategy: an Avalanche strategy, outside its ``train()`` and ``eval()``.
     :param folder: where to; a checkpoint that is there is replaced.
     :param strict: whether a plugin that cannot be saved is an error; otherwise it is left out with a warning.
-    :raises CheckpointError: if something cannot be saved, or ``folder`` holds something else.
+    :raises CheckpointError: if something cannot be saved, or ``folder`` holds something else or cannot be written;
+        nothing has been then.
     """
     _check_idle(strategy)
-    folder = Path(folder)
     try:
-        check_replaceable(folder, kind=KIND)
+        check_folder(folder, kind=KIND)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     encoder = ObjectEncoder(strategy.device, references=references(strategy))
@@ -86,7 +89,10 @@ def save_run_state(strategy: Any, folder: str | Path, *, strict: bool = True) ->
         "left_out": left_out,
         "state": state,
     }
-    save_folder(folder, encoder.tensors, {**manifest, "manifest_sha256": _digest(manifest)})
+    try:
+        save_folder(folder, encoder.tensors, manifest)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_run_state(
@@ -113,7 +119,7 @@ def load_run_state(
     :raises CheckpointError: if the checkpoint is missing, damaged, not a run state, or does not fit.
     """
     _check_idle(strategy)
-    if missing_ok and not _exists(Path(folder)):
+    if missing_ok and not _holds(folder):
         return 0
     tensors, manifest = _read(folder)
     if manifest["left_out"] and strict:
@@ -126,9 +132,11 @@ def load_run_state(
     random_before = capture_random()
     stream = None if experiences is None else list(experiences)
     try:
-        check_model(strategy.model, state["model"], decoder.plain, stream, trained)
-        check_optimizer(strategy, state["optimizer"], decoder.plain)
-        plugins = match_plugins(strategy, state["plugins"], strict=strict)
+        with telling_misfits("folder", type(strategy).__name__, CheckpointError):
+            check_model(strategy.model, state["model"], decoder.plain, stream, trained)
+            check_optimizer(strategy, state["optimizer"], decoder.plain)
+            plugins = match_plugins(strategy, state["plugins"], strict=strict)
+            _rehearse(strategy, state, decoder, stream, trained)
         _restore_parts(strategy, plugins, state["strategy"], decoder)
     except BaseException:
         restore_random(random_before)
@@ -142,14 +150,39 @@ def load_run_state(
     return trained
 
 
+def _rehearse(strategy: Any, state: Node, decoder: ObjectDecoder, stream: list[Any] | None, trained: int) -> None:
+    """Do to copies of model and optimiser, and to the random generators, what is then done to the strategy's own."""
+    try:
+        model, optimizer, optimized = copy.deepcopy(
+            (strategy.model, strategy.optimizer, strategy.optimized_param_id), {id(strategy): strategy}
+        )
+    except (RuntimeError, TypeError, ValueError):  # a model of somebody's own that cannot be copied
+        return
+    trial = SimpleNamespace(model=model, optimizer=optimizer, optimized_param_id=optimized)
+    model.to(strategy.device)
+    grow_model(model, state["model"], decoder.plain, stream, trained)
+    restore_model(model, state["model"], decoder.plain)
+    restore_optimizer(trial, state["optimizer"], decoder.plain)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come again
+        restore_random(decoder.plain.decode(state["random"]))
+
+
 def _restore_parts(strategy: Any, plugins: list[tuple[Any, Node]], rest: Node, decoder: ObjectDecoder) -> None:
     # What plugins make of a state is their own business and may fail, so the way back is kept open.
     encoder = ObjectEncoder(strategy.device, copies=True, references=references(strategy))
     before, _ = capture_plugins(strategy, encoder, strict=False)
     rest_before, _ = capture_rest(strategy, encoder, strict=False)
     known = [(holder, set(vars(holder))) for holder in (strategy, *strategy.plugins)]
+    trial = TrialDecoder(decoder.tensors, strategy.device, strategy.model)
+    by_state = [pair for pair in plugins if "state_dict" in pair[1]]
+    by_attributes = [pair for pair in plugins if "state_dict" not in pair[1]]
     try:
-        for plugin, node in plugins:
+        for plugin, node in by_attributes:
+            try_plugin(plugin, node, trial)
+        trial.restore_attributes(strategy, rest)
+        # Those with a load_state_dict of their own cannot be tried; what has been tried comes after them.
+        for plugin, node in (*by_state, *by_attributes):
             restore_plugin(plugin, node, decoder)
         decoder.restore_attributes(strategy, rest)
     except BaseException as error:
@@ -175,16 +208,32 @@ def _read(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"folder: wants a run state of format {FORMAT}, got {manifest.get('format')!r} in {folder}"
         )
-    content = {key: value for key, value in manifest.items() if not key.endswith("sha256")}
-    if manifest.get("manifest_sha256") != _digest(content):
-        raise CheckpointError(f"folder: the manifest in {folder} is damaged: its checksum differs")
+    if "manifest_sha256" not in manifest:
+        raise CheckpointError(f"folder: the manifest in {folder} is damaged: it lacks its checksum")
+    _check_manifest(manifest)
     _check_tensors(manifest["state"], tensors)
     return tensors, manifest
 
 
+def _check_manifest(manifest: dict[str, Any]) -> None:
+    trained, left_out, state = (manifest.get(key) for key in ("trained_experiences", "left_out", "state"))
+    if isinstance(trained, bool) or not isinstance(trained, int) or trained < 0:
+        raise CheckpointError(f"folder: expected a number of trained experiences, got {shown(trained)}")
+    if not isinstance(left_out, list) or not all(isinstance(complaint, str) for complaint in left_out):
+        raise CheckpointError(f"folder: expected a list of what was left out, got {shown(left_out)}")
+    parts = {"model", "optimizer", "random", "plugins", "strategy"}
+    if not isinstance(state, dict) or state.keys() != parts:
+        raise CheckpointError(f"folder: expected the state of {', '.join(sorted(parts))}, got {shown(state)}")
+
+
 def _check_tensors(node: Node, tensors: dict[str, Tensor]) -> None:
-    if isinstance(node, dict) and "$" in node and "at" in node and node["at"] not in tensors:
-        raise CheckpointError(f"folder: lacks the tensor {node['at']!r} that the manifest names")
+    if (
+        isinstance(node, dict)
+        and "$" in node
+        and "at" in node
+        and not (isinstance(node["at"], str) and node["at"] in tensors)
+    ):
+        raise CheckpointError(f"folder: lacks the tensor {shown(node['at'])} that the manifest names")
     if isinstance(node, list | dict):
         for item in node if isinstance(node, list) else node.values():
             _check_tensors(item, tensors)
@@ -195,13 +244,11 @@ def _check_idle(strategy: Any) -> None:
         raise CheckpointError("strategy: wants to be between two calls of train() or eval(), got one inside a call")
 
 
-def _exists(folder: Path) -> bool:
-    # A crash while one checkpoint replaces another can leave the earlier one under its second name.
-    return folder.exists() or set_aside(folder).exists()
-
-
-def _digest(content: Node) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _holds(folder: str | Path) -> bool:
+    try:
+        return holds_folder(folder)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _versions() -> dict[str, str]:

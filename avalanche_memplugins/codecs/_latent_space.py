@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Size, Tensor, nn
 
+from avalanche_memplugins._loading import LoadsWhole
 from avalanche_memplugins.codecs._normalisation import Normalisation, one_row
 from avalanche_memplugins.functional.quantise import round_to_int8
 
@@ -52,7 +53,7 @@ class LatentSpace(nn.Module):
         return sum(t.nbytes for t in (*self.parameters(), *self.buffers()))
 
 
-class LatentCoding(nn.Module):
+class LatentCoding(LoadsWhole):
     """Pixels to quantised codes and back through ``self._space``, which the codecs derived from this one keep.
 
     :param precision: of a stored code.

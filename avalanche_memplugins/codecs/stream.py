@@ -126,6 +126,15 @@ class StreamCodec(LatentCoding):
         """Go on from ``state``."""
         self.fits = state["fits"]
 
+    def _check_sound(self) -> None:
+        if isinstance(self.fits, bool) or not isinstance(self.fits, int) or self.fits < 0:
+            raise ValueError(f"state: expected an integer >= 0 as fits, got {self.fits!r}")
+        for name, value in self._space.state_dict().items():
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"state: expected finite weights, got others in {name}")
+        if not bool((self._space.code_std > 0).all()):
+            raise ValueError("state: expected code_std above 0")
+
     def __repr__(self) -> str:
         return f"StreamCodec({self._facts()}, steps={self.steps}, lr={self.lr:.6g}, {self.nbytes} bytes)"
 

@@ -12,7 +12,7 @@ from avalanche_memplugins.functional.energy import Weights
 from avalanche_memplugins.functional.quantise import from_scaled_int8, scaled_int8
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._energy_eviction import spare_classes
-from avalanche_memplugins.memories._generative import GenerativeMemory
+from avalanche_memplugins.memories._generative import GenerativeMemory, check_count
 from avalanche_memplugins.memories.summary import Summary
 from avalanche_memplugins.networks.energy import EnergyNetwork
 
@@ -193,6 +193,24 @@ class SlotBank(GenerativeMemory):
         """
         super().set_extra_state(state)
         self.offered = state["offered"]
+
+    def _check_sound(self) -> None:
+        super()._check_sound()
+        filled, classes = self.filled, len(self._table)
+        if filled > self.slots or filled > check_count("offered", self.offered) or (filled and not classes):
+            raise ValueError(f"state: expected at most {self.slots} slots, got {filled} of {self.offered} offered")
+        for i, initial in enumerate(self.network.initial):
+            self._check_buffer(f"delta{i}", (filled, *initial.shape[1:]), _TYPES[self.precision])
+            if self.precision == "int8":
+                self._check_buffer(f"scale{i}", (filled,))
+        self._check_buffer("labels", (filled, self.slot_size), torch.uint8)
+        self._check_buffer("origins", (filled, 2), torch.int64)
+        places = self.labels[self.labels != EMPTY]
+        if places.numel() and int(places.max()) >= classes:
+            raise ValueError(f"state: expected patterns of {classes} classes, got one of place {int(places.max())}")
+        check.label_range("state: origins", self.origins)
+        if fingerprint(self.network.state_dict()) != self._network_name:
+            raise ValueError("state: expected the weights of this memory's network, got others")
 
 
 def _by(labels: Tensor, rows: Tensor) -> dict[int, int]:

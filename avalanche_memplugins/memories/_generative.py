@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Size, Tensor
 
-from avalanche_memplugins._folders import CorruptedFolderError, flatten, load_folder, save_folder, unflatten
+from avalanche_memplugins._folders import CorruptedFolderError, check_folder
+from avalanche_memplugins._loading import LoadsWhole, telling_misfits
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories._saved import read_memory, write_memory
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
 
@@ -20,7 +22,7 @@ TABLE_BYTES = 4 * 8
 """Bytes a class takes in the table of classes: label, rows, task label and origin of the latest write."""
 
 
-class GenerativeMemory(PicklesGenerator, nn.Module):
+class GenerativeMemory(PicklesGenerator, LoadsWhole):
     """Base of memories that keep a model of the stream instead of rows.
 
     Their classes stand in a table on the CPU in the order they came; a class's place there is its index.
@@ -206,7 +208,7 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
 
     def _check_state(self, state: dict[str, Any]) -> None:
         if state["parts"] != self._parts():
-            raise ValueError(f"state: wants that of {', '.join(self._parts())}, got {', '.join(state['parts'])}")
+            raise ValueError(f"state: expected that of {', '.join(self._parts())}, got {', '.join(state['parts'])}")
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # Torch sets the tensors first and this state last; a state that does not fit must change nothing.
@@ -224,11 +226,10 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
         The codec is part of the program, not of the folder: give :meth:`load` a memory made with the same
         arguments.
 
-        :raises ValueError: if ``folder`` holds something else.
+        :raises ValueError: if ``folder`` holds something else or cannot be written.
         """
-        tensors = self._own_tensors()
-        state = flatten(self.get_extra_state(), tensors, "state.")
-        save_folder(folder, tensors, {"kind": type(self).__name__, "state": state})
+        check_folder(folder, kind=type(self).__name__)
+        write_memory(folder, type(self).__name__, self._own_tensors(), self.get_extra_state())
 
     def load(self: Self, folder: str | Path) -> Self:
         """Take up what :meth:`save` wrote; returns the memory itself.
@@ -236,27 +237,85 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
         :raises ValueError: if the folder is damaged, or its memory was made with other arguments; this memory
             is then as before.
         """
-        tensors, manifest = load_folder(folder, kind=type(self).__name__)
-        state = unflatten(manifest["state"], tensors)
-        mine, parameters = self._own_tensors(), {name for name, _ in self.named_parameters()}
-        found = {name: value for name, value in tensors.items() if not name.startswith("state.")}
+        kind = type(self).__name__
+        tensors, state = read_memory(folder, kind)
+        rehearsal = self._rehearsal()
+        with telling_misfits("folder", kind, CorruptedFolderError):
+            rehearsal._take(tensors, state)
+            rehearsal._check_sound()
+        self._take(tensors, state)
+        return self
+
+    def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        mine = self._own_tensors()
         self._check_state(state)
-        for name in mine.keys() | found.keys():
-            if name not in found or name not in mine or (name in parameters and found[name].shape != mine[name].shape):
-                raise CorruptedFolderError(f"folder: its tensor {name!r} does not fit this {type(self).__name__}")
+        if mine.keys() != tensors.keys():
+            differing = sorted(mine.keys() ^ tensors.keys())
+            raise ValueError(f"state: expected the tensors of such a memory, got others: {differing[:5]}")
+        parameters = {name for name, _ in self.named_parameters()}
+        for name in parameters & mine.keys():
+            if tensors[name].shape != mine[name].shape or tensors[name].dtype != mine[name].dtype:
+                raise ValueError(
+                    f"state: expected {name} of shape {tuple(mine[name].shape)} and {mine[name].dtype}, got "
+                    f"{tuple(tensors[name].shape)} and {tensors[name].dtype}"
+                )
         self.set_extra_state(state)
-        for name, value in found.items():
+        for name, value in tensors.items():
             owner, _, last = name.rpartition(".")
             module = self.get_submodule(owner)
             if name in parameters:
                 module.get_parameter(last).data.copy_(value)
             else:
-                module.register_buffer(last, value.to(mine[name].device))
-        return self
+                # A copy: what was read may be mapped to the file.
+                module.register_buffer(last, value.to(mine[name].device, copy=True))
+
+    def _check_sound(self) -> None:
+        table = self._table
+        if table.dtype != torch.int64 or table.ndim != 2 or table.shape[1] != 4:
+            raise ValueError(
+                f"state: expected a table of classes, int64 (K, 4), got {table.dtype} {tuple(table.shape)}"
+            )
+        for name, column, largest in zip(
+            ("y", "rows", "t", "origin"),
+            table.unbind(1),
+            (check.LARGEST, 2**62, check.LARGEST, check.LARGEST),
+            strict=True,
+        ):
+            check.label_range(f"state: {name}", column, largest)
+        if len(set(self.classes)) != len(table):
+            raise ValueError("state: expected every class once")
+        if not isinstance(self.dtype, torch.dtype) or (self.codec is None and not self.dtype.is_floating_point):
+            raise ValueError(f"state: expected a type of rows, got {self.dtype!r}")
+        if any(length < 0 for length in self.shape) or (
+            len(table) and self.shape != getattr(self.codec, "image_shape", self.shape)
+        ):
+            raise ValueError(f"state: expected the shape of a row, got {tuple(self.shape)}")
+        for name, value in self._own_tensors().items():
+            check.finite(f"state: {name}", value)
+
+    def _row_width(self) -> int:
+        """Numbers in the code of a row, once there was one."""
+        return int(self.codec.code_size) if self.codec is not None else self.shape.numel()
+
+    def _check_buffer(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
+        """Raise unless a buffer is what it must be; without classes there is nothing in it."""
+        held = self.get_buffer(name)
+        fits = tuple(held.shape) == tuple(shape) if len(self._table) else not held.numel()
+        if not fits or held.dtype != dtype:
+            raise ValueError(
+                f"state: expected {name} of shape {tuple(shape)} and {dtype}, got {tuple(held.shape)} and {held.dtype}"
+            )
 
     def _own_tensors(self) -> dict[str, Tensor]:
         tensors = (*self.named_parameters(), *self.named_buffers())
         return {name: tensor.detach() for name, tensor in tensors if not name.startswith(self._fixed)}
+
+
+def check_count(name: str, value: Any) -> int:
+    """``value`` if it is a number of things."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
+        raise ValueError(f"state: expected an integer >= 0 as {name}, got {value!r}")
+    return value
 
 
 def slots(places: Tensor, rows: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins._loading import LoadsWhole
 from avalanche_memplugins.functional.kernels import inverse_distance
 from avalanche_memplugins.functional.neighbours import nearest
 from avalanche_memplugins.memories import _checks as check
 
 
-class DifferentiableNeuralDictionary(nn.Module):
+class DifferentiableNeuralDictionary(LoadsWhole):
     r"""One dictionary of keys and scalar values for every class (for every action in NEC).
 
     .. math::
@@ -142,6 +143,14 @@ class DifferentiableNeuralDictionary(nn.Module):
             values.append(self.values[c][index])
             self.used[c, index.flatten()] = self.clock
         return squared, values
+
+    def _check_sound(self) -> None:
+        for name in ("keys", "values"):
+            check.finite(f"state: {name}", getattr(self, name))
+        if not bool(((self.sizes >= 0) & (self.sizes <= self.capacity)).all()):
+            raise ValueError(f"state: expected 0 to {self.capacity} rows of each class, got {self.sizes.tolist()}")
+        if int(self.clock) < 0 or not bool(((self.used >= 0) & (self.used <= self.clock)).all()):
+            raise ValueError("state: expected times of use from 0 to the clock's")
 
     def _check_key(self, name: str, key: Tensor) -> None:
         if key.ndim != 2 or key.shape[1] != self.features:

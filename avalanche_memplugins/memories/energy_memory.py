@@ -361,6 +361,23 @@ class EnergyMemory(EnergyReads):
         weights = self.network.writable_floats * {"float32": 4, "float16": 2, "int8": 1}[self.precision]
         return weights + scales + self.slot_size * (cue + 1) + 16
 
+    def _check_sound(self) -> None:
+        super()._check_sound()
+        if not len(self._table):
+            return
+        size = self.network.size - self.label_bits
+        if self.codec is None and self.shape.numel() != size:
+            raise ValueError(f"state: expected rows of {size} numbers, got {tuple(self.shape)}")
+        if self.label_bits and int(self._table[:, 0].max()) >= self.label_bits:
+            raise ValueError(f"state: expected classes below label_bits={self.label_bits}")
+        code, dtype = Size((0,)), torch.uint8
+        if self.cue is not None:
+            code, dtype = self.cue.spec(self._cued(self.shape), torch.float32 if self.codec is not None else self.dtype)
+        if self.filled:
+            self._check_buffer("cues", (self.filled, self.slot_size, *code), self.cues.dtype)
+            if self.cue is None and self.cues.dtype != dtype:
+                raise ValueError(f"state: expected cues of {dtype}, got {self.cues.dtype}")
+
     def _cued(self, shape: Size) -> Size:
         """Shape of what the cue's codec stores of a row."""
         return shape if self.codec is None else Size((self.network.size - self.label_bits,))

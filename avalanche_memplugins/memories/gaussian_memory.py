@@ -213,5 +213,18 @@ class GaussianMemory(GenerativeMemory):
         super().set_extra_state(state)
         self._roots = None
 
+    def _check_sound(self) -> None:
+        super()._check_sound()
+        classes, width = len(self._table), self._row_width()
+        tail = (width * (width + 1) // 2,) if self.rank is None else (min(self.rank, width), width)
+        self._check_buffer("mean", (classes, width))
+        self._check_buffer("spread", (classes, *tail))
+        self._check_buffer("residual", (classes, 0 if self.rank is None else width))
+        variances = self.residual
+        if self.rank is None and classes:
+            variances = unpack_triangle(self.spread, width).diagonal(dim1=-2, dim2=-1)
+        if variances.numel() and float(variances.min()) < 0:
+            raise ValueError("state: expected variances >= 0")
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_roots": None}

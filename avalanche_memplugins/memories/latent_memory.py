@@ -126,6 +126,12 @@ class LatentMemory(RandomMemory):
     def _learned(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.codec.state_dict().items() if isinstance(value, Tensor)}
 
+    def _check_sound(self) -> None:
+        self.codec._check_sound()
+        if self.seen and not self.codec.fits:
+            raise ValueError("state: expected a codec that was fitted, as there are rows")
+        super()._check_sound()
+
     def get_extra_state(self) -> dict[str, Any]:
         """As :class:`RandomMemory`'s, and how often the codec was fitted."""
         return {**super().get_extra_state(), "fits": self.codec.fits}

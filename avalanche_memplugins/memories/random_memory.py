@@ -337,7 +337,13 @@ class RandomMemory(RowReads):
             if name == "codes":
                 self.shape, self.dtype = shape, dtype
                 shape, dtype = self.codec.spec(shape, dtype)
-            self.store.allocate(name, shape, dtype)
+            try:
+                self.store.allocate(name, shape, dtype)
+            except BaseException:
+                if not self.seen:
+                    for other in values:
+                        self.store.drop(other)
+                raise
 
 
 def _with_labels(values: dict[str, Tensor], stacked: Tensor, columns: LabelColumns) -> dict[str, Tensor]:

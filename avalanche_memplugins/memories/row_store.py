@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Size, Tensor, nn
 
+from avalanche_memplugins._drafts import real_place
+from avalanche_memplugins.memories._mapped import drop_file, make_file
 from avalanche_memplugins.memories._readahead import read_ahead
 
 PLACES = ("device", "host")
@@ -30,7 +32,8 @@ class RowStore(nn.Module):
     :param capacity: slots.
     :param storage: ``"device"``; ``"host"``: main memory, page-locked if there is a CUDA device, so that
         rows travel without anybody waiting; or a folder for memory-mapped files, which may be larger
-        than main memory; one without a path separator, as a string, must not be near to the other two.
+        than main memory; one without a path separator, as a string, must not be near to the other two. The
+        files are working memory: they are this process's alone, and what an earlier one left is written over.
     :raises TypeError: if it is no string or path.
     :raises ValueError: for a name that is likely no folder, saying how to name one.
     """
@@ -68,31 +71,41 @@ class RowStore(nn.Module):
         """Make the tensor ``name``; one that is there already must be narrower, and its rows are kept.
 
         :param shape: of one row.
-        :raises ValueError: if the folder of a memory-mapped store already holds such a file.
+        :raises ValueError: if another memory uses the file that it takes in the folder of a memory-mapped store, or
+            there is no room for it.
         """
         self._settle()
-        size = Size((self.capacity, *shape))
-        if self.storage == "device":
-            new = torch.zeros(size, dtype=dtype, device=self.device)
-        elif self.storage == "host":
-            new = torch.zeros(size, dtype=dtype, pin_memory=torch.cuda.is_available())
-        else:
-            new = self._mapped(name, size, dtype)
+        new, file = self._made(name, shape, dtype)
         old = self._buffers.get(name)
         if old is not None:
             new[:, : old.shape[1]] = old
-        self.register_buffer(name, new)
+        self._replace(name, new, file)
 
-    def _mapped(self, name: str, size: Size, dtype: torch.dtype) -> Tensor:
-        folder = Path(self.storage)
-        folder.mkdir(parents=True, exist_ok=True)
+    def _made(self, name: str, shape: Size, dtype: torch.dtype) -> tuple[Tensor, IO[bytes] | None]:
+        size = Size((self.capacity, *shape))
+        if self.storage == "device":
+            return torch.zeros(size, dtype=dtype, device=self.device), None
+        if self.storage == "host" or not size.numel():
+            return torch.zeros(size, dtype=dtype, pin_memory=torch.cuda.is_available()), None
         # The shape is part of the name: a tensor that grows wider needs a file beside the old one.
-        path = folder / f"{name}-{'x'.join(map(str, size))}.bin"
-        if path.exists():
-            raise ValueError(f"storage: {path} exists; a memory-mapped memory wants a folder of its own")
-        mapped = torch.from_file(str(path), shared=True, size=size.numel(), dtype=dtype).view(size)
-        self._files[name] = path.open("rb")
-        return mapped
+        path = real_place("storage", self.storage) / f"{name}-{'x'.join(map(str, size))}.bin"
+        mine = self._files.get(name)
+        if mine is not None and Path(mine.name) == path:
+            path.unlink(missing_ok=True)  # of another type; its rows stay where they are mapped
+        return make_file(path, size, dtype)
+
+    def _replace(self, name: str, new: Tensor, file: IO[bytes] | None) -> None:
+        self.drop(name)
+        self.register_buffer(name, new)
+        if file is not None:
+            self._files[name] = file
+
+    def drop(self, name: str) -> None:
+        """Let go of the tensor ``name`` and its file."""
+        self._buffers.pop(name, None)
+        file = self._files.pop(name, None)
+        if file is not None:
+            drop_file(file)
 
     def put(self, name: str, slots: slice | Tensor, rows: Tensor) -> None:
         """Write ``rows`` into ``slots`` (a slice, or different indices on the CPU)."""
@@ -156,12 +169,38 @@ class RowStore(nn.Module):
                 found[name] = rows if here == self.device else to_device(rows, self.device)
         return found
 
-    def load(self, name: str, rows: Tensor, slots: Tensor | None = None) -> None:
-        """Make the tensor ``name`` anew and fill the given slots (None: the first ones) with ``rows``."""
-        if name not in self or self[name].shape[1:] != rows.shape[1:] or self[name].dtype != rows.dtype:
-            self._buffers.pop(name, None)
-            self.allocate(name, rows.shape[1:], rows.dtype)
-        self.put(name, slice(0, len(rows)) if slots is None else slots, rows)
+    def load(self, rows: Mapping[str, Tensor], slots: Tensor | None = None) -> None:
+        """Hold these tensors and no others, with these rows in the given slots (None: the first ones).
+
+        :raises ValueError: if there are too many, or there is no room for them; nothing has changed then.
+        """
+        self._settle()
+        for name, value in rows.items():
+            if value.ndim < 1 or len(value) > self.capacity:
+                raise ValueError(
+                    f"state: expected at most {self.capacity} rows of {name!r}, got shape {tuple(value.shape)}"
+                )
+        made: dict[str, tuple[Tensor, IO[bytes] | None]] = {}
+        try:
+            for name, value in rows.items():
+                held = self._buffers.get(name)
+                if held is None or held.shape[1:] != value.shape[1:] or held.dtype != value.dtype:
+                    made[name] = self._made(name, value.shape[1:], value.dtype)
+        except BaseException:
+            for _, file in made.values():
+                if file is not None:
+                    drop_file(file)
+            raise
+        for name in self._buffers.keys() - rows.keys():
+            self.drop(name)
+        for name, (new, file) in made.items():
+            self._replace(name, new, file)
+        for name, value in rows.items():
+            self.put(name, slice(0, len(value)) if slots is None else slots, value)
+
+    def borrower(self) -> RowStore:
+        """An empty store to try a state on: it takes over tensors that it is given instead of copying them."""
+        return _Borrower(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RowStore:
         self._settle()
@@ -173,16 +212,26 @@ class RowStore(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        self._settle()
         # Buffers come with the first write: make those that the state has, drop those that it lacks.
         incoming = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
-        for name in set(self._buffers) - set(incoming):
-            del self._buffers[name]
         for name, value in incoming.items():
-            if name not in self or self[name].shape != value.shape or self[name].dtype != value.dtype:
-                self._buffers.pop(name, None)
-                self.allocate(name, value.shape[1:], value.dtype)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+            if not isinstance(value, Tensor) or value.shape[:1] != (self.capacity,):
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"state: expected {self.capacity} rows of {name!r}, got {got}")
+        self.load(incoming)
+
+
+class _Borrower(RowStore):
+    def __init__(self, store: RowStore) -> None:
+        super().__init__(store.capacity)
+        self.device = store.device
+
+    def load(self, rows: Mapping[str, Tensor], slots: Tensor | None = None) -> None:
+        if slots is not None:  # with gaps between them they cannot be taken as they are
+            super().load(rows, slots)
+            return
+        self._buffers.clear()
+        self._buffers.update(rows)
 
 
 def _place(storage: str | Path) -> str | Path:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.memories import _checks as check
-from avalanche_memplugins.memories._generative import TABLE_BYTES
+from avalanche_memplugins.memories._generative import TABLE_BYTES, check_count
 from avalanche_memplugins.memories._vae.budget import widest_network
 from avalanche_memplugins.memories._vae.generator import VAEGenerator
 from avalanche_memplugins.memories._vae.rows import Batches
@@ -233,6 +233,21 @@ class VAEMemory(VAEGenerator):
             "consolidations": self.consolidations,
             "codes": self.codes.get_extra_state(),
         }
+
+    def _check_sound(self) -> None:
+        super()._check_sound()
+        self.codes._check_sound()
+        check_count("consolidations", self.consolidations)
+        if self.codes.classes and not 0 <= min(self.codes.classes) <= max(self.codes.classes) < len(self._table):
+            raise ValueError(f"state: expected codes of {len(self._table)} classes, got {self.codes.classes}")
+        if bool(len(self._table)) != bool(self.codes.classes):
+            raise ValueError("state: expected codes of the classes, and classes of the codes")
+        if len(self._table) and self.codes.shape.numel() != int(self.network.code_size):  # type: ignore[arg-type]
+            raise ValueError(f"state: expected codes of {self.network.code_size}, got {tuple(self.codes.shape)}")
+        if len(self._table) and self.codec is None:
+            made = self._generate(1, len(self._table))[0]
+            if made.numel() != self.shape.numel():
+                raise ValueError(f"state: expected rows of {made.numel()} numbers, got {tuple(self.shape)}")
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state``.

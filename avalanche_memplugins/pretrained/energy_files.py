@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from avalanche_memplugins._folders import shown
 from avalanche_memplugins.networks import energy
 from avalanche_memplugins.networks.energy import EnergyNetwork
 from avalanche_memplugins.pretrained import files
 from avalanche_memplugins.pretrained._weights import read_weights, write_weights
 
+MOST_PATTERNS = 1_000_000
 _WEIGHTS = "network."
 
 
@@ -43,7 +45,12 @@ def load_energy(name: str | Path) -> PretrainedEnergy:
     found = read_weights(files.find_file(name, energy_folder(), energy_names()), _architecture, prefix=_WEIGHTS)
     if not isinstance(found.network, EnergyNetwork):
         raise ValueError(f"name: wants an energy network, got {type(found.network).__name__} in {name}")
-    return PretrainedEnergy(found.network, int(found.manifest["patterns"]), found.card, found.manifest)
+    patterns = found.manifest.get("patterns")
+    if isinstance(patterns, bool) or not isinstance(patterns, int) or not 1 <= patterns <= MOST_PATTERNS:
+        raise ValueError(f"name: expected 1 to {MOST_PATTERNS} patterns an episode, got {shown(patterns)} in {name}")
+    if found.tensors:
+        raise ValueError(f"name: expected an energy network alone, got {sorted(found.tensors)} beside it in {name}")
+    return PretrainedEnergy(found.network, patterns, found.card, found.manifest)
 
 
 def save_energy(
@@ -57,6 +64,8 @@ def save_energy(
     :param manifest: JSON values to keep with it: data, recipe, scores.
     :param card: text for people; None: a card that is there stays.
     """
+    if isinstance(patterns, bool) or not isinstance(patterns, int) or not 1 <= patterns <= MOST_PATTERNS:
+        raise ValueError(f"patterns: expected an integer from 1 to {MOST_PATTERNS}, got {patterns!r}")
     path = files.path_of(name, energy_folder())
     whole = {**manifest, "patterns": patterns}
     return write_weights(path, network, network.architecture(), {}, prefix=_WEIGHTS, manifest=whole, card=card)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -50,7 +51,12 @@ def load(name: str | Path) -> Pretrained:
     """
     path = find_file(name, FOLDER, names())
     found = read_weights(path, _architecture, prefix=_WEIGHTS)
-    tensors = found.tensors
+    tensors, size = found.tensors, getattr(found.network, "code_size", None)
+    if tensors.keys() != {"code_mean", "code_std"} or any(value.shape != (size,) for value in tensors.values()):
+        got = {key: tuple(value.shape) for key, value in tensors.items()}
+        raise ValueError(f"name: expected code_mean and code_std of {size} numbers, got {got} in {path}")
+    if not bool((tensors["code_std"] > 0).all()):
+        raise ValueError(f"name: expected code_std above 0, got {float(tensors['code_std'].min()):g} in {path}")
     return Pretrained(found.network, tensors["code_mean"], tensors["code_std"], found.card, found.manifest)
 
 
@@ -92,7 +98,7 @@ def find_file(name: str | Path, folder: Path, known: tuple[str, ...]) -> Path:
     :raises ValueError: for an unknown name (with the nearest) or a path to nothing.
     """
     path = path_of(name, folder)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     if path.parent != folder:
         raise ValueError(f"name: there is no file {path}")
@@ -103,6 +109,8 @@ def find_file(name: str | Path, folder: Path, known: tuple[str, ...]) -> Path:
 
 def path_of(name: str | Path, folder: Path) -> Path:
     """A plain name's file in ``folder``, or the path itself with its suffix."""
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"name: expected a name or a path, got {type(name).__name__}")
     path = Path(name)
     if path.suffix == ".safetensors":
         return path

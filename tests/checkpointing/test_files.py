@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 from checkpoint_runs import Run, assert_same
 from safetensors.torch import load_file, save_file
 
-from avalanche_memplugins import _folders
-from avalanche_memplugins.checkpointing import CheckpointError, load_run_state, save_run_state
+from avalanche_memplugins import _drafts, _folders
+from avalanche_memplugins.checkpointing import CheckpointError, load_run_state, run_state, save_run_state
 
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 
@@ -39,6 +40,62 @@ def refuses(run: Run, folder: Path, match: str, **kwargs: Any) -> None:
         load_run_state(fresh, folder, **kwargs)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert_same(fresh, same)
+
+
+def rewritten(folder: Path, change: Any) -> None:
+    """Change the manifest, and make its checksum right."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    manifest["manifest_sha256"] = _folders.manifest_digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(trained_experiences="2"),
+        lambda m: m.update(trained_experiences=-1),
+        lambda m: m.update(left_out=3),
+        lambda m: m.update(state=[]),
+        lambda m: m["state"].pop("random"),
+        lambda m: m["state"].update(random=3),
+        lambda m: m["state"]["random"].update(torch=[1, 2]),
+        lambda m: m["state"].update(optimizer={}),
+        lambda m: m["state"]["optimizer"]["groups"][0]["parameters"].append({"kind": "model", "name": "nothing"}),
+        lambda m: m["state"]["optimizer"]["groups"][0].update(options=None),
+        lambda m: m["state"]["model"].update(attributes={"nowhere": {"x": 1}}),
+        lambda m: m["state"]["model"].update(state=[["x"]]),
+        lambda m: m["state"]["model"].update(evaluating=7),
+        lambda m: m["state"].update(plugins=[{"class": 3}]),
+        lambda m: m["state"].update(strategy={"_criterion": {"$": "nothing"}}),
+        lambda m: m["state"].update(strategy={"_criterion": {"$": "tensor", "at": ["x"], "home": True}}),
+    ],
+)
+def test_wrong_nodes_with_a_right_checksum_change_nothing(change: Any, run: Run, saved: Path) -> None:
+    rewritten(saved, change)
+    refuses(run, saved, "folder: |strategy")
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "x" * 300])
+def test_places_where_no_checkpoint_can_be(
+    place: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    strategy = run.strategy(seed=1)
+    monkeypatch.setattr(run_state, "capture_model", None)  # nothing is done for it
+    with pytest.raises(CheckpointError, match=r"^folder: "):
+        save_run_state(strategy, tmp_path / place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk(run: Run, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy = run.strategy(seed=1)
+    monkeypatch.setattr(_drafts, "free_bytes", lambda folder: 10)
+    with pytest.raises(CheckpointError, match=r"^folder: expected [\d,]+ free bytes for .*, got 10"):
+        save_run_state(strategy, saved)
+    monkeypatch.undo()
+    assert load_run_state(run.strategy(seed=4), saved) == 2
+    assert [path.name for path in saved.parent.iterdir()] == ["run"]
 
 
 def test_holds_safetensors_and_json_only(saved: Path) -> None:
@@ -86,13 +143,14 @@ def test_a_changed_number_of_the_manifest(run: Run, saved: Path) -> None:
 
 def test_a_later_format(run: Run, saved: Path) -> None:
     manifest = json.loads((saved / MANIFEST).read_text())
-    (saved / MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
+    manifest["format"] = 99
+    (saved / MANIFEST).write_text(json.dumps({**manifest, "manifest_sha256": _folders.manifest_digest(manifest)}))
     refuses(run, saved, "wants a run state of format 1, got 99")
 
 
 def test_another_kind_of_folder(run: Run, saved: Path, tmp_path: Path) -> None:
     _folders.save_folder(tmp_path / "memory", {"x": torch.zeros(2)}, {"kind": "random memory"})
-    refuses(run, tmp_path / "memory", "wants a saved avalanche run state, got 'random memory'")
+    refuses(run, tmp_path / "memory", "expected a saved avalanche run state, got 'random memory'")
 
 
 def test_no_checkpoint(run: Run, tmp_path: Path) -> None:
@@ -105,7 +163,7 @@ def test_missing_ok_does_not_hide_damage(run: Run, saved: Path) -> None:
     refuses(run, saved, "holds no readable", missing_ok=True)
 
 
-@pytest.mark.parametrize("step", ["save_file", "_digest", "rename"])
+@pytest.mark.parametrize("step", ["save_file", "_digest", "_exchange", "rename"])
 def test_an_interrupted_write_leaves_the_earlier_checkpoint(
     step: str, run: Run, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +177,10 @@ def test_an_interrupted_write_leaves_the_earlier_checkpoint(
     run.train(strategy, run.benchmark().train_stream[:3])
     with monkeypatch.context() as patch:
         if step == "rename":
+            patch.setattr(_drafts, "_exchange", lambda one, other: False)
             patch.setattr(Path, "rename", killed)
+        elif step == "_exchange":
+            patch.setattr(_drafts, step, killed)
         else:
             patch.setattr(_folders, step, killed)
         with pytest.raises(Killed):
@@ -131,6 +192,8 @@ def test_an_interrupted_write_leaves_the_earlier_checkpoint(
 
 
 def test_a_crash_between_the_two_renames(run: Run, saved: Path) -> None:
+    (saved.with_name(".run-0123abcd.draft")).mkdir()
+    shutil.copy(saved / MANIFEST, saved.with_name(".run-0123abcd.draft"))
     saved.rename(_folders.set_aside(saved))
     assert load_run_state(run.strategy(seed=4), saved, missing_ok=True) == 2
 
@@ -145,7 +208,9 @@ def test_replaces_nothing_but_run_states(run: Run, tmp_path: Path) -> None:
     (tmp_path / "state" / "notes.txt").write_text("dear diary")
     for name in ("mine", "kept", "state"):
         before = sorted(os.listdir(tmp_path / name))
-        with pytest.raises(CheckpointError, match="folder: wants a new folder or an earlier saved avalanche run state"):
+        with pytest.raises(
+            CheckpointError, match="folder: expected a new folder or an earlier saved avalanche run state"
+        ):
             save_run_state(strategy, tmp_path / name)
         assert sorted(os.listdir(tmp_path / name)) == before
 

@@ -351,7 +351,7 @@ def test_codes_as_patterns_leave_their_signs_as_cues() -> None:
         ({"patterns": (4, 0)}, "patterns: wants numbers >= 1"),
         ({"average": 1.0}, r"average: wants a number in \[0, 1\), got 1"),
         ({"out": Path("net.pt")}, "out: wants a file .safetensors"),
-        ({"write_steps": -1}, "write_steps: wants"),
+        ({"write_steps": -1}, "write_steps: expected"),
         ({"writable": 8}, "writable: wants 1 to width - 1 = 7, got 8"),
         ({"deviation_rate": 1.0}, "deviation_rate: wants slope_rate"),
         ({"data": "mnist", "data_root": None}, "data_root: wants the folder"),

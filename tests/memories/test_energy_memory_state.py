@@ -153,7 +153,7 @@ def test_the_state_of_another_memory_is_refused(way: str, tmp_path: Path) -> Non
         target = other()
         target.write(*rows(4, seed=9))
         before = snapshot(target)
-        with pytest.raises(ValueError, match="state: wants that of EnergyMemory"):
+        with pytest.raises(ValueError, match="expected that of EnergyMemory"):
             WAYS[way](mine, lambda target=target: target, tmp_path / str(number))  # type: ignore[misc]
         assert same(snapshot(target), before)
 

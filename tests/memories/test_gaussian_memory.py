@@ -191,9 +191,9 @@ def test_a_state_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     memory, other = filled(rank=2), filled(rank=3)
     before = copy.deepcopy(memory).sample(5).x
     other.save(tmp_path / "memory")
-    with pytest.raises(ValueError, match=r"state: wants that of GaussianMemory of rank 2.* got .* rank 3"):
+    with pytest.raises(ValueError, match=r"expected that of GaussianMemory of rank 2.* got .* rank 3"):
         memory.load_state_dict(other.state_dict())
-    with pytest.raises(ValueError, match="state: wants that of GaussianMemory of rank 2"):
+    with pytest.raises(ValueError, match="expected that of GaussianMemory of rank 2"):
         memory.load(tmp_path / "memory")
     assert torch.equal(memory.sample(5).x, before)
 

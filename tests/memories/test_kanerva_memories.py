@@ -426,5 +426,5 @@ def test_a_failed_write_changes_nothing() -> None:
 def test_a_state_of_another_memory_is_refused() -> None:
     memory = DynamicKanervaMemory(rows=4)
     fed(memory)
-    with pytest.raises(ValueError, match="state: wants that of"):
+    with pytest.raises(ValueError, match="expected that of"):
         DynamicKanervaMemory(rows=4, noise_var=0.2).load_state_dict(memory.state_dict())

@@ -243,7 +243,7 @@ def test_a_mapped_memory_is_the_same_memory_in_a_file(tmp_path: Path) -> None:
         assert torch.equal(mapped.sample(7).x, plain.sample(7).x)
     files = list((tmp_path / "rows").iterdir())
     assert sum(f.stat().st_size for f in files) == mapped.nbytes == plain.nbytes
-    with pytest.raises(ValueError, match="wants a folder of its own"):
+    with pytest.raises(ValueError, match="expected a folder of its own"):
         RandomMemory(50, storage=tmp_path / "rows").write(*stream(2))
 
 

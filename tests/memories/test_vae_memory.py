@@ -251,7 +251,7 @@ def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
     before = copy.deepcopy(mine).sample(5)
     other.save(tmp_path / "memory")
     for action in (lambda: mine.load_state_dict(other.state_dict()), lambda: mine.load(tmp_path / "memory")):
-        with pytest.raises(ValueError, match="state: wants that of ConditionalVAE"):
+        with pytest.raises(ValueError, match="expected that of ConditionalVAE"):
             action()
     assert equal(mine.sample(5), before)
 

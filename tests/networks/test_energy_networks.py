@@ -268,8 +268,8 @@ def test_other_numbers_of_steps_than_learned() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"write_steps": -1}, "write_steps: wants an integer >= 0, got -1"),
-        ({"read_steps": 0}, "read_steps: wants an integer >= 1, got 0"),
+        ({"write_steps": -1}, "write_steps: expected an integer from 0 to 1000, got -1"),
+        ({"read_steps": 0}, "read_steps: expected an integer from 1 to 1000, got 0"),
         ({"write_rate": 0.0}, r"write_rate: wants a number in \(0, 10000\], got 0"),
         ({"slope_rate": -1.0}, "slope_rate: wants"),
         ({"slope_rate": 1.0, "deviation_rate": 2e4}, "deviation_rate: wants"),
@@ -277,7 +277,7 @@ def test_other_numbers_of_steps_than_learned() -> None:
         ({"read_rate": float("nan")}, "read_rate: wants"),
         ({"writable": 12}, "writable: wants 1 to width - 1 = 11, got 12"),
         ({"writable": 0}, "writable: wants"),
-        ({"hops": 0}, "hops: wants an integer >= 1, got 0"),
+        ({"hops": 0}, "hops: expected an integer from 1 to 100, got 0"),
         ({"rank": 3, "whitening": Whitening.empty(4, 3)}, "rank: wants None beside whitening"),
     ],
 )
@@ -291,7 +291,7 @@ def test_arguments_of_image_networks_are_named(kind: Any) -> None:
     for options, message in (
         ({"shape": (8, 8)}, r"shape: wants \(C, H, W\), got \(8, 8\)"),
         ({"writable": 6, "width": 6}, "writable: wants 1 to width - 1 = 5, got 6"),
-        ({"hops": 0}, "hops: wants an integer >= 1, got 0"),
+        ({"hops": 0}, "hops: expected an integer from 1 to 100, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             kind(**options)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +112,14 @@ def test_every_shipped_codec_loads_and_has_a_card() -> None:
     assert sum(sizes) < 20_000_000
 
 
-def edited(path: Path, change: Any) -> None:
+def edited(path: Path, change: Any, *, agreeing: bool = True) -> None:
+    """Change a file; if ``agreeing``, as somebody would who knows of the checksums."""
     with safe_open(path, framework="pt") as file:
         header = dict(file.metadata())
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     change(header, tensors)
+    if agreeing:
+        header["header_sha256"] = _weights._digest(header)
     save_file(tensors, path, metadata=header)
 
 
@@ -135,6 +141,135 @@ def test_a_file_that_is_not_as_it_was_is_refused(change: Any, message: str, tmp_
     edited(path, change)
     with pytest.raises(ValueError, match=message):
         pretrained.load(path)
+
+
+@pytest.mark.parametrize("entry", ["architecture", "kwargs", "manifest", "format", "card", "fingerprint"])
+def test_a_header_that_is_not_as_it_was_is_refused(entry: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "mine", card="# Mine")
+    edited(path, lambda h, t: h.update({entry: h[entry] + " "}), agreeing=False)
+    with pytest.raises(ValueError, match=r"name: .* is damaged"):
+        pretrained.load(path)
+
+
+def test_shipped_headers_have_checksums_though_they_were_written_before(tmp_path: Path) -> None:
+    for path in sorted(files.FOLDER.rglob("*.safetensors")):
+        copy = tmp_path / path.name
+        shutil.copy(path, copy)
+        edited(copy, lambda h, t: h.update(kwargs=h["kwargs"].replace("1", "2", 1)), agreeing=False)
+        for load in (pretrained.load, pretrained.load_energy):
+            with pytest.raises(ValueError, match="the checksum of its header differs"):
+                load(copy)
+
+
+def test_files_of_earlier_versions_have_no_checksum_of_the_header(tmp_path: Path) -> None:
+    path = saved(tmp_path / "mine", card="# Mine")
+    edited(path, lambda h, t: (h.pop("header_sha256"), h.pop("card")), agreeing=False)
+    assert pretrained.load(path).card == "# Mine"
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    ['{"width": 1e9}', '{"width": 1000000000}', '{"width": NaN}', '{"width": "x"}', '{"width": [[[[1]]]]}', "[]", "3"],
+)
+def test_arguments_that_nobody_would_give_are_refused(kwargs: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "mine")
+    edited(path, lambda h, t: h.update(kwargs=kwargs))
+    with pytest.raises(ValueError, match=r"^name: "):
+        pretrained.load(path)
+
+
+@pytest.mark.parametrize("deep", ["[" * 100_000, '{"a":' * 100_000])
+@pytest.mark.parametrize("entry", ["kwargs", "manifest"])
+def test_deep_json_is_refused(entry: str, deep: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "mine")
+    edited(path, lambda h, t: h.update({entry: deep}))
+    with pytest.raises(ValueError, match=r"^name: ") as told:
+        pretrained.load(path)
+    assert len(str(told.value)) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t["code_std"].zero_(), "code_std above 0"),
+        (lambda t: t["code_mean"].fill_(float("nan")), "finite weights, got others in code_mean"),
+        (lambda t: t["autoencoder.up.weight"].fill_(float("inf")), "finite weights, got others in autoencoder.up"),
+        (lambda t: t.update(code_mean=torch.zeros(3)), "code_mean and code_std of 2 numbers"),
+        (lambda t: t.pop("code_mean"), "code_mean and code_std of 2 numbers"),
+        (lambda t: t.update(more=torch.zeros(3)), "code_mean and code_std of 2 numbers"),
+    ],
+)
+def test_tensors_that_nobody_would_save_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "mine")
+
+    def agreeing(header: dict[str, str], tensors: dict[str, Tensor]) -> None:
+        change(tensors)
+        header["fingerprint"] = _weights.fingerprint(tensors)
+
+    edited(path, agreeing)
+    with pytest.raises(ValueError, match=message):
+        pretrained.load(path)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    network = Small()
+    with torch.no_grad():
+        network.up.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"network: expected finite weights, got others in autoencoder.up.weight"):
+        pretrained.save(tmp_path / "mine", network, code_mean=MEAN, code_std=STD)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_crash_between_weights_and_card_gives_no_wrong_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "mine", card="old")
+    replace = os.replace
+
+    def die_at_the_card(draft: Any, place: Any) -> None:
+        if str(place).endswith(".md"):
+            raise SystemExit
+        replace(draft, place)
+
+    monkeypatch.setattr(os, "replace", die_at_the_card)
+    with pytest.raises(SystemExit):
+        saved(path, card="new", manifest={"version": 2})
+    monkeypatch.undo()
+    assert path.with_suffix(".md").read_text() == "old"
+    found = pretrained.load(path)
+    assert (found.card, found.manifest) == ("new", {"version": 2})
+    saved(path)  # a card that is there stays
+    assert pretrained.load(path).card == "new"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_umask_is_honoured_and_links_are_followed(umask: int, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "mine.safetensors"
+    link.symlink_to(tmp_path / "disk" / "weights.safetensors")
+    before = os.umask(umask)
+    try:
+        saved(link, card="a card")
+        saved(link, card="another")
+    finally:
+        os.umask(before)
+    assert link.is_symlink()
+    for path in (link, tmp_path / "mine.md"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+    assert pretrained.load(link).card == "another"
+
+
+def test_places_where_no_weights_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "card.md").mkdir()
+    for name in ("file/x", "x" * 300, "folder", "card"):
+        with pytest.raises(ValueError, match=r"^name: "):
+            saved(tmp_path / name)
+        with pytest.raises(ValueError, match=r"^name: "):
+            pretrained.load(tmp_path / name)
+    for wrong in (None, 3, ["a"]):
+        with pytest.raises(TypeError, match="name: expected a name or a path, got"):
+            pretrained.load(wrong)  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["card.md", "file", "folder.safetensors"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a file of tensors", None])

@@ -195,3 +195,21 @@ class KanervaState(GenerativeMemory, ABC):
         if self._seed_is_drawn and (found := _SEED.search(state["parts"][0])):
             self.prior_seed = int(found[0])
         self._life = Life()
+
+    def _check_sound(self) -> None:
+        super()._check_sound()
+        classes = len(self._table)
+        posteriors = 1 if self.share == "all" else classes
+        width = self._row_width() + self._labels()
+        self._check_buffer("mean", (posteriors, self.rows, width))
+        self._check_buffer("row_cov", (posteriors, self.rows * (self.rows + 1) // 2))
+        self._check_buffer("address_sum", (posteriors, self.rows))
+        self._check_buffer("residual", (posteriors, width))
+        self._check_buffer("by_class", (classes, 2, self.rows) if self.share == "all" else (0,))
+        if self.residual.numel() and float(self.residual.min()) < 0:
+            raise ValueError("state: expected squared residuals >= 0")
+        if self.row_cov.numel():
+            values = torch.linalg.eigvalsh(unpack_triangle(self.row_cov.double(), self.rows))
+            # A posterior is no wider than its prior.
+            if float(values.min()) < -1e-4 * self.prior_var or float(values.max()) > 1.001 * self.prior_var:
+                raise ValueError(f"state: expected covariances with eigenvalues from 0 to {self.prior_var:g}")

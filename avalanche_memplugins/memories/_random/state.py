@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Size, Tensor, nn
 
-from avalanche_memplugins._folders import flatten, load_folder, save_folder, unflatten
+from avalanche_memplugins._folders import CorruptedFolderError, check_folder
+from avalanche_memplugins._loading import LoadsWhole, telling_misfits
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories._labels import LabelColumns, Targets, targets_in
 from avalanche_memplugins.memories._prefetch import Ahead
+from avalanche_memplugins.memories._random.soundness import check_rows_sound
 from avalanche_memplugins.memories._random.written import WrittenSlots
+from avalanche_memplugins.memories._saved import read_memory, write_memory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.memories.row_store import RowStore
 from avalanche_memplugins.memories.summary import Summary
@@ -22,7 +26,7 @@ _LEARNED = "learned."  # before the names of tensors in a folder
 Self = TypeVar("Self", bound="RowState")
 
 
-class RowState(PicklesGenerator, nn.Module):
+class RowState(PicklesGenerator, LoadsWhole):
     """Rows in a store, their policies, and the generator of all choices."""
 
     capacity: int
@@ -127,11 +131,7 @@ class RowState(PicklesGenerator, nn.Module):
 
         :raises ValueError: if it is of a memory with another capacity, policy or codec.
         """
-        here = self.get_extra_state()
-        for name in ("capacity", "parts"):
-            if state[name] != here[name]:
-                wanted, got = _differing(here[name], state[name])
-                raise ValueError(f"state: wants that of a memory with {name} {wanted}, got {got}")
+        self._check_arguments(state)
         written = self._written.restored(state, state["seen"])
         columns = LabelColumns(self.labels, self.store_tasks, targets_in(state))
         self._ahead = None
@@ -143,6 +143,13 @@ class RowState(PicklesGenerator, nn.Module):
         self.policy.load_state_dict(state["policy"])
         self.read.load_state_dict(state["read"])
 
+    def _check_arguments(self, state: dict[str, Any]) -> None:
+        here = self.get_extra_state()
+        for name in ("capacity", "parts"):
+            if state[name] != here[name]:
+                wanted, got = _differing(here[name], state[name])
+                raise ValueError(f"state: expected that of a memory with {name} {wanted}, got {got}")
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_ahead": None}
 
@@ -152,14 +159,13 @@ class RowState(PicklesGenerator, nn.Module):
         Only the rows held are written. Codec, policies and embedding are part of the program, not of the
         folder: give :meth:`load` a memory made with the same arguments.
 
-        :raises ValueError: if ``folder`` holds something else.
+        :raises ValueError: if ``folder`` holds something else or cannot be written.
         """
-        tensors = dict(self.store.named_buffers())
+        check_folder(folder, kind=type(self).__name__)
         slots = self._written.by_number(torch.arange(len(self))) if self._written.has_gaps else slice(0, len(self))
-        tensors = {name: buffer[slots] for name, buffer in tensors.items()}
+        tensors = {name: buffer[slots] for name, buffer in self.store.named_buffers()}
         tensors |= {_LEARNED + name: value for name, value in self._learned().items()}
-        state = flatten(self.get_extra_state(), tensors, "state.")
-        save_folder(folder, tensors, {"kind": type(self).__name__, "state": state})
+        write_memory(folder, type(self).__name__, tensors, self.get_extra_state())
 
     def load(self: Self, folder: str | Path) -> Self:
         """Take up what :meth:`save` wrote; returns the memory itself.
@@ -167,16 +173,43 @@ class RowState(PicklesGenerator, nn.Module):
         :raises ValueError: if the folder is damaged, or its memory had another capacity, policy or codec;
             this memory is then as before.
         """
-        tensors, manifest = load_folder(folder, kind=type(self).__name__)
-        state = unflatten(manifest["state"], tensors)
-        self.set_extra_state(state)
-        slots = self._written.by_number(torch.arange(len(self))) if self._written.has_gaps else None
-        for name, rows in tensors.items():
-            if not name.startswith(("state.", _LEARNED)):
-                self.store.load(name, rows, slots)
-        for name, value in self._learned().items():
-            value.copy_(tensors[_LEARNED + name])
+        name = type(self).__name__
+        tensors, state = read_memory(folder, name)
+        rehearsal = self._rehearsal()
+        with telling_misfits("folder", name, CorruptedFolderError):
+            rehearsal._take(tensors, state)
+            rehearsal._check_sound()
+        self._take(tensors, state)
         return self
+
+    @torch.no_grad()
+    def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        # What may still fail, for want of room, comes first.
+        held = {name: rows for name, rows in tensors.items() if not name.startswith(_LEARNED)}
+        self._check_arguments(state)
+        written = self._written.restored(state, state["seen"])
+        if sizes := {name: len(rows) for name, rows in held.items() if len(rows) != written.count}:
+            raise ValueError(f"state: expected {written.count} rows of each tensor, got {sizes}")
+        self.store.load(held, written.by_number(torch.arange(written.count)) if written.has_gaps else None)
+        self.set_extra_state(state)
+        learned = self._learned()
+        found = {name.removeprefix(_LEARNED): value for name, value in tensors.items() if name.startswith(_LEARNED)}
+        if found.keys() != learned.keys():
+            raise ValueError(f"state: expected the weights {sorted(learned)}, got {sorted(found)}")
+        for name, value in learned.items():
+            if value.shape != found[name].shape or value.dtype != found[name].dtype:
+                raise ValueError(
+                    f"state: expected {name} of shape {tuple(value.shape)} and {value.dtype}, got "
+                    f"{tuple(found[name].shape)} and {found[name].dtype}"
+                )
+            value.copy_(found[name])
+
+    def _rehearsal(self: Self) -> Self:
+        # Rows may be more than fit into memory twice.
+        return copy.deepcopy(self, {id(self.store): self.store.borrower()})
+
+    def _check_sound(self) -> None:
+        check_rows_sound(self)  # type: ignore[arg-type]
 
     def _learned(self) -> dict[str, Tensor]:
         """Weights that the stream has made, by name: they are saved with the rows."""

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from avalanche_memplugins._loading import LoadsWhole
 from avalanche_memplugins.memories import _checks as check
 
 
-class AssociativeMemory(nn.Module):
+class AssociativeMemory(LoadsWhole):
     """E memories side by side, one an episode, each with the same number of patterns of ``size`` numbers.
 
     What is held is in one buffer, ``(E, ...)``, of no episodes before the first write.
@@ -67,6 +68,20 @@ class AssociativeMemory(nn.Module):
                 f"known: wants bool {tuple(value.shape)} like {name}, got {known.dtype} {tuple(known.shape)}"
             )
         return value
+
+    def _check_sound(self) -> None:
+        held = self.held
+        check.finite("state: held", held)
+        if not held.numel():
+            return
+        # What a pattern leaves in an empty memory shows what this one may hold.
+        blank = torch.zeros(len(held), 1, self.size, device=self.device)
+        self.read(blank)  # type: ignore[operator]
+        self.clear()
+        self.write(blank)  # type: ignore[operator]
+        wanted = self.held
+        if held.dtype != wanted.dtype or held.ndim != wanted.ndim or held.shape[-1] != wanted.shape[-1]:
+            raise ValueError(f"state: expected what such a memory holds, got {held.dtype} {tuple(held.shape)}")
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         found = state_dict.get(f"{prefix}held")

@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 from avalanche_memplugins.functional.energy import Weights, decreasing_steps, energy_read, energy_write
 
 MAX_RATE = 1e4
+MAX_STEPS = 1_000
 
 
 class EnergyNetwork(nn.Module, ABC):
@@ -47,8 +48,8 @@ class EnergyNetwork(nn.Module, ABC):
     ) -> None:
         super().__init__()
         for name, value, least in (("write_steps", write_steps, 0), ("read_steps", read_steps, 1)):
-            if value < least:
-                raise ValueError(f"{name}: wants an integer >= {least}, got {value}")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_STEPS:
+                raise ValueError(f"{name}: expected an integer from {least} to {MAX_STEPS}, got {value!r}")
         if deviation_rate is not None and slope_rate is None:
             raise ValueError("deviation_rate: wants slope_rate, too, got None for it")
         start = [rate for rate in (write_rate, slope_rate, deviation_rate) if rate is not None]

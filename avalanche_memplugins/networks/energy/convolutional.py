@@ -13,6 +13,7 @@ from torch.nn.functional import conv2d
 from avalanche_memplugins.functional.energy import Weights
 from avalanche_memplugins.networks.energy.base import EnergyNetwork
 from avalanche_memplugins.networks.energy.blocks import ReadOut, SmoothBlock, channel_norm
+from avalanche_memplugins.networks.energy.hops import MAX_HOPS
 
 
 class ConvolutionalEnergy(EnergyNetwork):
@@ -53,8 +54,8 @@ class ConvolutionalEnergy(EnergyNetwork):
             raise ValueError(f"shape: wants (C, H, W), got {tuple(shape)}")
         if not 1 <= writable < width:
             raise ValueError(f"writable: wants 1 to width - 1 = {width - 1}, got {writable}")
-        if hops < 1:
-            raise ValueError(f"hops: wants an integer >= 1, got {hops}")
+        if isinstance(hops, bool) or not isinstance(hops, int) or not 1 <= hops <= MAX_HOPS:
+            raise ValueError(f"hops: expected an integer from 1 to {MAX_HOPS}, got {hops!r}")
         memory = {}
         for i in range(2):
             memory[f"memory_weight{i}"] = torch.randn(1, writable, bottleneck, 3, 3) / math.sqrt(9 * bottleneck)

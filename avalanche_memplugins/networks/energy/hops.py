@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
+MAX_HOPS = 100
+
 
 class GatedHops(nn.Module):
     r"""A gated recurrence over hops, twice differentiable.
@@ -18,16 +20,16 @@ class GatedHops(nn.Module):
     In the first hop :math:`V s_0` is left out: the state is :math:`e` itself, so that :math:`G` covers it.
 
     :param width: of state and input.
-    :param hops: >= 1.
-    :raises ValueError: for fewer hops than one.
+    :param hops: 1 to 100.
+    :raises ValueError: for other hops.
 
     Source: Bartunov et al. 2020, appendix: skip connections and gates let the backward pass refine the gradient.
     """
 
     def __init__(self, width: int, hops: int) -> None:
         super().__init__()
-        if hops < 1:
-            raise ValueError(f"hops: wants an integer >= 1, got {hops}")
+        if isinstance(hops, bool) or not isinstance(hops, int) or not 1 <= hops <= MAX_HOPS:
+            raise ValueError(f"hops: expected an integer from 1 to {MAX_HOPS}, got {hops!r}")
         self.count = hops
         self.into = nn.Linear(width, 2 * width)
         nn.init.normal_(self.into.weight, std=1 / math.sqrt(width))
