@@ -1,25 +1,39 @@
-"""Checks of arguments, each naming the argument, what it got and what it wants."""
+"""Checks of arguments that memories share: rows, labels, seeds; the general ones come from the package's own."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
-from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-T = TypeVar("T")
+from avalanche_memplugins._checks import broadcast as broadcast
+from avalanche_memplugins._checks import choice as choice
+from avalanche_memplugins._checks import flag as flag
+from avalanche_memplugins._checks import flags as flags
+from avalanche_memplugins._checks import floats as floats
+from avalanche_memplugins._checks import function as function
+from avalanche_memplugins._checks import generator as generator
+from avalanche_memplugins._checks import having as having
+from avalanche_memplugins._checks import instance as instance
+from avalanche_memplugins._checks import integer as integer
+from avalanche_memplugins._checks import integers as integers
+from avalanche_memplugins._checks import like as like
+from avalanche_memplugins._checks import made as made
+from avalanche_memplugins._checks import number as number
+from avalanche_memplugins._checks import one_of as one_of
+from avalanche_memplugins._checks import path as path
+from avalanche_memplugins._checks import positive_integer as positive_integer
+from avalanche_memplugins._checks import room as room
+from avalanche_memplugins._checks import show as show
+from avalanche_memplugins._checks import tensor as tensor
+from avalanche_memplugins._checks import tensors as tensors
+from avalanche_memplugins._checks import text as text
+
 LARGEST = torch.iinfo(torch.int32).max
-
-
-def positive_integer(name: str, value: int) -> int:
-    """``value`` if it is an integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: wants an integer >= 1, got {value!r}")
-    return value
 
 
 def seed(value: int) -> int:
@@ -29,51 +43,30 @@ def seed(value: int) -> int:
     :raises ValueError: if it is out of their range.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"seed: wants an integer, got {value!r}")
+        raise TypeError(f"seed: expected an integer, got {value!r}")
     if not -(2**63) <= (number := operator.index(value)) < 2**64:
-        raise ValueError(f"seed: wants an integer from -2**63 to 2**64 - 1, got {value!r}")
+        raise ValueError(f"seed: expected an integer from -2**63 to 2**64 - 1, got {value!r}")
     return number
-
-
-def made(name: str, value: T) -> T:
-    """``value`` if it is not a class that somebody forgot to call."""
-    if isinstance(value, type):
-        raise TypeError(f"{name}: wants an instance, got the class {value.__name__}; call it: {value.__name__}(...)")
-    return value
-
-
-def choice(name: str, value: T, choices: Collection[T]) -> T:
-    """``value`` if it is one of ``choices``."""
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name}: wants one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
-    return value
-
-
-def one_of(name: str, value: str, table: Mapping[str, T]) -> T:
-    """The entry of ``table`` under ``value``."""
-    return table[choice(name, value, table)]
 
 
 def rows_of(x: Tensor) -> int:
     """Number of rows of a batch ``(B, *shape)``."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: wants a tensor (B, *shape), got {type(x).__name__}")
+    tensor("x", x)
     if x.ndim < 2:
-        raise ValueError(f"x: wants a batch (B, *shape) of at least two dimensions, got {tuple(x.shape)}")
+        raise ValueError(f"x: expected a batch (B, *shape) of at least two dimensions, got {tuple(x.shape)}")
     return len(x)
 
 
 def label(name: str, value: Tensor | int, rows: int, largest: int = LARGEST) -> None:
     """Raise unless ``value`` is an integer from 0 to ``largest`` or an integer tensor ``(rows,)``."""
     if isinstance(value, Tensor):
-        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-            raise ValueError(f"{name}: wants integers, got {value.dtype}")
+        tensor(name, value)
+        if value.is_floating_point() or value.dtype == torch.bool:
+            raise ValueError(f"{name}: expected integers, got {value.dtype}")
         if value.shape != (rows,):
-            raise ValueError(f"{name}: wants shape ({rows},), one label a row of x, got {tuple(value.shape)}")
+            raise ValueError(f"{name}: expected shape ({rows},), one label a row of x, got {tuple(value.shape)}")
     elif isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: wants an integer or an integer tensor, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected an integer or an integer tensor, got {type(value).__name__}")
     elif not 0 <= value <= largest:
         raise _out_of_range(name, largest, value)
 
@@ -99,7 +92,7 @@ def label_ranges(stacked: Tensor, labels: Mapping[str, Tensor | int], largest: i
 
 def _out_of_range(name: str, largest: int, got: int) -> ValueError:
     limit = "2**31 - 1" if largest == LARGEST else f"{largest}, the largest that this memory's labels hold"
-    return ValueError(f"{name}: wants integers from 0 to {limit}, got {got}")
+    return ValueError(f"{name}: expected integers from 0 to {limit}, got {got}")
 
 
 def storable(codec: Any, x: Tensor) -> Tensor | None:
@@ -117,4 +110,4 @@ def finite(name: str, value: Tensor) -> None:
     if value.is_floating_point() and not math.isfinite(value.sum().item()):
         bad = int((~value.isfinite()).sum())
         if bad:
-            raise ValueError(f"{name}: wants finite values, got {bad} that are NaN or infinite")
+            raise ValueError(f"{name}: expected finite values, got {bad} that are NaN or infinite")
