@@ -111,7 +111,8 @@ def number(
         for sign, limit in ((">", above), (">=", least), ("<", below), ("<=", most))
         if limit is not None
     ]
-    wanted = " ".join(["a finite number", " and ".join(limits)]).rstrip()
+    kind = "a finite number" if isinstance(value, Real) and math.isinf(_float(value)) else "a number"
+    wanted = " ".join([kind, " and ".join(limits)]).rstrip()
     raise ValueError(f"{name}: expected {wanted}, got {show(value)}")
 
 
@@ -335,3 +336,38 @@ def broadcast(**values: Tensor) -> None:
             raise ValueError(
                 f"{name}: expected a shape that broadcasts with {tuple(shape or ())}, got {tuple(value.shape)}"
             ) from error
+
+
+# ---------------------------------------------------------------- codecs
+
+
+def coded(code: Any, shape: Any, dtype: Any) -> None:
+    """Raise unless these are what a codec decodes: a tensor, the shape of a row, its type."""
+    tensor("code", code)
+    if code.ndim < 2:
+        raise ValueError(f"code: expected (B, *code_shape), got {tuple(code.shape)}")
+    if not isinstance(shape, tuple) or (shape and type(shape[0]) is not int) or 0 in shape:
+        raise TypeError(f"shape: expected the shape of a row, a torch.Size, got {show(shape)}")
+    dtype_of("dtype", dtype)
+
+
+def coding(shape: Any, dtype: Any) -> torch.Size:
+    """Raise unless these are the shape and type of rows that a codec may be asked about; gives the shape."""
+    dtype_of("dtype", dtype)
+    return torch.Size(integers("shape", shape))
+
+
+def dtype_of(name: str, value: Any) -> None:
+    """Raise unless ``value`` is one of torch's types.
+
+    :raises TypeError: naming what it is instead.
+    """
+    if not isinstance(value, torch.dtype):
+        raise TypeError(f"{name}: expected a torch.dtype, got {show(value)}")
+
+
+def batch(name: str, value: Any) -> Tensor:
+    """``value`` if it is a tensor ``(B, *shape)``; see :func:`tensor`."""
+    if tensor(name, value).ndim < 2:
+        raise ValueError(f"{name}: expected a batch (B, *shape), got {tuple(value.shape)}")
+    return value

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor
 
+from avalanche_memplugins import _checks as check
+
 # What rounding may leave outside [0, 1]; a wrong mean or std is off by far more.
 _TOLERANCE = 1e-3
+_NORMALISED = (
+    "images that went through Normalize want its mean and std here, such as Uint8(mean=0.1307, std=0.3081), and "
+    "feature maps fit codec='int8'"
+)
 
 
 class Normalisation:
@@ -24,30 +31,31 @@ class Normalisation:
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         self.mean, self.std = statistics(mean, std)
 
-    def check(self, x: Tensor, codec: str) -> None:
-        """Raise ``ValueError`` unless the pixels of ``x`` ``(B, *shape)`` lie within [0, 1]."""
-        if x.dtype == torch.uint8:
-            return
-        if not x.is_floating_point():
-            raise ValueError(f"x: the codec {codec} stores floating-point or uint8 images, got {x.dtype}")
+    def check(self, x: Tensor, holder: str) -> None:
+        """Raise ``ValueError`` unless the pixels of ``x`` ``(B, *shape)`` lie within [0, 1].
+
+        :param holder: what stores them, for the error.
+        """
         channels = max(len(self.mean), len(self.std))
-        if channels > 1 and (x.ndim < 3 or x.shape[1] != channels):
-            raise ValueError(
-                f"x: the codec {codec} has the mean and std of {channels} channels, so it wants "
-                f"(B, {channels}, H, W), got {tuple(x.shape)}"
-            )
-        if not x.numel():
+        check_images(x, channels, holder)
+        if x.dtype == torch.uint8 or not x.numel():
             return
         low, high = (float(end) for end in self.undo(x).aminmax())
         # Written so that NaN fails it.
         if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
-            raise ValueError(
-                f"x: the codec {codec} stores pixels from 0 to 1, got {low:.4g} to {high:.4g} under {self}; "
-                "give the mean and std of your Normalize transform"
-            )
+            got = f"{low:.4g} to {high:.4g} in rows of {tuple(x.shape[1:])} under {self}"
+            if not math.isfinite(low) or not math.isfinite(high):
+                raise ValueError(f"x: {holder} expected finite values, got {got}")
+            if x.ndim == 2:
+                raise ValueError(
+                    f"x: {holder} expected values from 0 to 1, got {got}; vectors that are standardised, such as "
+                    "features, fit codec='int8'"
+                )
+            raise ValueError(f"x: {holder} expected pixels from 0 to 1, got {got}; {_NORMALISED}")
 
     def undo(self, x: Tensor) -> Tensor:
         """Pixels, float32, of images ``(B, *shape)``."""
+        check.batch("x", x)
         if x.dtype == torch.uint8:
             return x.float().div_(255)
         mean, std = self._on(x.device, x.ndim)
@@ -74,12 +82,40 @@ def statistics(mean: float | Sequence[float], std: float | Sequence[float]) -> t
 
     :raises ValueError: if they are not finite, or ``std`` is not positive.
     """
-    means, stds = (torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in (mean, std))
-    if not bool(torch.isfinite(means).all()):
-        raise ValueError(f"mean: wants finite numbers, got {mean}")
-    if not bool((stds > 0).all()) or not bool(torch.isfinite(stds).all()):
-        raise ValueError(f"std: wants numbers above 0, got {std}")
+    means, stds = _numbers("mean", mean), _numbers("std", std)
+    if not bool((stds > 0).all()):
+        raise ValueError(f"std: expected numbers > 0, got {check.show(std)}")
+    if len(means) > 1 and len(stds) > 1 and len(means) != len(stds):
+        raise ValueError(f"std: expected one number, or one a channel as mean has ({len(means)}), got {len(stds)}")
     return means, stds
+
+
+def _numbers(name: str, value: float | Sequence[float]) -> Tensor:
+    """A number, or one a channel, as float32 ``(C,)``."""
+    try:
+        found = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0)
+    if isinstance(value, bool) or found.ndim > 1 or not found.numel() or not bool(found.isfinite().all()):
+        raise ValueError(f"{name}: expected a finite number, or one a channel, got {check.show(value)}")
+    return found.detach().reshape(-1)
+
+
+def check_images(x: Tensor, channels: int, holder: str) -> None:
+    """Raise unless ``x`` is of a type and shape that pixels have.
+
+    :param channels: for which there are means and deviations; 1: any number.
+    """
+    check.tensor("x", x)
+    if x.ndim < 2:
+        raise ValueError(f"x: {holder} expected (B, *shape), got {tuple(x.shape)}")
+    if channels > 1 and (x.ndim < 3 or x.shape[1] != channels):
+        raise ValueError(
+            f"x: {holder} expected (B, {channels}, H, W), as it has a mean and std for {channels} channels, got "
+            f"{tuple(x.shape)}"
+        )
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise ValueError(f"x: {holder} expected floating-point or uint8 images, got {x.dtype}")
 
 
 def one_row(shape: Size) -> str:

@@ -158,7 +158,7 @@ def energy_read(
         raise ValueError(f"known: expected bool {tuple(cue.shape)} like cue, got {known.dtype} {tuple(known.shape)}")
     check.number("temperature", temperature, least=0)
     check.generator("generator", generator)
-    check.number("high", high, above=check.number("low", low))
+    _check_interval(low, high)
     check.flag("checkpoint", checkpoint)
     if step_sizes.shape != momenta.shape or step_sizes.ndim != 1:
         raise ValueError(
@@ -211,9 +211,9 @@ def decreasing_steps(first: Tensor, ratios: Tensor, steps: int) -> Tensor:
         raise ValueError(f"first: expected one number, got shape {tuple(first.shape)}")
     if ratios.ndim != 1:
         raise ValueError(f"ratios: expected shape (K - 1,), got {tuple(ratios.shape)}")
-    check.positive_integer("steps", steps)
-    if steps > 1 and not len(ratios):
-        raise ValueError(f"steps: expected 1, as there is no ratio, got {steps}")
+    check.integer("steps", steps)
+    if steps < 1 or (steps > 1 and not len(ratios)):
+        raise ValueError(f"steps: expected 1 to {'any number' if len(ratios) else '1'}, got {steps}")
     gamma = torch.nn.functional.softplus(first).view(1)
     if steps == 1:
         return gamma
@@ -249,10 +249,18 @@ def _check(energy: Energy, name: str, patterns: Tensor, called: str, weights: We
     check.floats(**{name: patterns})
     if patterns.ndim < 3:
         raise ValueError(f"{name}: expected (E, N, *shape), got {tuple(patterns.shape)}")
-    if not isinstance(weights, tuple | list) or not weights:
+    if not isinstance(weights, tuple | list):
         raise TypeError(f"{called}: expected a tuple of tensors, one a writable weight, got {check.show(weights)}")
     for weight in weights:
         check.floats(**{called: weight})
+
+
+def _check_interval(low: float, high: float) -> None:
+    for name, value in (("low", low), ("high", high)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise ValueError(f"{name}: expected a number, or infinity for no limit, got {check.show(value)}")
+    if not low < high:
+        raise ValueError(f"high: expected a number above low={low!r}, got {high!r}")
 
 
 def _leaf(value: Tensor, keep_graph: bool) -> Tensor:

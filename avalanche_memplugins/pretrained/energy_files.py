@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.networks import energy
 from avalanche_memplugins.networks.energy import EnergyNetwork
 from avalanche_memplugins.pretrained import files
@@ -57,6 +58,12 @@ def save_energy(
     :param manifest: JSON values to keep with it: data, recipe, scores.
     :param card: text for people; None: a card that is there stays.
     """
+    check.instance("network", network, EnergyNetwork, "an energy network")
+    check.positive_integer("patterns", patterns)
+    if not isinstance(manifest, dict):
+        raise TypeError(f"manifest: expected a dictionary of JSON values, got {check.show(manifest)}")
+    if card is not None and not isinstance(card, str):
+        raise TypeError(f"card: expected a string or None, got {check.show(card)}")
     path = files.path_of(name, energy_folder())
     whole = {**manifest, "patterns": patterns}
     return write_weights(path, network, network.architecture(), {}, prefix=_WEIGHTS, manifest=whole, card=card)

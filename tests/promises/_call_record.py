@@ -30,6 +30,7 @@ def record(
     call: Callable[..., Any],
     arguments: Callable[[], dict[str, Any]],
     named: dict[str, tuple[str, ...]] | None = None,
+    /,
     **kinds: Any,
 ) -> None:
     """Enter a public callable in the table."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import bad_calls_codecs as bad_calls_codecs
 import bad_calls_functional as bad_calls_functional
 import pytest
 from _call_record import RECORDS
