@@ -338,6 +338,53 @@ def broadcast(**values: Tensor) -> None:
             ) from error
 
 
+def channels(name: str, value: Any, *, above: float | None = None) -> Tensor:
+    """A number, or one a channel, as float32 ``(C,)``: the mean or std of a ``Normalize``.
+
+    :param above: a limit that all lie above.
+    :raises ValueError: for anything else.
+    """
+    try:
+        found = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0)
+    limit = "" if above is None else f" > {above:g}"
+    if (
+        isinstance(value, bool)
+        or found.ndim > 1
+        or not found.numel()
+        or not bool(found.isfinite().all())
+        or (above is not None and not bool((found > above).all()))
+    ):
+        raise ValueError(f"{name}: expected a finite number{limit}, or one a channel, got {show(value)}")
+    return found.detach().reshape(-1)
+
+
+def rows(name: str, value: Any, shape: Sequence[int], lead: str = "B") -> None:
+    """Raise unless ``value`` is a floating-point tensor ``(*lead, *shape)``.
+
+    :param lead: names of the dimensions before, such as ``"E, T"``; ``"..."``: any number of them.
+    :raises TypeError: if it is no tensor.
+    :raises ValueError: for another shape or type.
+    """
+    floats(**{name: value})
+    size, given = len(shape), tuple(value.shape)
+    fits = lead == "..." or len(given) == size + lead.count(",") + 1
+    if not fits or len(given) < size or given[len(given) - size :] != tuple(shape):
+        raise ValueError(f"{name}: expected ({lead}, {', '.join(map(str, shape))}), got {given}")
+
+
+def sized(name: str, value: Any, width: int) -> None:
+    """Raise unless ``value`` is a floating-point tensor of rows of ``width`` numbers, of any shape.
+
+    :raises TypeError: if it is no tensor.
+    :raises ValueError: for another size or type.
+    """
+    floats(**{name: value})
+    if value.ndim < 2 or value.shape[1:].numel() != width:
+        raise ValueError(f"{name}: expected (B, *shape) of {width} numbers a row, got {tuple(value.shape)}")
+
+
 # ---------------------------------------------------------------- codecs
 
 

@@ -112,7 +112,9 @@ class LatentCoding(nn.Module):
         :param z: ``(B, code_size)``.
         :param dtype: of the images.
         """
-        self._check_codes("z", z, floats=True)
+        check.floats(z=z)
+        if z.ndim != 2 or z.shape[1] != self.code_size:
+            raise ValueError(f"z: expected codes (B, {self.code_size}), got {tuple(z.shape)}")
         check.dtype_of("dtype", dtype)
         space = self._space
 
@@ -124,15 +126,14 @@ class LatentCoding(nn.Module):
 
     def quantise(self, z: Tensor) -> Tensor:
         """Codes as they are stored, ``(B, code_size)`` of the type that ``precision`` names."""
-        self._check_codes("z", z, floats=True)
+        check.floats(z=z)
         if self.precision == "int8":
             return round_to_int8(z, self.step)
         return z.to(DTYPES[self.precision])
 
     def dequantise(self, code: Tensor) -> Tensor:
         """Codes of :meth:`to_latent`, up to rounding."""
-        self._check_codes("code", code)
-        z = code.float()
+        z = check.tensor("code", code).float()
         return z * self.step if self.precision == "int8" else z
 
     # ---------------------------------------------------------------- codec
@@ -153,13 +154,6 @@ class LatentCoding(nn.Module):
                 f"x: the codec {type(self).__name__} expected floating-point or uint8 images, got {x.dtype}"
             )
 
-    def _check_codes(self, name: str, z: Tensor, *, floats: bool = False) -> None:
-        check.tensor(name, z)
-        if z.ndim != 2 or z.shape[1] != self.code_size:
-            raise ValueError(f"{name}: expected codes (B, {self.code_size}), got {tuple(z.shape)}")
-        if floats and not z.is_floating_point():
-            raise ValueError(f"{name}: expected floating-point numbers, got {z.dtype}")
-
     def encode(self, x: Tensor) -> Tensor:
         """Quantised codes ``(B, code_size)``."""
         return self.quantise(self.to_latent(x))
@@ -167,6 +161,8 @@ class LatentCoding(nn.Module):
     def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images from quantised codes."""
         check.coded(code, shape, dtype)
+        if code.ndim != 2 or code.shape[1] != self.code_size:
+            raise ValueError(f"code: expected codes (B, {self.code_size}), got {tuple(code.shape)}")
         return self.from_latent(self.dequantise(code), dtype)
 
     def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:

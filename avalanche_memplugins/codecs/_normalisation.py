@@ -82,23 +82,10 @@ def statistics(mean: float | Sequence[float], std: float | Sequence[float]) -> t
 
     :raises ValueError: if they are not finite, or ``std`` is not positive.
     """
-    means, stds = _numbers("mean", mean), _numbers("std", std)
-    if not bool((stds > 0).all()):
-        raise ValueError(f"std: expected numbers > 0, got {check.show(std)}")
+    means, stds = check.channels("mean", mean), check.channels("std", std, above=0)
     if len(means) > 1 and len(stds) > 1 and len(means) != len(stds):
         raise ValueError(f"std: expected one number, or one a channel as mean has ({len(means)}), got {len(stds)}")
     return means, stds
-
-
-def _numbers(name: str, value: float | Sequence[float]) -> Tensor:
-    """A number, or one a channel, as float32 ``(C,)``."""
-    try:
-        found = torch.as_tensor(value, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError):
-        found = torch.empty(0)
-    if isinstance(value, bool) or found.ndim > 1 or not found.numel() or not bool(found.isfinite().all()):
-        raise ValueError(f"{name}: expected a finite number, or one a channel, got {check.show(value)}")
-    return found.detach().reshape(-1)
 
 
 def check_images(x: Tensor, channels: int, holder: str) -> None:

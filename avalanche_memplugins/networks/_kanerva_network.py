@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.divergences import bernoulli_nll
 from avalanche_memplugins.functional.kanerva import matrix_normal_kl
 from avalanche_memplugins.networks.convolutional import ConvDecoder
@@ -56,6 +57,7 @@ class KanervaNetwork(nn.Module):
 
     def decode(self, code: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1]."""
+        check.rows("code", code, (self.prior_mean.shape[1],))
         return torch.sigmoid(self.decoder(code))
 
     def _episode_bound(

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
+from avalanche_memplugins import _checks as check
+
 
 class GatedHops(nn.Module):
     r"""A gated recurrence over hops, twice differentiable.
@@ -26,8 +28,7 @@ class GatedHops(nn.Module):
 
     def __init__(self, width: int, hops: int) -> None:
         super().__init__()
-        if hops < 1:
-            raise ValueError(f"hops: wants an integer >= 1, got {hops}")
+        check.positive_integer("hops", hops)
         self.count = hops
         self.into = nn.Linear(width, 2 * width)
         nn.init.normal_(self.into.weight, std=1 / math.sqrt(width))
