@@ -33,8 +33,8 @@ class Bits:
     def __init__(
         self, bits: int = 4, *, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0
     ) -> None:
-        if check.integer("bits", bits) not in (1, 2, 4):
-            raise ValueError(f"bits: expected 1, 2 or 4, got {bits!r}; for 8 there is the codec Uint8")
+        if isinstance(bits, bool) or bits not in (1, 2, 4):
+            raise ValueError(f"bits: expected 1, 2 or 4, got {check.show(bits)}; for 8 there is the codec Uint8")
         self.bits = bits
         self.normalisation = Normalisation(mean, std)
         # One look-up a byte gives all its pixels, several times faster than shifts and masks.

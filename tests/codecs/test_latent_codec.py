@@ -207,7 +207,7 @@ def test_what_is_no_image_of_its_kind_is_refused(x: Tensor, message: str) -> Non
         ({"code_mean": torch.zeros(2)}, ValueError, r"code_mean: expected finite numbers \(3,\).*got shape \(2,\)"),
         ({"code_mean": MEAN * float("nan")}, ValueError, "code_mean: expected finite"),
         ({"code_std": torch.zeros(3)}, ValueError, "code_std: expected numbers > 0, got 0"),
-        ({"std": -1.0}, ValueError, "std: expected numbers > 0"),
+        ({"std": -1.0}, ValueError, "std: expected a finite number > 0"),
         ({"autoencoder": nn.Linear(2, 2)}, TypeError, "got Linear without encode, decode, code_size"),
     ],
 )

@@ -94,7 +94,7 @@ def test_uint8_refuses_what_it_would_spoil() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"std": 0.0}, "std: expected numbers > 0, got 0.0"), ({"mean": float("nan")}, "mean: expected a finite number")],
+    [({"std": 0.0}, "std: expected a finite number > 0"), ({"mean": float("nan")}, "mean: expected a finite number")],
 )
 def test_uint8_bad_arguments(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -148,7 +148,7 @@ def test_int8_by_name_takes_a_byte_a_number() -> None:
 
 @pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), float("inf"), True, "1/24"])
 def test_int8_wants_a_step_above_0(step: float) -> None:
-    with pytest.raises(ValueError, match="step: expected a number > 0, got"):
+    with pytest.raises(ValueError, match="step: expected a .*number > 0, got"):
         Int8(step=step)
 
 

@@ -53,7 +53,7 @@ class FullyConnectedEnergy(EnergyNetwork):
     ) -> None:
         if len(check.integers("shape", shape)) != 3:
             raise ValueError(f"shape: expected (C, H, W), got {tuple(shape)}")
-        check.integers("channels", channels, count=3)
+        check.integers("channels", channels)
         for name, value in (
             ("writable", writable),
             ("code", code),

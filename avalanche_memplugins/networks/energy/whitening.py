@@ -34,8 +34,8 @@ class Whitening(nn.Module):
         super().__init__()
         if into.shape != out.shape or into.ndim != 2 or mean.shape != into.shape[:1]:
             raise ValueError(
-                f"into, out: expected the same shape (D, r) and mean (D,), got {tuple(into.shape)}, {tuple(out.shape)} and "
-                f"{tuple(mean.shape)}"
+                f"into, out: expected the same shape (D, r) and mean (D,), got {tuple(into.shape)}, "
+                f"{tuple(out.shape)} and {tuple(mean.shape)}"
             )
         # Row by row whatever they come from: products of another layout round differently, and then a network that was
         # loaded would not read bit for bit as the one saved.
