@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 TENSORS = "tensors.safetensors"
 MANIFEST = "manifest.json"
 
@@ -33,7 +35,7 @@ def save_folder(folder: str | Path, tensors: dict[str, Tensor], manifest: dict[s
     :param manifest: JSON values, with what the folder holds under ``"kind"``.
     :raises ValueError: if ``folder`` exists and is not one of the same kind, or holds other files as well.
     """
-    folder = Path(folder)
+    folder = check.path("folder", folder)
     check_replaceable(folder, kind=manifest["kind"])
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -84,7 +86,7 @@ def load_folder(folder: str | Path, *, kind: str) -> tuple[dict[str, Tensor], di
     :param kind: what ``manifest["kind"]`` must be.
     :raises CorruptedFolderError: if anything is missing, damaged or of another kind.
     """
-    folder = Path(folder)
+    folder = check.path("folder", folder)
     if not folder.exists() and set_aside(folder).exists():
         folder = set_aside(folder)
     try:

@@ -183,7 +183,8 @@ def address_second_moment(row_cov: Tensor, prior_row_cov: Tensor, *, noise_var: 
     :param row_cov: :math:`U` after the writes, ``(..., K, K)``, positive definite.
     :param prior_row_cov: :math:`U_0` before them.
     :param noise_var: :math:`\sigma^2` of the writes.
-    :returns: ``(..., K, K)``, in float64.
+    :returns: ``(..., K, K)``, in float64. Where U is too small for its type, after many rows with little noise, the sum
+        is larger than what comes back: U cannot tell it any more.
 
     Source: the posterior above in its information form.
     """
@@ -193,8 +194,8 @@ def address_second_moment(row_cov: Tensor, prior_row_cov: Tensor, *, noise_var: 
     _check_cov("prior_row_cov", prior_row_cov, row_cov.shape[-1])
     _check_scale("noise_var", noise_var)
     after, before = row_cov.double(), prior_row_cov.double()
-    information = torch.cholesky_inverse(torch.linalg.cholesky(after))
-    return _like(noise_var, after) * (information - torch.cholesky_inverse(torch.linalg.cholesky(before)))
+    information = _inverse(after, torch.finfo(row_cov.dtype).eps) - _inverse(before, torch.finfo(before.dtype).eps)
+    return _like(noise_var, after) * information
 
 
 def _write(mean: Tensor, row_cov: Tensor, address: Tensor, code: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,6 +217,13 @@ def _write_one(mean: Tensor, row_cov: Tensor, address: Tensor, code: Tensor, noi
     mean = mean + gain.unsqueeze(-1) * missing.unsqueeze(-2)
     row_cov = row_cov - gain.unsqueeze(-1) * cross.unsqueeze(-2)
     return mean, _symmetric(row_cov)
+
+
+def _inverse(matrix: Tensor, resolution: float) -> Tensor:
+    """Inverse of covariances ``(..., K, K)``; directions that are below their rounding count as being at it."""
+    values, vectors = torch.linalg.eigh(matrix)
+    floor = resolution * matrix.shape[-1] * values[..., -1:].clamp_min(torch.finfo(matrix.dtype).tiny)
+    return (vectors / values.maximum(floor).unsqueeze(-2)) @ vectors.mT
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from avalanche_memplugins._checks import batch as batch
 from avalanche_memplugins._checks import broadcast as broadcast
 from avalanche_memplugins._checks import choice as choice
+from avalanche_memplugins._checks import dtype_of as dtype_of
 from avalanche_memplugins._checks import flag as flag
 from avalanche_memplugins._checks import flags as flags
 from avalanche_memplugins._checks import floats as floats
@@ -28,6 +30,7 @@ from avalanche_memplugins._checks import one_of as one_of
 from avalanche_memplugins._checks import path as path
 from avalanche_memplugins._checks import positive_integer as positive_integer
 from avalanche_memplugins._checks import room as room
+from avalanche_memplugins._checks import rows as rows
 from avalanche_memplugins._checks import show as show
 from avalanche_memplugins._checks import tensor as tensor
 from avalanche_memplugins._checks import tensors as tensors
@@ -111,3 +114,45 @@ def finite(name: str, value: Tensor) -> None:
         bad = int((~value.isfinite()).sum())
         if bad:
             raise ValueError(f"{name}: expected finite values, got {bad} that are NaN or infinite")
+
+
+def labels(name: str, value: Tensor, rows: int) -> None:
+    """Raise unless ``value`` is an integer tensor ``(rows,)``: no number stands for all classes."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected an integer tensor ({rows},), one class a row of x, got {show(value)}")
+    label(name, value, rows)
+
+
+def row_slots(value: Tensor, held: int) -> Tensor:
+    """``value`` if it is an integer tensor ``(n,)`` of places below ``held``; looked at on the CPU only."""
+    if tensor("slots", value).ndim != 1 or value.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"slots: expected integers (n,), got {value.dtype} {tuple(value.shape)}")
+    if value.numel() and not value.is_cuda:
+        low, high = (int(end) for end in value.aminmax())
+        if low < 0 or high >= held:
+            raise ValueError(f"slots: expected places from 0 to {held - 1}, got {low} to {high}")
+    return value
+
+
+def row_shape(value: Any) -> torch.Size:
+    """``value`` as the shape of a row, if it is one."""
+    return torch.Size(integers("shape", value))
+
+
+def latent_codec(value: Any) -> None:
+    """Raise unless ``value`` is a learned codec, whose codes can be modelled, or None."""
+    if value is not None:
+        having("codec", value, ("to_latent", "from_latent", "code_size", "check"), "a learned codec, or None")
+
+
+def experience(batches: Any) -> Iterator[Any]:
+    """One pass over ``batches``, each of which is three columns.
+
+    :raises TypeError: if they are not batches ``(x, y, t)``.
+    """
+    if isinstance(batches, str) or not isinstance(batches, Iterable):
+        raise TypeError(f"batches: expected batches (x, y, t) to iterate over, got {show(batches)}")
+    for each in batches:
+        if not isinstance(each, tuple | list) or len(each) != 3:
+            raise TypeError(f"batches: expected batches (x, y, t), got {show(each)}")
+        yield each

@@ -16,6 +16,7 @@ from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
 
 Self = TypeVar("Self", bound="GenerativeMemory")
+_LARGEST = 1e15  # its square, added up a hundred million times, is a float32 number
 TABLE_BYTES = 4 * 8
 """Bytes a class takes in the table of classes: label, rows, task label and origin of the latest write."""
 
@@ -36,8 +37,7 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
 
     def __init__(self, *, codec: Any | None, seed: int) -> None:
         super().__init__()
-        if codec is not None and not (hasattr(codec, "to_latent") and hasattr(codec, "from_latent")):
-            raise TypeError(f"codec: wants a learned codec with a latent space, or None, got {type(codec).__name__}")
+        check.latent_codec(codec)
         self.codec = codec
         self.shape = Size()  # of one row of x; known from the first write on
         self.dtype = torch.float32
@@ -100,24 +100,31 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
     def _check(self, x: Tensor, y: Tensor, t: Tensor | int, origin: Tensor | int) -> int:
         """Number of rows of a batch in order; else what is wrong with it."""
         rows = check.rows_of(x)
+        check.labels("y", y, rows)
         for name, value in (("y", y), ("t", t), ("origin", origin)):
             check.label(name, value, rows)
             check.label_range(name, value)
-        if not isinstance(y, Tensor):
-            raise TypeError(f"y: wants an integer tensor ({rows},), got {type(y).__name__}")
         self._check_rows(x)
         return rows
 
     def _check_rows(self, x: Tensor) -> None:
         """Raise what is wrong with rows, but for what the codec looks at when it makes codes of them."""
         if not x.is_floating_point() and self.codec is None:
-            raise ValueError(f"x: without a codec wants floating-point rows, got {x.dtype}")
+            raise ValueError(f"x: expected floating-point rows without a codec, got {x.dtype}")
         if len(self._table) and (x.shape[1:] != self.shape or x.dtype != self.dtype):
             raise ValueError(
-                f"x: wants rows of shape {tuple(self.shape)} and type {self.dtype}, as first written, got "
+                f"x: expected rows of shape {tuple(self.shape)} and type {self.dtype}, as first written, got "
                 f"{tuple(x.shape[1:])} and {x.dtype}"
             )
         check.finite("x", x)
+
+    def _check_size(self, codes: Tensor) -> None:
+        """Raise for codes whose squares, summed over a stream, are no float32 numbers."""
+        largest = float(codes.abs().max()) if codes.numel() else 0.0
+        if largest > _LARGEST:
+            raise ValueError(
+                f"x: expected values within +-{_LARGEST:g}, so that sums of their squares are finite, got {largest:g}"
+            )
 
     def _to_codes(self, x: Tensor) -> Tensor:
         if self.codec is None:
@@ -158,6 +165,7 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
         :param of: look at the first so many classes only; None: at all.
         """
         check.positive_integer("n", n)
+        check.room("n", n, 4 * max(1, self.shape.numel()))
         rows = self._table[:of, 1]
         held = rows.nonzero().flatten()  # a class keeps its place when its last row is taken out
         if not len(held):
@@ -223,7 +231,7 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
         """
         tensors = self._own_tensors()
         state = flatten(self.get_extra_state(), tensors, "state.")
-        save_folder(folder, tensors, {"kind": type(self).__name__, "state": state})
+        save_folder(check.path("folder", folder), tensors, {"kind": type(self).__name__, "state": state})
 
     def load(self: Self, folder: str | Path) -> Self:
         """Take up what :meth:`save` wrote; returns the memory itself.
@@ -231,7 +239,7 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
         :raises ValueError: if the folder is damaged, or its memory was made with other arguments; this memory
             is then as before.
         """
-        tensors, manifest = load_folder(folder, kind=type(self).__name__)
+        tensors, manifest = load_folder(check.path("folder", folder), kind=type(self).__name__)
         state = unflatten(manifest["state"], tensors)
         mine, parameters = self._own_tensors(), {name for name, _ in self.named_parameters()}
         found = {name: value for name, value in tensors.items() if not name.startswith("state.")}

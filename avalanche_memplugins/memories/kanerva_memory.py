@@ -56,7 +56,7 @@ class KanervaMemory(KanervaBase):
         seed: int = 0,
     ) -> None:
         if not isinstance(check.made("machine", machine), KanervaMachine):
-            raise TypeError(f"machine: wants a KanervaMachine, got {type(machine).__name__}")
+            raise TypeError(f"machine: expected a KanervaMachine, got {check.show(machine)}")
         zeros = torch.zeros(machine.code_size)
         super().__init__(
             rows=machine.rows,
@@ -83,6 +83,8 @@ class KanervaMemory(KanervaBase):
         :param y: classes ``(B,)`` under which they were.
         :raises ValueError: if the memory does not hold such items.
         """
+        self._check_cue("x", x)
+        check.labels("y", y, len(x))
         index = self._places(y)
         code = self._to_codes(x).double()
         if self.share == "all":

@@ -90,7 +90,7 @@ class DynamicKanervaMachine(KanervaNetwork):
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Codes ``(B, C)`` and log-scales of their addresses ``(B, K)`` for images ``(B, C, H, W)`` in [0, 1]."""
-        check.rows("x", x, (self.channels, self.size, self.size))
+        self._check_images("x", x)
         code, log_scale = self.encoder(x).split((self.code_size, self.rows), -1)
         return code, log_scale + self.log_scale
 
@@ -118,7 +118,7 @@ class DynamicKanervaMachine(KanervaNetwork):
 
     def written(self, x: Tensor, *, sequential: bool = False) -> tuple[Tensor, Tensor]:
         """The memory after writing episodes ``(E, T, C, H, W)``: ``(E, K, C)``, ``(E, K, K)``."""
-        check.rows("x", x, (self.channels, self.size, self.size), "E, T")
+        self._check_images("x", x, "E, T")
         return self.write(episodic(self.encode(x.flatten(0, 1)), x.shape[:2]), sequential=sequential)
 
     def bound(self, x: Tensor, *, sequential: bool = False, generator: torch.Generator | None = None) -> EpisodeBound:
@@ -128,7 +128,7 @@ class DynamicKanervaMachine(KanervaNetwork):
         :param sequential: as in :meth:`write`.
         :param generator: for the samples; torch's own if None.
         """
-        check.rows("x", x, (self.channels, self.size, self.size), "E, T")
+        self._check_images("x", x, "E, T")
         check.flag("sequential", sequential)
         check.generator("generator", generator)
         episodes, items = x.shape[:2]
@@ -151,7 +151,7 @@ class DynamicKanervaMachine(KanervaNetwork):
         :param cue: images ``(E, T, C, H, W)`` in [0, 1].
         :param steps: reads, >= 1; each starts from the image that the one before gave.
         """
-        check.rows("cue", cue, (self.channels, self.size, self.size), "E, T")
+        self._check_images("cue", cue, "E, T")
         check.rows("mean", mean, (self.rows, self.code_size), "...")
         check.positive_integer("steps", steps)
         seen, out = cue, []

@@ -94,7 +94,7 @@ class KanervaMachine(KanervaNetwork):
 
     def features(self, x: Tensor) -> Tensor:
         """What the encoder sees in images ``(B, C, H, W)`` in [0, 1], ``(B, features)``."""
-        check.rows("x", x, (self.channels, self.size, self.size))
+        self._check_images("x", x)
         features: Tensor = nn.functional.silu(self.encoder(x))
         return features
 
@@ -129,7 +129,7 @@ class KanervaMachine(KanervaNetwork):
         :param sequential: write one item after the other; the result is the same, only slower.
         :param generator: for the samples; torch's own if None.
         """
-        check.rows("x", x, (self.channels, self.size, self.size), "E, T")
+        self._check_images("x", x, "E, T")
         check.flag("sequential", sequential)
         check.generator("generator", generator)
         episodes, items = x.shape[:2]
@@ -153,7 +153,7 @@ class KanervaMachine(KanervaNetwork):
 
     def written(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The memory after writing episodes ``(E, T, C, H, W)`` at the means of y: ``(E, K, C)``, ``(E, K, K)``."""
-        check.rows("x", x, (self.channels, self.size, self.size), "E, T")
+        self._check_images("x", x, "E, T")
         features = episodic(self.features(x.flatten(0, 1)), x.shape[:2])
         weights = self.weights(self.address_posterior(features)[0])
         mean, row_cov = (part.expand(len(x), *part.shape) for part in self.prior())
@@ -166,7 +166,7 @@ class KanervaMachine(KanervaNetwork):
         :param cue: images ``(E, T, C, H, W)`` in [0, 1].
         :param steps: reads, >= 1; each starts from the image that the one before gave.
         """
-        check.rows("cue", cue, (self.channels, self.size, self.size), "E, T")
+        self._check_images("cue", cue, "E, T")
         check.rows("mean", mean, (self.rows, self.code_size), "...")
         check.positive_integer("steps", steps)
         seen, out = cue, []

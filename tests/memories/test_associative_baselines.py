@@ -101,10 +101,10 @@ def test_hopfield_recalls_bits_and_keeps_known_ones(update) -> None:
 
 def test_hopfield_wants_bits() -> None:
     memory = HopfieldMemory(4)
-    with pytest.raises(ValueError, match="patterns: wants entries 0 and 1"):
+    with pytest.raises(ValueError, match="patterns: expected entries 0 and 1"):
         memory.write(torch.full((1, 1, 4), 0.5))
     memory.write(torch.ones(1, 1, 4))
-    with pytest.raises(ValueError, match=r"cue: wants entries 0, 0\.5 and 1"):
+    with pytest.raises(ValueError, match=r"cue: expected entries 0, 0\.5 and 1"):
         memory.read(torch.full((1, 1, 4), 0.7))
 
 

@@ -50,10 +50,10 @@ SEEDED: dict[str, Any] = {
 @pytest.mark.parametrize("name", SEEDED)
 def test_a_seed_that_is_none_is_named(name: str) -> None:
     for wrong in ("a", 1.5, True):
-        with pytest.raises(TypeError, match=f"seed: wants an integer, got {wrong!r}"):
+        with pytest.raises(TypeError, match=f"seed: expected an integer, got {wrong!r}"):
             SEEDED[name](seed=wrong)
     with pytest.raises(
-        ValueError, match=r"seed: wants an integer from -2\*\*63 to 2\*\*64 - 1, got 18446744073709551616"
+        ValueError, match=r"seed: expected an integer from -2\*\*63 to 2\*\*64 - 1, got 18446744073709551616"
     ):
         SEEDED[name](seed=2**64)
 

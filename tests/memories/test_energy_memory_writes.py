@@ -153,7 +153,7 @@ def test_consolidation_is_repeatable_and_a_failed_one_changes_no_rows() -> None:
     bad = batches(classes=(2, 3), seed=5)
     bad[-1] = (bad[-1][0] * 9, *bad[-1][1:])
     for wrong in (bad, []):
-        with pytest.raises(ValueError, match=r"x: |batches: wants the rows of an experience, got none"):
+        with pytest.raises(ValueError, match=r"x: |batches: expected the rows of an experience, got none"):
             again.consolidate(wrong, origin=4)
     many = [(rows(100)[0], torch.arange(100) + 100 * i, 0) for i in range(3)]
     with pytest.raises(ValueError, match="y: this memory holds at most 255 classes"):
@@ -170,16 +170,16 @@ def test_consolidation_is_repeatable_and_a_failed_one_changes_no_rows() -> None:
 X, Y = rows(4)
 WRONG_WRITES: list[tuple[tuple[Any, ...], Any, str]] = [
     ((X[:, :, :3], Y), ValueError, "x: "),
-    ((X.flatten(1), Y), ValueError, r"x: wants rows of shape \(1, 4, 4\)"),
+    ((X.flatten(1), Y), ValueError, r"x: expected rows of shape \(1, 4, 4\)"),
     ((X * 2, Y), ValueError, "x: .* stores pixels from 0 to 1"),
-    ((X / 0, Y), ValueError, "x: wants finite values"),
+    ((X / 0, Y), ValueError, "x: expected finite values"),
     ((X.byte(), Y), ValueError, "x: without a codec wants floating-point rows"),
-    ((X.tolist(), Y), TypeError, "x: wants a tensor"),
-    ((X, Y[:3]), ValueError, r"y: wants shape \(4,\)"),
-    ((X, Y.float()), ValueError, "y: wants integers"),
-    ((X, -Y - 1), ValueError, "y: wants integers from 0"),
-    ((X, Y, torch.zeros(3, dtype=torch.int64)), ValueError, "t: wants shape"),
-    ((X, Y, -1), ValueError, "t: wants integers from 0"),
+    ((X.tolist(), Y), TypeError, "x: expected a tensor"),
+    ((X, Y[:3]), ValueError, r"y: expected shape \(4,\)"),
+    ((X, Y.float()), ValueError, "y: expected integers"),
+    ((X, -Y - 1), ValueError, "y: expected integers from 0"),
+    ((X, Y, torch.zeros(3, dtype=torch.int64)), ValueError, "t: expected shape"),
+    ((X, Y, -1), ValueError, "t: expected integers from 0"),
 ]
 
 

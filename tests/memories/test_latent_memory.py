@@ -204,11 +204,11 @@ ROWS, LABELS = torch.zeros(3, 6), torch.zeros(3, dtype=torch.int64)
     [
         (Broken((ROWS[:, :5], LABELS, 0)), "this memory holds torch.float32 rows of shape"),
         (Broken((ROWS - 1, LABELS, 0)), "pixels from 0 to 1, got -1"),
-        (Broken((ROWS + float("nan"), LABELS, 0)), "x: wants finite values"),
-        (Broken((ROWS, LABELS[:2], 0)), "y: wants shape"),
-        (Broken((ROWS, LABELS - 1, 0)), "y: wants integers"),
+        (Broken((ROWS + float("nan"), LABELS, 0)), "x: expected finite values"),
+        (Broken((ROWS, LABELS[:2], 0)), "y: expected shape"),
+        (Broken((ROWS, LABELS - 1, 0)), "y: expected integers"),
         (Broken((ROWS[:, :5], LABELS, 0), from_pass=2), "[Ss]izes of tensors"),  # in the midst of training
-        ([], "wants the rows of an experience, got none"),
+        ([], "expected the rows of an experience, got none"),
         (iter(Experience(2)), "got what is used up after once"),
     ],
 )
@@ -271,10 +271,10 @@ def test_autocast_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: StreamCodec(Tiny(), steps=0), ValueError, "steps: wants an integer >= 1, got 0"),
-        (lambda: StreamCodec(Tiny(), lr=0.0), ValueError, "lr: wants a number > 0, got 0"),
+        (lambda: StreamCodec(Tiny(), steps=0), ValueError, "steps: expected an integer >= 1, got 0"),
+        (lambda: StreamCodec(Tiny(), lr=0.0), ValueError, "lr: expected a number > 0, got 0"),
         (lambda: StreamCodec(nn.Linear(2, 2)), TypeError, "got Linear without"),
-        (lambda: LatentMemory(3, codec="raw"), TypeError, "codec: wants a StreamCodec, got str"),
+        (lambda: LatentMemory(3, codec="raw"), TypeError, "codec: expected a StreamCodec, got str"),
         (lambda: make(store_logits=True), ValueError, "store_logits: a LatentMemory keeps codes"),
         (lambda: make(embedding=nn.Linear(6, 2)), ValueError, "embedding: a LatentMemory keeps codes"),
         (lambda: make(capacity=0), ValueError, "capacity: wants"),

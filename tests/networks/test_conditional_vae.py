@@ -56,7 +56,7 @@ def test_classes_change_rows_codes_and_bounds() -> None:
     assert net.decode(z, y).shape == (3, 1, 2, 3)
     with pytest.raises(ValueError, match="y: expected classes .*got None"):
         net.decode(z)
-    with pytest.raises(ValueError, match="y: is for a network with classes"):
+    with pytest.raises(ValueError, match="y: expected None, as the network has no classes"):
         vae().decode(z, y)
 
 

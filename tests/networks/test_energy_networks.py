@@ -347,7 +347,11 @@ def test_a_read_moves_along_the_preconditioned_slope() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
-    [(1, {}, "x: expected at least two"), (9, {"rank": 7}, "rank: expected 1 to 6, got 7"), (9, {"rank": 0}, "rank: expected")],
+    [
+        (1, {}, "x: expected at least two"),
+        (9, {"rank": 7}, "rank: expected 1 to 6, got 7"),
+        (9, {"rank": 0}, "rank: expected"),
+    ],
 )
 def test_what_cannot_be_whitened_is_named(rows: int, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

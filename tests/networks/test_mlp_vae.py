@@ -112,7 +112,9 @@ def test_a_frozen_encoder_undoes_each_channel() -> None:
 
 
 def test_an_encoder_wants_its_methods() -> None:
-    with pytest.raises(ValueError, match=r"expected a module with a method posterior\(x\) for code=.posterior., got Linear"):
+    with pytest.raises(
+        ValueError, match=r"expected a module with a method posterior\(x\) for code=.posterior., got Linear"
+    ):
         FrozenEncoder(nn.Linear(2, 2), code="posterior")
-    with pytest.raises(ValueError, match="code: expected 'mean' or 'posterior', got 'mode'"):
+    with pytest.raises(ValueError, match="code: expected one of 'mean', 'posterior', got 'mode'"):
         FrozenEncoder(small(), code="mode")  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from avalanche_memplugins.functional.gaussian import pack_triangle, unpack_triangle
 from avalanche_memplugins.functional.kanerva import kanerva_posterior, kanerva_unwrite
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import slots
 from avalanche_memplugins.memories._kanerva.receipts import Items, Written
 from avalanche_memplugins.memories._kanerva.state import KanervaState
@@ -39,6 +40,7 @@ class KanervaPosteriors(KanervaState):
         if not self._check(x, y, t, origin):
             return None
         codes = self._to_codes(x).to(self.device if self.mean.numel() else x.device).double()
+        self._check_size(codes)
         if not self.mean.numel():
             self._prior_mean(codes.shape[1])  # raises before anything changes if the prior does not fit these codes
         self.shape, self.dtype = x.shape[1:], x.dtype
@@ -102,14 +104,14 @@ class KanervaPosteriors(KanervaState):
         :raises ValueError: if the memory does not hold these items, or gave them up before.
         """
         if not isinstance(written, Written):
-            raise TypeError(f"written: wants a receipt of write_items or its rows(index), got {type(written).__name__}")
+            raise TypeError(f"written: expected a receipt of write_items or its rows(index), got {check.show(written)}")
         slot, address, code, residual, place, items = written
         items.check(self._life)
         removed = torch.bincount(place, minlength=len(self._table))
         if bool((removed > self._table[:, 1]).any()):
             label, held = self._table[(removed - self._table[:, 1]).argmax(), :2].tolist()
             raise ValueError(
-                f"written: wants items that this memory holds; of class {label} it holds {held}, "
+                f"written: expected items that this memory holds; of class {label} it holds {held}, "
                 f"got {int(removed[self.classes.index(label)])} to take out"
             )
         if self.share == "all" and code.shape[1] < self.mean.shape[-1]:

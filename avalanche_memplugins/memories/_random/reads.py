@@ -55,6 +55,7 @@ class RowReads(RowState):
 
         :param slots: int64 ``(n,)`` on the CPU, from 0 to ``len(memory) - 1``.
         """
+        check.row_slots(slots, len(self))
         return self._decoded(self.store.gather(slots))
 
     def _decoded(self, held: dict[str, Tensor]) -> Recall:
@@ -65,4 +66,5 @@ class RowReads(RowState):
 
     def labels_of(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``y``, ``t`` and ``origin`` of the rows in the given slots, int64 ``(n,)`` each, as in :meth:`rows`."""
+        check.row_slots(slots, len(self))
         return self._columns.unstack(self.store.get("labels", slots))

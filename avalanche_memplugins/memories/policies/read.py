@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional import distinct_integers
 from avalanche_memplugins.memories.policies.write import Grouping
 
@@ -52,7 +53,7 @@ class Uniform:
     nbytes = 0
 
     def __init__(self, *, replacement: bool = False) -> None:
-        self.replacement = replacement
+        self.replacement = check.flag("replacement", replacement)
 
     def start(self, capacity: int) -> None:
         """There is nothing to prepare."""
@@ -63,6 +64,7 @@ class Uniform:
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
         """Uniform draws."""
         if self.replacement:
+            check.room("n", count, 8)
             return torch.randint(filled, (count,), generator=generator)
         return distinct_integers(filled, min(count, filled), generator=generator)
 
@@ -90,8 +92,8 @@ class Balanced:
     """
 
     def __init__(self, grouping: Grouping, *, replacement: bool = False) -> None:
-        self.grouping: Grouping | None = grouping
-        self.replacement = replacement
+        self.grouping: Grouping | None = check.choice("grouping", grouping, ("class", "task"))
+        self.replacement = check.flag("replacement", replacement)
         self.start(0)
 
     def start(self, capacity: int) -> None:
