@@ -108,7 +108,7 @@ def kanerva_address(mean: Tensor, code: Tensor, *, ridge: float | Tensor = 1.0, 
     if released:
         gram, right = gram @ gram, gram @ right
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    factor, _ = torch.linalg.cholesky_ex(gram + _like(ridge, mean) * eye)
+    factor, _ = torch.linalg.cholesky_ex(gram + _above_rounding(_like(ridge, mean), gram) * eye)
     return torch.cholesky_solve(right, factor).mT
 
 
@@ -201,8 +201,10 @@ def address_second_moment(row_cov: Tensor, prior_row_cov: Tensor, *, noise_var: 
 def _write(mean: Tensor, row_cov: Tensor, address: Tensor, code: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     cross = row_cov @ address.mT  # (..., K, T)
     eye = torch.eye(address.shape[-2], dtype=mean.dtype, device=mean.device)
+    seen = address @ cross
+    noise = _above_rounding(noise, seen)
     # Never fails: its smallest eigenvalue is the noise. So nobody has to wait for a GPU to say so.
-    factor, _ = torch.linalg.cholesky_ex(address @ cross + noise * eye)
+    factor, _ = torch.linalg.cholesky_ex(seen + noise * eye)
     gain = torch.cholesky_solve(cross.mT, factor).mT
     kept = torch.eye(row_cov.shape[-1], dtype=mean.dtype, device=mean.device) - gain @ address
     row_cov = kept @ row_cov @ kept.mT + noise * (gain @ gain.mT)
@@ -217,6 +219,13 @@ def _write_one(mean: Tensor, row_cov: Tensor, address: Tensor, code: Tensor, noi
     mean = mean + gain.unsqueeze(-1) * missing.unsqueeze(-2)
     row_cov = row_cov - gain.unsqueeze(-1) * cross.unsqueeze(-2)
     return mean, _symmetric(row_cov)
+
+
+def _above_rounding(noise: Tensor, matrix: Tensor) -> Tensor:
+    """The noise that is added to the diagonal of a semi-definite matrix, or what its rounding takes away if that is more."""
+    size = matrix.shape[-1]
+    largest = matrix.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
+    return noise.maximum((4 * size * torch.finfo(matrix.dtype).eps * largest)[..., None, None])
 
 
 def _inverse(matrix: Tensor, resolution: float) -> Tensor:

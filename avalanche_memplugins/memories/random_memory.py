@@ -81,7 +81,8 @@ class RandomMemory(RowReads):
     ) -> None:
         check.flags(replacement=replacement, store_tasks=store_tasks, store_logits=store_logits)
         super().__init__()
-        check.path("storage", storage)
+        if isinstance(storage, str | Path) and storage:
+            check.path("storage", storage)
         self.capacity = check.positive_integer("capacity", capacity)
         self.policy = write_policy(policy)
         self.read = read_policy(read, replacement)
@@ -142,7 +143,7 @@ class RandomMemory(RowReads):
         row = probe.nbytes - shared
         if nbytes - shared < row:
             beside = f" beside {shared} of the codec" if shared else ""
-            raise ValueError(f"nbytes: expected at least the {row} bytes that one row takes{beside}, got {nbytes}")
+            raise ValueError(f"nbytes: one row takes {row} bytes{beside}, got a budget of {nbytes}")
         return cls((nbytes - shared) // row, **kwargs)
 
     def __repr__(self) -> str:

@@ -156,7 +156,9 @@ def test_a_budget_gives_the_largest_rank_that_fits() -> None:
         assert memory.nbytes <= nbytes
         ranks.append(memory.rank)
     assert ranks == [0, 1, 2, 2, None, None]  # a triangle takes less than three factors would
-    with pytest.raises(ValueError, match=r"nbytes: mean and variances of 3 classes take 240 bytes, got .* 239"):
+    with pytest.raises(
+        ValueError, match="nbytes: expected at least the 240 bytes that mean and variances of 3 classes take, got"
+    ):
         GaussianMemory.from_budget(239, classes=3, shape=(WIDTH,))
     with pytest.raises(ValueError, match=r"shape: .* got None"):
         GaussianMemory.from_budget(5_000, classes=3)
@@ -190,9 +192,9 @@ def test_a_state_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     memory, other = filled(rank=2), filled(rank=3)
     before = copy.deepcopy(memory).sample(5).x
     other.save(tmp_path / "memory")
-    with pytest.raises(ValueError, match=r"state: expected that of GaussianMemory of rank 2.* got .* rank 3"):
+    with pytest.raises(ValueError, match="state: wants that of GaussianMemory of rank 2, codec None, got"):
         memory.load_state_dict(other.state_dict())
-    with pytest.raises(ValueError, match="state: expected that of GaussianMemory of rank 2"):
+    with pytest.raises(ValueError, match="state: wants that of GaussianMemory of rank 2, codec None, got"):
         memory.load(tmp_path / "memory")
     assert torch.equal(memory.sample(5).x, before)
 
@@ -204,7 +206,7 @@ def test_a_state_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
         ((torch.zeros(2, 6), torch.tensor([0, 1, 1])), r"y: expected shape \(2,\)"),
         ((torch.zeros(2, 5), torch.tensor([0, 1])), r"x: expected rows of shape \(6,\)"),
         ((torch.zeros(2, 6).double(), torch.tensor([0, 1])), "x: expected rows of shape"),
-        ((torch.zeros(2, 6).long(), torch.tensor([0, 1])), "x: without a codec wants floating-point rows"),
+        ((torch.zeros(2, 6).long(), torch.tensor([0, 1])), "x: expected floating-point rows without a codec, got"),
         ((torch.full((2, 6), float("nan")), torch.tensor([0, 1])), "x: expected finite values, got 12"),
         ((torch.zeros(2, 6), torch.tensor([0, 1]), -1), "t: expected integers"),
     ],
@@ -223,7 +225,7 @@ def test_bad_arguments() -> None:
         GaussianMemory(rank=-1)
     with pytest.raises(ValueError, match=r"balance: expected one of 'class', 'count', got 'clas'; did you mean"):
         GaussianMemory(balance="clas")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"codec: expected a learned codec .* got str"):
+    with pytest.raises(TypeError, match="codec: expected a learned codec, or None, got"):
         GaussianMemory(codec="raw")
     with pytest.raises(ValueError, match="n: nothing has been written"):
         GaussianMemory().sample(3)

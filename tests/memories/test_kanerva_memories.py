@@ -238,7 +238,7 @@ def test_some_of_the_items_are_taken_out(share: Any) -> None:
     memory.unwrite(receipt.rows(torch.arange(12, 20)))
     torch.testing.assert_close(memory.mean, kept.mean, atol=1e-3, rtol=1e-3)
     assert memory.summary().per_class == kept.summary().per_class
-    with pytest.raises(TypeError, match=r"written: expected a receipt of write_items .*, got tuple"):
+    with pytest.raises(TypeError, match=r"written: expected a receipt of write_items or its rows\(index\), got"):
         memory.unwrite(receipt[:2])  # type: ignore[arg-type]
 
 
@@ -251,9 +251,7 @@ def test_items_that_are_not_there_cannot_be_taken_out(share: Any) -> None:
     memory.unwrite(receipt)
     mean = memory.mean.clone()
     message = "written: expected items that this memory holds; of class 5 it holds 0, got 10 to take out"
-    with pytest.raises(
-        ValueError, match=r"written: expected items that were not taken out before, .*; got 30 of 30 again"
-    ):
+    with pytest.raises(ValueError, match="written: expected items not taken out before, each once; got 30 of 30 again"):
         memory.unwrite(receipt)
     with pytest.raises(ValueError, match=message):
         memory.forget(x, y)
@@ -277,7 +275,7 @@ def test_an_item_is_taken_out_once_though_others_of_its_class_are_held(share: An
         (receipt.rows(torch.tensor([20, 20])), "1 of 2"),
     ):
         with pytest.raises(
-            ValueError, match=f"written: expected items that were not taken out before, .*; got {many} again"
+            ValueError, match=f"written: expected items not taken out before, each once; got {many} again"
         ):
             memory.unwrite(again)
     after = memory.state_dict()
@@ -366,7 +364,7 @@ def test_bytes_are_those_of_its_tensors_and_a_budget_is_kept() -> None:
     shared = DynamicKanervaMemory.from_budget(5_000, classes=3, shape=(WIDTH * 10,), share="all")
     shared.write(x, torch.arange(90) % 3)
     assert shared.nbytes <= 5_000
-    with pytest.raises(ValueError, match="nbytes: one memory row takes"):
+    with pytest.raises(ValueError, match="nbytes: expected at least the 264 bytes that one memory row takes, got"):
         DynamicKanervaMemory.from_budget(100, classes=3, shape=(WIDTH,))
 
 
@@ -385,12 +383,12 @@ def test_a_class_may_come_with_one_row_and_the_global_generator_is_left_alone() 
     ("options", "message"),
     [
         ({"rows": 0}, "rows: expected an integer >= 1, got 0"),
-        ({"noise_var": 0.0}, "noise_var: expected a number above 0, got 0.0"),
-        ({"address_std": -1.0}, "address_std: expected a number above 0, got -1.0"),
+        ({"noise_var": 0.0}, "noise_var: expected a number > 0, got"),
+        ({"address_std": -1.0}, "address_std: expected a number > 0, got"),
         ({"share": "none"}, "share: expected one of 'class', 'all', got 'none'"),
         ({"address": "best"}, "address: expected one of 'fitted', 'prior', got 'best'"),
         ({"read_steps": -1}, "read_steps: expected an integer >= 0, got -1"),
-        ({"prior": torch.zeros(16, 4)}, r"prior: expected \(16, C\) that is not all zero"),
+        ({"prior": torch.zeros(16, 4)}, r"prior: expected finite numbers \(16, C\), not all of them zero, got"),
     ],
 )
 def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
@@ -426,5 +424,5 @@ def test_a_failed_write_changes_nothing() -> None:
 def test_a_state_of_another_memory_is_refused() -> None:
     memory = DynamicKanervaMemory(rows=4)
     fed(memory)
-    with pytest.raises(ValueError, match="state: expected that of"):
+    with pytest.raises(ValueError, match="state: wants that of DynamicKanervaMemory"):
         DynamicKanervaMemory(rows=4, noise_var=0.2).load_state_dict(memory.state_dict())

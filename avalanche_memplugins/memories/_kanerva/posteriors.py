@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avalanche_memplugins.functional.gaussian import pack_triangle, unpack_triangle
+from avalanche_memplugins.functional.gaussian import pack_triangle, symmetric_factors, unpack_triangle
 from avalanche_memplugins.functional.kanerva import kanerva_posterior, kanerva_unwrite
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import slots
@@ -14,6 +14,10 @@ from avalanche_memplugins.memories._kanerva.state import KanervaState
 
 CHUNK = 32
 """Items of a class that are written at once: addresses within a chunk do not see each other's writes."""
+
+
+_ROUNDED = 1e-4
+"""Noise, relative to the prior's variance, below which float32 may leave a covariance less than semi-definite."""
 
 
 class KanervaPosteriors(KanervaState):
@@ -62,6 +66,9 @@ class KanervaPosteriors(KanervaState):
         number, device = slots(places, rows), codes.device
         here = index.to(device)
         mean, row_cov = self.mean[here].double(), unpack_triangle(self.row_cov[here].double(), self.rows)
+        if self.noise_var < _ROUNDED * self.prior_var:
+            factors = symmetric_factors(row_cov)
+            row_cov = factors.mT @ factors
         address = codes.new_zeros(len(codes), self.rows)
         residual = torch.empty_like(codes)
         for start in range(0, int(rows.max()), CHUNK):
@@ -77,7 +84,7 @@ class KanervaPosteriors(KanervaState):
             present = torch.zeros(batch.shape[:2], dtype=codes.dtype, device=device)
             present[slot, row] = 1
             weights = weights * present.unsqueeze(-1)
-            mean, row_cov = kanerva_posterior(mean, row_cov, weights, batch, noise_var=self.noise_var)
+            mean, row_cov = kanerva_posterior(mean, row_cov, weights, batch, noise_var=self._noise)
             address[chosen] = weights[slot, row]
             residual[chosen] = (batch - weights @ mean)[slot, row]
         self.mean[here], self.row_cov[here] = mean.float(), pack_triangle(row_cov).float()
@@ -130,7 +137,7 @@ class KanervaPosteriors(KanervaState):
                 unpack_triangle(self.row_cov[s].double(), self.rows),
                 address[its],
                 code[its],
-                noise_var=self.noise_var,
+                noise_var=self._noise,
             )
         for s, (mean, row_cov) in found.items():
             self.mean[s], self.row_cov[s] = mean.float(), pack_triangle(row_cov).float()

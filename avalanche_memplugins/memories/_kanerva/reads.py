@@ -57,7 +57,7 @@ class KanervaReads(KanervaPosteriors):
         energies = []
         for mean in means:
             weights = self._addresses(mean[None], codes[None], x[None])[0]
-            error = (codes - weights @ mean).square().sum(-1) / self.noise_var
+            error = (codes - weights @ mean).square().sum(-1) / self._noise
             energies.append(error + weights.square().sum(-1))
         return torch.stack(energies).argmin(0)
 

@@ -52,7 +52,7 @@ class KanervaBase(KanervaReads):
         prior = self.prior_var * torch.eye(self.rows, device=self.device)
         # As it is kept, float32: so it is known how much of it is rounding.
         row_cov = unpack_triangle(self.row_cov, self.rows)
-        moment = address_second_moment(row_cov, prior, noise_var=self.noise_var) / counts[:, None, None]
+        moment = address_second_moment(row_cov, prior, noise_var=self._noise) / counts[:, None, None]
         mean = self.address_sum.double() / counts[:, None]
         factors = symmetric_factors(moment - mean.unsqueeze(-1) * mean.unsqueeze(-2))
         cov = factors.mT @ factors  # semi-definite, whatever rounding has left of it

@@ -51,6 +51,8 @@ class KanervaState(GenerativeMemory, ABC):
         for name, value in (("noise_var", noise_var), ("prior_var", prior_var), ("label_scale", label_scale)):
             check.number(name, value, above=0)
         self.noise_var, self.prior_var, self.label_scale = float(noise_var), float(prior_var), float(label_scale)
+        # Less than that is lost in the rounding of float64, and with it that covariances are semi-definite.
+        self._noise = max(self.noise_var, 1e-12 * self.prior_var)
         self.address = check.choice("address", address, ("fitted", "prior"))
         self.read_steps = check.integer("read_steps", read_steps, least=0)
         self.balance = check.choice("balance", balance, ("class", "count"))

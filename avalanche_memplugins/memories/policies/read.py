@@ -138,6 +138,8 @@ class Balanced:
 
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
         """Equal draws from every group."""
+        if self.replacement:
+            check.room("n", count, 8)
         groups = self._groups
         share, extra = divmod(count, len(groups))
         if share == 0:  # more groups than rows: no need to look at each
