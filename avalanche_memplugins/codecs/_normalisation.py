@@ -30,6 +30,13 @@ class Normalisation:
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         self.mean, self.std = statistics(mean, std)
+        self.given = bool(self.mean.any()) or bool((self.std != 1).any())
+        self.found: tuple[list[float], list[float]] | None = None
+
+    def find(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        """Take those that the data was found to go through; what was given at the making stays the ``repr``."""
+        self.mean, self.std = statistics(mean, std)
+        self.found = self.mean.tolist(), self.std.tolist()
 
     def check(self, x: Tensor, holder: str) -> None:
         """Raise ``ValueError`` unless the pixels of ``x`` ``(B, *shape)`` lie within [0, 1].
@@ -43,7 +50,7 @@ class Normalisation:
         low, high = (float(end) for end in self.undo(x).aminmax())
         # Written so that NaN fails it.
         if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
-            got = f"{low:.4g} to {high:.4g} in rows of {tuple(x.shape[1:])} under {self}"
+            got = f"{low:.4g} to {high:.4g} in rows of {tuple(x.shape[1:])} under {self.said()}"
             if not math.isfinite(low) or not math.isfinite(high):
                 raise ValueError(f"x: {holder} expected finite values, got {got}")
             if x.ndim == 2:
@@ -73,8 +80,13 @@ class Normalisation:
             self.mean, self.std = self.mean.to(device), self.std.to(device)
         return tuple(v if len(v) == 1 else v.view((-1,) + (1,) * (ndim - 2)) for v in (self.mean, self.std))  # type: ignore[return-value]
 
-    def __repr__(self) -> str:
+    def said(self) -> str:
+        """Both, for people to read."""
         return f"mean={show(self.mean)}, std={show(self.std)}"
+
+    def __repr__(self) -> str:
+        # What a memory was made with, by which it knows whose state it loads; what was found later is in the state.
+        return self.said() if self.found is None else "mean=0, std=1"
 
 
 def statistics(mean: float | Sequence[float], std: float | Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -222,7 +222,7 @@ def _write_one(mean: Tensor, row_cov: Tensor, address: Tensor, code: Tensor, noi
 
 
 def _above_rounding(noise: Tensor, matrix: Tensor) -> Tensor:
-    """The noise that is added to the diagonal of a semi-definite matrix, or what its rounding takes away if that is more."""
+    """Noise for the diagonal of a semi-definite matrix, at least what rounding may have taken from it."""
     size = matrix.shape[-1]
     largest = matrix.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
     return noise.maximum((4 * size * torch.finfo(matrix.dtype).eps * largest)[..., None, None])

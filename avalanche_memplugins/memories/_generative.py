@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from torch import Size, Tensor, nn
 
 from avalanche_memplugins._folders import CorruptedFolderError, flatten, load_folder, save_folder, unflatten
 from avalanche_memplugins._pickling import PicklesGenerator
+from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
@@ -33,6 +34,7 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
     """
 
     store_logits = False
+    normalisation: Normalisation | None = None  # of memories that work on pixels
     _fixed: tuple[str, ...] = ("codec.",)  # beginnings of names of what does not hold the stream
 
     def __init__(self, *, codec: Any | None, seed: int) -> None:
@@ -180,6 +182,23 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
         y, _, t, origin = self._table[index].to(x.device).unbind(1)
         return Recall(x, y, t, origin)
 
+    def normalise_as(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        """Take rows to be images that went through this ``Normalize``, if no other was given and none is held.
+
+        Plugins call it with what they find in the stream's transforms. It is part of the state.
+
+        :param mean: of the ``Normalize``, a number or one a channel.
+        :param std: likewise, > 0.
+        :raises ValueError: for anything else.
+        """
+        holder = self.normalisation
+        if holder is not None and not holder.given and not len(self):
+            self._find_normalisation(mean, std)
+
+    def _find_normalisation(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        if self.normalisation is not None:
+            self.normalisation.find(mean, std)
+
     # ---------------------------------------------------------------- state
 
     def _parts(self) -> list[str]:
@@ -194,7 +213,12 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
             "dtype": str(self.dtype).removeprefix("torch."),
             "generator": self._generator.get_state(),
             "parts": self._parts(),
+            **({"normalisation": found} if (found := self._found_normalisation()) else {}),
         }
+
+    def _found_normalisation(self) -> list[list[float]]:
+        found = None if self.normalisation is None else self.normalisation.found
+        return [] if found is None else list(found)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state``.
@@ -206,6 +230,8 @@ class GenerativeMemory(PicklesGenerator, nn.Module):
         self.shape = Size(state["shape"])
         self.dtype = getattr(torch, state["dtype"])
         self._generator.set_state(state["generator"].cpu())
+        if state.get("normalisation"):
+            self._find_normalisation(*state["normalisation"])
 
     def _check_state(self, state: dict[str, Any]) -> None:
         if state["parts"] != self._parts():

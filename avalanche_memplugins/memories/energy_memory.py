@@ -99,9 +99,10 @@ class EnergyMemory(EnergyReads):
                 check.positive_integer(name, steps)
         if cue is not None and not isinstance(cue, int) and not isinstance(check.made("cue", cue), Codec):
             raise TypeError(f"cue: expected a codec, the side >= 1 of a thumbnail, or None, got {check.show(cue)}")
+        self._side = cue if isinstance(cue, int) else None  # of thumbnails by a codec of the memory's own
         if isinstance(cue, int):
-            check.positive_integer("cue", cue)
-            cue = Downsampled(cue, Uint8(mean=mean, std=std, lossy=True))
+            cue = Downsampled(check.positive_integer("cue", cue), Uint8(mean=mean, std=std, lossy=True))
+        self._cue_made = repr(cue)
         self.cue, self.by_class, self.label_bits = cue, by_class, label_bits
         self.write_steps, self.read_steps, self.temperature = write_steps, read_steps, float(temperature)
         self.normalisation = Normalisation(mean, std)
@@ -147,10 +148,16 @@ class EnergyMemory(EnergyReads):
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({type(self.network).__name__}, slots={self.slots}, slot_size={self.slot_size}, "
-            f"cue={self.cue!r}, precision={self.precision!r}, by_class={self.by_class}, label_bits={self.label_bits}, "
-            f"write_steps={self.write_steps}, read_steps={self.read_steps}, temperature={self.temperature}, "
-            f"{self.normalisation}, codec={self.codec!r})"
+            f"cue={self._cue_made}, precision={self.precision!r}, by_class={self.by_class}, "
+            f"label_bits={self.label_bits}, write_steps={self.write_steps}, read_steps={self.read_steps}, "
+            f"temperature={self.temperature}, {self.normalisation}, codec={self.codec!r})"
         )
+
+    def _find_normalisation(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        if self.codec is None:
+            super()._find_normalisation(mean, std)
+            if self._side is not None:
+                self.cue = Downsampled(self._side, Uint8(mean=mean, std=std, lossy=True))
 
     # ---------------------------------------------------------------- write
 
@@ -263,8 +270,8 @@ class EnergyMemory(EnergyReads):
             weights = self.network.write(patterns.view(1, -1, *self.network.shape), steps=self.write_steps)
         if not all(bool(weight.isfinite().all()) for weight in weights):
             raise ValueError(
-                "x: expected rows that can be written, got some whose write diverged; take fewer write_steps, or a network trained "
-                "for such rows"
+                "x: expected rows that can be written, got some whose write diverged; take fewer write_steps, or a "
+                "network trained for such rows"
             )
         return weights
 

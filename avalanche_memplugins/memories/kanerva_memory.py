@@ -71,6 +71,8 @@ class KanervaMemory(KanervaBase):
             seed=seed,
         )
 
+        self.normalisation = self._latent.normalisation  # of a codec of the memory's own
+
     @torch.no_grad()
     def forget(self, x: Tensor, y: Tensor) -> None:
         """Take written items out again, from their rows alone: exact, as addresses do not depend on the memory.

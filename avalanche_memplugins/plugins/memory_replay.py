@@ -22,6 +22,7 @@ from avalanche_memplugins.plugins._augment import Augment, augmented, check_augm
 from avalanche_memplugins.plugins._feed import Batches, HeldBatches, through_the_model
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
 from avalanche_memplugins.plugins._listed import listed_once
+from avalanche_memplugins.plugins._normalise import tell_normalisation
 from avalanche_memplugins.plugins._targets import Labels, Targets
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
@@ -217,6 +218,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
         :raises ValueError: what the memory has against it.
         """
+        if self._tap is None:
+            dataset = strategy.experience.dataset
+            tell_normalisation(self.memory, dataset.eval() if self.write_at == "experience" else dataset.train())
         if self.write_at != "experience" or self._tap is not None or not hasattr(self.memory, "check_rows"):
             return
         dataset = strategy.experience.dataset.eval()
