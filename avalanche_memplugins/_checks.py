@@ -241,6 +241,29 @@ def text(name: str, value: Any) -> str:
     return value
 
 
+def layer(name: str, value: Any) -> None:
+    """Raise unless ``value`` is the name of a module of a model, or None.
+
+    :raises TypeError: for another type.
+    :raises ValueError: if it is empty.
+    """
+    if value is not None:
+        text(name, value)
+
+
+def optional_seed(value: Any) -> None:
+    """Raise unless ``value`` is a seed that torch's generators take, or None."""
+    if value is not None:
+        integer("seed", value, least=-(2**63), most=2**64 - 1)
+
+
+def optional_function(**values: Any) -> None:
+    """Raise unless each can be called, or is None."""
+    for name, value in values.items():
+        if value is not None:
+            function(name, value, "a function, or None")
+
+
 def path(name: str, value: Any) -> Path:
     """``value`` as a path.
 

@@ -17,6 +17,7 @@ from avalanche_memplugins.memories import VAEMemory
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.networks import ConditionalVAE
 from avalanche_memplugins.plugins import MemoryReplayPlugin
+from avalanche_memplugins.strategies._arguments import check_template
 
 
 class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
@@ -89,6 +90,19 @@ class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
         eval_every: int = -1,
         **base_kwargs: Any,
     ) -> None:
+        check_template(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+        )
+        check.integers("shape", shape)
         if network is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(check.seed(seed))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._folders import (
     CorruptedFolderError,
     check_replaceable,
@@ -41,6 +42,7 @@ from avalanche_memplugins.checkpointing.errors import CheckpointError, Unsavable
 
 KIND = "avalanche run state"
 FORMAT = 1
+_STRATEGY = ("model", "optimizer", "plugins", "clock", "is_training")
 
 
 def save_run_state(strategy: Any, folder: str | Path, *, strict: bool = True) -> None:
@@ -57,6 +59,9 @@ def save_run_state(strategy: Any, folder: str | Path, *, strict: bool = True) ->
     :param strict: whether a plugin that cannot be saved is an error; otherwise it is left out with a warning.
     :raises CheckpointError: if something cannot be saved, or ``folder`` holds something else.
     """
+    check.flag("strict", strict)
+    check.having("strategy", strategy, _STRATEGY, "a strategy of Avalanche")
+    check.path("folder", folder)
     _check_idle(strategy)
     folder = Path(folder)
     try:
@@ -112,6 +117,11 @@ def load_run_state(
     :return: the number of experiences that the saved run was trained on.
     :raises CheckpointError: if the checkpoint is missing, damaged, not a run state, or does not fit.
     """
+    check.flags(missing_ok=missing_ok, strict=strict)
+    check.having("strategy", strategy, _STRATEGY, "a strategy of Avalanche")
+    check.path("folder", folder)
+    if experiences is not None and not isinstance(experiences, Iterable):
+        raise TypeError(f"experiences: expected the stream that was trained on, or None, got {check.show(experiences)}")
     _check_idle(strategy)
     if missing_ok and not _exists(Path(folder)):
         return 0

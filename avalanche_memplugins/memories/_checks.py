@@ -23,6 +23,7 @@ from avalanche_memplugins._checks import having as having
 from avalanche_memplugins._checks import instance as instance
 from avalanche_memplugins._checks import integer as integer
 from avalanche_memplugins._checks import integers as integers
+from avalanche_memplugins._checks import layer as layer
 from avalanche_memplugins._checks import like as like
 from avalanche_memplugins._checks import made as made
 from avalanche_memplugins._checks import number as number

@@ -122,6 +122,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         prefetch: bool = False,
         seed: int = 0,
     ) -> None:
+        check.layer("at", at)
+        check.flag("prefetch", prefetch)
+        if write_at is not None:
+            check.choice("write_at", write_at, ("iteration", "experience"))
         super().__init__()
         self.memory: Any = memory
         self._learns = callable(getattr(memory, "consolidate", None))

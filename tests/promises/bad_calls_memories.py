@@ -690,3 +690,16 @@ for name in B.__all__:
         cue=Array(finite=True, rows=True),
         known=Values((3, "x", bits(), torch.ones(1, 2, 3, dtype=torch.bool))),
     )
+
+for name in ("EnergyMemory", "KanervaMemory", "VAEMemory"):
+    record(
+        f"memories.{name}.normalise_as",
+        lambda name=name, **a: FRESH[name]().normalise_as(**a),
+        lambda: {"mean": 0.5, "std": 0.5},
+        **NORMALISED,
+    )
+FRESH: dict[str, Callable[[], Any]] = {
+    "EnergyMemory": lambda: M.EnergyMemory(tiny()),
+    "KanervaMemory": lambda: M.KanervaMemory(kanerva()),
+    "VAEMemory": lambda: M.VAEMemory(vae_network()),
+}
