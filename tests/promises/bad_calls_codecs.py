@@ -739,3 +739,10 @@ record(
     lambda: {"slope": normal(5, 4)},
     slope=Array(),
 )
+
+record(
+    "codecs.Uint8.check_and_encode",
+    lambda **a: C.Uint8().check_and_encode(**a),
+    lambda: {"x": levels(2, *IMAGE)},
+    x=Array(finite=True, last=False),
+)

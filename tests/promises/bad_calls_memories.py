@@ -99,7 +99,8 @@ RANDOM: dict[str, Any] = {
 
 def random_options(**more: Any) -> dict[str, Any]:
     return {
-        "capacity": 8, "policy": "reservoir", "read": "uniform", "replacement": False, "codec": "raw", "labels": "int32",
+        "capacity": 8, "policy": "reservoir", "read": "uniform", "replacement": False, "codec": "raw",
+        "labels": "int32",
         "store_tasks": True, "store_logits": False, "embedding": None, "keep": "both", "storage": "device",
         "validate": "auto", "seed": 0, **more,
     }  # fmt: skip
@@ -130,7 +131,8 @@ record(
     **SHARED,
 )
 KANERVA: dict[str, Any] = {
-    "share": Name(), "label_scale": Number(above=0), "address": Name(), "read_steps": Integer(least=0), "balance": Name(),
+    "share": Name(), "label_scale": Number(above=0), "address": Name(), "read_steps": Integer(least=0),
+    "balance": Name(),
 }  # fmt: skip
 record(
     "memories.DynamicKanervaMemory",

@@ -172,8 +172,8 @@ def template(**more: Any) -> dict[str, Any]:
     model = Head()
     return {
         "model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.1), "criterion": nn.CrossEntropyLoss(),
-        "train_mb_size": 2, "train_epochs": 1, "eval_mb_size": None, "device": "cpu", "plugins": None, "evaluator": None,
-        "eval_every": -1, **more,
+        "train_mb_size": 2, "train_epochs": 1, "eval_mb_size": None, "device": "cpu", "plugins": None,
+        "evaluator": None, "eval_every": -1, **more,
     }  # fmt: skip
 
 
