@@ -96,7 +96,7 @@ def number(
     :param most: a limit that is itself in.
     :raises ValueError: for anything else, a bool included.
     """
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if isinstance(value, Real) and type(value) is not bool:
         found = _float(value)
         if (
             math.isfinite(found)
@@ -354,7 +354,7 @@ def broadcast(**values: Tensor) -> None:
     shape: torch.Size | None = None
     for name, value in values.items():
         try:
-            shape = value.shape if shape is None else torch.broadcast_shapes(shape, value.shape)
+            shape = value.shape if shape is None else torch.broadcast_shapes(shape, value.shape)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ValueError(
                 f"{name}: expected a shape that broadcasts with {tuple(shape or ())}, got {tuple(value.shape)}"
@@ -438,6 +438,7 @@ def dtype_of(name: str, value: Any) -> None:
 
 def batch(name: str, value: Any) -> Tensor:
     """``value`` if it is a tensor ``(B, *shape)``; see :func:`tensor`."""
-    if tensor(name, value).ndim < 2:
-        raise ValueError(f"{name}: expected a batch (B, *shape), got {tuple(value.shape)}")
-    return value
+    rows = tensor(name, value)
+    if rows.ndim < 2:
+        raise ValueError(f"{name}: expected a batch (B, *shape), got {tuple(rows.shape)}")
+    return rows

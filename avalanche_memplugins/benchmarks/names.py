@@ -20,5 +20,5 @@ def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        raise ValueError(f"{kind}: expected a known name, got {name!r}; {hint}")
+        raise ValueError(f"{kind}: no {name!r}; {hint}")
     return known[name]

@@ -225,14 +225,16 @@ def _above_rounding(noise: Tensor, matrix: Tensor) -> Tensor:
     """Noise for the diagonal of a semi-definite matrix, at least what rounding may have taken from it."""
     size = matrix.shape[-1]
     largest = matrix.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
-    return noise.maximum((4 * size * torch.finfo(matrix.dtype).eps * largest)[..., None, None])
+    floor: Tensor = (4 * size * torch.finfo(matrix.dtype).eps * largest)[..., None, None]
+    return noise.maximum(floor)
 
 
 def _inverse(matrix: Tensor, resolution: float) -> Tensor:
     """Inverse of covariances ``(..., K, K)``; directions that are below their rounding count as being at it."""
     values, vectors = torch.linalg.eigh(matrix)
     floor = resolution * matrix.shape[-1] * values[..., -1:].clamp_min(torch.finfo(matrix.dtype).tiny)
-    return (vectors / values.maximum(floor).unsqueeze(-2)) @ vectors.mT
+    inverse: Tensor = (vectors / values.maximum(floor).unsqueeze(-2)) @ vectors.mT
+    return inverse
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

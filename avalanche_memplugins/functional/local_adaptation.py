@@ -108,7 +108,7 @@ def adapt_chain(
     :return: logits ``(B, C)``.
     :raises ValueError: if the chain does not begin and end with a linear layer.
     """
-    if isinstance(layers, str) or not isinstance(layers, Sequence | nn.Sequential) or not len(layers):
+    if not isinstance(layers, Sequence | nn.Sequential) or not len(layers):
         raise TypeError(f"layers: expected a sequence of modules, got {check.show(layers)}")
     _check(features, labels, weights, query, steps, lr, beta)
     first, rest = layers[0], layers[1:]

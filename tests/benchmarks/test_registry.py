@@ -34,9 +34,7 @@ def test_eight_bits_hold_the_digits_exactly() -> None:
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(
-        ValueError, match="benchmark: expected a known name, got 'split-digit'; did you mean 'split-digits'"
-    ):
+    with pytest.raises(ValueError, match="benchmark: no 'split-digit'; did you mean 'split-digits'"):
         get_benchmark("split-digit")
     with pytest.raises(ValueError, match="there are split-digits"):
         get_benchmark("zzz")

@@ -148,7 +148,7 @@ def test_int8_by_name_takes_a_byte_a_number() -> None:
 
 @pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), float("inf"), True, "1/24"])
 def test_int8_wants_a_step_above_0(step: float) -> None:
-    with pytest.raises(ValueError, match="step: expected a .*number > 0, got"):
+    with pytest.raises(ValueError, match=r"step: expected a .*number > 0, got"):
         Int8(step=step)
 
 

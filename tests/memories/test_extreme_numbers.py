@@ -33,7 +33,7 @@ def test_a_kanerva_memory_samples_whatever_its_noise_and_however_often_a_row_com
         assert float((x - row).abs().max()) < 0.2
 
 
-@pytest.mark.parametrize("noise_var", (1.0, 1e-2, 1e-3))
+@pytest.mark.parametrize("noise_var", [1.0, 1e-2, 1e-3])
 def test_the_moment_of_addresses_is_their_sum_where_the_covariance_can_tell_it(noise_var: float) -> None:
     addresses = torch.randn(30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     prior = torch.eye(4, dtype=torch.float64)
@@ -103,6 +103,6 @@ def test_more_rows_than_can_be_in_memory_are_refused_at_once(name: str, n: int) 
         memory.consolidate([(x, y, torch.zeros(8, dtype=torch.int64))], origin=0)
     else:
         memory.write(x, y)
-    with pytest.raises(ValueError, match="n: expected .*, got 10000000"):
+    with pytest.raises(ValueError, match=r"n: expected .*, got 10000000"):
         memory.sample(n)
     assert len(memory.sample(3).y) == 3

@@ -274,7 +274,7 @@ def test_bytes_and_budget(conditional: bool) -> None:
     assert mine.nbytes == 4 * weights + 4 * (4 * (4 + 10) + 2 * 32)
     wider = 2 * (2 * 16 + 4 * 64 + 4 * 64) * 4  # more than one unit more in each of four layers takes
     assert 60_000 - wider < mine.nbytes <= 60_000
-    with pytest.raises(ValueError, match="nbytes: expected at least the .* bytes that layers of one unit take, got"):
+    with pytest.raises(ValueError, match=r"nbytes: expected at least the .* bytes that layers of one unit take, got"):
         VAEMemory.from_budget(100, shape=(1, 4, 4), classes=4)
 
 

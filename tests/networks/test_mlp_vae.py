@@ -82,7 +82,7 @@ def test_bad_arguments() -> None:
         MLPVAE(0)
     with pytest.raises(ValueError, match=r"x: expected values in \[0, 1\], got -1 to 1"):
         train_vae(small(), torch.tensor([-1.0, 1.0]).repeat(8).view(1, 1, 4, 4))
-    with pytest.raises(ValueError, match="x: expected .* with N at least 1"):
+    with pytest.raises(ValueError, match=r"x: expected .* with N at least 1"):
         train_vae(small(), torch.zeros(0, 1, 4, 4))
 
 

@@ -114,7 +114,8 @@ def fault(record: Record, argument: str, label: str, value: Any) -> str | None:
         names = (*names, *record.kinds)
     if not any(told.startswith((f"{known}: ", f"{known}, ")) for known in names):
         return f"does not begin with the argument: {told}"
-    if not any(word in told for word in ("expected ", "wants ", "want ")) or "got " not in told:
+    by_name = any(word in told for word in ("; did you mean ", "; there are "))
+    if not by_name and (not any(word in told for word in ("expected ", "wants ", "want ")) or "got " not in told):
         return f"does not say what is expected and got: {told}"
     return f"too long: {told}" if len(told) > 600 else None
 
