@@ -96,7 +96,7 @@ def number(
     :param most: a limit that is itself in.
     :raises ValueError: for anything else, a bool included.
     """
-    if isinstance(value, Real) and type(value) is not bool:
+    if not isinstance(value, bool) and isinstance(value, Real):
         found = _float(value)
         if (
             math.isfinite(found)
