@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from avalanche.core import BasePlugin
+from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 from torch.optim import Optimizer
 
@@ -46,5 +47,5 @@ def check_template(
         raise TypeError(f"plugins: expected a sequence of plugins, or None, got {check.show(plugins)}")
     for plugin in plugins or ():
         check.instance("plugins", plugin, BasePlugin, "plugins of Avalanche")
-    if evaluator is not None and not isinstance(evaluator, BasePlugin):
+    if evaluator is not None and not isinstance(evaluator, EvaluationPlugin):
         check.function("evaluator", evaluator, "an EvaluationPlugin, a function that makes one, or None")

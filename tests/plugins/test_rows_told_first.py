@@ -39,7 +39,10 @@ def latent() -> LatentCodec:
 @pytest.mark.parametrize(
     ("memory", "message"),
     [
-        (lambda: VAEMemory(ConditionalVAE((5,), likelihood="gaussian")), r"x: the network expected rows of shape \(5,\), got"),
+        (
+            lambda: VAEMemory(ConditionalVAE((5,), likelihood="gaussian")),
+            r"x: the network expected rows of shape \(5,\), got",
+        ),
         (lambda: VAEMemory(ConditionalVAE((FEATURES,))), "x: the memory VAEMemory expected values from 0 to 1, got"),
         (
             lambda: EnergyMemory(GatedEnergy(5, writable=4, width=8, write_steps=1, read_steps=1), mean=0.5, std=0.05),
@@ -63,7 +66,9 @@ def test_rows_of_another_shape_than_those_held_are_told() -> None:
     memory = RandomMemory(20)
     memory.write(torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64))
     plugin = MemoryReplayPlugin(memory, write_at="experience", replay_weight="growing")
-    stays_untrained(build(Case(), [plugin]), r"x: expected torch\.float32 rows of shape \(5,\), as this memory holds, got")
+    stays_untrained(
+        build(Case(), [plugin]), r"x: expected torch\.float32 rows of shape \(5,\), as this memory holds, got"
+    )
 
 
 def test_codes_of_a_layer_are_not_taken_for_rows() -> None:
