@@ -41,7 +41,7 @@ def latent() -> LatentCodec:
     [
         (
             lambda: VAEMemory(ConditionalVAE((5,), likelihood="gaussian")),
-            r"x: the network expected rows of shape \(5,\), got",
+            r"x: the network expected rows of shape \(5,\)",
         ),
         (lambda: VAEMemory(ConditionalVAE((FEATURES,))), "x: the memory VAEMemory expected values from 0 to 1, got"),
         (
