@@ -13,12 +13,14 @@ from avalanche.training.templates import SupervisedTemplate
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins import DarkReplayPlugin
 from avalanche_memplugins.plugins._augment import Augment
+from avalanche_memplugins.strategies._arguments import check_template
 
 
 @names_ours(OF_A_STRATEGY)
@@ -78,6 +80,19 @@ class DarkExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
         eval_every: int = -1,
         **base_kwargs: Any,
     ) -> None:
+        check_template(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+        )
+        check.positive_integer("mem_size", mem_size)
         self.memory = RandomMemory(mem_size, policy=policy, read=read, codec=codec, store_logits=True, seed=seed)
         replay = DarkReplayPlugin(
             self.memory, alpha=alpha, beta=beta, replay_size=replay_size, augment=augment, seed=seed

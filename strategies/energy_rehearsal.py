@@ -18,6 +18,7 @@ from avalanche_memplugins.memories import EnergyMemory
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins import EnergyReplayPlugin
 from avalanche_memplugins.pretrained import load_energy
+from avalanche_memplugins.strategies._arguments import check_template
 
 
 @names_ours(OF_A_STRATEGY)
@@ -87,6 +88,26 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         eval_every: int = -1,
         **base_kwargs: Any,
     ) -> None:
+        check_template(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+        )
+        check.path("network", network)
+        check.integers("shape", shape)
+        check.positive_integer("classes", classes)
+        if cue is not None:
+            check.positive_integer("cue", cue)
+        if memory is not None and not isinstance(memory, dict):
+            raise TypeError(f"memory: expected arguments of EnergyMemory by name, or None, got {check.show(memory)}")
+        check.choice("replay_from", replay_from, ("stored", "current"))
         check.positive_integer("budget", budget)
         found = load_energy(network)
         ours: dict[str, Any] = {"slot_size": found.patterns, "cue": cue, "precision": "int8"}

@@ -18,6 +18,7 @@ from avalanche_memplugins.memories import VAEMemory
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.networks import ConditionalVAE
 from avalanche_memplugins.plugins import MemoryReplayPlugin
+from avalanche_memplugins.strategies._arguments import check_template
 
 
 @names_ours(OF_A_STRATEGY)
@@ -93,6 +94,19 @@ class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
         **base_kwargs: Any,
     ) -> None:
         number = check.seed(seed)
+        check_template(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+        )
+        check.integers("shape", shape)
         if network is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(number)

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.episodic_memory import EpisodicMemory
 from avalanche_memplugins.memories.policies import WritePolicy
 from avalanche_memplugins.plugins.local_adaptation import LocalAdaptationPlugin
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
+from avalanche_memplugins.strategies._arguments import check_template
 
 
 @names_ours(OF_A_STRATEGY)
@@ -88,6 +90,20 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
         eval_every: int = -1,
         **base_kwargs: Any,
     ) -> None:
+        check_template(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+        )
+        check.positive_integer("mem_size", mem_size)
+        check.flag("replay", replay)
         memory = EpisodicMemory(mem_size, policy=policy, codec=codec, seed=seed, max_bytes=max_bytes)
         adaptation = LocalAdaptationPlugin(
             memory,

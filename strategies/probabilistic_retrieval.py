@@ -19,6 +19,7 @@ from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.networks import ProbabilisticRetrievalClassifier
 from avalanche_memplugins.plugins import MemoryReplayPlugin
+from avalanche_memplugins.strategies._arguments import check_template
 
 
 class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
@@ -74,9 +75,23 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
         eval_every: int = -1,
         **base_kwargs: Any,
     ) -> None:
+        check_template(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+        )
+        if mem_size is not None:
+            check.positive_integer("mem_size", mem_size)
         if not isinstance(getattr(model, "encoder", None), Module):
             raise ValueError(
-                "model: wants a ProbabilisticRetrievalClassifier, or another model with a layer 'encoder', "
+                "model: expected a ProbabilisticRetrievalClassifier, or another model with a layer 'encoder', "
                 f"got {type(model).__name__}"
             )
         self.memory: RandomMemory | None = None

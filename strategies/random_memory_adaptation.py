@@ -13,11 +13,13 @@ from avalanche.training.templates import SupervisedTemplate
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins import RandomMemoryPlugin
 from avalanche_memplugins.plugins._augment import Augment
+from avalanche_memplugins.strategies._arguments import check_template
 
 
 @names_ours(OF_A_STRATEGY)
@@ -75,6 +77,19 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
         eval_every: int = -1,
         **base_kwargs: Any,
     ) -> None:
+        check_template(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+        )
+        check.positive_integer("mem_size", mem_size)
         memory_plugin = RandomMemoryPlugin(
             mem_size,
             write_every=write_every,

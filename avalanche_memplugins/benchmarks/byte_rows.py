@@ -43,6 +43,7 @@ class ByteRows(Dataset[tuple[Tensor, int]]):
         order: np.ndarray | None = None,
     ) -> None:
         self.x, self.rows, self.order = x, rows, order
+        self.mean, self.std = mean, std
         self.targets: list[int] = targets.tolist()
         # What the two transforms make of each byte, by their own arithmetic.
         levels = torch.arange(256, dtype=torch.float32).div_(255)

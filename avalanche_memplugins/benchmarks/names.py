@@ -15,6 +15,8 @@ def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
     :param kind: what the names stand for; the error begins with it.
     :raises ValueError: if there is none; suggests the nearest name.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"{kind}: expected a name, got {name!r}")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"

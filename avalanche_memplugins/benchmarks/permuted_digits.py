@@ -10,6 +10,8 @@ from avalanche.benchmarks import NCScenario, nc_benchmark
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from avalanche_memplugins import _checks as check
+
 from .digits_data import digits
 
 Transform = Callable[[Tensor], Tensor]
@@ -37,8 +39,11 @@ def PermutedDigits(
     :returns: a benchmark with ``train_stream`` and ``test_stream`` whose batches are ``[x, y, t]``.
     :raises ValueError: if ``n_experiences`` is below 1.
     """
-    if n_experiences < 1:
-        raise ValueError(f"n_experiences: wants at least 1, got {n_experiences}")
+    check.integer("n_experiences", n_experiences, least=1, most=10**6)
+    if seed is not None:
+        check.integer("seed", seed, least=0, most=2**32 - 1)
+    check.flag("return_task_id", return_task_id)
+    check.optional_function(train_transform=train_transform, eval_transform=eval_transform)
     data = digits()
     # The generator and the calls of Avalanche's PermutedMNIST.
     rng = np.random.RandomState(seed)

@@ -50,6 +50,11 @@ class BenchmarkInfo:
         :param seed: for the order of classes, or the permutations.
         :param options: further keywords of the factory, such as ``return_task_id``.
         """
+        from avalanche_memplugins import _checks as check  # torch comes with it, which listing benchmarks does without
+
+        if n_experiences is not None:
+            check.positive_integer("n_experiences", n_experiences)
+        check.optional_seed(seed)
         module, function = self.factory.split(":")
         return getattr(import_module(module), function)(
             self.n_experiences if n_experiences is None else n_experiences, seed=seed, **dict(self.settings), **options

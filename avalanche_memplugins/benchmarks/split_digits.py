@@ -8,6 +8,8 @@ from avalanche.benchmarks import NCScenario, nc_benchmark
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from avalanche_memplugins import _checks as check
+
 from .digits_data import digits
 
 Transform = Callable[[Tensor], Tensor]
@@ -43,12 +45,21 @@ def SplitDigits(
     :raises ValueError: if ``n_experiences`` does not divide the number of classes, or ``fixed_class_order``
         holds anything but distinct classes of 0..9.
     """
-    order = None if fixed_class_order is None else [int(label) for label in fixed_class_order]
+    check.positive_integer("n_experiences", n_experiences)
+    check.optional_seed(seed)
+    check.flags(
+        return_task_id=return_task_id,
+        shuffle=shuffle,
+        class_ids_from_zero_in_each_exp=class_ids_from_zero_in_each_exp,
+        class_ids_from_zero_from_first_exp=class_ids_from_zero_from_first_exp,
+    )
+    check.optional_function(train_transform=train_transform, eval_transform=eval_transform)
+    order = None if fixed_class_order is None else list(check.integers("fixed_class_order", fixed_class_order, least=0))
     if order is not None and (len(set(order)) != len(order) or not set(order) <= set(range(10))):
-        raise ValueError(f"fixed_class_order: wants distinct classes of 0..9, got {order}")
+        raise ValueError(f"fixed_class_order: expected distinct classes of 0..9, got {order}")
     n_classes = 10 if order is None else len(order)
     if n_experiences < 1 or n_classes % n_experiences:
-        raise ValueError(f"n_experiences: wants a divisor of the {n_classes} classes, got {n_experiences}")
+        raise ValueError(f"n_experiences: expected a divisor of the {n_classes} classes, got {n_experiences}")
     data = digits()
     return nc_benchmark(
         TensorDataset(data.x_train, data.y_train),

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._folders import (
     CorruptedFolderError,
     check_folder,
@@ -44,6 +45,7 @@ from avalanche_memplugins.checkpointing.errors import CheckpointError, Unsavable
 
 KIND = "avalanche run state"
 FORMAT = 1
+_STRATEGY = ("model", "optimizer", "plugins", "clock", "is_training")
 
 
 def save_run_state(strategy: Any, folder: str | Path, *, strict: bool = True) -> None:
@@ -61,6 +63,9 @@ def save_run_state(strategy: Any, folder: str | Path, *, strict: bool = True) ->
     :raises CheckpointError: if something cannot be saved, or ``folder`` holds something else or cannot be written;
         nothing has been then.
     """
+    check.flag("strict", strict)
+    check.having("strategy", strategy, _STRATEGY, "a strategy of Avalanche")
+    check.path("folder", folder)
     _check_idle(strategy)
     try:
         check_folder(folder, kind=KIND)
@@ -118,6 +123,11 @@ def load_run_state(
     :return: the number of experiences that the saved run was trained on.
     :raises CheckpointError: if the checkpoint is missing, damaged, not a run state, or does not fit.
     """
+    check.flags(missing_ok=missing_ok, strict=strict)
+    check.having("strategy", strategy, _STRATEGY, "a strategy of Avalanche")
+    check.path("folder", folder)
+    if experiences is not None and not isinstance(experiences, Iterable):
+        raise TypeError(f"experiences: expected the stream that was trained on, or None, got {check.show(experiences)}")
     _check_idle(strategy)
     if missing_ok and not _holds(folder):
         return 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Size, Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._loading import LoadsWhole
 from avalanche_memplugins.codecs._normalisation import Normalisation, one_row
 from avalanche_memplugins.functional.quantise import round_to_int8
@@ -31,15 +31,15 @@ class LatentSpace(nn.Module):
         self.autoencoder = autoencoder.float().eval().requires_grad_(False)
         size = int(autoencoder.code_size)
         for name, value in (("code_mean", code_mean), ("code_std", code_std)):
-            value = torch.as_tensor(value, dtype=torch.float32).detach().cpu().clone()
+            value = check.tensor(name, value).to("cpu", torch.float32, copy=True).detach()
             if value.shape != (size,) or not bool(torch.isfinite(value).all()):
                 raise ValueError(
-                    f"{name}: wants finite numbers ({size},), one a dimension of the code, "
+                    f"{name}: expected finite numbers ({size},), one a dimension of the code, "
                     f"got shape {tuple(value.shape)}"
                 )
             self.register_buffer(name, value)
         if not bool((self.code_std > 0).all()):
-            raise ValueError(f"code_std: wants numbers above 0, got {float(self.code_std.min()):g}")
+            raise ValueError(f"code_std: expected numbers > 0, got {float(self.code_std.min()):g}")
         self.to(next((p.device for p in autoencoder.parameters()), torch.device("cpu")))
 
     @property
@@ -68,12 +68,9 @@ class LatentCoding(LoadsWhole):
         self, precision: Precision, step: float, mean: float | Sequence[float], std: float | Sequence[float]
     ) -> None:
         super().__init__()
-        if precision not in DTYPES:
-            raise ValueError(f"precision: wants one of {', '.join(map(repr, DTYPES))}, got {precision!r}")
-        if not (math.isfinite(step) and step > 0):
-            raise ValueError(f"step: wants a number > 0, got {step!r}")
+        check.choice("precision", precision, tuple(DTYPES))
         self.precision: Precision = precision
-        self.step = float(step)
+        self.step = check.number("step", step, above=0)
         self.normalisation = Normalisation(mean, std)
         self.image_shape = Size()
 
@@ -100,6 +97,7 @@ class LatentCoding(LoadsWhole):
 
         :param x: images ``(B, C, H, W)`` as the user's transforms make them.
         """
+        self._check_shape(x)
         space = self._space
 
         def codes(rows: Tensor) -> Tensor:
@@ -115,6 +113,10 @@ class LatentCoding(LoadsWhole):
         :param z: ``(B, code_size)``.
         :param dtype: of the images.
         """
+        check.floats(z=z)
+        if z.ndim != 2 or z.shape[1] != self.code_size:
+            raise ValueError(f"z: expected codes (B, {self.code_size}), got {tuple(z.shape)}")
+        check.dtype_of("dtype", dtype)
         space = self._space
 
         def images(codes: Tensor) -> Tensor:
@@ -125,24 +127,33 @@ class LatentCoding(LoadsWhole):
 
     def quantise(self, z: Tensor) -> Tensor:
         """Codes as they are stored, ``(B, code_size)`` of the type that ``precision`` names."""
+        check.floats(z=z)
         if self.precision == "int8":
             return round_to_int8(z, self.step)
         return z.to(DTYPES[self.precision])
 
     def dequantise(self, code: Tensor) -> Tensor:
         """Codes of :meth:`to_latent`, up to rounding."""
-        z = code.float()
+        z = check.tensor("code", code).float()
         return z * self.step if self.precision == "int8" else z
 
     # ---------------------------------------------------------------- codec
 
     def check(self, x: Tensor) -> None:
         """Raise unless the rows are images of the auto-encoder's size with pixels from 0 to 1."""
-        if x.shape[1:] != self.image_shape:
+        self._check_shape(x)
+        self.normalisation.check(x, f"the codec {type(self).__name__}")
+
+    def _check_shape(self, x: Tensor) -> None:
+        check.tensor("x", x)
+        if x.shape[1:] != self.image_shape or not x.ndim:
             raise ValueError(
-                f"x: the codec {type(self).__name__} wants {one_row(self.image_shape)}, got {tuple(x.shape)}"
+                f"x: the codec {type(self).__name__} expected {one_row(self.image_shape)}, got {tuple(x.shape)}"
             )
-        self.normalisation.check(x, type(self).__name__)
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise ValueError(
+                f"x: the codec {type(self).__name__} expected floating-point or uint8 images, got {x.dtype}"
+            )
 
     def encode(self, x: Tensor) -> Tensor:
         """Quantised codes ``(B, code_size)``."""
@@ -150,13 +161,16 @@ class LatentCoding(LoadsWhole):
 
     def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images from quantised codes."""
+        check.coded(code, shape, dtype)
+        if code.ndim != 2 or code.shape[1] != self.code_size:
+            raise ValueError(f"code: expected codes (B, {self.code_size}), got {tuple(code.shape)}")
         return self.from_latent(self.dequantise(code), dtype)
 
     def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
         """``(code_size,)`` of the type that ``precision`` names."""
-        if shape != self.image_shape:
+        if check.coding(shape, dtype) != self.image_shape:
             raise ValueError(
-                f"x: the codec {type(self).__name__} wants {one_row(self.image_shape)}, got rows of {tuple(shape)}"
+                f"shape: the codec {type(self).__name__} expected rows of {tuple(self.image_shape)}, got {tuple(shape)}"
             )
         return Size((self.code_size,)), DTYPES[self.precision]
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor
 
+from avalanche_memplugins import _checks as check
+
 # What rounding may leave outside [0, 1]; a wrong mean or std is off by far more.
 _TOLERANCE = 1e-3
+_NORMALISED = (
+    "images that went through Normalize want its mean and std here, such as Uint8(mean=0.1307, std=0.3081), and "
+    "feature maps fit codec='int8'"
+)
 
 
 class Normalisation:
@@ -23,31 +30,39 @@ class Normalisation:
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         self.mean, self.std = statistics(mean, std)
+        self.given = bool(self.mean.any()) or bool((self.std != 1).any())
+        self.found: tuple[list[float], list[float]] | None = None
 
-    def check(self, x: Tensor, codec: str) -> None:
-        """Raise ``ValueError`` unless the pixels of ``x`` ``(B, *shape)`` lie within [0, 1]."""
-        if x.dtype == torch.uint8:
-            return
-        if not x.is_floating_point():
-            raise ValueError(f"x: the codec {codec} stores floating-point or uint8 images, got {x.dtype}")
+    def find(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        """Take those that the data was found to go through; what was given at the making stays the ``repr``."""
+        self.mean, self.std = statistics(mean, std)
+        self.found = self.mean.tolist(), self.std.tolist()
+
+    def check(self, x: Tensor, holder: str) -> None:
+        """Raise ``ValueError`` unless the pixels of ``x`` ``(B, *shape)`` lie within [0, 1].
+
+        :param holder: what stores them, for the error.
+        """
         channels = max(len(self.mean), len(self.std))
-        if channels > 1 and (x.ndim < 3 or x.shape[1] != channels):
-            raise ValueError(
-                f"x: the codec {codec} has the mean and std of {channels} channels, so it wants "
-                f"(B, {channels}, H, W), got {tuple(x.shape)}"
-            )
-        if not x.numel():
+        check_images(x, channels, holder)
+        if x.dtype == torch.uint8 or not x.numel():
             return
         low, high = (float(end) for end in self.undo(x).aminmax())
         # Written so that NaN fails it.
         if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
-            raise ValueError(
-                f"x: the codec {codec} stores pixels from 0 to 1, got {low:.4g} to {high:.4g} under {self}; "
-                "give the mean and std of your Normalize transform"
-            )
+            got = f"{low:.4g} to {high:.4g} in rows of {tuple(x.shape[1:])} under {self.said()}"
+            if not math.isfinite(low) or not math.isfinite(high):
+                raise ValueError(f"x: {holder} expected finite values, got {got}")
+            if x.ndim == 2:
+                raise ValueError(
+                    f"x: {holder} expected values from 0 to 1, got {got}; vectors that are standardised, such as "
+                    "features, fit codec='int8'"
+                )
+            raise ValueError(f"x: {holder} expected pixels from 0 to 1, got {got}; {_NORMALISED}")
 
     def undo(self, x: Tensor) -> Tensor:
         """Pixels, float32, of images ``(B, *shape)``."""
+        check.batch("x", x)
         if x.dtype == torch.uint8:
             return x.float().div_(255)
         mean, std = self._on(x.device, x.ndim)
@@ -65,8 +80,13 @@ class Normalisation:
             self.mean, self.std = self.mean.to(device), self.std.to(device)
         return tuple(v if len(v) == 1 else v.view((-1,) + (1,) * (ndim - 2)) for v in (self.mean, self.std))  # type: ignore[return-value]
 
-    def __repr__(self) -> str:
+    def said(self) -> str:
+        """Both, for people to read."""
         return f"mean={show(self.mean)}, std={show(self.std)}"
+
+    def __repr__(self) -> str:
+        # What a memory was made with, by which it knows whose state it loads; what was found later is in the state.
+        return self.said() if self.found is None else "mean=0, std=1"
 
 
 def statistics(mean: float | Sequence[float], std: float | Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -74,12 +94,27 @@ def statistics(mean: float | Sequence[float], std: float | Sequence[float]) -> t
 
     :raises ValueError: if they are not finite, or ``std`` is not positive.
     """
-    means, stds = (torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in (mean, std))
-    if not bool(torch.isfinite(means).all()):
-        raise ValueError(f"mean: wants finite numbers, got {mean}")
-    if not bool((stds > 0).all()) or not bool(torch.isfinite(stds).all()):
-        raise ValueError(f"std: wants numbers above 0, got {std}")
+    means, stds = check.channels("mean", mean), check.channels("std", std, above=0)
+    if len(means) > 1 and len(stds) > 1 and len(means) != len(stds):
+        raise ValueError(f"std: expected one number, or one a channel as mean has ({len(means)}), got {len(stds)}")
     return means, stds
+
+
+def check_images(x: Tensor, channels: int, holder: str) -> None:
+    """Raise unless ``x`` is of a type and shape that pixels have.
+
+    :param channels: for which there are means and deviations; 1: any number.
+    """
+    check.tensor("x", x)
+    if x.ndim < 2:
+        raise ValueError(f"x: {holder} expected (B, *shape), got {tuple(x.shape)}")
+    if channels > 1 and (x.ndim < 3 or x.shape[1] != channels):
+        raise ValueError(
+            f"x: {holder} expected (B, {channels}, H, W), as it has a mean and std for {channels} channels, got "
+            f"{tuple(x.shape)}"
+        )
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise ValueError(f"x: {holder} expected floating-point or uint8 images, got {x.dtype}")
 
 
 def one_row(shape: Size) -> str:

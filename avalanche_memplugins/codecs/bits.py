@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Size, Tensor
 
-from avalanche_memplugins.codecs._normalisation import Normalisation
+from avalanche_memplugins import _checks as check
+from avalanche_memplugins.codecs._normalisation import Normalisation, check_images
 from avalanche_memplugins.functional.quantise import pack_bits, packed_size, unpack_bits
 
 
@@ -30,8 +31,8 @@ class Bits:
     def __init__(
         self, bits: int = 4, *, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0
     ) -> None:
-        if bits not in (1, 2, 4) or isinstance(bits, bool):
-            raise ValueError(f"bits: wants 1, 2 or 4, got {bits!r}; for 8 there is the codec Uint8")
+        if isinstance(bits, bool) or bits not in (1, 2, 4):
+            raise ValueError(f"bits: expected 1, 2 or 4, got {check.show(bits)}; for 8 there is the codec Uint8")
         self.bits = bits
         self.normalisation = Normalisation(mean, std)
         # One look-up a byte gives all its pixels, several times faster than shifts and masks.
@@ -45,16 +46,23 @@ class Bits:
 
     def check(self, x: Tensor) -> None:
         """Raise unless the rows are images with pixels from 0 to 1 under this mean and std."""
-        self.normalisation.check(x, f"{type(self).__name__}({self.bits})")
+        self.normalisation.check(x, f"the codec {type(self).__name__}({self.bits})")
 
     def encode(self, x: Tensor) -> Tensor:
         """Packed levels, uint8 ``(B, ceil(n * bits / 8))``."""
         top = (1 << self.bits) - 1
+        check_images(x, 1, "the codec Bits")
         levels = self.normalisation.undo(x).mul_(top).add_(0.5).clamp_(0, top).to(torch.uint8)
         return pack_bits(levels.flatten(1), self.bits)
 
     def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images as the transforms would have made them from the levels."""
+        check.coded(code, shape, dtype)
+        if code.shape[1:] != (packed_size(shape.numel(), self.bits),) or code.dtype != torch.uint8:
+            raise ValueError(
+                f"code: expected uint8 (B, {packed_size(shape.numel(), self.bits)}) for rows of {tuple(shape)}, got "
+                f"{code.dtype} {tuple(code.shape)}"
+            )
         if self._pixels.device != code.device:
             self._pixels = self._pixels.to(code.device)
         pixels = self._pixels.index_select(0, code.flatten().int()).view(len(code), code.shape[1] * (8 // self.bits))
@@ -62,7 +70,7 @@ class Bits:
 
     def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
         """Bytes of a row, uint8."""
-        return Size((packed_size(shape.numel(), self.bits),)), torch.uint8
+        return Size((packed_size(check.coding(shape, dtype).numel(), self.bits),)), torch.uint8
 
     def __repr__(self) -> str:
         return f"Bits({self.bits}, {self.normalisation})"

@@ -7,6 +7,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Size, Tensor
 
+PARTS = ("check", "encode", "decode", "spec", "nbytes_fixed")
+"""Names of what a codec has."""
+
 
 @runtime_checkable
 class Codec(Protocol):

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Size, Tensor, nn
 
-from avalanche_memplugins.codecs.codec import Codec
+from avalanche_memplugins import _checks as check
+from avalanche_memplugins.codecs.codec import PARTS, Codec
 
 _MODES = ("area", "bilinear", "nearest")
 
@@ -28,11 +29,9 @@ class Downsampled(nn.Module):
 
     def __init__(self, size: int, codec: Codec, *, mode: Literal["area", "bilinear", "nearest"] = "area") -> None:
         super().__init__()
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"size: wants an integer >= 1, got {size!r}")
-        if mode not in _MODES:
-            raise ValueError(f"mode: wants one of {', '.join(map(repr, _MODES))}, got {mode!r}")
-        self.size = size
+        check.choice("mode", mode, _MODES)
+        check.having("codec", codec, PARTS, "a codec")
+        self.size = check.integer("size", size, least=1, most=1 << 16)
         self.codec = codec
         self.mode = mode
         self._weights: dict[tuple[int, torch.device], Tensor] = {}
@@ -44,21 +43,27 @@ class Downsampled(nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Raise unless the rows are images that the inner codec can store reduced."""
-        if x.ndim != 4 or min(x.shape[2:]) < self.size:
+        if check.tensor("x", x).ndim != 4 or min(x.shape[2:]) < self.size:
             raise ValueError(
-                f"x: the codec Downsampled wants images (B, C, H, W) of at least {self.size} x {self.size}, "
+                f"x: the codec Downsampled expected images (B, C, H, W) of at least {self.size} x {self.size}, "
                 f"got {tuple(x.shape)}"
             )
         if not x.is_floating_point() and x.dtype != torch.uint8:
-            raise ValueError(f"x: the codec Downsampled stores floating-point or uint8 images, got {x.dtype}")
+            raise ValueError(f"x: the codec Downsampled expected floating-point or uint8 images, got {x.dtype}")
         self.codec.check(self._reduce(x))
 
     def encode(self, x: Tensor) -> Tensor:
         """The inner codec's code of the reduced images."""
+        if check.tensor("x", x).ndim != 4 or not (x.is_floating_point() or x.dtype == torch.uint8):
+            raise ValueError(
+                f"x: the codec Downsampled expected floating-point or uint8 images (B, C, H, W), got {x.dtype} "
+                f"{tuple(x.shape)}"
+            )
         return self.codec.encode(self._reduce(x))
 
     def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images ``(B, C, H, W)``, enlarged."""
+        check.coded(code, shape, dtype)
         small = self.codec.decode(code, self._small(shape), dtype)
         if tuple(shape[1:]) == (self.size, self.size):
             return small
@@ -70,7 +75,7 @@ class Downsampled(nn.Module):
 
     def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
         """What the inner codec makes of a reduced image."""
-        return self.codec.spec(self._small(shape), dtype)
+        return self.codec.spec(self._small(check.coding(shape, dtype)), dtype)
 
     def _enlarging(self, side: int, device: torch.device) -> Tensor:
         """Weights ``(side, size)`` of the stored pixels along a side of the image."""
@@ -82,7 +87,9 @@ class Downsampled(nn.Module):
 
     def _small(self, shape: Size) -> Size:
         if len(shape) != 3:
-            raise ValueError(f"x: the codec Downsampled wants images (B, C, H, W), got rows of {tuple(shape)}")
+            raise ValueError(
+                f"shape: the codec Downsampled expected that of images (C, H, W), got rows of {tuple(shape)}"
+            )
         return Size((shape[0], self.size, self.size))
 
     def _reduce(self, x: Tensor) -> Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Size, Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs._latent_space import STEP
 from avalanche_memplugins.functional.quantise import round_to_int8
 
@@ -28,28 +27,29 @@ class Int8:
     nbytes_fixed = 0
 
     def __init__(self, *, step: float = STEP) -> None:
-        if isinstance(step, bool) or not isinstance(step, int | float) or not (math.isfinite(step) and step > 0):
-            raise ValueError(f"step: wants a number > 0, got {step!r}")
-        self.step = float(step)
+        self.step = check.number("step", step, above=0)
 
     def check(self, x: Tensor) -> None:
         """Raise for integers and NaN; every other row can be stored."""
-        if not x.is_floating_point():
-            raise ValueError(f"x: the codec Int8 stores floating-point rows, got {x.dtype}")
+        if not check.batch("x", x).is_floating_point():
+            raise ValueError(f"x: the codec Int8 expected floating-point rows, got {x.dtype}")
         if bool(x.isnan().any()):
-            raise ValueError(f"x: the codec Int8 stores numbers, got {int(x.isnan().sum())} that are NaN")
+            raise ValueError(f"x: the codec Int8 expected numbers, got {int(x.isnan().sum())} that are NaN")
 
     def encode(self, x: Tensor) -> Tensor:
         """Nearest steps, at most 127 off 0."""
+        check.floats(x=check.batch("x", x))
         return round_to_int8(x, self.step)
 
     def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Steps back to numbers."""
+        check.coded(code, shape, dtype)
+        check.like("code", code, (len(code), *shape), "that of the rows")
         return code.to(dtype) * self.step
 
     def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
         """Shape of the row, int8."""
-        return shape, torch.int8
+        return check.coding(shape, dtype), torch.int8
 
     def __repr__(self) -> str:
         return f"Int8(step={self.step:.6g})"

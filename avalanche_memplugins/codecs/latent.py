@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins import pretrained
 from avalanche_memplugins._fingerprint import fingerprint
 from avalanche_memplugins.codecs._latent_space import STEP, LatentCoding, LatentSpace, Precision
@@ -49,8 +50,8 @@ class LatentCodec(LatentCoding):
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
     ) -> None:
-        super().__init__(precision, step, mean, std)
         check_autoencoder(autoencoder)
+        super().__init__(precision, step, mean, std)
         # Past nn.Module's own bookkeeping: what is fixed is no parameter, no child and no state.
         self.__dict__["_space"] = LatentSpace(copy.deepcopy(autoencoder), code_mean, code_std)
         self.fingerprint = fingerprint(self._space.state_dict())
@@ -116,6 +117,6 @@ def check_autoencoder(network: nn.Module) -> None:
     missing += [] if isinstance(getattr(network, "code_size", None), int) else ["code_size"]
     if not isinstance(network, nn.Module) or missing:
         raise TypeError(
-            "autoencoder: wants a module with code_size, encode(images) -> codes and decode(codes) -> images, "
-            f"got {type(network).__name__}" + (f" without {', '.join(missing)}" if missing else "")
+            "autoencoder: expected a module with code_size, encode(images) -> codes and decode(codes) -> images, "
+            f"got {check.show(network)}" + (f" without {', '.join(missing)}" if missing else "")
         )

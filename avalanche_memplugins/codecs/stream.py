@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs._latent_space import STEP, LatentCoding, LatentSpace, Precision
 from avalanche_memplugins.codecs.latent import check_autoencoder
 from avalanche_memplugins.networks import MLPVAE, VAE
@@ -48,13 +49,11 @@ class StreamCodec(LatentCoding):
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
     ) -> None:
-        super().__init__(precision, step, mean, std)
         check_autoencoder(autoencoder)
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps: wants an integer >= 1, got {steps!r}")
-        if not lr > 0:
-            raise ValueError(f"lr: wants a number > 0, got {lr!r}")
-        self.steps, self.lr = steps, lr
+        super().__init__(precision, step, mean, std)
+        if loss is not None:
+            check.function("loss", loss, "a function of the auto-encoder and pixels, or None")
+        self.steps, self.lr = check.positive_integer("steps", steps), check.number("lr", lr, above=0)
         self.loss: Loss = _bound_or_cross_entropy if loss is None else loss
         self.fits = 0
         network: Any = copy.deepcopy(autoencoder)
@@ -74,6 +73,11 @@ class StreamCodec(LatentCoding):
         :param every_row: batches likewise, of whose codes the statistics are taken.
         :param seed: of all that the network draws; the global generator is left alone.
         """
+        if not isinstance(batches, Iterator):
+            raise TypeError(f"batches: expected an iterator without end, got {check.show(batches)}")
+        if not isinstance(every_row, Iterable):
+            raise TypeError(f"every_row: expected batches to iterate over, got {check.show(every_row)}")
+        check.integer("seed", seed, least=-(2**63), most=2**64 - 1)
         device = self._space.device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.autocast(device.type, enabled=False):
@@ -113,6 +117,8 @@ class StreamCodec(LatentCoding):
             count += len(raw)
             total += raw.sum(0)
             squares += raw.square().sum(0)
+        if not count:
+            raise ValueError("every_row: expected batches of at least one row in all, got none")
         mean = total / count
         space.code_mean.copy_(mean)
         # A dimension that the network does not use has none to speak of.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor
 
-from avalanche_memplugins.codecs._normalisation import show, statistics
+from avalanche_memplugins import _checks as check
+from avalanche_memplugins.codecs._normalisation import check_images, show, statistics
 
 
 class Uint8:
@@ -31,7 +33,7 @@ class Uint8:
         self, *, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0, lossy: bool = False
     ) -> None:
         self.mean, self.std = statistics(mean, std)
-        self.lossy = lossy
+        self.lossy = check.flag("lossy", lossy)
 
     def check(self, x: Tensor) -> None:
         """Raise if the rows are not images of 256 levels under this mean and std."""
@@ -39,35 +41,30 @@ class Uint8:
 
     def check_and_encode(self, x: Tensor) -> Tensor:
         """Do :meth:`check` and :meth:`encode` at once: both need the levels."""
+        check_images(x, max(len(self.mean), len(self.std)), "the codec Uint8")
         if x.dtype == torch.uint8:
             return x
-        if not x.is_floating_point():
-            raise ValueError(f"x: the codec Uint8 stores floating-point or uint8 images, got {x.dtype}")
-        if len(self.mean) > 1 and (x.ndim < 3 or x.shape[1] != len(self.mean)):
-            raise ValueError(
-                f"x: the codec Uint8 has {len(self.mean)} channel means, so it wants (B, {len(self.mean)}, "
-                f"H, W), got {tuple(x.shape)}"
-            )
         levels = self._levels(x)
         nearest = levels.round().clamp_(0, 255)
         # A hundredth of a level: far above float32 rounding, far below the distance of two levels.
         if not self.lossy and x.numel():
             off = max(abs(end.item()) for end in levels.sub_(nearest).aminmax())
-            if off > 0.01:
-                raise ValueError(
-                    f"x: values lie up to {off:.3g} levels off the 256 levels of an image under {self!r}; "
-                    "give the mean and std of your Normalize transform, or lossy=True to round"
-                )
+            # Written so that NaN fails it.
+            if not off <= 0.01:
+                raise ValueError(self._off_the_levels(x, off))
         return _bytes(nearest)
 
     def encode(self, x: Tensor) -> Tensor:
         """Nearest of the 256 levels."""
+        check_images(x, max(len(self.mean), len(self.std)), "the codec Uint8")
         if x.dtype == torch.uint8:
             return x
         return _bytes(self._levels(x).round_().clamp_(0, 255))
 
     def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images as the transforms had made them."""
+        check.coded(code, shape, dtype)
+        check.like("code", code, (len(code), *shape), "that of the rows")
         if dtype == torch.uint8:
             return code
         x = code.to(dtype).div_(255)
@@ -76,7 +73,18 @@ class Uint8:
 
     def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
         """Shape of the row, uint8."""
-        return shape, torch.uint8
+        return check.coding(shape, dtype), torch.uint8
+
+    def _off_the_levels(self, x: Tensor, off: float) -> str:
+        got = f"got values up to {off:.3g} levels off in rows of {tuple(x.shape[1:])} under {self!r}"
+        if not math.isfinite(off):
+            return f"x: the codec Uint8 expected finite values, {got}"
+        if x.ndim == 2:
+            return f"x: the codec Uint8 expected the 256 levels of pixels, {got}; standardised vectors fit codec='int8'"
+        return (
+            f"x: the codec Uint8 expected the 256 levels of pixels, {got}; give the mean and std of your Normalize "
+            "transform, or lossy=True to round; feature maps fit codec='int8'"
+        )
 
     def _levels(self, x: Tensor) -> Tensor:
         mean, std = self._per_channel(x)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from avalanche_memplugins import _checks as check
+
 
 def kl_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     r"""Divergence of diagonal Gaussians from the standard one.
@@ -21,6 +23,8 @@ def kl_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
     Source: Kingma & Welling, "Auto-encoding variational Bayes", 2014, appendix B.
     """
+    check.floats(mean=mean, log_variance=log_variance)
+    check.broadcast(mean=mean, log_variance=log_variance)
     # expm1 keeps what is left of s - 1 - log s near s = 1.
     return 0.5 * (mean.square() + log_variance.expm1() - log_variance).sum(-1)
 
@@ -37,6 +41,10 @@ def kl_diagonal_normals(mean: Tensor, log_variance: Tensor, prior_mean: Tensor, 
     :param prior_log_variance: :math:`\log s^2` of p; broadcasts with q's.
     :returns: ``(...)``, >= 0.
     """
+    given = {"mean": mean, "log_variance": log_variance}
+    prior = {"prior_mean": prior_mean, "prior_log_variance": prior_log_variance}
+    check.floats(**given, **prior)
+    check.broadcast(**given, **prior)
     log_ratio = log_variance - prior_log_variance
     distance = (mean - prior_mean).square() * (-prior_log_variance).exp()
     return 0.5 * (distance + log_ratio.expm1() - log_ratio).sum(-1)
@@ -53,6 +61,9 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     :param x: ``(B, *shape)`` in [0, 1].
     :returns: ``(B,)``.
     """
+    check.floats(logits=logits, x=x)
+    _rows("logits", logits)
+    check.like("x", x, logits.shape, "that of logits")
     return binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(-1)
 
 
@@ -66,5 +77,14 @@ def gaussian_nll(mean: Tensor, log_variance: Tensor, x: Tensor) -> Tensor:
     :param x: ``(B, *shape)``.
     :returns: ``(B,)``.
     """
+    check.floats(mean=mean, log_variance=log_variance, x=x)
+    _rows("mean", mean)
+    check.broadcast(mean=mean, log_variance=log_variance)
+    check.like("x", x, mean.shape, "that of mean")
     terms = math.log(2 * math.pi) + log_variance + (x - mean).square() * torch.exp(-log_variance)
     return 0.5 * terms.flatten(1).sum(-1)
+
+
+def _rows(name: str, value: Tensor) -> None:
+    if value.ndim < 2:
+        raise ValueError(f"{name}: expected (B, *shape), got {tuple(value.shape)}")

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
+from avalanche_memplugins import _checks as check
+
 Weights: TypeAlias = tuple[Tensor, ...]
 Energy: TypeAlias = Callable[[Tensor, Weights], Tensor]
 """``energy(x (E, N, *shape), weights, each (E, *its shape)) -> (E, N)``."""
@@ -50,8 +52,11 @@ def energy_write(
 
     Source: section 3.1, "Writing".
     """
+    _check(energy, "x", x, "initial", initial)
+    check.floats(rates=rates)
+    check.flags(first_order=first_order, checkpoint=checkpoint)
     if rates.ndim != 3 or rates.shape[1] != len(initial) or not 1 <= rates.shape[2] <= 3:
-        raise ValueError(f"rates: wants shape (T, {len(initial)}, 1 to 3), got {tuple(rates.shape)}")
+        raise ValueError(f"rates: expected shape (T, {len(initial)}, 1 to 3), got {tuple(rates.shape)}")
     differentiable = torch.is_grad_enabled() and not first_order
     episodes = x.shape[0]
     start = tuple(weight.expand(episodes, *weight.shape[1:]) for weight in initial)
@@ -145,12 +150,21 @@ def energy_read(
 
     Source: section 3.1, "Reading"; the noise: Welling and Teh 2011, equation 2.
     """
+    _check(energy, "cue", cue, "weights", weights)
+    check.floats(step_sizes=step_sizes, momenta=momenta)
+    if precondition is not None:
+        check.function("precondition", precondition, "a function of slopes, or None")
+    if known is not None and (check.tensor("known", known).dtype != torch.bool or known.shape != cue.shape):
+        raise ValueError(f"known: expected bool {tuple(cue.shape)} like cue, got {known.dtype} {tuple(known.shape)}")
+    check.number("temperature", temperature, least=0)
+    check.generator("generator", generator)
+    _check_interval(low, high)
+    check.flag("checkpoint", checkpoint)
     if step_sizes.shape != momenta.shape or step_sizes.ndim != 1:
         raise ValueError(
-            f"step_sizes, momenta: want the same shape (K,), got {tuple(step_sizes.shape)} and {tuple(momenta.shape)}"
+            f"step_sizes, momenta: expected the same shape (K,), got {tuple(step_sizes.shape)} and "
+            f"{tuple(momenta.shape)}"
         )
-    if temperature < 0:
-        raise ValueError(f"temperature: wants a number >= 0, got {temperature}")
     differentiable = torch.is_grad_enabled()
     noise = torch.randn(len(step_sizes), *cue.shape, generator=generator).to(cue) if temperature else None
 
@@ -192,8 +206,14 @@ def decreasing_steps(first: Tensor, ratios: Tensor, steps: int) -> Tensor:
 
     Source: section 3.1, "Reading".
     """
+    check.floats(first=first, ratios=ratios)
+    if first.numel() != 1:
+        raise ValueError(f"first: expected one number, got shape {tuple(first.shape)}")
+    if ratios.ndim != 1:
+        raise ValueError(f"ratios: expected shape (K - 1,), got {tuple(ratios.shape)}")
+    check.integer("steps", steps)
     if steps < 1 or (steps > 1 and not len(ratios)):
-        raise ValueError(f"steps: wants 1 to {'any number' if len(ratios) else '1'}, got {steps}")
+        raise ValueError(f"steps: expected 1 to {'any number' if len(ratios) else '1'}, got {steps}")
     gamma = torch.nn.functional.softplus(first).view(1)
     if steps == 1:
         return gamma
@@ -211,8 +231,36 @@ def reconstruction_loss(iterates: Sequence[Tensor], x: Tensor, *, last: float = 
 
     Source: section 3.2, equation 5.
     """
+    check.floats(x=x)
+    if not isinstance(iterates, Sequence) or len(iterates) < 2:
+        got = f"{len(iterates)} of them" if isinstance(iterates, Sequence) else check.show(iterates)
+        raise ValueError(f"iterates: expected a sequence of at least two tensors, got {got}")
+    if x.ndim < 3:
+        raise ValueError(f"x: expected (E, N, *shape), got {tuple(x.shape)}")
+    for step in iterates:
+        check.like("x", x, check.tensor("iterates", step).shape, "that of the iterates")
+    check.number("last", last, least=0)
     errors = torch.stack([(step - x).square().flatten(2).sum(-1).mean() for step in iterates[1:]])
     return errors[:-1].sum() + last * errors[-1]
+
+
+def _check(energy: Energy, name: str, patterns: Tensor, called: str, weights: Weights) -> None:
+    check.function("energy", energy, "a function of patterns and weights")
+    check.floats(**{name: patterns})
+    if patterns.ndim < 3:
+        raise ValueError(f"{name}: expected (E, N, *shape), got {tuple(patterns.shape)}")
+    if not isinstance(weights, tuple | list):
+        raise TypeError(f"{called}: expected a tuple of tensors, one a writable weight, got {check.show(weights)}")
+    for weight in weights:
+        check.floats(**{called: weight})
+
+
+def _check_interval(low: float, high: float) -> None:
+    for name, value in (("low", low), ("high", high)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise ValueError(f"{name}: expected a number, or infinity for no limit, got {check.show(value)}")
+    if not low < high:
+        raise ValueError(f"high: expected a number above low={low!r}, got {high!r}")
 
 
 def _leaf(value: Tensor, keep_graph: bool) -> Tensor:

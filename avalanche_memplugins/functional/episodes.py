@@ -24,7 +24,7 @@ def corrupt_strings(
     :returns: the cue, and whether its bit is known to be right, bool; both like ``x``.
     """
     if not 0 <= erased <= x.shape[-1]:
-        raise ValueError(f"erased: wants 0 to {x.shape[-1]}, got {erased}")
+        raise ValueError(f"erased: expected 0 to {x.shape[-1]}, got {erased}")
     order = torch.rand(x.shape, generator=generator).argsort(-1)
     known = order >= erased
     if value is None:
@@ -41,7 +41,7 @@ def image_episodes(images: Tensor, episodes: int, patterns: int, *, generator: t
     :returns: ``(E, N, S * S)``.
     """
     if len(images) < patterns:
-        raise ValueError(f"images: wants at least {patterns}, one a pattern, got {len(images)}")
+        raise ValueError(f"images: expected at least {patterns}, one a pattern, got {len(images)}")
     chosen = torch.stack([torch.randperm(len(images), generator=generator)[:patterns] for _ in range(episodes)])
     return images[chosen].flatten(2)
 
@@ -54,9 +54,9 @@ def erase_block(x: Tensor, size: int, block: int, *, generator: torch.Generator)
     :returns: the cue, and whether its pixel is known to be right, bool; both like ``x``.
     """
     if x.shape[-1] != size * size:
-        raise ValueError(f"x: wants (..., {size * size}) for images of {size} x {size}, got {tuple(x.shape)}")
+        raise ValueError(f"x: expected (..., {size * size}) for images of {size} x {size}, got {tuple(x.shape)}")
     if not 1 <= block <= size:
-        raise ValueError(f"block: wants 1 to {size}, got {block}")
+        raise ValueError(f"block: expected 1 to {size}, got {block}")
     corner = torch.randint(size - block + 1, (2, *x.shape[:-1], 1), generator=generator)
     axis = torch.arange(size)
     rows, columns = (axis >= corner) & (axis < corner + block)

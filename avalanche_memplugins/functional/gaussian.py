@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 
 def merge_moments(count: Tensor, mean: Tensor, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Counts and means with a batch taken in, and the rows by which the scatter grows.
@@ -26,6 +28,13 @@ def merge_moments(count: Tensor, mean: Tensor, x: Tensor, rows: Tensor) -> tuple
     Source: Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample
     variances", 1979.
     """
+    check.tensors(count=count, rows=rows)
+    check.floats(mean=mean, x=x)
+    if x.ndim != 3:
+        raise ValueError(f"x: expected (K, m, C), got {tuple(x.shape)}")
+    check.like("mean", mean, (x.shape[0], x.shape[2]), "(K, C)")
+    for name, value in (("count", count), ("rows", rows)):
+        check.like(name, value, x.shape[:1], "one number a class")
     valid = torch.arange(x.shape[1], device=x.device) < rows[:, None]
     x = x * valid[..., None]
     old, new = count.to(x.dtype), rows.to(x.dtype)
@@ -53,13 +62,19 @@ def merge_low_rank(factors: Tensor, residual: Tensor, growth: Tensor) -> tuple[T
 
     Source: incremental PCA, Ross et al., "Incremental learning for robust visual tracking", 2008.
     """
+    check.floats(factors=factors, residual=residual, growth=growth)
+    if factors.ndim != 3:
+        raise ValueError(f"factors: expected (K, r, C), got {tuple(factors.shape)}")
+    check.like("residual", residual, (factors.shape[0], factors.shape[2]), "(K, C)")
+    if growth.ndim != 3 or (growth.shape[0], growth.shape[2]) != tuple(residual.shape):
+        raise ValueError(f"growth: expected ({len(factors)}, m, {factors.shape[2]}), got {tuple(growth.shape)}")
     rank = factors.shape[1]
     stacked = torch.cat([factors, growth], 1)
     if rank == 0:
         return factors, residual + growth.square().sum(1)
     rows, width = stacked.shape[1:]
     if rows <= rank:
-        raise ValueError(f"growth: wants at least one row, got {tuple(growth.shape)}")
+        raise ValueError(f"growth: expected at least one row, got {tuple(growth.shape)}")
     if rows <= width:
         _, vectors = torch.linalg.eigh(stacked @ stacked.mT)
         turned = vectors.flip(-1).mT @ stacked
@@ -74,6 +89,7 @@ def merge_low_rank(factors: Tensor, residual: Tensor, growth: Tensor) -> tuple[T
 
 def pack_triangle(matrix: Tensor) -> Tensor:
     """Lower triangles ``(..., C (C + 1) / 2)`` of symmetric matrices ``(..., C, C)``, row by row."""
+    _square("matrix", check.tensor("matrix", matrix))
     rows, columns = _triangle(matrix.shape[-1], matrix.device)
     return matrix[..., rows, columns]
 
@@ -83,8 +99,12 @@ def unpack_triangle(packed: Tensor, width: int) -> Tensor:
 
     :raises ValueError: if the triangle is not that of such a matrix.
     """
-    if packed.shape[-1] != width * (width + 1) // 2:
-        raise ValueError(f"packed: wants {width * (width + 1) // 2} numbers for width {width}, got {packed.shape[-1]}")
+    check.tensor("packed", packed)
+    check.positive_integer("width", width)
+    numbers = width * (width + 1) // 2
+    if not packed.ndim or packed.shape[-1] != numbers:
+        got = packed.shape[-1] if packed.ndim else "a single number"
+        raise ValueError(f"packed: expected {numbers} numbers for width {width}, got {got}")
     rows, columns = _triangle(width, packed.device)
     matrix = packed.new_empty(*packed.shape[:-1], width, width)
     matrix[..., rows, columns] = packed
@@ -97,6 +117,8 @@ def symmetric_factors(scatter: Tensor) -> Tensor:
 
     Eigenvalues that rounding made negative count as 0, so any number of rows, one included, will do.
     """
+    check.floats(scatter=scatter)
+    _square("scatter", scatter)
     values, vectors = torch.linalg.eigh(scatter)
     factors: Tensor = values.clamp_min(0).sqrt()[..., None] * vectors.mT
     return factors
@@ -116,10 +138,26 @@ def draw_low_rank(
     :param diagonal_noise: :math:`\epsilon'` ``(K, n, C)``, standard normal; wanted with ``residual``.
     :returns: ``(K, n, C)``.
     """
+    check.floats(mean=mean, factors=factors, noise=noise)
+    if mean.ndim != 2:
+        raise ValueError(f"mean: expected (K, C), got {tuple(mean.shape)}")
+    if factors.ndim != 3 or (factors.shape[0], factors.shape[2]) != tuple(mean.shape):
+        raise ValueError(f"factors: expected ({len(mean)}, r, {mean.shape[1]}), got {tuple(factors.shape)}")
+    if noise.ndim != 3 or (noise.shape[0], noise.shape[2]) != tuple(factors.shape[:2]):
+        raise ValueError(f"noise: expected ({len(mean)}, n, {factors.shape[1]}), got {tuple(noise.shape)}")
+    if residual is not None:
+        check.floats(residual=residual, diagonal_noise=diagonal_noise)
+        check.like("residual", residual, mean.shape, "that of mean")
     rows = torch.baddbmm(mean[:, None], noise, factors)
     if residual is not None and diagonal_noise is not None:
+        check.like("diagonal_noise", diagonal_noise, rows.shape, "(K, n, C)")
         rows = rows + residual.sqrt()[:, None] * diagonal_noise
     return rows
+
+
+def _square(name: str, value: Tensor) -> None:
+    if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
+        raise ValueError(f"{name}: expected (..., C, C), got {tuple(value.shape)}")
 
 
 def _triangle(width: int, device: torch.device) -> tuple[Tensor, Tensor]:

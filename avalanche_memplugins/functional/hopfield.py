@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 # Of a pattern's length: what float32 weights leave of a pattern already stored is smaller, anything new is larger.
 _NEW = 1e-4
 
@@ -53,6 +55,7 @@ def storkey_rule(weights: Tensor, patterns: Tensor, *, whole_field: bool = False
 
     Source: Storkey 1997, section 3.
     """
+    check.flag("whole_field", whole_field)
     _check(weights, patterns)
     size = weights.shape[-1]
     if whole_field:
@@ -130,13 +133,13 @@ def hopfield_recall(
     :returns: states like ``cue``.
     :raises ValueError: if shapes or arguments do not fit.
     """
-    _check(weights, cue)
-    if known is not None and (known.dtype != torch.bool or known.shape != cue.shape):
-        raise ValueError(f"known: wants bool {tuple(cue.shape)} like cue, got {known.dtype} {tuple(known.shape)}")
-    if update not in ("asynchronous", "synchronous"):
-        raise ValueError(f"update: wants 'asynchronous' or 'synchronous', got {update!r}")
-    if sweeps < 1:
-        raise ValueError(f"sweeps: wants an integer >= 1, got {sweeps!r}")
+    _check(weights, cue, "cue")
+    if known is not None and (check.tensor("known", known).dtype != torch.bool or known.shape != cue.shape):
+        raise ValueError(f"known: expected bool {tuple(cue.shape)} like cue, got {known.dtype} {tuple(known.shape)}")
+    check.choice("update", update, ("asynchronous", "synchronous"))
+    check.flag("keep_diagonal", keep_diagonal)
+    check.positive_integer("sweeps", sweeps)
+    check.generator("generator", generator)
     if not keep_diagonal:
         weights = weights - torch.diag_embed(weights.diagonal(dim1=-2, dim2=-1))
     free = None if known is None else ~known
@@ -177,8 +180,9 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
     return a.unsqueeze(-1) * b.unsqueeze(-2)
 
 
-def _check(weights: Tensor, patterns: Tensor) -> None:
+def _check(weights: Tensor, patterns: Tensor, name: str = "patterns") -> None:
+    check.floats(**{"weights": weights, name: patterns})
     if weights.ndim < 2 or weights.shape[-1] != weights.shape[-2]:
-        raise ValueError(f"weights: wants (..., n, n), got {tuple(weights.shape)}")
+        raise ValueError(f"weights: expected (..., n, n), got {tuple(weights.shape)}")
     if patterns.ndim < 2 or patterns.shape[-1] != weights.shape[-1]:
-        raise ValueError(f"patterns: wants (..., N, {weights.shape[-1]}), got {tuple(patterns.shape)}")
+        raise ValueError(f"{name}: expected (..., N, {weights.shape[-1]}), got {tuple(patterns.shape)}")

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 
 def kanerva_posterior(
     mean: Tensor, row_cov: Tensor, address: Tensor, code: Tensor, *, noise_var: float | Tensor, sequential: bool = False
@@ -35,6 +37,7 @@ def kanerva_posterior(
 
     Source: Wu et al. 2018, equations 6 to 9.
     """
+    check.flag("sequential", sequential)
     _check(mean, row_cov, address, code, noise_var)
     noise = _like(noise_var, mean)
     if not sequential:
@@ -74,7 +77,8 @@ def kanerva_unwrite(
     factor, failed = torch.linalg.cholesky_ex(left)
     if bool(failed.any()):
         raise ValueError(
-            "address: wants addresses under which items were written; this memory is surer there than without them"
+            "address: expected addresses under which items were written, got others: the memory is surer there than it "
+            "would be without them"
         )
     gain = torch.cholesky_solve(cross.mT, factor).mT
     mean = mean - gain @ (code - address @ mean)
@@ -96,12 +100,15 @@ def kanerva_address(mean: Tensor, code: Tensor, *, ridge: float | Tensor = 1.0, 
 
     Source: Wu et al., "Learning attractor dynamics", 2018, section 3.2.
     """
+    _check_codes(mean, code)
+    _check_scale("ridge", ridge)
+    check.flag("released", released)
     gram = mean @ mean.mT
     right = mean @ code.mT
     if released:
         gram, right = gram @ gram, gram @ right
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    factor, _ = torch.linalg.cholesky_ex(gram + _like(ridge, mean) * eye)
+    factor, _ = torch.linalg.cholesky_ex(gram + _above_rounding(_like(ridge, mean), gram) * eye)
     return torch.cholesky_solve(right, factor).mT
 
 
@@ -119,6 +126,10 @@ def kanerva_dynamic_write(
 
     Source: Wu et al., "Learning attractor dynamics", 2018, section 3.2, "dynamic addressing".
     """
+    _check_codes(mean, code)
+    _check_cov("row_cov", row_cov, mean.shape[-2])
+    _check_scale("noise_var", noise_var)
+    _check_scale("ridge", ridge)
     noise = _like(noise_var, mean)
     addresses = []
     for item in code.unbind(-2):
@@ -144,6 +155,15 @@ def matrix_normal_kl(mean: Tensor, row_cov: Tensor, prior_mean: Tensor, prior_ro
     Source: the standard form; the authors' released code lacks the half and takes only the diagonal of :math:`U` for
     its determinant.
     """
+    check.floats(mean=mean, prior_mean=prior_mean)
+    if mean.ndim < 2:
+        raise ValueError(f"mean: expected (..., K, C), got {tuple(mean.shape)}")
+    if prior_mean.ndim < 2 or prior_mean.shape[-2:] != mean.shape[-2:]:
+        raise ValueError(
+            f"prior_mean: expected (..., {', '.join(map(str, mean.shape[-2:]))}), got {tuple(prior_mean.shape)}"
+        )
+    for name, value in (("row_cov", row_cov), ("prior_row_cov", prior_row_cov)):
+        _check_cov(name, value, mean.shape[-2])
     rows, columns = mean.shape[-2:]
     prior = torch.linalg.cholesky(prior_row_cov)
     spread = torch.cholesky_solve(row_cov, prior).diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -163,20 +183,28 @@ def address_second_moment(row_cov: Tensor, prior_row_cov: Tensor, *, noise_var: 
     :param row_cov: :math:`U` after the writes, ``(..., K, K)``, positive definite.
     :param prior_row_cov: :math:`U_0` before them.
     :param noise_var: :math:`\sigma^2` of the writes.
-    :returns: ``(..., K, K)``, in float64.
+    :returns: ``(..., K, K)``, in float64. Where U is too small for its type, after many rows with little noise, the sum
+        is larger than what comes back: U cannot tell it any more.
 
     Source: the posterior above in its information form.
     """
+    check.floats(row_cov=row_cov)
+    if row_cov.ndim < 2 or row_cov.shape[-1] != row_cov.shape[-2]:
+        raise ValueError(f"row_cov: expected (..., K, K), got {tuple(row_cov.shape)}")
+    _check_cov("prior_row_cov", prior_row_cov, row_cov.shape[-1])
+    _check_scale("noise_var", noise_var)
     after, before = row_cov.double(), prior_row_cov.double()
-    information = torch.cholesky_inverse(torch.linalg.cholesky(after))
-    return _like(noise_var, after) * (information - torch.cholesky_inverse(torch.linalg.cholesky(before)))
+    information = _inverse(after, torch.finfo(row_cov.dtype).eps) - _inverse(before, torch.finfo(before.dtype).eps)
+    return _like(noise_var, after) * information
 
 
 def _write(mean: Tensor, row_cov: Tensor, address: Tensor, code: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     cross = row_cov @ address.mT  # (..., K, T)
     eye = torch.eye(address.shape[-2], dtype=mean.dtype, device=mean.device)
+    seen = address @ cross
+    noise = _above_rounding(noise, seen)
     # Never fails: its smallest eigenvalue is the noise. So nobody has to wait for a GPU to say so.
-    factor, _ = torch.linalg.cholesky_ex(address @ cross + noise * eye)
+    factor, _ = torch.linalg.cholesky_ex(seen + noise * eye)
     gain = torch.cholesky_solve(cross.mT, factor).mT
     kept = torch.eye(row_cov.shape[-1], dtype=mean.dtype, device=mean.device) - gain @ address
     row_cov = kept @ row_cov @ kept.mT + noise * (gain @ gain.mT)
@@ -191,6 +219,22 @@ def _write_one(mean: Tensor, row_cov: Tensor, address: Tensor, code: Tensor, noi
     mean = mean + gain.unsqueeze(-1) * missing.unsqueeze(-2)
     row_cov = row_cov - gain.unsqueeze(-1) * cross.unsqueeze(-2)
     return mean, _symmetric(row_cov)
+
+
+def _above_rounding(noise: Tensor, matrix: Tensor) -> Tensor:
+    """Noise for the diagonal of a semi-definite matrix, at least what rounding may have taken from it."""
+    size = matrix.shape[-1]
+    largest = matrix.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
+    floor: Tensor = (4 * size * torch.finfo(matrix.dtype).eps * largest)[..., None, None]
+    return noise.maximum(floor)
+
+
+def _inverse(matrix: Tensor, resolution: float) -> Tensor:
+    """Inverse of covariances ``(..., K, K)``; directions that are below their rounding count as being at it."""
+    values, vectors = torch.linalg.eigh(matrix)
+    floor = resolution * matrix.shape[-1] * values[..., -1:].clamp_min(torch.finfo(matrix.dtype).tiny)
+    inverse: Tensor = (vectors / values.maximum(floor).unsqueeze(-2)) @ vectors.mT
+    return inverse
 
 
 def _symmetric(matrix: Tensor) -> Tensor:
@@ -208,14 +252,33 @@ def _like(value: float | Tensor, mean: Tensor) -> Tensor:
 
 
 def _check(mean: Tensor, row_cov: Tensor, address: Tensor, code: Tensor, noise_var: float | Tensor) -> None:
-    if mean.ndim < 2:
-        raise ValueError(f"mean: wants (..., K, C), got {tuple(mean.shape)}")
+    _check_codes(mean, code)
     rows, columns = mean.shape[-2:]
-    if row_cov.shape[-2:] != (rows, rows):
-        raise ValueError(f"row_cov: wants (..., {rows}, {rows}), got {tuple(row_cov.shape)}")
+    _check_cov("row_cov", row_cov, rows)
+    check.floats(address=address)
     if address.ndim < 2 or address.shape[-1] != rows:
-        raise ValueError(f"address: wants (..., T, {rows}), got {tuple(address.shape)}")
-    if code.ndim < 2 or code.shape[-2:] != (address.shape[-2], columns):
-        raise ValueError(f"code: wants (..., {address.shape[-2]}, {columns}), got {tuple(code.shape)}")
-    if isinstance(noise_var, int | float) and not noise_var > 0:
-        raise ValueError(f"noise_var: wants a number above 0, got {noise_var}")
+        raise ValueError(f"address: expected (..., T, {rows}), got {tuple(address.shape)}")
+    if code.shape[-2] != address.shape[-2]:
+        raise ValueError(f"code: expected (..., {address.shape[-2]}, {columns}), got {tuple(code.shape)}")
+    _check_scale("noise_var", noise_var)
+
+
+def _check_codes(mean: Tensor, code: Tensor) -> None:
+    check.floats(mean=mean, code=code)
+    if mean.ndim < 2:
+        raise ValueError(f"mean: expected (..., K, C), got {tuple(mean.shape)}")
+    if code.ndim < 2 or code.shape[-1] != mean.shape[-1]:
+        raise ValueError(f"code: expected (..., T, {mean.shape[-1]}), got {tuple(code.shape)}")
+
+
+def _check_cov(name: str, value: Tensor, rows: int) -> None:
+    check.floats(**{name: value})
+    if value.shape[-2:] != (rows, rows):
+        raise ValueError(f"{name}: expected (..., {rows}, {rows}), got {tuple(value.shape)}")
+
+
+def _check_scale(name: str, value: float | Tensor) -> None:
+    if isinstance(value, Tensor):
+        check.floats(**{name: value})
+    else:
+        check.number(name, value, above=0)

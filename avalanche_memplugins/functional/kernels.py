@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 
 def inverse_distance(squared: Tensor, *, eps: float = 1e-3) -> Tensor:
     r"""MbPA's and NEC's kernel, normalised over the neighbours.
@@ -18,8 +20,9 @@ def inverse_distance(squared: Tensor, *, eps: float = 1e-3) -> Tensor:
 
     Source: Sprechmann et al. 2018, section 2; Pritzel et al. 2017, equation 5.
     """
-    if not eps > 0:
-        raise ValueError(f"eps: wants a number > 0, got {eps!r}")
+    check.floats(squared=squared)
+    check.number("eps", eps, above=0)
+    _some("squared", squared)
     weights = 1 / (eps + squared)
     return weights / weights.sum(-1, keepdim=True)
 
@@ -38,8 +41,14 @@ def nearest_relative(squared: Tensor, *, width: float = 0.15, eps: float = 1e-3)
     :return: weights ``(..., K)`` that sum to one.
     :raises ValueError: for ``width`` or ``eps`` not above 0.
     """
-    for name, value in (("width", width), ("eps", eps)):
-        if not value > 0:
-            raise ValueError(f"{name}: wants a number > 0, got {value!r}")
+    check.floats(squared=squared)
+    check.number("width", width, above=0)
+    check.number("eps", eps, above=0)
+    _some("squared", squared)
     nearest = squared.amin(-1, keepdim=True)
     return torch.softmax((nearest - squared) / (width * nearest.clamp(min=eps)), -1)
+
+
+def _some(name: str, value: Tensor) -> None:
+    if not value.ndim:
+        raise ValueError(f"{name}: expected (..., K), got a single number")

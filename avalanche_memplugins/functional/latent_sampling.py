@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 
 def sample_latents(
     mu: Tensor,
@@ -33,14 +35,15 @@ def sample_latents(
 
     Source: Gananath, "Probabilistic memory retrieval", 2022.
     """
+    check.floats(mu=mu, log_variance=log_variance)
     if mu.ndim != 2 or mu.shape != log_variance.shape:
         raise ValueError(
-            f"mu, log_variance: want the same shape (B, C), got {tuple(mu.shape)} and {tuple(log_variance.shape)}"
+            f"mu, log_variance: expected the same shape (B, C), got {tuple(mu.shape)} and {tuple(log_variance.shape)}"
         )
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n: wants an integer >= 1, got {n!r}")
-    if not alpha_std >= 0:
-        raise ValueError(f"alpha_std: wants a number >= 0, got {alpha_std!r}")
+    check.positive_integer("n", n)
+    check.room("n", n, mu.numel() * mu.element_size())
+    check.number("alpha_std", alpha_std, least=0)
+    check.generator("generator", generator)
     shape = (len(mu), n, mu.shape[1])
     device = mu.device if generator is None else generator.device
 

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn.functional import cross_entropy, log_softmax, one_hot
 
+from avalanche_memplugins import _checks as check
+
 
 def adapt_linear(
     features: Tensor,
@@ -58,7 +60,16 @@ def adapt_linear(
     :param active: ``(C,)`` bool; classes that take part. None: all.
     :return: logits of the queries ``(B, C)`` under their own heads.
     """
-    _check(features, labels, weights, query, steps, beta)
+    _check(features, labels, weights, query, steps, lr, beta)
+    check.floats(weight=weight)
+    if features.ndim != 3 or weight.ndim != 2 or weight.shape[1] != features.shape[2]:
+        raise ValueError(
+            f"weight: expected (C, F) for features (B, K, F) {tuple(features.shape)}, got {tuple(weight.shape)}"
+        )
+    if bias is not None:
+        check.floats(bias=bias)
+        check.like("bias", bias, weight.shape[:1], "(C,)")
+    _check_classes(labels, active, len(weight))
     gram, cross = _gram(features, query, bias is not None)
     logits = nn.functional.linear(features, weight, bias)
     start = nn.functional.linear(query, weight, bias)
@@ -97,10 +108,15 @@ def adapt_chain(
     :return: logits ``(B, C)``.
     :raises ValueError: if the chain does not begin and end with a linear layer.
     """
-    _check(features, labels, weights, query, steps, beta)
+    if not isinstance(layers, Sequence | nn.Sequential) or not len(layers):
+        raise TypeError(f"layers: expected a sequence of modules, got {check.show(layers)}")
+    _check(features, labels, weights, query, steps, lr, beta)
     first, rest = layers[0], layers[1:]
     if not isinstance(first, nn.Linear) or not isinstance(layers[-1], nn.Linear):
-        raise ValueError("layers: wants a chain that begins and ends with a linear layer")
+        raise ValueError("layers: expected a chain that begins and ends with a linear layer, got others")
+    if features.ndim != 3 or features.shape[2] != first.in_features:
+        raise ValueError(f"features: expected (B, K, {first.in_features}), got {tuple(features.shape)}")
+    _check_classes(labels, active, layers[-1].out_features)
     weight, bias = first.weight.detach(), None if first.bias is None else first.bias.detach()
     if not rest:
         return adapt_linear(
@@ -198,7 +214,13 @@ def adapt_parameters(
     :param neighbours: ``(B, K, *shape)``; ``query`` is ``(B, *shape)``; the others as in :func:`adapt_linear`.
     :return: logits ``(B, C)``.
     """
-    _check(neighbours, labels, weights, query, steps, beta)
+    check.function("forward", forward, "a function of parameters and rows")
+    if not isinstance(parameters, Mapping) or not parameters:
+        raise TypeError(f"parameters: expected tensors by name, at least one, got {check.show(parameters)}")
+    for value in parameters.values():
+        check.floats(parameters=value)
+    _check(neighbours, labels, weights, query, steps, lr, beta, name="neighbours")
+    _check_classes(labels, active, None)
     start = {name: value.detach() for name, value in parameters.items()}
 
     def adapt(x: Tensor, y: Tensor, w: Tensor, q: Tensor) -> Tensor:
@@ -255,13 +277,41 @@ def _loss(logits: Tensor, labels: Tensor, weights: Tensor, active: Tensor | None
     return (each * weights.flatten()).sum()
 
 
-def _check(features: Tensor, labels: Tensor, weights: Tensor, query: Tensor, steps: int, beta: float) -> None:
+def _check_classes(labels: Tensor, active: Tensor | None, classes: int | None) -> None:
+    """What is told of classes; values are looked at on the CPU only, where nobody waits for them."""
+    if active is not None:
+        if check.tensor("active", active).dtype != torch.bool:
+            raise ValueError(f"active: expected bool ({classes or 'C'},), got {active.dtype}")
+        if classes is not None:
+            check.like("active", active, (classes,), "one a class")
+    if not labels.is_cuda and labels.numel():
+        low, high = (int(end) for end in labels.aminmax())
+        if low < 0 or (classes is not None and high >= classes):
+            most = "" if classes is None else f" to {classes - 1}"
+            raise ValueError(f"labels: expected classes from 0{most}, got {low} to {high}")
+
+
+def _check(
+    features: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    query: Tensor,
+    steps: int,
+    lr: float,
+    beta: float,
+    *,
+    name: str = "features",
+) -> None:
+    check.floats(**{name: features, "weights": weights, "query": query})
+    if features.ndim < 3:
+        raise ValueError(f"{name}: expected (B, K, *shape), got {tuple(features.shape)}")
+    if check.tensor("labels", labels).is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels: expected integers, got {labels.dtype}")
+    check.integer("steps", steps, least=0)
+    check.number("lr", lr, above=0)
+    check.number("beta", beta, least=0, most=1)
     batch = features.shape[:2]
-    for name, value in (("labels", labels), ("weights", weights)):
-        if value.shape != batch:
-            raise ValueError(f"{name}: wants shape {tuple(batch)} as the neighbours have, got {tuple(value.shape)}")
+    check.like("labels", labels, batch, f"one a row of {name}")
+    check.like("weights", weights, batch, f"one a row of {name}")
     wanted = (batch[0], *features.shape[2:])
-    if query.shape != wanted:
-        raise ValueError(f"query: wants shape {wanted}, got {tuple(query.shape)}")
-    if steps < 0 or not 0 <= beta <= 1:
-        raise ValueError(f"steps and beta: want steps >= 0 and 0 <= beta <= 1, got {steps} and {beta}")
+    check.like("query", query, wanted)

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 
 def modern_hopfield_read(
     patterns: Tensor,
@@ -40,16 +42,21 @@ def modern_hopfield_read(
     Source: Ramsauer et al., "Hopfield networks is all you need", 2020, equation 3; distances: Millidge et al.,
     "Universal Hopfield networks", 2022, section 3.
     """
+    check.floats(patterns=patterns, cue=cue)
+    if isinstance(beta, Tensor):
+        check.floats(beta=beta)
+    else:
+        check.number("beta", beta, above=0)
     if patterns.ndim < 2 or patterns.shape[-2] == 0:
-        raise ValueError(f"patterns: wants (..., M, n) with M >= 1, got {tuple(patterns.shape)}")
+        raise ValueError(f"patterns: expected (..., M, n) with M >= 1, got {tuple(patterns.shape)}")
     if cue.ndim < 2 or cue.shape[-1] != patterns.shape[-1]:
-        raise ValueError(f"cue: wants (..., N, {patterns.shape[-1]}), got {tuple(cue.shape)}")
-    if known is not None and (known.dtype != torch.bool or known.shape != cue.shape):
-        raise ValueError(f"known: wants bool {tuple(cue.shape)} like cue, got {known.dtype} {tuple(known.shape)}")
-    if similarity not in ("dot", "distance"):
-        raise ValueError(f"similarity: wants 'dot' or 'distance', got {similarity!r}")
-    if steps < 1:
-        raise ValueError(f"steps: wants an integer >= 1, got {steps!r}")
+        raise ValueError(f"cue: expected (..., N, {patterns.shape[-1]}), got {tuple(cue.shape)}")
+    if known is not None and (check.tensor("known", known).dtype != torch.bool or known.shape != cue.shape):
+        raise ValueError(f"known: expected bool {tuple(cue.shape)} like cue, got {known.dtype} {tuple(known.shape)}")
+    check.choice("similarity", similarity, ("dot", "distance"))
+    check.positive_integer("steps", steps)
+    if threshold is not None:
+        check.number("threshold", threshold, least=0)
     mask = torch.ones_like(cue) if known is None else known.to(cue.dtype)
     state = cue
     for _ in range(steps):

@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 Backend = Literal["torch", "faiss"]
 
 BFLOAT16_FROM = 64  # dimensions; below, the top-k dominates and a rough product saves nothing
@@ -65,13 +67,15 @@ class KeyTable:
     """
 
     def __init__(self, keys: Tensor, *, backend: Backend = "torch") -> None:
+        check.choice("backend", backend, ("torch", "faiss"))
         check_backend(backend)
+        check.floats(keys=keys)
         if keys.dim() < 2 or len(keys) == 0:
-            raise ValueError(f"keys must be (N, *shape) with N >= 1, got shape {tuple(keys.shape)}")
-        if not keys.is_floating_point() or not torch.isfinite(keys).all():
-            raise ValueError(f"keys must be finite floating-point numbers, got {keys.dtype} with others")
+            raise ValueError(f"keys: expected (N, *shape) with N >= 1, got shape {tuple(keys.shape)}")
+        if not torch.isfinite(keys).all():
+            raise ValueError("keys: expected finite numbers, got others")
         if backend == "faiss" and keys.device.type != "cpu":
-            raise ValueError(f"backend 'faiss' searches on the CPU, got keys on {keys.device}")
+            raise ValueError(f"backend: expected keys on the CPU for 'faiss', got keys on {keys.device}")
         self.keys = keys.detach().flatten(1).float()
         self.uses_faiss = backend == "faiss"
         self._passes: dict[torch.dtype, tuple[Tensor, Tensor, float, float]] = {}
@@ -87,13 +91,16 @@ class KeyTable:
         :param max_bytes: working memory; queries and keys are taken in blocks that fit (one query at least).
         :raises ValueError: queries of another width, not finite, or k or max_bytes below 1.
         """
-        if k < 1 or max_bytes < 1:
-            raise ValueError(f"k and max_bytes must be >= 1, got k={k}, max_bytes={max_bytes}")
+        check.positive_integer("k", k)
+        check.positive_integer("max_bytes", max_bytes)
+        check.floats(queries=queries)
+        if queries.dim() < 2 or queries.shape[1:].numel() != self.keys.shape[1]:
+            raise ValueError(
+                f"queries: expected (Q, *shape) of {self.keys.shape[1]} numbers a row, got {tuple(queries.shape)}"
+            )
         flat = queries.detach().flatten(1).float()
-        if flat.shape[1] != self.keys.shape[1]:
-            raise ValueError(f"queries must have {self.keys.shape[1]} numbers a row, got {flat.shape[1]}")
         if not torch.isfinite(flat).all():
-            raise ValueError("queries must be finite, got others")
+            raise ValueError("queries: expected finite numbers, got others")
         k = min(k, len(self))
         index = torch.empty(len(flat), k, dtype=torch.int64, device=flat.device)
         distance = torch.empty(len(flat), k, device=flat.device)

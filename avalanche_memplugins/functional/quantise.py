@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 _WIDTHS = (1, 2, 4, 8)
 
 
@@ -40,10 +42,11 @@ def unpack_bits(code: Tensor, bits: int, count: int) -> Tensor:
     :return: uint8 ``(*batch, count)``.
     :raises ValueError: for another type, number of bits or width of a row.
     """
+    check.integer("count", count, least=0)
     _check("code", code, bits)
     if code.shape[-1] != packed_size(count, bits):
         raise ValueError(
-            f"code: {count} values of {bits} bits take rows of {packed_size(count, bits)} bytes, "
+            f"code: expected rows of {packed_size(count, bits)} bytes for {count} values of {bits} bits, "
             f"got {tuple(code.shape)}"
         )
     if bits == 8:
@@ -70,6 +73,11 @@ def round_to_int8(values: Tensor, step: float | Tensor) -> Tensor:
     :param values: floating-point, without NaN.
     :param step: :math:`\Delta` > 0, one for all, or a tensor that fits beside the values.
     """
+    check.floats(values=values)
+    if isinstance(step, Tensor):
+        check.floats(step=step)
+    else:
+        check.number("step", step, above=0)
     return (values / step).round_().clamp_(-127, 127).to(torch.int8)
 
 
@@ -81,12 +89,20 @@ def scaled_int8(values: Tensor) -> tuple[Tensor, Tensor]:
     :param values: floating-point ``(B, *shape)``, finite.
     :returns: codes ``(B, *shape)``; steps ``(B,)``, > 0, so that a row of zeros comes back as zeros.
     """
+    check.floats(values=values)
+    if values.ndim < 2:
+        raise ValueError(f"values: expected (B, *shape), got {tuple(values.shape)}")
     step = values.abs().flatten(1).amax(1).clamp(min=127 * torch.finfo(values.dtype).tiny) / 127
     return round_to_int8(values, _beside(step, values)), step
 
 
 def from_scaled_int8(codes: Tensor, step: Tensor) -> Tensor:
     """The inverse of :func:`scaled_int8` but for rounding by at most half a step, ``(B, *shape)``."""
+    check.tensor("codes", codes)
+    check.floats(step=step)
+    if not codes.ndim:
+        raise ValueError("codes: expected (B, *shape), got a single number")
+    check.like("step", step, codes.shape[:1], "one number a row of codes")
     return codes.to(step.dtype) * _beside(step, codes)
 
 
@@ -95,7 +111,8 @@ def _beside(step: Tensor, rows: Tensor) -> Tensor:
 
 
 def _check(name: str, tensor: Tensor, bits: int) -> None:
-    if bits not in _WIDTHS:
-        raise ValueError(f"bits: wants one of {', '.join(map(str, _WIDTHS))}, got {bits!r}")
+    if isinstance(bits, bool) or bits not in _WIDTHS:
+        raise ValueError(f"bits: expected one of {', '.join(map(str, _WIDTHS))}, got {check.show(bits)}")
+    check.tensor(name, tensor)
     if tensor.dtype != torch.uint8 or tensor.ndim < 1:
-        raise ValueError(f"{name}: wants uint8 (*batch, n), got {tensor.dtype} {tuple(tensor.shape)}")
+        raise ValueError(f"{name}: expected uint8 (*batch, n), got {tensor.dtype} {tuple(tensor.shape)}")

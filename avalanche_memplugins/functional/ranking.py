@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 
 def auroc(scores: Tensor, positive: Tensor) -> float:
     r"""Area under the ROC curve: :math:`P(s_+ > s_-) + \tfrac12 P(s_+ = s_-)` for scores drawn from each group.
@@ -16,16 +18,16 @@ def auroc(scores: Tensor, positive: Tensor) -> float:
 
     Source: Mann and Whitney 1947, by mid-ranks.
     """
-    if scores.shape != positive.shape or scores.ndim != 1:
-        raise ValueError(
-            f"positive: wants the shape of scores (B,), got {tuple(positive.shape)}, {tuple(scores.shape)}"
-        )
+    check.tensors(scores=scores, positive=positive)
+    if scores.ndim != 1:
+        raise ValueError(f"scores: expected shape (B,), got {tuple(scores.shape)}")
+    check.like("positive", positive, scores.shape, "that of scores")
     count = int(positive.sum())
     others = len(scores) - count
     if not count or not others:
-        raise ValueError(f"positive: wants rows of both kinds, got {count} of {len(scores)}")
+        raise ValueError(f"positive: expected rows of both kinds, got {count} of {len(scores)}")
     if bool(scores.isnan().any()):
-        raise ValueError("scores: want numbers, got NaN")
+        raise ValueError("scores: expected numbers, got NaN")
     _, place, ties = torch.unique(scores, return_inverse=True, return_counts=True)
     ranks = (ties.cumsum(0) - (ties - 1) / 2.0).double()[place]
     return float((ranks[positive.bool()].sum() - count * (count + 1) / 2) / (count * others))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 
 def reservoir_slots(seen: int, batch: int, capacity: int, *, generator: torch.Generator | None = None) -> Tensor:
     r"""Slots that the next ``batch`` rows of a stream take in a reservoir, for the whole batch at once.
@@ -26,6 +28,10 @@ def reservoir_slots(seen: int, batch: int, capacity: int, *, generator: torch.Ge
 
     Source: Vitter, "Random sampling with a reservoir", 1985, algorithm R.
     """
+    for name, value, least in (("seen", seen, 0), ("batch", batch, 0), ("capacity", capacity, 1)):
+        check.integer(name, value, least=least)
+    check.room("batch", batch, 8)
+    check.generator("generator", generator)
     if seen + batch <= capacity:
         return torch.arange(seen, seen + batch)
     draw = torch.rand(batch, generator=generator, dtype=torch.float64)
@@ -45,6 +51,8 @@ def last_write_wins(slots: Tensor) -> tuple[Tensor, Tensor]:
     :param slots: int64 ``(B,)`` on the CPU; negative for a row that is not written.
     :return: ``rows`` and ``slots``, int64 ``(k,)`` both.
     """
+    if check.tensor("slots", slots).ndim != 1 or slots.is_floating_point() or slots.dtype == torch.bool:
+        raise ValueError(f"slots: expected integers (B,), got {slots.dtype} {tuple(slots.shape)}")
     winner = {slot: row for row, slot in enumerate(slots.tolist()) if slot >= 0}
     return torch.tensor(list(winner.values()), dtype=torch.int64), torch.tensor(list(winner), dtype=torch.int64)
 
@@ -61,8 +69,11 @@ def distinct_integers(bound: int, count: int, *, generator: torch.Generator | No
     :raises ValueError: if ``count`` exceeds ``bound``.
     :return: int64 ``(count,)`` on the CPU.
     """
+    check.integer("bound", bound, least=0)
+    check.integer("count", count, least=0)
+    check.generator("generator", generator)
     if count > bound:
-        raise ValueError(f"count: at most {bound} different integers lie below {bound}, got {count}")
+        raise ValueError(f"count: expected at most {bound}, as no more different integers lie below it, got {count}")
     if 3 * count > bound:
         return torch.randperm(bound, generator=generator)[:count]
     draws = torch.randint(bound, (count,), generator=generator)

@@ -46,6 +46,8 @@ def compare(comparison: Comparison, *, console: Console | None = None, executor:
     :param executor: does the runs; None: processes of this machine.
     :raises ValueError: if a setting is out of range or unknown, before anything is run.
     """
+    if not isinstance(comparison, Comparison):
+        raise TypeError(f"comparison: expected a Comparison, got {type(comparison).__name__}: {comparison!r}")
     console = console or Console()
     specs = comparison.specs()
     address, jobs, settings = comparison.ray_address, comparison.jobs, comparison.settings()

@@ -22,6 +22,8 @@ class ResultStore:
     """
 
     def __init__(self, folder: str | Path) -> None:
+        if not isinstance(folder, str | os.PathLike) or not str(folder) or "\0" in str(folder):
+            raise TypeError(f"folder: expected a path, as a string or pathlib.Path, got {folder!r}")
         self.folder = Path(folder)
 
     def path(self, spec: RunSpec) -> Path:

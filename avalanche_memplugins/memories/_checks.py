@@ -1,67 +1,63 @@
-"""Checks of arguments, each naming the argument, what it got and what it wants."""
+"""Checks of arguments that memories share: rows, labels, seeds; the general ones come from the package's own."""
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from avalanche_memplugins._checks import batch as batch
+from avalanche_memplugins._checks import broadcast as broadcast
+from avalanche_memplugins._checks import choice as choice
+from avalanche_memplugins._checks import dtype_of as dtype_of
+from avalanche_memplugins._checks import flag as flag
+from avalanche_memplugins._checks import flags as flags
+from avalanche_memplugins._checks import floats as floats
+from avalanche_memplugins._checks import function as function
+from avalanche_memplugins._checks import generator as generator
+from avalanche_memplugins._checks import having as having
+from avalanche_memplugins._checks import instance as instance
+from avalanche_memplugins._checks import integer as integer
+from avalanche_memplugins._checks import integers as integers
+from avalanche_memplugins._checks import layer as layer
+from avalanche_memplugins._checks import like as like
+from avalanche_memplugins._checks import made as made
+from avalanche_memplugins._checks import number as number
+from avalanche_memplugins._checks import one_of as one_of
+from avalanche_memplugins._checks import path as path
+from avalanche_memplugins._checks import positive_integer as positive_integer
+from avalanche_memplugins._checks import room as room
+from avalanche_memplugins._checks import rows as rows
+from avalanche_memplugins._checks import show as show
+from avalanche_memplugins._checks import tensor as tensor
+from avalanche_memplugins._checks import tensors as tensors
+from avalanche_memplugins._checks import text as text
 from avalanche_memplugins._seeds import seed as seed
 
-T = TypeVar("T")
 LARGEST = torch.iinfo(torch.int32).max
-
-
-def positive_integer(name: str, value: int) -> int:
-    """``value`` if it is an integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: wants an integer >= 1, got {value!r}")
-    return value
-
-
-def made(name: str, value: T) -> T:
-    """``value`` if it is not a class that somebody forgot to call."""
-    if isinstance(value, type):
-        raise TypeError(f"{name}: wants an instance, got the class {value.__name__}; call it: {value.__name__}(...)")
-    return value
-
-
-def choice(name: str, value: T, choices: Collection[T]) -> T:
-    """``value`` if it is one of ``choices``."""
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name}: wants one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
-    return value
-
-
-def one_of(name: str, value: str, table: Mapping[str, T]) -> T:
-    """The entry of ``table`` under ``value``."""
-    return table[choice(name, value, table)]
 
 
 def rows_of(x: Tensor) -> int:
     """Number of rows of a batch ``(B, *shape)``."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: wants a tensor (B, *shape), got {type(x).__name__}")
+    tensor("x", x)
     if x.ndim < 2:
-        raise ValueError(f"x: wants a batch (B, *shape) of at least two dimensions, got {tuple(x.shape)}")
+        raise ValueError(f"x: expected a batch (B, *shape) of at least two dimensions, got {tuple(x.shape)}")
     return len(x)
 
 
 def label(name: str, value: Tensor | int, rows: int, largest: int = LARGEST) -> None:
     """Raise unless ``value`` is an integer from 0 to ``largest`` or an integer tensor ``(rows,)``."""
     if isinstance(value, Tensor):
-        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-            raise ValueError(f"{name}: wants integers, got {value.dtype}")
+        tensor(name, value)
+        if value.is_floating_point() or value.dtype == torch.bool:
+            raise ValueError(f"{name}: expected integers, got {value.dtype}")
         if value.shape != (rows,):
-            raise ValueError(f"{name}: wants shape ({rows},), one label a row of x, got {tuple(value.shape)}")
+            raise ValueError(f"{name}: expected shape ({rows},), one label a row of x, got {tuple(value.shape)}")
     elif isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: wants an integer or an integer tensor, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected an integer or an integer tensor, got {type(value).__name__}")
     elif not 0 <= value <= largest:
         raise _out_of_range(name, largest, value)
 
@@ -87,7 +83,7 @@ def label_ranges(stacked: Tensor, labels: Mapping[str, Tensor | int], largest: i
 
 def _out_of_range(name: str, largest: int, got: int) -> ValueError:
     limit = "2**31 - 1" if largest == LARGEST else f"{largest}, the largest that this memory's labels hold"
-    return ValueError(f"{name}: wants integers from 0 to {limit}, got {got}")
+    return ValueError(f"{name}: expected integers from 0 to {limit}, got {got}")
 
 
 def storable(codec: Any, x: Tensor) -> Tensor | None:
@@ -105,4 +101,46 @@ def finite(name: str, value: Tensor) -> None:
     if value.is_floating_point() and not math.isfinite(value.sum().item()):
         bad = int((~value.isfinite()).sum())
         if bad:
-            raise ValueError(f"{name}: wants finite values, got {bad} that are NaN or infinite")
+            raise ValueError(f"{name}: expected finite values, got {bad} that are NaN or infinite")
+
+
+def labels(name: str, value: Tensor, rows: int) -> None:
+    """Raise unless ``value`` is an integer tensor ``(rows,)``: no number stands for all classes."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected an integer tensor ({rows},), one class a row of x, got {show(value)}")
+    label(name, value, rows)
+
+
+def row_slots(value: Tensor, held: int) -> Tensor:
+    """``value`` if it is an integer tensor ``(n,)`` of places below ``held``; looked at on the CPU only."""
+    if tensor("slots", value).ndim != 1 or value.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"slots: expected integers (n,), got {value.dtype} {tuple(value.shape)}")
+    if value.numel() and not value.is_cuda:
+        low, high = (int(end) for end in value.aminmax())
+        if low < 0 or high >= held:
+            raise ValueError(f"slots: expected places from 0 to {held - 1}, got {low} to {high}")
+    return value
+
+
+def row_shape(value: Any) -> torch.Size:
+    """``value`` as the shape of a row, if it is one."""
+    return torch.Size(integers("shape", value))
+
+
+def latent_codec(value: Any) -> None:
+    """Raise unless ``value`` is a learned codec, whose codes can be modelled, or None."""
+    if value is not None:
+        having("codec", value, ("to_latent", "from_latent", "code_size", "check"), "a learned codec, or None")
+
+
+def experience(batches: Any) -> Iterator[Any]:
+    """One pass over ``batches``, each of which is three columns.
+
+    :raises TypeError: if they are not batches ``(x, y, t)``.
+    """
+    if isinstance(batches, str) or not isinstance(batches, Iterable):
+        raise TypeError(f"batches: expected batches (x, y, t) to iterate over, got {show(batches)}")
+    for each in batches:
+        if not isinstance(each, tuple | list) or len(each) != 3:
+            raise TypeError(f"batches: expected batches (x, y, t), got {show(each)}")
+        yield each

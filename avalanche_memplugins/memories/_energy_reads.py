@@ -57,6 +57,7 @@ class EnergyReads(SlotBank):
         if steps is not None:
             check.positive_integer("steps", steps)
         start = self._encode(cue.to(self.device), with_cues=False)[0]
+        check.number("temperature", temperature, least=0)
         kept = None if known is None else self._mask(known, len(cue))
         if not len(cue):
             return self._rows(start)
@@ -67,12 +68,12 @@ class EnergyReads(SlotBank):
                 find = self.matching if route == "match" else self.lowest
                 slots = find(start, known=kept, steps=steps)
         elif (
-            slots.dtype not in (torch.int32, torch.int64)
+            check.tensor("slots", slots).dtype not in (torch.int32, torch.int64)
             or slots.shape != (len(cue),)
             or not 0 <= int(slots.min()) <= int(slots.max()) < self.filled
         ):
             raise ValueError(
-                f"slots: wants ({len(cue)},) integers from 0 to {self.filled - 1}, got {slots.tolist()[:8]}"
+                f"slots: expected ({len(cue)},) integers from 0 to {self.filled - 1}, got {slots.tolist()[:8]}"
             )
         patterns, _ = self._read_in(slots.to(self.device), start, known=kept, steps=steps, temperature=temperature)
         return self._rows(patterns)
@@ -80,6 +81,7 @@ class EnergyReads(SlotBank):
     @torch.no_grad()
     def matching(self, patterns: Tensor, *, known: Tensor | None = None, steps: int | None = None) -> Tensor:
         """Slot ``(B,)`` in which a free read from each flat pattern ``(B, D)`` moves its known entries least."""
+        self._check_flat(patterns, known, steps)
         found = []
         for slot in range(self.filled):
             cue = self._padded(patterns).unsqueeze(0)
@@ -93,6 +95,7 @@ class EnergyReads(SlotBank):
     @torch.no_grad()
     def lowest(self, patterns: Tensor, *, known: Tensor | None = None, steps: int | None = None) -> Tensor:
         """Slot ``(B,)`` in which a read from each flat pattern ``(B, D)`` ends at the lowest energy."""
+        self._check_flat(patterns, known, steps)
         found = []
         for slot in range(self.filled):
             at = torch.full((1,), slot, device=self.device)
@@ -110,8 +113,9 @@ class EnergyReads(SlotBank):
 
         :raises ValueError: if the memory stores none.
         """
+        self._check_flat(patterns, None, None)
         if self.cue is None:
-            raise ValueError("route: 'cue' wants a memory that stores cues, got cue=None")
+            raise ValueError("route: expected a memory that stores cues for 'cue', got one made with cue=None")
         slots, places = self.labels.ne(EMPTY).nonzero().unbind(1)
         stored = self._stored_cues(slots, places)
         return slots[torch.cdist(patterns, stored).argmin(1)]
@@ -236,16 +240,27 @@ class EnergyReads(SlotBank):
     def _padded_mask(self, known: Tensor) -> Tensor:
         return known if not self.label_bits else torch.cat([known, known.new_zeros(len(known), self.label_bits)], 1)
 
+    def _check_flat(self, patterns: Tensor, known: Tensor | None, steps: int | None) -> None:
+        check.rows("patterns", patterns, (self.network.size - self.label_bits,))
+        if known is not None and (check.tensor("known", known).dtype != torch.bool or known.shape != patterns.shape):
+            raise ValueError(f"known: expected bool {tuple(patterns.shape)}, got {known.dtype} {tuple(known.shape)}")
+        if steps is not None:
+            check.positive_integer("steps", steps)
+
     def _fits(self, name: str, rows: Tensor) -> None:
-        if rows.shape[1:] != self.shape:
+        if check.tensor(name, rows).shape[1:] != self.shape or rows.ndim < 2:
             raise ValueError(
-                f"{name}: wants rows of shape {tuple(self.shape)}, as first written, got {tuple(rows.shape[1:])}"
+                f"{name}: expected rows of shape {tuple(self.shape)}, as first written, got {tuple(rows.shape)}"
             )
+        if rows.dtype != self.dtype:
+            raise ValueError(f"{name}: expected {self.dtype}, as first written, got {rows.dtype}")
         check.finite(name, rows)
 
     def _mask(self, known: Tensor, rows: int) -> Tensor:
         if self.codec is not None:
-            raise ValueError("known: entries of a row are not entries of its code; wants None with a codec")
-        if known.dtype != torch.bool or known.shape != (rows, *self.shape):
-            raise ValueError(f"known: wants bool {(rows, *self.shape)}, got {known.dtype} {tuple(known.shape)}")
+            raise ValueError(
+                "known: expected None with a codec, as entries of a row are not entries of its code, got a mask"
+            )
+        if check.tensor("known", known).dtype != torch.bool or known.shape != (rows, *self.shape):
+            raise ValueError(f"known: expected bool {(rows, *self.shape)}, got {known.dtype} {tuple(known.shape)}")
         return known.to(self.device).flatten(1)

@@ -49,7 +49,7 @@ class SlotBank(GenerativeMemory):
     ) -> None:
         super().__init__(codec=codec, seed=seed)
         if not isinstance(network, EnergyNetwork):
-            raise TypeError(f"network: wants an EnergyNetwork, got {type(network).__name__}")
+            raise TypeError(f"network: expected an EnergyNetwork, got {check.show(network)}")
         self.network = network.eval().requires_grad_(False)
         self.slots = check.positive_integer("slots", slots)
         self.slot_size = check.positive_integer("slot_size", slot_size)
@@ -110,6 +110,7 @@ class SlotBank(GenerativeMemory):
 
     def weights(self, slots: Tensor) -> Weights:
         """Written weights of slots ``(E,)``, each ``(E, *shape)`` float32."""
+        check.row_slots(slots, self.filled)
         found = []
         for i, initial in enumerate(self.network.initial):
             delta = self.get_buffer(f"delta{i}")[slots]

@@ -12,12 +12,14 @@ from torch import Size, Tensor
 from avalanche_memplugins._folders import CorruptedFolderError, check_folder
 from avalanche_memplugins._loading import LoadsWhole, telling_misfits
 from avalanche_memplugins._pickling import PicklesGenerator
+from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._saved import read_memory, write_memory
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
 
 Self = TypeVar("Self", bound="GenerativeMemory")
+_LARGEST = 1e15  # its square, added up a hundred million times, is a float32 number
 TABLE_BYTES = 4 * 8
 """Bytes a class takes in the table of classes: label, rows, task label and origin of the latest write."""
 
@@ -34,12 +36,12 @@ class GenerativeMemory(PicklesGenerator, LoadsWhole):
     """
 
     store_logits = False
+    normalisation: Normalisation | None = None  # of memories that work on pixels
     _fixed: tuple[str, ...] = ("codec.",)  # beginnings of names of what does not hold the stream
 
     def __init__(self, *, codec: Any | None, seed: int | None) -> None:
         super().__init__()
-        if codec is not None and not (hasattr(codec, "to_latent") and hasattr(codec, "from_latent")):
-            raise TypeError(f"codec: wants a learned codec with a latent space, or None, got {type(codec).__name__}")
+        check.latent_codec(codec)
         self.codec = codec
         self.shape = Size()  # of one row of x; known from the first write on
         self.dtype = torch.float32
@@ -107,24 +109,31 @@ class GenerativeMemory(PicklesGenerator, LoadsWhole):
     def _check(self, x: Tensor, y: Tensor, t: Tensor | int, origin: Tensor | int) -> int:
         """Number of rows of a batch in order; else what is wrong with it."""
         rows = check.rows_of(x)
+        check.labels("y", y, rows)
         for name, value in (("y", y), ("t", t), ("origin", origin)):
             check.label(name, value, rows)
             check.label_range(name, value)
-        if not isinstance(y, Tensor):
-            raise TypeError(f"y: wants an integer tensor ({rows},), got {type(y).__name__}")
         self._check_rows(x)
         return rows
 
     def _check_rows(self, x: Tensor) -> None:
         """Raise what is wrong with rows, but for what the codec looks at when it makes codes of them."""
         if not x.is_floating_point() and self.codec is None:
-            raise ValueError(f"x: without a codec wants floating-point rows, got {x.dtype}")
+            raise ValueError(f"x: expected floating-point rows without a codec, got {x.dtype}")
         if len(self._table) and (x.shape[1:] != self.shape or x.dtype != self.dtype):
             raise ValueError(
-                f"x: wants rows of shape {tuple(self.shape)} and type {self.dtype}, as first written, got "
+                f"x: expected rows of shape {tuple(self.shape)} and type {self.dtype}, as first written, got "
                 f"{tuple(x.shape[1:])} and {x.dtype}"
             )
         check.finite("x", x)
+
+    def _check_size(self, codes: Tensor) -> None:
+        """Raise for codes whose squares, summed over a stream, are no float32 numbers."""
+        largest = float(codes.abs().max()) if codes.numel() else 0.0
+        if largest > _LARGEST:
+            raise ValueError(
+                f"x: expected values within +-{_LARGEST:g}, so that sums of their squares are finite, got {largest:g}"
+            )
 
     def _to_codes(self, x: Tensor) -> Tensor:
         if self.codec is None:
@@ -165,6 +174,7 @@ class GenerativeMemory(PicklesGenerator, LoadsWhole):
         :param of: look at the first so many classes only; None: at all.
         """
         check.positive_integer("n", n)
+        check.room("n", n, 4 * max(1, self.shape.numel()))
         rows = self._table[:of, 1]
         held = rows.nonzero().flatten()  # a class keeps its place when its last row is taken out
         if not len(held):
@@ -178,6 +188,23 @@ class GenerativeMemory(PicklesGenerator, LoadsWhole):
     def _recall(self, x: Tensor, index: Tensor) -> Recall:
         y, _, t, origin = self._table[index].to(x.device).unbind(1)
         return Recall(x, y, t, origin)
+
+    def normalise_as(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        """Take rows to be images that went through this ``Normalize``, if no other was given and none is held.
+
+        Plugins call it with what they find in the stream's transforms. It is part of the state.
+
+        :param mean: of the ``Normalize``, a number or one a channel.
+        :param std: likewise, > 0.
+        :raises ValueError: for anything else.
+        """
+        holder = self.normalisation
+        if holder is not None and not holder.given and not len(self):
+            self._find_normalisation(mean, std)
+
+    def _find_normalisation(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        if self.normalisation is not None:
+            self.normalisation.find(mean, std)
 
     # ---------------------------------------------------------------- state
 
@@ -193,7 +220,12 @@ class GenerativeMemory(PicklesGenerator, LoadsWhole):
             "dtype": str(self.dtype).removeprefix("torch."),
             "generator": self._generator.get_state(),
             "parts": self._parts(),
+            **({"normalisation": found} if (found := self._found_normalisation()) else {}),
         }
+
+    def _found_normalisation(self) -> list[list[float]]:
+        found = None if self.normalisation is None else self.normalisation.found
+        return [] if found is None else list(found)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state``.
@@ -205,6 +237,8 @@ class GenerativeMemory(PicklesGenerator, LoadsWhole):
         self.shape = Size(state["shape"])
         self.dtype = getattr(torch, state["dtype"])
         self._generator.set_state(state["generator"].cpu())
+        if state.get("normalisation"):
+            self._find_normalisation(*state["normalisation"])
 
     def _check_state(self, state: dict[str, Any]) -> None:
         if state["parts"] != self._parts():

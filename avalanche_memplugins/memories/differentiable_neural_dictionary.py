@@ -56,10 +56,10 @@ class DifferentiableNeuralDictionary(LoadsWhole):
         self.capacity = check.positive_integer("capacity", capacity)
         self.features = check.positive_integer("features", features)
         self.neighbours = check.positive_integer("neighbours", neighbours)
-        if not 0 < alpha <= 1:
-            raise ValueError(f"alpha: wants 0 < alpha <= 1, got {alpha!r}")
-        if not delta > 0:
-            raise ValueError(f"delta: wants a number > 0, got {delta!r}")
+        check.number("alpha", alpha, above=0, most=1)
+        check.number("delta", delta, above=0)
+        check.flag("trainable", trainable)
+        check.room("capacity", classes * capacity, 4 * (features + 3))
         self.alpha, self.delta = alpha, delta
         self.keys = nn.Parameter(torch.zeros(classes, capacity, features), requires_grad=trainable)
         self.values = nn.Parameter(torch.zeros(classes, capacity), requires_grad=trainable)
@@ -86,12 +86,12 @@ class DifferentiableNeuralDictionary(LoadsWhole):
         :raises ValueError: for shapes or values that do not fit.
         """
         self._check_key("key", key)
-        check.label("y", y, len(key))
-        if value.shape != (len(key),):
-            raise ValueError(f"value: wants shape ({len(key)},), got {tuple(value.shape)}")
+        check.labels("y", y, len(key))
+        check.floats(value=value)
+        check.like("value", value, (len(key),), "one a row of key")
         check.finite("value", value)
         if len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.classes:
-            raise ValueError(f"y: wants integers from 0 to {self.classes - 1}, got {int(y.min())} to {int(y.max())}")
+            raise ValueError(f"y: expected integers from 0 to {self.classes - 1}, got {int(y.min())} to {int(y.max())}")
         for row, c in enumerate(y.tolist()):
             self.clock += 1
             size = int(self.sizes[c])
@@ -153,6 +153,7 @@ class DifferentiableNeuralDictionary(LoadsWhole):
             raise ValueError("state: expected times of use from 0 to the clock's")
 
     def _check_key(self, name: str, key: Tensor) -> None:
+        check.floats(**{name: key})
         if key.ndim != 2 or key.shape[1] != self.features:
-            raise ValueError(f"{name}: wants shape (B, {self.features}), got {tuple(key.shape)}")
+            raise ValueError(f"{name}: expected shape (B, {self.features}), got {tuple(key.shape)}")
         check.finite(name, key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -83,11 +82,13 @@ class DynamicKanervaMemory(KanervaBase):
             codec=codec,
             seed=seed,
         )
-        if not (math.isfinite(address_std) and address_std > 0):
-            raise ValueError(f"address_std: wants a number above 0, got {address_std}")
-        self.address_std = float(address_std)
-        if prior is not None and (prior.ndim != 2 or len(prior) != rows or not bool(prior.any())):
-            raise ValueError(f"prior: wants ({rows}, C) that is not all zero, got {tuple(prior.shape)}")
+        self.address_std = check.number("address_std", address_std, above=0)
+        if prior is not None:
+            check.floats(prior=prior)
+            if prior.ndim != 2 or len(prior) != rows or not bool(prior.any()) or not bool(prior.isfinite().all()):
+                raise ValueError(
+                    f"prior: expected finite numbers ({rows}, C), not all of them zero, got {tuple(prior.shape)}"
+                )
         self._given_prior = None if prior is None else prior.detach().float().cpu().clone()
 
     @classmethod
@@ -97,6 +98,7 @@ class DynamicKanervaMemory(KanervaBase):
         :param machine: copied and frozen.
         :param kwargs: other arguments of :class:`DynamicKanervaMemory`; ``mean`` and ``std`` of the user's Normalize.
         """
+        check.instance("machine", machine, DynamicKanervaMachine, "a DynamicKanervaMachine")
         norm = {name: kwargs.pop(name) for name in ("mean", "std") if name in kwargs}
         zeros = torch.zeros(machine.code_size)
         codec = LatentCodec(machine, code_mean=zeros, code_std=zeros + 1, precision="float32", **norm)
@@ -130,9 +132,9 @@ class DynamicKanervaMemory(KanervaBase):
         """
         check.positive_integer("nbytes", nbytes)
         check.positive_integer("classes", classes)
-        if codec is None and shape is None:
-            raise ValueError("shape: a budget without a codec wants the shape of a row, got None")
-        width = int(codec.code_size) if codec is not None else math.prod(shape or ())
+        check.latent_codec(codec)
+        check.choice("share", share, ("class", "all"))
+        width = int(codec.code_size) if codec is not None else check.row_shape(shape).numel()
         shared = share == "all"
         rows = _budget_rows(
             nbytes,
@@ -148,11 +150,11 @@ class DynamicKanervaMemory(KanervaBase):
         if self._given_prior is None:
             return self._random(self.rows, width, salt=0)
         if self._given_prior.shape[1] != width:
-            raise ValueError(f"prior: wants ({self.rows}, {width}), got {tuple(self._given_prior.shape)}")
+            raise ValueError(f"prior: expected ({self.rows}, {width}), got {tuple(self._given_prior.shape)}")
         return self._given_prior
 
     def _addresses(self, mean: Tensor, code: Tensor, x: Tensor) -> Tensor:
-        return kanerva_address(mean, code, ridge=self.noise_var / self.address_std**2)
+        return kanerva_address(mean, code, ridge=self._noise / self.address_std**2)
 
     def _prior_addresses(self) -> tuple[Tensor, Tensor]:
         classes, factor = len(self._table), self.address_std * torch.eye(self.rows, device=self.device)
@@ -175,7 +177,7 @@ def _budget_rows(nbytes: int, *, each: int, width: int, posteriors: int, each_ro
         return each + each_row * rows + 4 * posteriors * (rows * width + rows * (rows + 1) // 2 + rows + width)
 
     if taken(1) > nbytes:
-        raise ValueError(f"nbytes: one memory row takes {taken(1)} bytes, got a budget of {nbytes}")
+        raise ValueError(f"nbytes: expected at least the {taken(1)} bytes that one memory row takes, got {nbytes}")
     rows = 1
     while taken(rows + 1) <= nbytes:
         rows += 1

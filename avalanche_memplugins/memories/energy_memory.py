@@ -87,24 +87,22 @@ class EnergyMemory(EnergyReads):
         seed: int | None = None,
     ) -> None:
         super().__init__(network, slots=slots, slot_size=slot_size, precision=precision, codec=codec, seed=seed)
-        if (
-            not isinstance(label_bits, int)
-            or isinstance(label_bits, bool)
-            or not 0 <= label_bits < min(EMPTY, network.size)
-        ):
-            raise ValueError(f"label_bits: wants 0 to {min(EMPTY, network.size) - 1}, got {label_bits!r}")
-        if not temperature >= 0:
-            raise ValueError(f"temperature: wants a number >= 0, got {temperature!r}")
+        if not 0 <= check.integer("label_bits", label_bits, least=0) < min(EMPTY, network.size):
+            raise ValueError(f"label_bits: expected 0 to {min(EMPTY, network.size) - 1}, got {label_bits!r}")
+        check.number("temperature", temperature, least=0)
+        check.flag("by_class", by_class)
         size = network.size - label_bits
         if codec is not None and int(codec.code_size) != size:
-            raise ValueError(f"codec: has codes of {codec.code_size}, but the network's patterns are of {size}")
+            raise ValueError(f"codec: expected codes of {size}, as the network's patterns are, got {codec.code_size}")
         for name, steps in (("write_steps", write_steps), ("read_steps", read_steps)):
             if steps is not None:
                 check.positive_integer(name, steps)
-        if isinstance(cue, bool | float) or (isinstance(cue, int) and cue < 1):
-            raise ValueError(f"cue: wants a codec, the side >= 1 of a thumbnail, or None, got {cue!r}")
+        if cue is not None and not isinstance(cue, int) and not isinstance(check.made("cue", cue), Codec):
+            raise TypeError(f"cue: expected a codec, the side >= 1 of a thumbnail, or None, got {check.show(cue)}")
+        self._side = cue if isinstance(cue, int) else None  # of thumbnails by a codec of the memory's own
         if isinstance(cue, int):
-            cue = Downsampled(cue, Uint8(mean=mean, std=std, lossy=True))
+            cue = Downsampled(check.positive_integer("cue", cue), Uint8(mean=mean, std=std, lossy=True))
+        self._cue_made = repr(cue)
         self.cue, self.by_class, self.label_bits = cue, by_class, label_bits
         self.write_steps, self.read_steps, self.temperature = write_steps, read_steps, float(temperature)
         self.normalisation = Normalisation(mean, std)
@@ -136,21 +134,30 @@ class EnergyMemory(EnergyReads):
         :raises ValueError: if not even one slot fits.
         """
         check.positive_integer("nbytes", nbytes)
+        check.positive_integer("classes", classes)
         memory = cls(network, slots=1, **kwargs)
         each = memory.slot_bytes(shape)
-        room = nbytes - TABLE_BYTES * check.positive_integer("classes", classes)
+        room = nbytes - TABLE_BYTES * classes
         if room < each:
-            raise ValueError(f"nbytes: one slot takes {each} bytes beside {nbytes - room} of classes, got {nbytes}")
+            raise ValueError(
+                f"nbytes: expected at least {each} for a slot and {nbytes - room} for classes, got {nbytes}"
+            )
         memory.slots = room // each
         return memory
 
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({type(self.network).__name__}, slots={self.slots}, slot_size={self.slot_size}, "
-            f"cue={self.cue!r}, precision={self.precision!r}, by_class={self.by_class}, label_bits={self.label_bits}, "
-            f"write_steps={self.write_steps}, read_steps={self.read_steps}, temperature={self.temperature}, "
-            f"{self.normalisation}, codec={self.codec!r})"
+            f"cue={self._cue_made}, precision={self.precision!r}, by_class={self.by_class}, "
+            f"label_bits={self.label_bits}, write_steps={self.write_steps}, read_steps={self.read_steps}, "
+            f"temperature={self.temperature}, {self.normalisation}, codec={self.codec!r})"
         )
+
+    def _find_normalisation(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        if self.codec is None:
+            super()._find_normalisation(mean, std)
+            if self._side is not None:
+                self.cue = Downsampled(self._side, Uint8(mean=mean, std=std, lossy=True))
 
     # ---------------------------------------------------------------- write
 
@@ -184,11 +191,12 @@ class EnergyMemory(EnergyReads):
         :param origin: number of the experience.
         :raises ValueError: as :meth:`write`, or if there are no rows.
         """
+        check.integer("origin", origin, least=0)
         generator = self._generator.get_state()
         try:
             rows = self._drawn(batches, origin)
             if rows is None:
-                raise ValueError("batches: wants the rows of an experience, got none")
+                raise ValueError("batches: expected the rows of an experience, got none")
             x, y, t = rows
             self._check(x, y, t, origin)  # of all batches together: no more classes than there is room for
             patterns, cues = self._encode(x)
@@ -214,20 +222,23 @@ class EnergyMemory(EnergyReads):
         rows = super()._check(x, y, t, origin)
         known = {*self.classes, *y.tolist()}
         if len(known) > EMPTY:
-            raise ValueError(f"y: this memory holds at most {EMPTY} classes, got {len(known)} with those it knows")
+            raise ValueError(
+                f"y: expected at most {EMPTY} classes, all that this memory holds, got {len(known)} with those it knows"
+            )
         if self.label_bits and rows and int(y.max()) >= self.label_bits:
-            raise ValueError(f"y: wants classes below label_bits={self.label_bits}, got {int(y.max())}")
+            raise ValueError(f"y: expected classes below label_bits={self.label_bits}, got {int(y.max())}")
         return rows
 
     def _check_rows(self, x: Tensor) -> None:
         super()._check_rows(x)
         size = self.network.size - self.label_bits
         if self.codec is None:
-            self.normalisation.check(x, type(self).__name__)
-            if len(x) and x[0].numel() != size:
+            if x.shape[1:].numel() != size:
                 raise ValueError(
-                    f"x: this memory's network is for patterns of {size} numbers, got rows of {tuple(x.shape[1:])}"
+                    f"x: the memory EnergyMemory expected rows of {size} numbers, for which its network was made, got "
+                    f"rows of {tuple(x.shape[1:])}"
                 )
+            self.normalisation.check(x, f"the memory {type(self).__name__}")
         if self.cue is not None and len(x):
             self.cue.check(x if self.codec is None else self._patterns(x))
 
@@ -259,7 +270,8 @@ class EnergyMemory(EnergyReads):
             weights = self.network.write(patterns.view(1, -1, *self.network.shape), steps=self.write_steps)
         if not all(bool(weight.isfinite().all()) for weight in weights):
             raise ValueError(
-                "x: the write of these rows diverged; take fewer write_steps, or a network trained for such rows"
+                "x: expected rows that can be written, got some whose write diverged; take fewer write_steps, or a "
+                "network trained for such rows"
             )
         return weights
 
@@ -267,7 +279,7 @@ class EnergyMemory(EnergyReads):
         """As many rows of an experience as its slots may hold, the same number of each class if it has them."""
         wanted = self.slots * self.slot_size
         kept: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        for x, y, t in batches:
+        for x, y, t in check.experience(batches):
             if not self._check(x, y, t, origin):
                 continue
             t = torch.as_tensor(t).expand(len(y))
@@ -332,14 +344,15 @@ class EnergyMemory(EnergyReads):
         :raises ValueError: if nothing has been written, or ``cue`` does not fit.
         """
         check.positive_integer("n", n)
+        check.room("n", n, 4 * self.network.size)
         held = self.labels.ne(EMPTY).nonzero().cpu()
         if not len(held):
             raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
         order = torch.cat([torch.randperm(len(held), generator=self._generator) for _ in range(-(-n // len(held)))])
         slots, places = held[order[:n]].to(self.device).unbind(1)
         if cue is not None:
-            if cue.shape != (n, *self.shape):
-                raise ValueError(f"cue: wants shape {(n, *self.shape)}, got {tuple(cue.shape)}")
+            self._fits("cue", cue)
+            check.like("cue", cue, (n, *self.shape), "a row for each of n")
             start = self._encode(cue.to(self.device), with_cues=False)[0]
         elif self.cue is not None:
             start = self._stored_cues(slots, places)
@@ -354,7 +367,7 @@ class EnergyMemory(EnergyReads):
 
     def slot_bytes(self, shape: Sequence[int]) -> int:
         """Bytes of a slot for rows of a shape: weights, cues and labels."""
-        shape = Size(shape)
+        shape = check.row_shape(shape)
         code, dtype = (Size((0,)), torch.uint8) if self.cue is None else self.cue.spec(self._cued(shape), torch.float32)
         cue = code.numel() * torch.empty(0, dtype=dtype).element_size()
         scales = 4 * len(self.network.initial) if self.precision == "int8" else 0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins.functional.neighbours import Backend
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.episodic_index import EpisodicIndex
 from avalanche_memplugins.memories.random_memory import RandomMemory
 from avalanche_memplugins.memories.recall import Recall
@@ -39,6 +40,8 @@ class EpisodicMemory(RandomMemory):
     """
 
     def __init__(self, capacity: int, *, backend: Backend = "torch", max_bytes: int = 64 << 20, **kwargs: Any) -> None:
+        check.choice("backend", backend, ("torch", "faiss"))
+        check.positive_integer("max_bytes", max_bytes)
         super().__init__(capacity, **kwargs)
         self._index = EpisodicIndex(self, backend=backend, max_bytes=max_bytes)
 
@@ -51,8 +54,15 @@ class EpisodicMemory(RandomMemory):
         :param task: search rows of this task label only.
         :raises ValueError: if the memory is empty, or for queries of another shape.
         """
+        check.rows_of(x)
+        check.finite("x", x)
+        check.positive_integer("k", k)
+        if task is not None:
+            check.integer("task", task, least=0)
         if len(self) and self.keep == "both" and x.shape[1:] != self.shape:
-            raise ValueError(f"x: wants rows of shape {tuple(self.shape)}, got {tuple(x.shape[1:])}")
+            raise ValueError(f"x: expected rows of shape {tuple(self.shape)}, got {tuple(x.shape[1:])}")
+        if self.embedding is None:
+            check.floats(x=x)
         queries = x if self.embedding is None else self._embed(self.embedding, x)
         found = self._index.search(queries, k, task=task)
         return Nearest(self.rows(found.indices.flatten().cpu()), found.distances)
@@ -63,8 +73,9 @@ class EpisodicMemory(RandomMemory):
 
         :raises ValueError: if x is not kept beside the key.
         """
+        check.positive_integer("batch_size", batch_size)
         if self.embedding is None or "keys" not in self.store:
-            raise ValueError("reembed: wants an embedding and keep='both', so that keys can be made from x again")
+            raise ValueError("reembed: expected an embedding and keep='both', so that keys can be made from x again")
         self._ahead = None
         for slots in torch.split(self.slots(), batch_size):
             self.store.put("keys", slots, self._embed(self.embedding, self.rows(slots).x))

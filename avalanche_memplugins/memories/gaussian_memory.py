@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -59,9 +58,7 @@ class GaussianMemory(GenerativeMemory):
         seed: int | None = None,
     ) -> None:
         super().__init__(codec=codec, seed=seed)
-        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
-            raise ValueError(f"rank: wants an integer >= 0, or None for the full covariance, got {rank!r}")
-        self.rank = rank
+        self.rank = None if rank is None else check.integer("rank", rank, least=0)
         self.balance = check.choice("balance", balance, ("class", "count"))
         # spread: (K, r, C) factors F, or (K, C (C + 1) / 2) triangles of the scatter.
         for name in ("mean", "spread", "residual"):
@@ -90,17 +87,16 @@ class GaussianMemory(GenerativeMemory):
         """
         check.positive_integer("nbytes", nbytes)
         check.positive_integer("classes", classes)
-        if codec is None and shape is None:
-            raise ValueError("shape: a budget without a codec wants the shape of a row, got None")
-        width = int(codec.code_size) if codec is not None else math.prod(shape or ())
+        check.latent_codec(codec)
+        width = int(codec.code_size) if codec is not None else check.row_shape(shape).numel()
         each = nbytes // classes - TABLE_BYTES
         if each >= 4 * (width + width * (width + 1) // 2 + width * width):
             return cls(rank=None, codec=codec, **kwargs)
         rank = each // (4 * width) - 2
         if rank < 0:
             raise ValueError(
-                f"nbytes: mean and variances of {classes} classes take {classes * (TABLE_BYTES + 8 * width)} "
-                f"bytes, got a budget of {nbytes}"
+                f"nbytes: expected at least the {classes * (TABLE_BYTES + 8 * width)} bytes that mean and variances of "
+                f"{classes} classes take, got {nbytes}"
             )
         return cls(rank=rank, codec=codec, **kwargs)
 
@@ -139,6 +135,7 @@ class GaussianMemory(GenerativeMemory):
             return
         with torch.autocast(x.device.type, enabled=False):
             codes = self._to_codes(x)
+        self._check_size(codes)
         self.shape, self.dtype = x.shape[1:], x.dtype
         index, places, rows = self._enrol(y, t, origin)
         self._allocate(codes)

@@ -56,7 +56,7 @@ class KanervaMemory(KanervaBase):
         seed: int | None = None,
     ) -> None:
         if not isinstance(check.made("machine", machine), KanervaMachine):
-            raise TypeError(f"machine: wants a KanervaMachine, got {type(machine).__name__}")
+            raise TypeError(f"machine: expected a KanervaMachine, got {check.show(machine)}")
         zeros = torch.zeros(machine.code_size)
         super().__init__(
             rows=machine.rows,
@@ -71,6 +71,8 @@ class KanervaMemory(KanervaBase):
             seed=seed,
         )
 
+        self.normalisation = self._latent.normalisation  # of a codec of the memory's own
+
     @torch.no_grad()
     def forget(self, x: Tensor, y: Tensor) -> None:
         """Take written items out again, from their rows alone: exact, as addresses do not depend on the memory.
@@ -83,6 +85,8 @@ class KanervaMemory(KanervaBase):
         :param y: classes ``(B,)`` under which they were.
         :raises ValueError: if the memory does not hold such items.
         """
+        self._check_cue("x", x)
+        check.labels("y", y, len(x))
         index = self._places(y)
         code = self._to_codes(x).double()
         if self.share == "all":

@@ -41,10 +41,12 @@ class LatentMemory(RandomMemory):
 
     def __init__(self, capacity: int, *, codec: StreamCodec, **kwargs: Any) -> None:
         if not isinstance(codec, StreamCodec):
-            raise TypeError(f"codec: wants a StreamCodec, got {type(codec).__name__}")
+            raise TypeError(f"codec: expected a StreamCodec, got {check.show(codec)}")
         for name in ("store_logits", "embedding"):
             if kwargs.get(name):
-                raise ValueError(f"{name}: a LatentMemory keeps codes and labels only, got {kwargs[name]!r}")
+                raise ValueError(
+                    f"{name}: expected none: a LatentMemory keeps codes and labels only, got {check.show(kwargs[name])}"
+                )
         super().__init__(capacity, codec=copy.deepcopy(codec), **kwargs)
 
     @property
@@ -56,8 +58,10 @@ class LatentMemory(RandomMemory):
 
         :raises ValueError: if nothing has been consolidated yet, so that the codec knows nothing.
         """
-        if not self.codec.fits and len(x):
-            raise ValueError("x: the codec has learned nothing yet; call consolidate with the first experience")
+        if check.rows_of(x) and not self.codec.fits:
+            raise ValueError(
+                "x: expected a codec that has learned, got one that has not; call consolidate with the first experience"
+            )
         super().write(x, *args, **kwargs)
 
     def consolidate(self, batches: Batches, *, origin: int) -> None:
@@ -69,8 +73,9 @@ class LatentMemory(RandomMemory):
         :param origin: number of the experience.
         :raises ValueError: as :meth:`write`; or if there are no rows, or no second pass over them.
         """
-        if not sum(self._look(*batch, origin=origin) for batch in batches):
-            raise ValueError("batches: wants the rows of an experience, got none")
+        check.integer("origin", origin, least=0)
+        if not sum(self._look(*batch, origin=origin) for batch in check.experience(batches)):
+            raise ValueError("batches: expected the rows of an experience, got none")
         before = self.get_extra_state()
         try:
             codec = self._fitted(batches)
@@ -112,7 +117,9 @@ class LatentMemory(RandomMemory):
                     x = x.to(self.device)
                     yield torch.cat([x, self.sample(len(x)).x]) if len(self) else x
             if not rows:
-                raise ValueError("batches: wants what can be iterated again and again, got what is used up after once")
+                raise ValueError(
+                    "batches: expected what can be iterated again and again, got what is used up after once"
+                )
 
     def _slots(self) -> list[Tensor]:
         return list(torch.split(self.slots(), _ROWS)) if len(self) else []

@@ -85,7 +85,10 @@ class RandomMemory(RowReads):
         validate: Literal["auto", "always", "first"] = "auto",
         seed: int | None = None,
     ) -> None:
+        check.flags(replacement=replacement, store_tasks=store_tasks, store_logits=store_logits)
         super().__init__()
+        if isinstance(storage, str | Path) and storage:
+            check.path("storage", storage)
         self.capacity = check.positive_integer("capacity", capacity)
         self.policy = write_policy(policy)
         self.read = read_policy(read, replacement)
@@ -97,7 +100,7 @@ class RandomMemory(RowReads):
         self._columns = LabelColumns(labels, store_tasks)
         self.store_logits = store_logits
         if embedding is not None and not isinstance(embedding, nn.Module):
-            raise TypeError(f"embedding: wants a module or None, got {type(embedding).__name__}")
+            raise TypeError(f"embedding: expected a module or None, got {check.show(embedding)}")
         self.embedding = embedding
         self.seen = 0
         self._written = WrittenSlots(self.capacity)
@@ -137,6 +140,9 @@ class RandomMemory(RowReads):
         :raises ValueError: if not a single row fits, or for logits of unknown width.
         """
         check.positive_integer("nbytes", nbytes)
+        shape = check.row_shape(shape)
+        check.dtype_of("dtype", dtype)
+        check.integer("classes", classes, least=0)
         store_logits = cls(1, **{**kwargs, "storage": "device", "seed": 0}).store_logits
         if store_logits and classes < 1:
             raise ValueError(f"classes: a budget with store_logits=True wants their width, got {classes}")
@@ -308,7 +314,7 @@ class RandomMemory(RowReads):
     def _check_shape(self, content: Tensor) -> None:
         if self.seen and (content.shape[1:] != self.shape or content.dtype != self.dtype):
             raise ValueError(
-                f"x: this memory holds {self.dtype} rows of shape {tuple(self.shape)}, "
+                f"x: expected {self.dtype} rows of shape {tuple(self.shape)}, as this memory holds, "
                 f"got {content.dtype} rows of {tuple(content.shape[1:])}"
             )
 
@@ -317,8 +323,8 @@ class RandomMemory(RowReads):
             raise ValueError("logits: a memory with store_logits=True wants the outputs of every row, got None")
         if logits is not None and not self.store_logits:
             raise ValueError("logits: this memory keeps none; make it with store_logits=True, or give None")
-        if logits is not None and (logits.ndim != 2 or len(logits) != batch):
-            raise ValueError(f"logits: wants shape ({batch}, classes), got {tuple(logits.shape)}")
+        if logits is not None and (check.tensor("logits", logits).ndim != 2 or len(logits) != batch):
+            raise ValueError(f"logits: expected shape ({batch}, classes), got {tuple(logits.shape)}")
 
     def _embed(self, network: nn.Module, x: Tensor) -> Tensor:
         with eval_mode(network):

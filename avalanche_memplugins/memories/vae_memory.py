@@ -80,25 +80,24 @@ class VAEMemory(VAEGenerator):
         seed = check.seed(seed)
         super().__init__(codec=codec, seed=seed)
         check.made("network", network)
-        missing = [n for n in ("posterior", "decode", "bound", "code_size") if not hasattr(network, n)]
-        if missing:
-            raise TypeError(f"network: wants a VAE, got {type(network).__name__} without {', '.join(missing)}")
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"network: wants a VAE that is an nn.Module, got {type(network).__name__}, which is none")
+        check.having("network", network, ("posterior", "decode", "bound", "code_size"), "a VAE")
+        check.instance("network", network, nn.Module, "a VAE that is an nn.Module")
         self.likelihood = getattr(network, "likelihood", "bernoulli")
         if codec is not None and self.likelihood == "bernoulli":
-            raise ValueError("network: codes are not pixels, a codec wants a network with likelihood='gaussian'")
-        if replay not in (None, "growing") and not (isinstance(replay, float | int) and 0 <= replay < 1):
-            raise ValueError(f"replay: wants a weight 0 <= w < 1, 'growing' or None, got {replay!r}")
-        if not lr > 0:
-            raise ValueError(f"lr: wants a number > 0, got {lr!r}")
+            raise ValueError(
+                "network: expected likelihood='gaussian', as codes are not pixels, got 'bernoulli' with a codec"
+            )
+        is_weight = isinstance(replay, float | int) and not isinstance(replay, bool) and 0 <= replay < 1
+        if not is_weight and replay is not None and not (isinstance(replay, str) and replay == "growing"):
+            raise ValueError(f"replay: expected a weight 0 <= w < 1, 'growing' or None, got {check.show(replay)}")
+        check.number("lr", lr, above=0)
         self.prior = check.choice("prior", prior, ("fitted", "standard"))
         self.network = network.eval().requires_grad_(False)
         self.steps = check.positive_integer("steps", steps)
         self.batch_size = check.positive_integer("batch_size", batch_size)
         self.lr, self.replay = lr, replay
         self.replay_size = batch_size if replay_size is None else check.positive_integer("replay_size", replay_size)
-        self.cache_bytes = cache_bytes
+        self.cache_bytes = check.integer("cache_bytes", cache_bytes, least=0)
         self.normalisation = Normalisation(mean, std)
         self.consolidations = 0
         self.codes = GaussianMemory(rank=None, seed=seed)  # of the classes' codes
@@ -130,10 +129,11 @@ class VAEMemory(VAEGenerator):
         """
         check.positive_integer("nbytes", nbytes)
         seed = check.seed(seed)
-        if codec is not None:
-            shape = (int(codec.code_size),)
-        if shape is None:
-            raise ValueError("shape: a budget without a codec wants the shape of a row, got None")
+        check.positive_integer("classes", classes)
+        check.positive_integer("code_size", code_size)
+        check.flag("conditional", conditional)
+        check.latent_codec(codec)
+        shape = (int(codec.code_size),) if codec is not None else check.row_shape(shape)
         gaussian = codec is not None or len(shape) == 1
         network = widest_network(
             nbytes,
@@ -141,7 +141,7 @@ class VAEMemory(VAEGenerator):
             beside=classes * (2 * TABLE_BYTES + 4 * (code_size + code_size * (code_size + 1) // 2 + code_size**2)),
             seed=seed,
             code_size=code_size,
-            classes=check.positive_integer("classes", classes) if conditional else None,
+            classes=classes if conditional else None,
             likelihood="gaussian" if gaussian else "bernoulli",
         )
         return cls(network, codec=codec, seed=seed, **kwargs)
@@ -176,6 +176,7 @@ class VAEMemory(VAEGenerator):
         :raises ValueError: if rows or labels do not fit, there are none, there are more classes than the
             network has, or the training diverged; the memory is then as before.
         """
+        check.integer("origin", origin, least=0)
         before = self._table, self.shape, self.dtype
         generators = [(g, g.get_state()) for g in (self._generator, self.codes._generator)]
         device, old, len_before = self.device, len(self._table), len(self)

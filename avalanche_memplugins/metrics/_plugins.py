@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from avalanche_memplugins import _checks as check
+
 SUFFIX = {"iteration": "MB", "epoch": "Epoch", "experience": "Exp"}
 """What Avalanche ends the names of its own metrics with."""
 
@@ -16,6 +18,4 @@ def memories_of(strategy: Any) -> list[Any]:
 
 def check_emit_at(emit_at: str) -> str:
     """``emit_at`` if metrics can be emitted then."""
-    if emit_at not in SUFFIX:
-        raise ValueError(f"emit_at: wants one of {', '.join(map(repr, SUFFIX))}, got {emit_at!r}")
-    return emit_at
+    return check.choice("emit_at", emit_at, tuple(SUFFIX))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.metrics.memory_bytes import MemoryBytes, MemoryFixedBytes
 from avalanche_memplugins.metrics.replay_accuracy import ReplayAccuracy
 
@@ -16,6 +17,7 @@ def memory_metrics(
     :param experience: emit them after each training experience.
     :return: the metrics; none if all of the parameters are False.
     """
+    check.flags(minibatch=minibatch, epoch=epoch, experience=experience)
     out: list[MemoryBytes | ReplayAccuracy] = []
     if minibatch:
         out += [MemoryBytes("iteration"), MemoryFixedBytes("iteration"), ReplayAccuracy("iteration")]

@@ -43,7 +43,7 @@ class ReplayAgreement(GenericPluginMetric):  # type: ignore[misc]
         self, judge: Judge | None = None, *, emit_at: Literal["iteration", "epoch", "experience"] = "experience"
     ) -> None:
         if judge is not None and not callable(judge):
-            raise TypeError(f"judge: wants a callable on a batch, or None, got {type(judge).__name__}")
+            raise TypeError(f"judge: expected a callable on a batch, or None, got {type(judge).__name__}")
         super().__init__(Hits(), reset_at=check_emit_at(emit_at), emit_at=emit_at, mode="train")
         self.judge = judge
         self._warned = False

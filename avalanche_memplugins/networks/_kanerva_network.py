@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.divergences import bernoulli_nll
 from avalanche_memplugins.functional.kanerva import matrix_normal_kl
-from avalanche_memplugins.networks.convolutional import ConvDecoder
+from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
 
 
 class EpisodeBound(NamedTuple):
@@ -39,7 +40,10 @@ class EpisodeBound(NamedTuple):
 class KanervaNetwork(nn.Module):
     """A decoder of codes, and a memory of ``rows`` codes with a learned prior; subclasses make all of these."""
 
+    channels: int
+    size: int
     rows: int
+    encoder: nn.Module
     decoder: ConvDecoder
     prior_mean: nn.Parameter
     prior_log_var: nn.Parameter
@@ -49,6 +53,13 @@ class KanervaNetwork(nn.Module):
         """Arguments that make the same network again."""
         return dict(self._kwargs)
 
+    def _check_images(self, name: str, value: Tensor, lead: str = "B") -> None:
+        """A subclass may have an encoder of its own, for rows of another shape."""
+        if isinstance(self.encoder, ConvEncoder):
+            check.rows(name, value, (self.channels, self.size, self.size), lead)
+        else:
+            check.floats(**{name: value})
+
     def prior(self) -> tuple[Tensor, Tensor]:
         """Mean ``(K, C)`` and row covariance ``(K, K)`` of the memory before anything is written."""
         eye = torch.eye(self.rows, device=self.prior_mean.device, dtype=self.prior_mean.dtype)
@@ -56,6 +67,7 @@ class KanervaNetwork(nn.Module):
 
     def decode(self, code: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1]."""
+        check.rows("code", code, (self.prior_mean.shape[1],))
         return torch.sigmoid(self.decoder(code))
 
     def _episode_bound(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Size, Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.divergences import bernoulli_nll, gaussian_nll, kl_standard_normal
 from avalanche_memplugins.networks.vae import VAEBound
 
@@ -46,13 +47,12 @@ class ConditionalVAE(nn.Module):
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
     ) -> None:
         super().__init__()
-        if not shape or not hidden or min(*shape, *hidden, code_size, classes or 1) < 1:
-            raise ValueError(
-                f"shape, hidden, code_size, classes: want numbers >= 1, got {tuple(shape)}, {tuple(hidden)}, "
-                f"{code_size} and {classes}"
-            )
-        if likelihood not in ("bernoulli", "gaussian"):
-            raise ValueError(f"likelihood: wants 'bernoulli' or 'gaussian', got {likelihood!r}")
+        check.integers("shape", shape)
+        check.integers("hidden", hidden)
+        check.positive_integer("code_size", code_size)
+        if classes is not None:
+            check.positive_integer("classes", classes)
+        check.choice("likelihood", likelihood, ("bernoulli", "gaussian"))
         self.shape, self.code_size, self.classes = Size(shape), code_size, classes
         self.likelihood = likelihood
         self._kwargs = {
@@ -74,6 +74,7 @@ class ConditionalVAE(nn.Module):
         :param x: ``(B, *shape)``.
         :param y: indices of the classes ``(B,)``, wanted if and only if there are classes.
         """
+        check.sized("x", x, self.shape.numel())
         mean, log_variance = self.encoder(x.flatten(1), y).chunk(2, -1)
         return mean, log_variance
 
@@ -83,6 +84,7 @@ class ConditionalVAE(nn.Module):
 
     def decode(self, code: Tensor, y: Tensor | None = None) -> Tensor:
         """Mean row ``(B, *shape)`` of p(x|z, y)."""
+        check.rows("code", code, (self.code_size,))
         out: Tensor = self.decoder(code, y).view(-1, *self.shape)
         return torch.sigmoid(out) if self.likelihood == "bernoulli" else out
 
@@ -93,6 +95,7 @@ class ConditionalVAE(nn.Module):
         :param y: indices of the classes ``(B,)``, wanted if and only if there are classes.
         :param generator: for the sample, on the device of ``x``; torch's own if None.
         """
+        check.generator("generator", generator)
         mean, log_variance = self.posterior(x, y)
         noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
         out = self.decoder(mean + (0.5 * log_variance).exp() * noise, y).view_as(x)
@@ -101,6 +104,16 @@ class ConditionalVAE(nn.Module):
         else:
             reconstruction = gaussian_nll(out, self.log_variance, x)
         return VAEBound(reconstruction, kl_standard_normal(mean, log_variance))
+
+
+def _check_classes(y: Tensor, rows: int, classes: int) -> None:
+    if check.tensor("y", y).is_floating_point() or y.dtype == torch.bool or y.shape != (rows,):
+        raise ValueError(f"y: expected integers ({rows},), got {y.dtype} {tuple(y.shape)}")
+    # Looked at on the CPU only, where nobody waits for them.
+    if not y.is_cuda and rows:
+        low, high = (int(end) for end in y.aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(f"y: expected classes from 0 to {classes - 1}, got {low} to {high}")
 
 
 class _Layers(nn.Module):
@@ -113,7 +126,10 @@ class _Layers(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
         if (self.label is None) != (y is None):
-            raise ValueError(f"y: {'is for a network with classes' if y is not None else 'wants classes'}, got {y}")
+            wanted = "None, as the network has no classes" if y is not None else "classes (B,), as the network has some"
+            raise ValueError(f"y: expected {wanted}, got {check.show(y)}")
+        if self.label is not None and y is not None:
+            _check_classes(y, len(x), self.label.num_embeddings)
         for place, layer in enumerate(self.linear):
             x = layer(x) if place == 0 else layer(torch.relu(x))
             if place == 0 and self.label is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
+
 SIZES = (28, 32)
 
 
@@ -78,6 +80,6 @@ def check_size(size: int) -> int:
 
     :raises ValueError: if not.
     """
-    if size not in SIZES:
-        raise ValueError(f"size: wants an image of 28 or 32 pixels a side, got {size}")
+    if check.integer("size", size) not in SIZES:
+        raise ValueError(f"size: expected an image of 28 or 32 pixels a side, got {size}")
     return size

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.divergences import kl_diagonal_normals
 from avalanche_memplugins.functional.kanerva import (
     kanerva_address,
@@ -14,7 +15,7 @@ from avalanche_memplugins.functional.kanerva import (
     kanerva_posterior,
 )
 from avalanche_memplugins.networks._kanerva_network import EpisodeBound, KanervaNetwork, episodic
-from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
+from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder, check_size
 
 
 class DynamicKanervaMachine(KanervaNetwork):
@@ -56,6 +57,13 @@ class DynamicKanervaMachine(KanervaNetwork):
         address_std: float = 1.0,
         bias: float = -2.0,
     ) -> None:
+        sizes = {"channels": channels, "code_size": code_size, "rows": rows, "width": width}
+        for name, value in sizes.items():
+            check.positive_integer(name, value)
+        check_size(size)
+        check.number("noise_std", noise_std, above=0)
+        check.number("address_std", address_std, above=0)
+        check.number("bias", bias)
         super().__init__()
         self.channels, self.size, self.code_size, self.rows = channels, size, code_size, rows
         self.noise_var, self.address_std = noise_std**2, address_std
@@ -82,6 +90,7 @@ class DynamicKanervaMachine(KanervaNetwork):
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Codes ``(B, C)`` and log-scales of their addresses ``(B, K)`` for images ``(B, C, H, W)`` in [0, 1]."""
+        self._check_images("x", x)
         code, log_scale = self.encoder(x).split((self.code_size, self.rows), -1)
         return code, log_scale + self.log_scale
 
@@ -95,6 +104,10 @@ class DynamicKanervaMachine(KanervaNetwork):
         :param sequential: each item at its address under what the earlier ones left; else all at once at their
             addresses under the prior, which is many times faster.
         """
+        check.rows("code", code, (self.code_size,), "...")
+        if code.ndim < 2:
+            raise ValueError(f"code: expected (..., T, {self.code_size}), got {tuple(code.shape)}")
+        check.flag("sequential", sequential)
         mean, row_cov = self.prior()
         mean, row_cov = (part.expand(*code.shape[:-2], *part.shape) for part in (mean, row_cov))
         if sequential:
@@ -105,6 +118,7 @@ class DynamicKanervaMachine(KanervaNetwork):
 
     def written(self, x: Tensor, *, sequential: bool = False) -> tuple[Tensor, Tensor]:
         """The memory after writing episodes ``(E, T, C, H, W)``: ``(E, K, C)``, ``(E, K, K)``."""
+        self._check_images("x", x, "E, T")
         return self.write(episodic(self.encode(x.flatten(0, 1)), x.shape[:2]), sequential=sequential)
 
     def bound(self, x: Tensor, *, sequential: bool = False, generator: torch.Generator | None = None) -> EpisodeBound:
@@ -114,6 +128,9 @@ class DynamicKanervaMachine(KanervaNetwork):
         :param sequential: as in :meth:`write`.
         :param generator: for the samples; torch's own if None.
         """
+        self._check_images("x", x, "E, T")
+        check.flag("sequential", sequential)
+        check.generator("generator", generator)
         episodes, items = x.shape[:2]
         code, log_scale = (episodic(part, (episodes, items)) for part in self.features(x.flatten(0, 1)))
         mean, row_cov = self.write(code, sequential=sequential)
@@ -134,6 +151,9 @@ class DynamicKanervaMachine(KanervaNetwork):
         :param cue: images ``(E, T, C, H, W)`` in [0, 1].
         :param steps: reads, >= 1; each starts from the image that the one before gave.
         """
+        self._check_images("cue", cue, "E, T")
+        check.rows("mean", mean, (self.rows, self.code_size), "...")
+        check.positive_integer("steps", steps)
         seen, out = cue, []
         for _ in range(steps):
             code = episodic(self.encode(seen.flatten(0, 1)), cue.shape[:2])

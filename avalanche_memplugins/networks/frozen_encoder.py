@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
+
 
 class FrozenEncoder(nn.Module):
     r"""Codes of images, from an auto-encoder that stays as it is: no gradient, always in eval mode.
@@ -38,16 +40,18 @@ class FrozenEncoder(nn.Module):
     ) -> None:
         super().__init__()
         wanted = {"mean": "encode", "posterior": "posterior"}
-        if code not in wanted:
-            raise ValueError(f"code: wants 'mean' or 'posterior', got {code!r}")
-        if not callable(getattr(autoencoder, wanted[code], None)):
+        check.choice("code", code, tuple(wanted))
+        check.made("autoencoder", autoencoder)
+        if not isinstance(autoencoder, nn.Module) or not callable(getattr(autoencoder, wanted[code], None)):
             raise ValueError(
-                f"autoencoder: wants a method {wanted[code]}(x) for code={code!r}, got {type(autoencoder).__name__}"
+                f"autoencoder: expected a module with a method {wanted[code]}(x) for code={code!r}, got "
+                f"{check.show(autoencoder)}"
             )
+        means, stds = check.channels("mean", mean), check.channels("std", std, above=0)
         self.code = code
         self.autoencoder = autoencoder.requires_grad_(False).eval()
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).reshape(-1), persistent=False)
-        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).reshape(-1), persistent=False)
+        self.register_buffer("mean", means, persistent=False)
+        self.register_buffer("std", stds, persistent=False)
 
     @property
     def code_size(self) -> int:
@@ -63,6 +67,11 @@ class FrozenEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Codes ``(B, C)`` or ``(B, 2C)`` of images ``(B, ch, H, W)``."""
+        shape = getattr(self.autoencoder, "shape", None)
+        if isinstance(shape, tuple):
+            check.rows("x", x, shape)
+        elif check.batch("x", x).ndim and not x.is_floating_point():
+            raise ValueError(f"x: expected floating-point images, got {x.dtype}")
         channels = (-1,) + (1,) * (x.ndim - 2)
         pixels = x * self.std.view(channels) + self.mean.view(channels)
         if self.code == "mean":

@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.divergences import kl_diagonal_normals, kl_standard_normal
 from avalanche_memplugins.functional.kanerva import kanerva_posterior
 from avalanche_memplugins.networks._kanerva_network import EpisodeBound, KanervaNetwork, episodic
-from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
+from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder, check_size
 
 
 class KanervaMachine(KanervaNetwork):
@@ -55,6 +56,15 @@ class KanervaMachine(KanervaNetwork):
         noise_std: float = 1.0,
         bias: float = -2.0,
     ) -> None:
+        sizes = {
+            "channels": channels, "code_size": code_size, "rows": rows, "address_size": address_size,
+            "key_size": key_size, "width": width,
+        }  # fmt: skip
+        for name, value in sizes.items():
+            check.positive_integer(name, value)
+        check_size(size)
+        check.number("noise_std", noise_std, above=0)
+        check.number("bias", bias)
         super().__init__()
         self.channels, self.size, self.code_size, self.rows = channels, size, code_size, rows
         self.address_size, self.noise_var = address_size, noise_std**2
@@ -84,6 +94,7 @@ class KanervaMachine(KanervaNetwork):
 
     def features(self, x: Tensor) -> Tensor:
         """What the encoder sees in images ``(B, C, H, W)`` in [0, 1], ``(B, features)``."""
+        self._check_images("x", x)
         features: Tensor = nn.functional.silu(self.encoder(x))
         return features
 
@@ -94,16 +105,20 @@ class KanervaMachine(KanervaNetwork):
 
     def address_posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(y|x), ``(..., address_size)`` each."""
+        check.rows("features", features, (self.to_address.in_features,), "...")
         mean, log_var = self.to_address(features).chunk(2, -1)
         return mean, log_var
 
     def weights(self, latent: Tensor) -> Tensor:
         """Weights w ``(..., K)`` of the memory's rows for latents y ``(..., address_size)``."""
+        check.rows("latent", latent, (self.address_size,), "...")
         weights: Tensor = self.key(latent) @ self.address_matrix
         return weights
 
     def code_posterior(self, features: Tensor, recalled: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x, y, M) where the memory says ``recalled`` ``(..., C)``."""
+        check.rows("features", features, (self.to_address.in_features,), "...")
+        check.rows("recalled", recalled, (self.code_size,), "...")
         shift, log_var = self.correct(torch.cat([features, recalled], -1)).chunk(2, -1)
         return recalled + shift, log_var
 
@@ -114,6 +129,9 @@ class KanervaMachine(KanervaNetwork):
         :param sequential: write one item after the other; the result is the same, only slower.
         :param generator: for the samples; torch's own if None.
         """
+        self._check_images("x", x, "E, T")
+        check.flag("sequential", sequential)
+        check.generator("generator", generator)
         episodes, items = x.shape[:2]
         features = episodic(self.features(x.flatten(0, 1)), (episodes, items))
         code = self.to_code(features)
@@ -135,6 +153,7 @@ class KanervaMachine(KanervaNetwork):
 
     def written(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The memory after writing episodes ``(E, T, C, H, W)`` at the means of y: ``(E, K, C)``, ``(E, K, K)``."""
+        self._check_images("x", x, "E, T")
         features = episodic(self.features(x.flatten(0, 1)), x.shape[:2])
         weights = self.weights(self.address_posterior(features)[0])
         mean, row_cov = (part.expand(len(x), *part.shape) for part in self.prior())
@@ -147,6 +166,9 @@ class KanervaMachine(KanervaNetwork):
         :param cue: images ``(E, T, C, H, W)`` in [0, 1].
         :param steps: reads, >= 1; each starts from the image that the one before gave.
         """
+        self._check_images("cue", cue, "E, T")
+        check.rows("mean", mean, (self.rows, self.code_size), "...")
+        check.positive_integer("steps", steps)
         seen, out = cue, []
         for _ in range(steps):
             features = episodic(self.features(seen.flatten(0, 1)), cue.shape[:2])

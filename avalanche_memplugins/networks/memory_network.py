@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
+
 
 class MemoryNetwork(nn.Module):
     r"""Codes in slots, found by attention and decoded beside the cue.
@@ -34,8 +36,8 @@ class MemoryNetwork(nn.Module):
     def __init__(self, size: int, code_size: int = 128, *, hidden: int = 512, memory: bool = True) -> None:
         super().__init__()
         for name, value in {"size": size, "code_size": code_size, "hidden": hidden}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: wants an integer >= 1, got {value!r}")
+            check.positive_integer(name, value)
+        check.flag("memory", memory)
         self.size, self.code_size, self.memory = size, code_size, memory
         self.encoder = _mlp(size, hidden, code_size)
         self.decoder = _mlp(code_size + size, hidden, size)
@@ -47,22 +49,29 @@ class MemoryNetwork(nn.Module):
 
     def write(self, x: Tensor) -> Tensor:
         """Slots ``(E, N, C)`` of patterns ``(E, N, n)`` in [0, 1]."""
+        check.rows("x", x, (self.size,), "E, N")
         slots: Tensor = self.encoder(x)
         return slots
 
     def attention(self, slots: Tensor, cue: Tensor) -> Tensor:
         """Weights ``(E, Q, N)`` of slots ``(E, N, C)`` for cues ``(E, Q, n)``; they sum to 1."""
+        self._check(slots, cue)
         query, key = (nn.functional.normalize(code, dim=-1) for code in (self.encoder(cue), slots))
         return (self.log_sharpness.exp() * query @ key.mT).softmax(-1)
 
     def read(self, slots: Tensor, cue: Tensor) -> Tensor:
         """Patterns ``(E, Q, n)``, in or a little beside [0, 1], from slots ``(E, N, C)`` and cues ``(E, Q, n)``."""
+        self._check(slots, cue)
         if self.memory:
             code = self.attention(slots, cue) @ slots
         else:
             code = cue.new_zeros(*cue.shape[:-1], self.code_size)
         change: Tensor = self.decoder(torch.cat([code, cue], -1))
         return cue + change
+
+    def _check(self, slots: Tensor, cue: Tensor) -> None:
+        check.rows("slots", slots, (self.code_size,), "E, N")
+        check.rows("cue", cue, (self.size,), "E, Q")
 
     def forward(self, x: Tensor, cue: Tensor) -> Tensor:
         """Write the patterns ``(E, N, n)``, read the cues ``(E, Q, n)``: ``(E, Q, n)``."""
@@ -92,8 +101,14 @@ def train_memory_network(
     :param after_step: called with the number of steps done and the step's error, a pattern, summed over its entries.
     :raises ValueError: if ``steps`` is below 1.
     """
-    if steps < 1:
-        raise ValueError(f"steps: wants an integer >= 1, got {steps!r}")
+    check.instance("network", network, MemoryNetwork, "a MemoryNetwork")
+    check.function("episodes", episodes, "a function that gives patterns and cues")
+    for name, value in (("steps", steps), ("warm_up", warm_up)):
+        check.positive_integer(name, value)
+    check.number("lr", lr, above=0)
+    check.number("clip", clip, above=0)
+    if after_step is not None:
+        check.function("after_step", after_step)
     optimizer = torch.optim.Adam(network.parameters(), lr)
     errors = []
     for step in range(1, steps + 1):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins import _seeds
 from avalanche_memplugins.functional.divergences import bernoulli_nll, kl_standard_normal
 from avalanche_memplugins.networks.vae import VAEBound
@@ -30,8 +31,7 @@ class MLPVAE(nn.Module):
     def __init__(self, code_size: int = 2, *, hidden: int = 400, channels: int = 1, size: int = 28) -> None:
         super().__init__()
         for name, value in {"code_size": code_size, "hidden": hidden, "channels": channels, "size": size}.items():
-            if value < 1:
-                raise ValueError(f"{name}: wants an integer >= 1, got {value!r}")
+            check.positive_integer(name, value)
         self.code_size = code_size
         self.shape = (channels, size, size)
         pixels = channels * size * size
@@ -50,6 +50,7 @@ class MLPVAE(nn.Module):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the code, ``(B, C)`` each, of images ``(B, ch, H, W)`` in [0, 1]."""
+        check.rows("x", x, self.shape)
         h = self.trunk(x)
         return self.mean(h), self.log_variance(h)
 
@@ -59,6 +60,7 @@ class MLPVAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Images ``(B, ch, H, W)`` in [0, 1] from codes ``(B, C)``."""
+        check.rows("z", z, (self.code_size,))
         return torch.sigmoid(self.decoder(z)).view(-1, *self.shape)
 
     def bound(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEBound:
@@ -66,6 +68,7 @@ class MLPVAE(nn.Module):
 
         :param generator: of the codes, on the device of ``x``.
         """
+        check.generator("generator", generator)
         mu, log_variance = self.posterior(x)
         noise = torch.randn(mu.shape, dtype=mu.dtype, device=mu.device, generator=generator)
         logits = self.decoder(mu + (0.5 * log_variance).exp() * noise)
@@ -95,12 +98,22 @@ def train_vae(
     :param after_epoch: called with the number of epochs done and the last one's bound.
     :raises ValueError: if there is nothing to train on, or values lie outside [0, 1].
     """
-    if len(x) == 0 or epochs < 1 or batch_size < 1:
-        raise ValueError(f"x, epochs, batch_size: want at least 1 each, got {len(x)}, {epochs}, {batch_size}")
+    check.having("vae", vae, ("bound", "parameters", "shape"), "a VAE")
+    check.tensor("x", x)
+    if tuple(x.shape[1:]) != tuple(vae.shape) or len(x) == 0:
+        wanted = ", ".join(map(str, vae.shape))
+        raise ValueError(f"x: expected (N, {wanted}) with N at least 1, got {tuple(x.shape)}")
     is_bytes = x.dtype == torch.uint8
-    if not is_bytes and (float(x.min()) < 0 or float(x.max()) > 1):
-        raise ValueError(f"x: wants values in [0, 1], got {float(x.min()):g} to {float(x.max()):g}")
+    if not is_bytes and not x.is_floating_point():
+        raise ValueError(f"x: expected floating-point or uint8 images, got {x.dtype}")
+    if not is_bytes and not (float(x.min()) >= 0 and float(x.max()) <= 1):
+        raise ValueError(f"x: expected values in [0, 1], got {float(x.min()):g} to {float(x.max()):g}")
+    check.positive_integer("epochs", epochs)
+    check.positive_integer("batch_size", batch_size)
+    check.number("lr", lr, above=0)
     seed = _seeds.seed(seed)
+    if after_epoch is not None:
+        check.function("after_epoch", after_epoch)
     order = torch.Generator().manual_seed(seed)
     noise = torch.Generator(x.device).manual_seed(seed)
     optimizer = torch.optim.Adam(vae.parameters(), lr, fused=True)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.networks.frozen_encoder import FrozenEncoder
 from avalanche_memplugins.networks.probabilistic_retrieval import retrieval_mlp
 
@@ -71,10 +72,10 @@ class RetrievalClassifier(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("classes", classes), ("neighbours", neighbours)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: wants an integer >= 1, got {value!r}")
-        if not same >= 0:
-            raise ValueError(f"same: wants a number >= 0, got {same!r}")
+            check.positive_integer(name, value)
+        check.having("memory", memory, ("nearest", "__len__"), "a memory that can be asked for the nearest rows")
+        check.flag("labels", labels)
+        check.number("same", same, least=0)
         self.classes, self.neighbours, self.labels, self.same = classes, neighbours, labels, same
         self.encoder = FrozenEncoder(autoencoder, code="mean", mean=mean, std=std)
         # Past nn.Module's __setattr__, which would make the memory a part of the model.
@@ -91,6 +92,7 @@ class RetrievalClassifier(nn.Module):
     @torch.no_grad()
     def retrieve(self, query: Tensor) -> Tensor:
         """What is fed beside the queries ``(B, C)``: codes ``(B, k * C)``, then labels ``(B, k * classes)``."""
+        check.rows("query", query, (self.encoder.code_size,))
         k, rows = self.neighbours, len(query)
         codes = query.new_zeros(rows, k, query.shape[1])
         onehot = query.new_zeros(rows, k, self.classes)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins import _seeds
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.functional.latent_sampling import sample_latents
@@ -27,6 +28,13 @@ def retrieval_mlp(inputs: int, classes: int, *, hidden: int = 40, layers: int = 
 
     Source: Gananath, "Probabilistic memory retrieval", 2022.
     """
+    for name, value, least in (
+        ("inputs", inputs, 1),
+        ("classes", classes, 1),
+        ("hidden", hidden, 1),
+        ("layers", layers, 0),
+    ):
+        check.integer(name, value, least=least)
     parts: list[nn.Module] = []
     for _ in range(layers):
         parts += [nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU()]
@@ -80,10 +88,8 @@ class ProbabilisticRetrievalClassifier(PicklesGenerator, nn.Module):
     ) -> None:
         super().__init__()
         for name, value, least in (("classes", classes, 1), ("n", n, 1), ("draws", draws, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: wants an integer >= {least}, got {value!r}")
-        if not alpha_std >= 0:
-            raise ValueError(f"alpha_std: wants a number >= 0, got {alpha_std!r}")
+            check.integer(name, value, least=least)
+        check.number("alpha_std", alpha_std, least=0)
         self.n, self.alpha_std, self.draws, self.seed = n, alpha_std, draws, _seeds.seed(seed)
         self.encoder = FrozenEncoder(autoencoder, code="posterior", mean=mean, std=std)
         self.head = retrieval_mlp(n * self.encoder.code_size, classes, hidden=hidden, layers=layers)

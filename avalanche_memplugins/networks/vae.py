@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.divergences import bernoulli_nll, kl_standard_normal
-from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
+from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder, check_size
 
 
 class VAEBound(NamedTuple):
@@ -43,6 +44,10 @@ class VAE(nn.Module):
     def __init__(
         self, *, channels: int = 1, size: int = 28, code_size: int = 32, width: int = 16, bias: float = -2.0
     ) -> None:
+        for name, value in (("channels", channels), ("code_size", code_size), ("width", width)):
+            check.positive_integer(name, value)
+        check_size(size)
+        check.number("bias", bias)
         super().__init__()
         self.channels, self.size, self.code_size = channels, size, code_size
         self._kwargs = {"channels": channels, "size": size, "code_size": code_size, "width": width, "bias": bias}
@@ -55,6 +60,7 @@ class VAE(nn.Module):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance ``(B, code_size)`` of q(z|x) for images ``(B, C, H, W)`` in [0, 1]."""
+        check.rows("x", x, (self.channels, self.size, self.size))
         mean, log_var = self.encoder(x).chunk(2, -1)
         return mean, log_var
 
@@ -64,6 +70,7 @@ class VAE(nn.Module):
 
     def decode(self, code: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1]."""
+        check.rows("code", code, (self.code_size,))
         return torch.sigmoid(self.decoder(code))
 
     def bound(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEBound:
@@ -72,6 +79,7 @@ class VAE(nn.Module):
         :param x: images ``(B, C, H, W)`` in [0, 1].
         :param generator: for the sample; torch's own if None.
         """
+        check.generator("generator", generator)
         mean, log_var = self.posterior(x)
         noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
         logits = self.decoder(mean + (0.5 * log_var).exp() * noise)

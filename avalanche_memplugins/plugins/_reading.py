@@ -56,6 +56,9 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         max_bytes: int,
         backend: Backend,
     ) -> None:
+        check.layer("key", key)
+        check.flag("writes", writes)
+        check.choice("backend", backend, ("torch", "faiss"))
         super().__init__()
         if not isinstance(check.made("memory", memory), RandomMemory):
             raise TypeError(f"memory: wants a RandomMemory or EpisodicMemory, with rows to be searched, got {memory!r}")

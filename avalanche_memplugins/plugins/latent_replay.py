@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
 
@@ -31,6 +32,8 @@ class LatentReplayPlugin(MemoryReplayPlugin):
     def __init__(
         self, memory: WritableMemory | LearningMemory, *, at: str, freeze_below: bool = True, **kwargs: Any
     ) -> None:
+        check.text("at", at)
+        check.flag("freeze_below", freeze_below)
         super().__init__(memory, at=at, **kwargs)
         self.freeze_below = freeze_below
         self._warned = False

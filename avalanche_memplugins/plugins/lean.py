@@ -15,6 +15,8 @@ from avalanche.training.templates.update_type.sgd_update import SGDUpdate
 from torch import Tensor
 from torch.optim import Optimizer
 
+from avalanche_memplugins import _checks as check
+
 from ._around import Around
 from .lean_dispatch import EVAL_EVENTS, TRAIN_EVENTS, Dispatch
 
@@ -38,6 +40,7 @@ class LeanStepPlugin(SupervisedPlugin, supports_distributed=True):  # type: igno
     """
 
     def __init__(self, *, train: bool = True, evaluate: bool = True) -> None:
+        check.flags(train=train, evaluate=evaluate)
         super().__init__()
         self.train = train
         self.evaluate = evaluate

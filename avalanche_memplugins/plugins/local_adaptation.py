@@ -78,12 +78,11 @@ class LocalAdaptationPlugin(ReadingPlugin):
         max_bytes: int = 64 << 20,
         backend: Backend = "torch",
     ) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"steps: wants an integer >= 0, got {steps!r}")
-        if not lr > 0:
-            raise ValueError(f"lr: wants a number > 0, got {lr!r}")
-        if not 0 <= beta <= 1:
-            raise ValueError(f"beta: wants 0 <= beta <= 1, got {beta!r}")
+        check.integer("steps", steps, least=0)
+        check.number("lr", lr, above=0)
+        check.number("beta", beta, least=0, most=1)
+        if not isinstance(kernel, str):
+            check.function("kernel", kernel, "a name, or a function of squared distances")
         super().__init__(
             memory,
             neighbours=neighbours,
@@ -98,6 +97,11 @@ class LocalAdaptationPlugin(ReadingPlugin):
         self.steps, self.lr, self.beta = steps, lr, beta
         self.kernel = check.one_of("kernel", kernel, _KERNELS) if isinstance(kernel, str) else kernel
         self.adapt: int | tuple[str, ...]
+        if not isinstance(adapt, int | str) and not (isinstance(adapt, Sequence) and adapt):
+            raise TypeError(f"adapt: expected a number of layers, or names of modules, got {check.show(adapt)}")
+        if not isinstance(adapt, int):
+            for each in (adapt,) if isinstance(adapt, str) else adapt:
+                check.text("adapt", each)
         if isinstance(adapt, int):
             self.adapt = check.positive_integer("adapt", adapt)
         else:

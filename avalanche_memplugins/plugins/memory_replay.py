@@ -35,6 +35,7 @@ from avalanche_memplugins.plugins._first_look import (
 )
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
 from avalanche_memplugins.plugins._listed import listed_once, told_of_another_run
+from avalanche_memplugins.plugins._normalise import tell_normalisation
 from avalanche_memplugins.plugins._outputs import joined, main_output
 from avalanche_memplugins.plugins._step import Step, stream_loss
 from avalanche_memplugins.plugins._targets import Labels, Targets
@@ -144,6 +145,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         prefetch: bool = False,
         seed: int | None = None,
     ) -> None:
+        check.layer("at", at)
+        check.flag("prefetch", prefetch)
+        if write_at is not None:
+            check.choice("write_at", write_at, ("iteration", "experience"))
         super().__init__()
         self.memory: Any = memory
         self._learns = callable(getattr(memory, "consolidate", None))
@@ -243,6 +248,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self._fired = False
         self._probe = None
         self.targets.check(strategy)
+        if self._tap is None:
+            dataset = strategy.experience.dataset
+            tell_normalisation(self.memory, dataset.eval() if self.write_at == "experience" else dataset.train())
         if self.write_at == "iteration":
             self._tell_of_old_rows(strategy)
         if self.write_at == "experience" and hasattr(self.memory, "check_rows"):

@@ -7,6 +7,7 @@ from typing import Any
 from avalanche_memplugins._words import OF_REPLAY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins._amount import Amount
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
@@ -44,5 +45,6 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        check.positive_integer("mem_size", mem_size)
         memory = RandomMemory(mem_size, policy=policy, read=read, codec=codec, seed=seed)
         super().__init__(memory, write_every=write_every, replay_size=replay_size, seed=seed, **kwargs)

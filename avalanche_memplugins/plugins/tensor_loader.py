@@ -83,6 +83,7 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
         evaluate: bool = True,
         seed: int | None = None,
     ) -> None:
+        check.flags(assume_deterministic=assume_deterministic, train=train, evaluate=evaluate)
         super().__init__()
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
             raise ValueError(f"max_bytes: got {max_bytes!r}, want a positive number of bytes")

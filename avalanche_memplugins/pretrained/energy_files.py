@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._folders import shown
 from avalanche_memplugins.networks import energy
 from avalanche_memplugins.networks.energy import EnergyNetwork
@@ -64,8 +65,12 @@ def save_energy(
     :param manifest: JSON values to keep with it: data, recipe, scores.
     :param card: text for people; None: a card that is there stays.
     """
-    if isinstance(patterns, bool) or not isinstance(patterns, int) or not 1 <= patterns <= MOST_PATTERNS:
-        raise ValueError(f"patterns: expected an integer from 1 to {MOST_PATTERNS}, got {patterns!r}")
+    check.instance("network", network, EnergyNetwork, "an energy network")
+    check.integer("patterns", patterns, least=1, most=MOST_PATTERNS)
+    if not isinstance(manifest, dict):
+        raise TypeError(f"manifest: expected a dictionary of JSON values, got {check.show(manifest)}")
+    if card is not None and not isinstance(card, str):
+        raise TypeError(f"card: expected a string or None, got {check.show(card)}")
     path = files.path_of(name, energy_folder())
     whole = {**manifest, "patterns": patterns}
     return write_weights(path, network, network.architecture(), {}, prefix=_WEIGHTS, manifest=whole, card=card)

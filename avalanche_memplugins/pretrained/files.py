@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.pretrained._weights import read_weights, write_weights
 
 FOLDER = Path(__file__).parent
@@ -33,6 +34,8 @@ def register_architecture(cls: C) -> C:
 
     Its constructor must take what its method ``architecture()`` returns, as keywords.
     """
+    if not isinstance(cls, type) or not issubclass(cls, nn.Module):
+        raise TypeError(f"cls: expected a class of modules, got {check.show(cls)}")
     _REGISTERED[cls.__name__] = cls
     return cls
 
@@ -81,15 +84,27 @@ def save(
     :param card: text for people; None: a card that is there stays.
     :raises ValueError: for statistics of another shape.
     """
+    check.having("autoencoder", autoencoder, ("code_size", "state_dict"), "a module with code_size")
+    check.tensors(code_mean=code_mean, code_std=code_std)
+    _check_texts(architecture, manifest, card)
     if architecture is None:
+        check.having("architecture", autoencoder, ("architecture",), "a network with architecture(), or its arguments")
         architecture = autoencoder.architecture()  # type: ignore[operator]
     size = int(autoencoder.code_size)  # type: ignore[arg-type]
     for key, value in (("code_mean", code_mean), ("code_std", code_std)):
         if value.shape != (size,):
-            raise ValueError(f"{key}: wants shape ({size},), got {tuple(value.shape)}")
+            raise ValueError(f"{key}: expected shape ({size},), got {tuple(value.shape)}")
     statistics = {"code_mean": code_mean.float(), "code_std": code_std.float()}
     path = path_of(name, FOLDER)
     return write_weights(path, autoencoder, architecture, statistics, prefix=_WEIGHTS, manifest=manifest, card=card)
+
+
+def _check_texts(architecture: object, manifest: object, card: object) -> None:
+    for name, value in (("architecture", architecture), ("manifest", manifest)):
+        if value is not None and not isinstance(value, dict):
+            raise TypeError(f"{name}: expected a dictionary of JSON values, or None, got {check.show(value)}")
+    if card is not None and not isinstance(card, str):
+        raise TypeError(f"card: expected a string or None, got {check.show(card)}")
 
 
 def find_file(name: str | Path, folder: Path, known: tuple[str, ...]) -> Path:
@@ -101,16 +116,15 @@ def find_file(name: str | Path, folder: Path, known: tuple[str, ...]) -> Path:
     if os.path.isfile(path):
         return path
     if path.parent != folder:
-        raise ValueError(f"name: there is no file {path}")
+        raise ValueError(f"name: expected the path of a file, got {path}, where there is none")
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise ValueError(f"name: wants one of {', '.join(map(repr, known)) or 'none yet'}, got {name!r}{hint}")
+    raise ValueError(f"name: expected one of {', '.join(map(repr, known)) or 'none yet'}, got {name!r}{hint}")
 
 
 def path_of(name: str | Path, folder: Path) -> Path:
     """A plain name's file in ``folder``, or the path itself with its suffix."""
-    if not isinstance(name, str | os.PathLike):
-        raise TypeError(f"name: expected a name or a path, got {type(name).__name__}")
+    check.path("name", name)
     path = Path(name)
     if path.suffix == ".safetensors":
         return path

@@ -117,12 +117,16 @@ def test_bytes_of_a_row(codec: Codec, grey: int, colour: int) -> None:
 @pytest.mark.parametrize(
     ("codec", "x", "message"),
     [
-        (Bits(4), torch.tensor([[-0.5, 0.2]]), r"pixels from 0 to 1, got -0.5 to 0.2 under mean=0, std=1; give"),
-        (Bits(4), torch.tensor([[float("nan")]]), "pixels from 0 to 1, got nan"),
-        (Bits(4), torch.zeros(1, 2, dtype=torch.int64), r"Bits\(4\) stores floating-point or uint8 images, got"),
-        (Bits(4, **COLOUR), torch.zeros(1, 1, 4, 4), "3 channels, so it wants"),
-        (Downsampled(4, Bits(4)), torch.zeros(1, 16), "wants images .* at least 4 x 4, got"),
-        (Downsampled(4, Bits(4)), torch.zeros(1, 1, 3, 9), "wants images .* at least 4 x 4, got"),
+        (
+            Bits(4),
+            torch.tensor([[-0.5, 0.2]]),
+            r"from 0 to 1, got -0.5 to 0.2 in rows of",
+        ),
+        (Bits(4), torch.tensor([[float("nan")]]), "expected finite values, got nan"),
+        (Bits(4), torch.zeros(1, 2, dtype=torch.int64), r"Bits\(4\) expected floating-point or uint8 images, got"),
+        (Bits(4, **COLOUR), torch.zeros(1, 1, 4, 4), "mean and std for 3 channels, got"),
+        (Downsampled(4, Bits(4)), torch.zeros(1, 16), "expected images .* at least 4 x 4, got"),
+        (Downsampled(4, Bits(4)), torch.zeros(1, 1, 3, 9), "expected images .* at least 4 x 4, got"),
         (Downsampled(2, Bits(4)), torch.full((1, 1, 4, 4), 2.0), "pixels from 0 to 1, got 2 to 2"),
         (Downsampled(2, Bits(4)), torch.zeros(1, 1, 4, 4, dtype=torch.int32), "floating-point or uint8"),
     ],
@@ -135,12 +139,12 @@ def test_what_cannot_be_stored_is_refused(codec: Codec, x: torch.Tensor, message
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (Bits, {"bits": 3}, "bits: wants 1, 2 or 4, got 3"),
-        (Bits, {"bits": True}, "bits: wants 1, 2 or 4, got True"),
-        (Bits, {"std": 0}, "std: wants numbers above 0, got 0"),
-        (Bits, {"mean": float("inf")}, "mean: wants finite numbers, got inf"),
-        (Downsampled, {"size": 0, "codec": Bits()}, "size: wants an integer >= 1, got 0"),
-        (Downsampled, {"size": 4, "codec": Bits(), "mode": "cubic"}, "mode: wants one of .* got 'cubic'"),
+        (Bits, {"bits": 3}, "bits: expected 1, 2 or 4, got 3"),
+        (Bits, {"bits": True}, "bits: expected 1, 2 or 4, got True"),
+        (Bits, {"std": 0}, "std: expected a finite number > 0"),
+        (Bits, {"mean": float("inf")}, "mean: expected a finite number"),
+        (Downsampled, {"size": 0, "codec": Bits()}, "size: expected an integer >= 1, got 0"),
+        (Downsampled, {"size": 4, "codec": Bits(), "mode": "cubic"}, "mode: expected one of .* got 'cubic'"),
     ],
 )
 def test_bad_arguments(make: Any, arguments: dict[str, Any], message: str) -> None:

@@ -182,11 +182,11 @@ def test_rows_of_other_weights_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(2, 3, 4, 4), r"LatentCodec wants \(B, 1, 4, 4\), got \(2, 3, 4, 4\)"),
-        (torch.zeros(2, 1, 5, 4), r"wants \(B, 1, 4, 4\), got"),
-        (torch.full((2, 1, 4, 4), float("nan")), "pixels from 0 to 1, got nan"),
-        (torch.full((2, 1, 4, 4), float("inf")), "pixels from 0 to 1, got inf"),
-        (torch.full((2, 1, 4, 4), -1.0), "pixels from 0 to 1, got -1 to -1.* give the mean and std"),
+        (torch.zeros(2, 3, 4, 4), r"LatentCodec expected \(B, 1, 4, 4\), got \(2, 3, 4, 4\)"),
+        (torch.zeros(2, 1, 5, 4), r"expected \(B, 1, 4, 4\), got"),
+        (torch.full((2, 1, 4, 4), float("nan")), "expected finite values, got nan"),
+        (torch.full((2, 1, 4, 4), float("inf")), "expected finite values, got inf"),
+        (torch.full((2, 1, 4, 4), -1.0), "pixels from 0 to 1, got -1 to -1.* mean and std"),
         (torch.zeros(2, 1, 4, 4, dtype=torch.int64), "floating-point or uint8"),
     ],
 )
@@ -202,12 +202,12 @@ def test_what_is_no_image_of_its_kind_is_refused(x: Tensor, message: str) -> Non
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"precision": "int4"}, ValueError, "precision: wants one of 'int8', 'float16', 'float32', got 'int4'"),
-        ({"step": 0.0}, ValueError, "step: wants a number > 0, got 0"),
-        ({"code_mean": torch.zeros(2)}, ValueError, r"code_mean: wants finite numbers \(3,\).*got shape \(2,\)"),
-        ({"code_mean": MEAN * float("nan")}, ValueError, "code_mean: wants finite"),
-        ({"code_std": torch.zeros(3)}, ValueError, "code_std: wants numbers above 0, got 0"),
-        ({"std": -1.0}, ValueError, "std: wants numbers above 0"),
+        ({"precision": "int4"}, ValueError, "precision: expected one of 'int8', 'float16', 'float32', got 'int4'"),
+        ({"step": 0.0}, ValueError, "step: expected a number > 0, got 0"),
+        ({"code_mean": torch.zeros(2)}, ValueError, r"code_mean: expected finite numbers \(3,\).*got shape \(2,\)"),
+        ({"code_mean": MEAN * float("nan")}, ValueError, "code_mean: expected finite"),
+        ({"code_std": torch.zeros(3)}, ValueError, "code_std: expected numbers > 0, got 0"),
+        ({"std": -1.0}, ValueError, "std: expected a finite number > 0"),
         ({"autoencoder": nn.Linear(2, 2)}, TypeError, "got Linear without encode, decode, code_size"),
     ],
 )

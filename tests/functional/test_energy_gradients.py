@@ -28,7 +28,7 @@ def test_steps_shrink_by_sigmoids_and_the_last_ratio_goes_on() -> None:
 
 @pytest.mark.parametrize(("ratios", "steps", "wanted"), [(2, 0, "1 to any number"), (0, 2, "1 to 1"), (3, -1, "1 to")])
 def test_numbers_of_steps_out_of_range_are_named(ratios: int, steps: int, wanted: str) -> None:
-    with pytest.raises(ValueError, match=f"steps: wants {wanted}.*, got {steps}"):
+    with pytest.raises(ValueError, match=f"steps: expected {wanted}.*, got {steps}"):
         decreasing_steps(torch.tensor(0.0), torch.zeros(ratios), steps)
 
 

@@ -88,7 +88,7 @@ def test_a_weight_that_the_slope_does_not_depend_on_is_written_by_the_energy_alo
 @pytest.mark.parametrize("shape", [(3, 2), (3, 1, 1), (3, 2, 4), (3, 2, 0)])
 def test_rates_that_do_not_fit_are_named(shape: tuple[int, ...]) -> None:
     x, initial, _ = write_case(1)
-    with pytest.raises(ValueError, match=r"rates: wants shape \(T, 2, 1 to 3\), got "):
+    with pytest.raises(ValueError, match=r"rates: expected shape \(T, 2, 1 to 3\), got "):
         energy_write(quadratic, x, initial, torch.zeros(shape))
 
 

@@ -42,7 +42,7 @@ def test_episodes_of_images_repeat_none_within() -> None:
     assert x.shape == (30, 15, 9)
     assert all(len(episode[:, 0].unique()) == 15 for episode in x)
     assert len(x[..., 0].unique()) == 20
-    with pytest.raises(ValueError, match="images: wants at least 21"):
+    with pytest.raises(ValueError, match="images: expected at least 21"):
         image_episodes(images, 1, 21, generator=generator())
 
 
@@ -71,9 +71,9 @@ def test_the_generator_is_all_there_is() -> None:
 
 def test_bad_sizes_are_named() -> None:
     x = torch.zeros(1, 2, 16)
-    with pytest.raises(ValueError, match="erased: wants 0 to 16, got 17"):
+    with pytest.raises(ValueError, match="erased: expected 0 to 16, got 17"):
         corrupt_strings(x, 17, generator=generator())
-    with pytest.raises(ValueError, match="x: wants"):
+    with pytest.raises(ValueError, match="x: expected"):
         erase_block(x, 5, 2, generator=generator())
-    with pytest.raises(ValueError, match="block: wants 1 to 4, got 5"):
+    with pytest.raises(ValueError, match="block: expected 1 to 4, got 5"):
         erase_block(x, 4, 5, generator=generator())

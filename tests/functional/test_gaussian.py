@@ -99,7 +99,7 @@ def test_triangles_come_back() -> None:
     packed = pack_triangle(matrix)
     assert packed.shape == (2, 15)
     assert torch.equal(unpack_triangle(packed, 5), matrix)
-    with pytest.raises(ValueError, match="packed: wants 15 numbers for width 5, got 10"):
+    with pytest.raises(ValueError, match="packed: expected 15 numbers for width 5, got 10"):
         unpack_triangle(packed[:, :10], 5)
 
 

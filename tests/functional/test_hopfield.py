@@ -161,7 +161,7 @@ def test_without_fields_nothing_moves() -> None:
     ("change", "name"),
     [
         ({"weights": torch.zeros(3, 4)}, "weights"),
-        ({"cue": torch.zeros(2, 4)}, "patterns"),
+        ({"cue": torch.zeros(2, 4)}, "cue: expected"),
         ({"known": torch.ones(2, 3)}, "known"),
         ({"known": torch.ones(1, 3, dtype=torch.bool)}, "known"),
         ({"update": "both"}, "update"),

@@ -125,7 +125,7 @@ def test_unwrite_of_everything_restores_the_prior_in_float32() -> None:
 
 def test_unwrite_of_what_was_never_written_is_refused() -> None:
     mean, cov, address, code = episode(8)
-    with pytest.raises(ValueError, match="address: wants addresses under which items were written"):
+    with pytest.raises(ValueError, match="address: expected addresses under which items were written"):
         kanerva_unwrite(mean, cov, 10 * address, code, noise_var=NOISE)
 
 
@@ -195,11 +195,11 @@ def test_gradients_pass_through_a_write() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"row_cov": torch.eye(4)}, r"row_cov: wants \(\.\.\., 5, 5\), got \(4, 4\)"),
-        ({"address": torch.zeros(7, 4)}, r"address: wants \(\.\.\., T, 5\), got \(7, 4\)"),
-        ({"code": torch.zeros(6, 4)}, r"code: wants \(\.\.\., 7, 4\), got \(6, 4\)"),
-        ({"mean": torch.zeros(5)}, r"mean: wants \(\.\.\., K, C\), got \(5,\)"),
-        ({"noise_var": 0.0}, "noise_var: wants a number above 0, got 0"),
+        ({"row_cov": torch.eye(4)}, r"row_cov: expected \(\.\.\., 5, 5\), got \(4, 4\)"),
+        ({"address": torch.zeros(7, 4)}, r"address: expected \(\.\.\., T, 5\), got \(7, 4\)"),
+        ({"code": torch.zeros(6, 4)}, r"code: expected \(\.\.\., 7, 4\), got \(6, 4\)"),
+        ({"mean": torch.zeros(5)}, r"mean: expected \(\.\.\., K, C\), got \(5,\)"),
+        ({"noise_var": 0.0}, "noise_var: expected a number > 0, got 0"),
     ],
 )
 def test_bad_arguments_are_named(change: dict[str, Tensor | float], message: str) -> None:

@@ -29,5 +29,5 @@ def test_a_query_that_is_a_key_gives_finite_weights():
 
 @pytest.mark.parametrize("call", [lambda d: inverse_distance(d, eps=0), lambda d: nearest_relative(d, width=-1)])
 def test_bad_scales_are_refused(call):
-    with pytest.raises(ValueError, match="wants a number > 0"):
+    with pytest.raises(ValueError, match="expected a number > 0"):
         call(torch.ones(1, 2))

@@ -61,12 +61,12 @@ def test_shape_type_gradient_and_generators() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mu": MU[0]}, "mu, log_variance: want the same shape"),
-        ({"log_variance": LOG_VARIANCE[:1]}, "mu, log_variance: want the same shape"),
-        ({"n": 0}, "n: wants an integer >= 1, got 0"),
-        ({"n": 2.0}, "n: wants an integer >= 1, got 2.0"),
-        ({"alpha_std": -0.1}, "alpha_std: wants a number >= 0, got -0.1"),
-        ({"alpha_std": float("nan")}, "alpha_std: wants a number >= 0, got nan"),
+        ({"mu": MU[0]}, "mu, log_variance: expected the same shape"),
+        ({"log_variance": LOG_VARIANCE[:1]}, "mu, log_variance: expected the same shape"),
+        ({"n": 0}, "n: expected an integer >= 1, got 0"),
+        ({"n": 2.0}, "n: expected an integer >= 1, got 2.0"),
+        ({"alpha_std": -0.1}, "alpha_std: expected a number >= 0, got -0.1"),
+        ({"alpha_std": float("nan")}, "alpha_std: expected a number >= 0, got nan"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:

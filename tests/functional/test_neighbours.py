@@ -99,7 +99,7 @@ def test_images_are_flattened():
         (lambda: nearest(torch.zeros(1, 3), torch.full((2, 3), torch.nan), 1), "keys"),
         (lambda: nearest(torch.full((1, 3), torch.inf), torch.zeros(2, 3), 1), "queries"),
         (lambda: nearest(torch.zeros(1, 4), torch.zeros(2, 3), 1), "queries"),
-        (lambda: nearest(torch.zeros(1, 3), torch.zeros(2, 3), 0), "k and max_bytes"),
+        (lambda: nearest(torch.zeros(1, 3), torch.zeros(2, 3), 0), "k: expected an integer >= 1"),
         (lambda: nearest(torch.zeros(1, 3), torch.zeros(2, 3), 1, backend="annoy"), "backend"),
     ],
 )

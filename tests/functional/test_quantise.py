@@ -38,10 +38,10 @@ def test_a_view_is_packed_as_its_values() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: pack_bits(torch.zeros(2, 3, dtype=torch.uint8), 3), "bits: wants one of 1, 2, 4, 8, got 3"),
-        (lambda: pack_bits(torch.zeros(2, 3), 4), "values: wants uint8"),
-        (lambda: unpack_bits(torch.zeros(2, 3, dtype=torch.uint8), 4, 7), "take rows of 4 bytes, got"),
-        (lambda: unpack_bits(torch.zeros(2, 3), 4, 6), "code: wants uint8"),
+        (lambda: pack_bits(torch.zeros(2, 3, dtype=torch.uint8), 3), "bits: expected one of 1, 2, 4, 8, got 3"),
+        (lambda: pack_bits(torch.zeros(2, 3), 4), "values: expected uint8"),
+        (lambda: unpack_bits(torch.zeros(2, 3, dtype=torch.uint8), 4, 7), "expected rows of 4 bytes"),
+        (lambda: unpack_bits(torch.zeros(2, 3), 4, 6), "code: expected uint8"),
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:  # type: ignore[no-untyped-def]

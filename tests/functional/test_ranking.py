@@ -31,9 +31,9 @@ def test_its_ends() -> None:
 @pytest.mark.parametrize(
     ("scores", "positive", "message"),
     [
-        ([0.0, 1.0], [True], "positive: wants the shape of scores"),
-        ([0.0, 1.0], [True, True], "positive: wants rows of both kinds, got 2 of 2"),
-        ([0.0, float("nan")], [True, False], "scores: want numbers, got NaN"),
+        ([0.0, 1.0], [True], "positive: expected shape"),
+        ([0.0, 1.0], [True, True], "positive: expected rows of both kinds, got 2 of 2"),
+        ([0.0, float("nan")], [True, False], "scores: expected numbers, got NaN"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(scores: list[float], positive: list[bool], message: str) -> None:

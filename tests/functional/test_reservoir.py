@@ -83,5 +83,5 @@ def test_distinct_integers_are_distinct_and_uniform(bound: int, count: int) -> N
 
 
 def test_more_distinct_integers_than_there_are() -> None:
-    with pytest.raises(ValueError, match="count: at most 3"):
+    with pytest.raises(ValueError, match="count: expected at most 3"):
         distinct_integers(3, 4)

@@ -117,7 +117,7 @@ def test_novelty_is_the_least_slope_over_all_slots() -> None:
     assert mine.novelty(other).tolist() == pytest.approx(want, rel=1e-3)
     assert mine.novelty(other.repeat(900, 1, 1, 1))[-7:].tolist() == pytest.approx(want, rel=1e-3)
     assert not mine.novelty(other).requires_grad
-    with pytest.raises(ValueError, match="score: wants one of 'slope', 'energy', got 'loss'"):
+    with pytest.raises(ValueError, match="score: expected one of 'slope', 'energy', got 'loss'"):
         mine.novelty(other, score="loss")  # type: ignore[arg-type]
 
 

@@ -145,9 +145,11 @@ def test_codes_of_a_codec_are_the_patterns() -> None:
         mine.nbytes, tiny(2), shape=(1, 4, 4), classes=3, slot_size=4, precision="float32", codec=codec, cue=mine.cue
     )
     assert once.slots == 1
-    with pytest.raises(ValueError, match="known: entries of a row are not entries of its code"):
+    with pytest.raises(
+        ValueError, match="known: expected None with a codec, as entries of a row are not entries of its code, got"
+    ):
         mine.read(x, known=torch.ones_like(x, dtype=torch.bool))
-    with pytest.raises(ValueError, match="codec: has codes of 2, but the network's patterns are of 16"):
+    with pytest.raises(ValueError, match="codec: expected codes of 16, as the network's patterns are, got"):
         memory(codec=codec)
 
 
@@ -170,7 +172,7 @@ def test_classes_may_be_a_part_of_the_pattern() -> None:
         assert label == int(end[16:].argmax())
     assert mine.read(x).shape == x.shape
     assert mine.novelty(x).shape == (4,)
-    with pytest.raises(ValueError, match="y: wants classes below label_bits=3, got 3"):
+    with pytest.raises(ValueError, match="y: expected classes below label_bits=3, got 3"):
         mine.write(x, y + 1)
 
 
@@ -201,21 +203,21 @@ def test_the_network_is_frozen_and_nothing_hangs_on_a_graph() -> None:
 
 X = rows(4)[0]
 WRONG_READS: list[tuple[Callable[[EnergyMemory], Any], str]] = [
-    (lambda m: m.read(X[:, :, :3]), r"cue: wants rows of shape \(1, 4, 4\), as first written, got \(1, 3, 4\)"),
-    (lambda m: m.read(X / 0), "cue: wants finite values"),
-    (lambda m: m.read(X, slots=torch.tensor([0, 1, 2, 0])), r"slots: wants \(4,\) integers from 0 to 1, got"),
-    (lambda m: m.read(X, slots=torch.tensor([0, 1, -1, 0])), "slots: wants"),
-    (lambda m: m.read(X, slots=torch.zeros(4)), "slots: wants"),
-    (lambda m: m.read(X, slots=torch.zeros(3, dtype=torch.int64)), "slots: wants"),
-    (lambda m: m.read(X, route="cues"), "route: wants one of 'match', 'energy', 'cue', got 'cues'"),  # type: ignore[arg-type]
-    (lambda m: m.read(X, route="cue"), "route: 'cue' wants a memory that stores cues"),
-    (lambda m: m.read(X, known=X[:3] > 0), r"known: wants bool \(4, 1, 4, 4\), got torch.bool \(3, 1, 4, 4\)"),
-    (lambda m: m.read(X, known=X), "known: wants bool"),
-    (lambda m: m.read(X, steps=0), "steps: wants an integer >= 1, got 0"),
-    (lambda m: m.read(X, temperature=-1.0), "temperature: wants a number >= 0, got -1"),
-    (lambda m: m.novelty(X[:, :, :3]), r"x: wants rows of shape \(1, 4, 4\)"),
-    (lambda m: m.sample(0), "n: wants an integer >= 1, got 0"),
-    (lambda m: m.sample(3, cue=X), r"cue: wants shape \(3, 1, 4, 4\), got \(4, 1, 4, 4\)"),
+    (lambda m: m.read(X[:, :, :3]), r"cue: expected rows of shape \(1, 4, 4\), as first written, got"),
+    (lambda m: m.read(X / 0), "cue: expected finite values"),
+    (lambda m: m.read(X, slots=torch.tensor([0, 1, 2, 0])), r"slots: expected \(4,\) integers from 0 to 1, got"),
+    (lambda m: m.read(X, slots=torch.tensor([0, 1, -1, 0])), r"slots: expected \(4,\) integers from 0 to 1, got"),
+    (lambda m: m.read(X, slots=torch.zeros(4)), r"slots: expected \(4,\) integers from 0 to 1, got"),
+    (lambda m: m.read(X, slots=torch.zeros(3, dtype=torch.int64)), r"slots: expected \(4,\) integers from 0 to 1, got"),
+    (lambda m: m.read(X, route="cues"), "route: expected one of 'match', 'energy', 'cue', got"),  # type: ignore[arg-type]
+    (lambda m: m.read(X, route="cue"), "route: expected a memory that stores cues for 'cue', got"),
+    (lambda m: m.read(X, known=X[:3] > 0), r"known: expected bool \(4, 1, 4, 4\), got torch.bool \(3, 1, 4, 4\)"),
+    (lambda m: m.read(X, known=X), "known: expected bool"),
+    (lambda m: m.read(X, steps=0), "steps: expected an integer >= 1, got 0"),
+    (lambda m: m.read(X, temperature=-1.0), "temperature: expected a number >= 0, got -1"),
+    (lambda m: m.novelty(X[:, :, :3]), r"x: expected rows of shape \(1, 4, 4\)"),
+    (lambda m: m.sample(0), "n: expected an integer >= 1, got 0"),
+    (lambda m: m.sample(3, cue=X), r"cue: expected shape \(3, 1, 4, 4\), a row for each of n, got"),
 ]
 
 

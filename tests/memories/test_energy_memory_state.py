@@ -51,9 +51,9 @@ def test_a_budget_is_never_exceeded_and_never_wasted(precision: Any, cue: Any) -
         mine.nbytes, network, shape=(1, 4, 4), classes=3, slot_size=4, precision=precision, cue=cue
     )
     assert exact.slots == mine.slots
-    with pytest.raises(ValueError, match=r"nbytes: one slot takes .* bytes beside 96 of classes, got 120"):
+    with pytest.raises(ValueError, match=r"nbytes: expected at least .* for a slot and 96 for classes, got"):
         EnergyMemory.from_budget(120, network, shape=(1, 4, 4), classes=3)
-    with pytest.raises(ValueError, match="nbytes: wants an integer >= 1, got '50KB'"):
+    with pytest.raises(ValueError, match="nbytes: expected an integer >= 1, got '50KB'"):
         EnergyMemory.from_budget("50KB", network, shape=(1, 4, 4), classes=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="classes"):
         EnergyMemory.from_budget(9999, network, shape=(1, 4, 4), classes=0)
@@ -171,19 +171,19 @@ def test_a_memory_is_where_its_buffers_are() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"network": nn.Linear(2, 2)}, TypeError, "network: wants an EnergyNetwork, got Linear"),
-        ({"slots": 0}, ValueError, "slots: wants an integer >= 1, got 0"),
-        ({"slot_size": True}, ValueError, "slot_size: wants an integer >= 1, got True"),
-        ({"precision": "float8"}, ValueError, "precision: wants one of .*float16"),
-        ({"label_bits": 16}, ValueError, "label_bits: wants 0 to 15, got 16"),
-        ({"label_bits": 2.5}, ValueError, "label_bits: wants"),
-        ({"temperature": -0.1}, ValueError, "temperature: wants a number >= 0, got -0.1"),
-        ({"write_steps": 0}, ValueError, "write_steps: wants an integer >= 1, got 0"),
-        ({"read_steps": 1.5}, ValueError, "read_steps: wants an integer >= 1, got 1.5"),
-        ({"cue": 0}, ValueError, "cue: wants a codec, the side >= 1 of a thumbnail, or None, got 0"),
-        ({"cue": True}, ValueError, "cue: wants"),
-        ({"std": 0.0}, ValueError, "std: wants numbers above 0"),
-        ({"codec": Float16()}, TypeError, "codec: wants a learned codec"),
+        ({"network": nn.Linear(2, 2)}, TypeError, "network: expected an EnergyNetwork, got Linear"),
+        ({"slots": 0}, ValueError, "slots: expected an integer >= 1, got 0"),
+        ({"slot_size": True}, ValueError, "slot_size: expected an integer >= 1, got True"),
+        ({"precision": "float8"}, ValueError, "precision: expected one of .*float16"),
+        ({"label_bits": 16}, ValueError, "label_bits: expected 0 to 15, got 16"),
+        ({"label_bits": 2.5}, ValueError, "label_bits: expected an integer >= 0, got"),
+        ({"temperature": -0.1}, ValueError, "temperature: expected a number >= 0, got -0.1"),
+        ({"write_steps": 0}, ValueError, "write_steps: expected an integer >= 1, got 0"),
+        ({"read_steps": 1.5}, ValueError, "read_steps: expected an integer >= 1, got 1.5"),
+        ({"cue": 0}, ValueError, "cue: expected an integer >= 1, got"),
+        ({"cue": True}, ValueError, "cue: expected an integer >= 1, got"),
+        ({"std": 0.0}, ValueError, "std: expected a finite number > 0, or one a channel, got"),
+        ({"codec": Float16()}, TypeError, "codec: expected a learned codec"),
     ],
 )
 def test_arguments_of_the_memory_are_named(options: dict[str, Any], error: Any, message: str) -> None:

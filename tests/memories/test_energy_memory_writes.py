@@ -153,10 +153,10 @@ def test_consolidation_is_repeatable_and_a_failed_one_changes_no_rows() -> None:
     bad = batches(classes=(2, 3), seed=5)
     bad[-1] = (bad[-1][0] * 9, *bad[-1][1:])
     for wrong in (bad, []):
-        with pytest.raises(ValueError, match=r"x: |batches: wants the rows of an experience, got none"):
+        with pytest.raises(ValueError, match=r"x: |batches: expected the rows of an experience, got none"):
             again.consolidate(wrong, origin=4)
     many = [(rows(100)[0], torch.arange(100) + 100 * i, 0) for i in range(3)]
-    with pytest.raises(ValueError, match="y: this memory holds at most 255 classes"):
+    with pytest.raises(ValueError, match="y: expected at most 255 classes, all that this memory holds, got"):
         memory(slot_size=100).consolidate(many, origin=4)
     got, want = snapshot(again), snapshot(mine)
     got["_extra_state"].pop("generator")
@@ -170,16 +170,16 @@ def test_consolidation_is_repeatable_and_a_failed_one_changes_no_rows() -> None:
 X, Y = rows(4)
 WRONG_WRITES: list[tuple[tuple[Any, ...], Any, str]] = [
     ((X[:, :, :3], Y), ValueError, "x: "),
-    ((X.flatten(1), Y), ValueError, r"x: wants rows of shape \(1, 4, 4\)"),
-    ((X * 2, Y), ValueError, "x: .* stores pixels from 0 to 1"),
-    ((X / 0, Y), ValueError, "x: wants finite values"),
-    ((X.byte(), Y), ValueError, "x: without a codec wants floating-point rows"),
-    ((X.tolist(), Y), TypeError, "x: wants a tensor"),
-    ((X, Y[:3]), ValueError, r"y: wants shape \(4,\)"),
-    ((X, Y.float()), ValueError, "y: wants integers"),
-    ((X, -Y - 1), ValueError, "y: wants integers from 0"),
-    ((X, Y, torch.zeros(3, dtype=torch.int64)), ValueError, "t: wants shape"),
-    ((X, Y, -1), ValueError, "t: wants integers from 0"),
+    ((X.flatten(1), Y), ValueError, r"x: expected rows of shape \(1, 4, 4\)"),
+    ((X * 2, Y), ValueError, "x: the memory EnergyMemory expected pixels from 0 to 1, got"),
+    ((X / 0, Y), ValueError, "x: expected finite values"),
+    ((X.byte(), Y), ValueError, "x: expected floating-point rows without a codec, got"),
+    ((X.tolist(), Y), TypeError, "x: expected a tensor"),
+    ((X, Y[:3]), ValueError, r"y: expected shape \(4,\)"),
+    ((X, Y.float()), ValueError, "y: expected integers"),
+    ((X, -Y - 1), ValueError, "y: expected integers from 0"),
+    ((X, Y, torch.zeros(3, dtype=torch.int64)), ValueError, "t: expected shape"),
+    ((X, Y, -1), ValueError, "t: expected integers from 0"),
 ]
 
 
@@ -201,9 +201,9 @@ def test_the_first_rows_must_fit_the_network_and_the_cue() -> None:
         (
             {},
             torch.rand(4, 1, 5, 5),
-            r"x: this memory's network is for patterns of 16 numbers, got rows of \(1, 5, 5\)",
+            "x: the memory EnergyMemory expected rows of 16 numbers, for which its network was made,",
         ),
-        ({"cue": 5}, X, "x: the codec Downsampled wants images"),
+        ({"cue": 5}, X, r"x: the codec Downsampled expected images \(B, C, H, W\) of at least 5 x 5, got"),
         ({"label_bits": 3}, X, "x: this memory's network is for patterns of 13 numbers"),
     ):
         mine = memory(**options)
@@ -229,7 +229,7 @@ def test_a_write_that_diverges_changes_nothing() -> None:
     with torch.no_grad():
         network.write_rates.fill_(float("inf"))
     for attempt in (lambda: memory.write(x, y + 2), lambda: memory.consolidate([(x, y + 2, 0)], origin=1)):
-        with pytest.raises(ValueError, match="x: the write of these rows diverged"):
+        with pytest.raises(ValueError, match="x: expected rows that can be written, got"):
             attempt()
     after = memory.state_dict()
     assert memory.classes == [0, 1]

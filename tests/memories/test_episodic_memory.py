@@ -115,7 +115,7 @@ def test_bad_calls_are_named():
     with pytest.raises(ValueError, match="memory"):
         memory.nearest(rows(1), 1)
     memory.write(rows(5), torch.arange(5))
-    with pytest.raises(ValueError, match=r"x: wants rows of shape \(6,\)"):
+    with pytest.raises(ValueError, match=r"x: expected rows of shape \(6,\)"):
         memory.nearest(rows(2, width=4), 1)
     with pytest.raises(ValueError, match="reembed"):
         memory.reembed()

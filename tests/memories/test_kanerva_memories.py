@@ -169,7 +169,7 @@ def test_a_kanerva_memory_forgets_from_the_image_alone(share: Any) -> None:
     memory.forget(x[30:], y[30:])
     torch.testing.assert_close(memory.mean, mean, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(memory.row_cov, row_cov, atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match=r"y: wants classes that were written, got \[9\]"):
+    with pytest.raises(ValueError, match=r"y: expected classes that were written, got \[9\]"):
         memory.forget(x[:1], torch.tensor([9]))
 
 
@@ -238,7 +238,7 @@ def test_some_of_the_items_are_taken_out(share: Any) -> None:
     memory.unwrite(receipt.rows(torch.arange(12, 20)))
     torch.testing.assert_close(memory.mean, kept.mean, atol=1e-3, rtol=1e-3)
     assert memory.summary().per_class == kept.summary().per_class
-    with pytest.raises(TypeError, match=r"written: wants a receipt of write_items .*, got tuple"):
+    with pytest.raises(TypeError, match=r"written: expected a receipt of write_items or its rows\(index\), got"):
         memory.unwrite(receipt[:2])  # type: ignore[arg-type]
 
 
@@ -250,10 +250,8 @@ def test_items_that_are_not_there_cannot_be_taken_out(share: Any) -> None:
     assert receipt is not None
     memory.unwrite(receipt)
     mean = memory.mean.clone()
-    message = "written: wants items that this memory holds; of class 5 it holds 0, got 10 to take out"
-    with pytest.raises(
-        ValueError, match=r"written: wants items that were not taken out before, .*; got 30 of 30 again"
-    ):
+    message = "written: expected items that this memory holds; of class 5 it holds 0, got 10 to take out"
+    with pytest.raises(ValueError, match="written: expected items not taken out before, each once; got 30 of 30 again"):
         memory.unwrite(receipt)
     with pytest.raises(ValueError, match=message):
         memory.forget(x, y)
@@ -277,7 +275,7 @@ def test_an_item_is_taken_out_once_though_others_of_its_class_are_held(share: An
         (receipt.rows(torch.tensor([20, 20])), "1 of 2"),
     ):
         with pytest.raises(
-            ValueError, match=f"written: wants items that were not taken out before, .*; got {many} again"
+            ValueError, match=f"written: expected items not taken out before, each once; got {many} again"
         ):
             memory.unwrite(again)
     after = memory.state_dict()
@@ -315,9 +313,9 @@ def test_generation_follows_the_address() -> None:
     slot = memory.classes.index(int(y[0]))
     there = memory.generate(memory.weights(x[:1], y=y[:1]), slot=slot)
     torch.testing.assert_close(there, x[:1], atol=0.2, rtol=0.1)
-    with pytest.raises(ValueError, match=r"weights: wants \(B, 6\), got \(1, 5\)"):
+    with pytest.raises(ValueError, match=r"weights: expected \(B, 6\), got \(1, 5\)"):
         memory.generate(torch.zeros(1, 5))
-    with pytest.raises(ValueError, match="slot: wants 0 to 2, got 3"):
+    with pytest.raises(ValueError, match="slot: expected 0 to 2, got 3"):
         memory.generate(torch.zeros(1, 6), slot=3)
 
 
@@ -366,7 +364,7 @@ def test_bytes_are_those_of_its_tensors_and_a_budget_is_kept() -> None:
     shared = DynamicKanervaMemory.from_budget(5_000, classes=3, shape=(WIDTH * 10,), share="all")
     shared.write(x, torch.arange(90) % 3)
     assert shared.nbytes <= 5_000
-    with pytest.raises(ValueError, match="nbytes: one memory row takes"):
+    with pytest.raises(ValueError, match="nbytes: expected at least the 264 bytes that one memory row takes, got"):
         DynamicKanervaMemory.from_budget(100, classes=3, shape=(WIDTH,))
 
 
@@ -384,13 +382,13 @@ def test_a_class_may_come_with_one_row_and_the_global_generator_is_left_alone() 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rows": 0}, "rows: wants an integer >= 1, got 0"),
-        ({"noise_var": 0.0}, "noise_var: wants a number above 0, got 0.0"),
-        ({"address_std": -1.0}, "address_std: wants a number above 0, got -1.0"),
-        ({"share": "none"}, "share: wants one of 'class', 'all', got 'none'"),
-        ({"address": "best"}, "address: wants one of 'fitted', 'prior', got 'best'"),
-        ({"read_steps": -1}, "read_steps: wants an integer >= 0, got -1"),
-        ({"prior": torch.zeros(16, 4)}, r"prior: wants \(16, C\) that is not all zero"),
+        ({"rows": 0}, "rows: expected an integer >= 1, got 0"),
+        ({"noise_var": 0.0}, "noise_var: expected a number > 0, got"),
+        ({"address_std": -1.0}, "address_std: expected a number > 0, got"),
+        ({"share": "none"}, "share: expected one of 'class', 'all', got 'none'"),
+        ({"address": "best"}, "address: expected one of 'fitted', 'prior', got 'best'"),
+        ({"read_steps": -1}, "read_steps: expected an integer >= 0, got -1"),
+        ({"prior": torch.zeros(16, 4)}, r"prior: expected finite numbers \(16, C\), not all of them zero, got"),
     ],
 )
 def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
@@ -403,8 +401,8 @@ def test_a_failed_write_changes_nothing() -> None:
     fed(memory)
     before = {k: v.clone() if isinstance(v, Tensor) else v for k, v in memory.state_dict().items()}
     for x, message in (
-        (torch.zeros(2, WIDTH + 1), "x: wants rows of shape"),
-        (torch.full((2, WIDTH), torch.nan), "x: wants finite"),
+        (torch.zeros(2, WIDTH + 1), "x: expected rows of shape"),
+        (torch.full((2, WIDTH), torch.nan), "x: expected finite"),
     ):
         with pytest.raises(ValueError, match=message):
             memory.write(x, torch.tensor([5, 8]))
@@ -412,7 +410,7 @@ def test_a_failed_write_changes_nothing() -> None:
     assert 8 not in memory.classes
     assert torch.equal(before["mean"], memory.mean)
     misfit = DynamicKanervaMemory(rows=4, prior=torch.ones(4, WIDTH))
-    with pytest.raises(ValueError, match=r"prior: wants \(4, 7\), got \(4, 6\)"):
+    with pytest.raises(ValueError, match=r"prior: expected \(4, 7\), got \(4, 6\)"):
         misfit.write(torch.zeros(2, WIDTH + 1), torch.tensor([5, 8]))
     assert (len(misfit), misfit.classes) == (0, [])
     fed(misfit, 20)

@@ -179,7 +179,7 @@ def test_an_empty_experience_of_a_saved_memory(tmp_path: Path) -> None:
     memory = make()
     memory.consolidate(Experience(1), origin=0)
     assert len(memory.load(tmp_path / "m")) == 0
-    with pytest.raises(ValueError, match="the codec has learned nothing yet"):
+    with pytest.raises(ValueError, match="x: expected a codec that has learned, got"):
         memory.write(torch.zeros(1, 6), torch.zeros(1, dtype=torch.int64))
 
 
@@ -202,13 +202,16 @@ ROWS, LABELS = torch.zeros(3, 6), torch.zeros(3, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        (Broken((ROWS[:, :5], LABELS, 0)), "this memory holds torch.float32 rows of shape"),
-        (Broken((ROWS - 1, LABELS, 0)), "pixels from 0 to 1, got -1"),
-        (Broken((ROWS + float("nan"), LABELS, 0)), "x: wants finite values"),
-        (Broken((ROWS, LABELS[:2], 0)), "y: wants shape"),
-        (Broken((ROWS, LABELS - 1, 0)), "y: wants integers"),
+        (
+            Broken((ROWS[:, :5], LABELS, 0)),
+            r"x: expected torch\.float32 rows of shape \(6,\), as this memory holds, got",
+        ),
+        (Broken((ROWS - 1, LABELS, 0)), "x: the codec StreamCodec expected values from 0 to 1, got"),
+        (Broken((ROWS + float("nan"), LABELS, 0)), "x: expected finite values"),
+        (Broken((ROWS, LABELS[:2], 0)), "y: expected shape"),
+        (Broken((ROWS, LABELS - 1, 0)), "y: expected integers"),
         (Broken((ROWS[:, :5], LABELS, 0), from_pass=2), "[Ss]izes of tensors"),  # in the midst of training
-        ([], "wants the rows of an experience, got none"),
+        ([], "expected the rows of an experience, got none"),
         (iter(Experience(2)), "got what is used up after once"),
     ],
 )
@@ -271,13 +274,21 @@ def test_autocast_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: StreamCodec(Tiny(), steps=0), ValueError, "steps: wants an integer >= 1, got 0"),
-        (lambda: StreamCodec(Tiny(), lr=0.0), ValueError, "lr: wants a number > 0, got 0"),
+        (lambda: StreamCodec(Tiny(), steps=0), ValueError, "steps: expected an integer >= 1, got 0"),
+        (lambda: StreamCodec(Tiny(), lr=0.0), ValueError, "lr: expected a number > 0, got 0"),
         (lambda: StreamCodec(nn.Linear(2, 2)), TypeError, "got Linear without"),
-        (lambda: LatentMemory(3, codec="raw"), TypeError, "codec: wants a StreamCodec, got str"),
-        (lambda: make(store_logits=True), ValueError, "store_logits: a LatentMemory keeps codes"),
-        (lambda: make(embedding=nn.Linear(6, 2)), ValueError, "embedding: a LatentMemory keeps codes"),
-        (lambda: make(capacity=0), ValueError, "capacity: wants"),
+        (lambda: LatentMemory(3, codec="raw"), TypeError, "codec: expected a StreamCodec, got"),
+        (
+            lambda: make(store_logits=True),
+            ValueError,
+            "store_logits: expected none: a LatentMemory keeps codes and labels only, got",
+        ),
+        (
+            lambda: make(embedding=nn.Linear(6, 2)),
+            ValueError,
+            "embedding: expected none: a LatentMemory keeps codes and labels only, got",
+        ),
+        (lambda: make(capacity=0), ValueError, "capacity: expected an integer >= 1, got"),
     ],
 )
 def test_bad_arguments(call: Any, error: type[Exception], message: str) -> None:

@@ -128,7 +128,7 @@ def test_on_the_device_there_is_nothing_to_fetch(tmp_path: Path) -> None:
         memory.write(torch.zeros(8, 2), torch.zeros(8, dtype=torch.int64))
         memory.prefetch(2)
         assert memory._ahead is None
-    with pytest.raises(ValueError, match="n: wants an integer >= 1, got 0"):
+    with pytest.raises(ValueError, match="n: expected an integer >= 1, got 0"):
         memory.prefetch(0)
 
 

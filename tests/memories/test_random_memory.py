@@ -299,20 +299,24 @@ X, Y = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"x": [1, 2]}, TypeError, "x: wants a tensor"),
-        ({"x": torch.zeros(4)}, ValueError, "x: wants a batch .* got \\(4,\\)"),
-        ({"x": torch.zeros(4, 2)}, ValueError, "x: this memory holds torch.float32 rows of shape \\(3,\\), got"),
+        ({"x": [1, 2]}, TypeError, "x: expected a tensor"),
+        ({"x": torch.zeros(4)}, ValueError, "x: expected a batch .* got \\(4,\\)"),
+        (
+            {"x": torch.zeros(4, 2)},
+            ValueError,
+            r"x: expected torch\.float32 rows of shape \(3,\), as this memory holds, got",
+        ),
         ({"x": X.double()}, ValueError, "got torch.float64 rows"),
-        ({"x": X + float("nan")}, ValueError, "x: wants finite values, got 12 that"),
-        ({"x": X.index_fill(0, torch.tensor([1]), float("inf"))}, ValueError, "x: wants finite values, got 3 that"),
-        ({"y": Y[:3]}, ValueError, "y: wants shape \\(4,\\).*got \\(3,\\)"),
+        ({"x": X + float("nan")}, ValueError, "x: expected finite values, got 12 that"),
+        ({"x": X.index_fill(0, torch.tensor([1]), float("inf"))}, ValueError, "x: expected finite values, got 3 that"),
+        ({"y": Y[:3]}, ValueError, "y: expected shape \\(4,\\).*got \\(3,\\)"),
         ({"y": Y.float()}, ValueError, r"y: expected integer classes \(B,\), as first written, got float32 \(B,\)"),
-        ({"y": Y - 1}, ValueError, "y: wants integers from 0 .* got -1"),
-        ({"y": Y + 2**31}, ValueError, "y: wants integers from 0 to 2\\*\\*31 - 1, got 2147483648"),
-        ({"t": Y.bool()}, ValueError, "t: wants integers, got torch.bool"),
-        ({"t": -1}, ValueError, "t: wants integers from 0"),
-        ({"t": 1.0}, TypeError, "t: wants an integer or an integer tensor, got float"),
-        ({"origin": Y[:1]}, ValueError, "origin: wants shape"),
+        ({"y": Y - 1}, ValueError, "y: expected integers from 0 .* got -1"),
+        ({"y": Y + 2**31}, ValueError, "y: expected integers from 0 to 2\\*\\*31 - 1, got 2147483648"),
+        ({"t": Y.bool()}, ValueError, "t: expected integers, got torch.bool"),
+        ({"t": -1}, ValueError, "t: expected integers from 0"),
+        ({"t": 1.0}, TypeError, "t: expected an integer or an integer tensor, got float"),
+        ({"origin": Y[:1]}, ValueError, "origin: expected shape"),
         ({"logits": X}, ValueError, "logits: this memory keeps none"),
     ],
 )
@@ -346,13 +350,13 @@ def test_a_codec_that_cannot_store_a_batch_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"capacity": 0}, "capacity: wants an integer >= 1, got 0"),
-        ({"capacity": 2.5}, "capacity: wants an integer >= 1, got 2.5"),
-        ({"policy": "resevoir"}, "policy: wants one of .* did you mean 'reservoir'"),
-        ({"read": "x"}, "read: wants one of"),
+        ({"capacity": 0}, "capacity: expected an integer >= 1, got 0"),
+        ({"capacity": 2.5}, "capacity: expected an integer >= 1, got 2.5"),
+        ({"policy": "resevoir"}, "policy: expected one of .* did you mean 'reservoir'"),
+        ({"read": "x"}, "read: expected one of"),
         ({"codec": "uint9"}, "codec: .* did you mean 'uint8'"),
-        ({"keep": "x"}, "keep: wants one of 'both', 'key'"),
-        ({"validate": "never"}, "validate: wants one of"),
+        ({"keep": "x"}, "keep: expected one of 'both', 'key'"),
+        ({"validate": "never"}, "validate: expected one of"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -373,10 +377,10 @@ def test_one_policy_given_to_two_memories_serves_each_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"codec": Uint8}, r"codec: wants an instance, got the class Uint8; call it: Uint8\(...\)"),
-        ({"policy": Ring}, "policy: wants an instance, got the class Ring"),
-        ({"read": Uniform}, "read: wants an instance, got the class Uniform"),
-        ({"embedding": "resnet18"}, "embedding: wants a module or None, got str"),
+        ({"codec": Uint8}, r"codec: expected an instance, got the class Uint8; call it: Uint8\(...\)"),
+        ({"policy": Ring}, "policy: expected an instance, got the class Ring"),
+        ({"read": Uniform}, "read: expected an instance, got the class Uniform"),
+        ({"embedding": "resnet18"}, "embedding: expected a module or None, got"),
     ],
 )
 def test_what_was_not_made_is_told_at_once(arguments: dict[str, Any], message: str) -> None:
@@ -395,7 +399,7 @@ def test_what_was_not_made_is_told_at_once(arguments: dict[str, Any], message: s
 )
 @pytest.mark.parametrize("nbytes", ["50 kB", 5e4, 0])
 def test_a_budget_is_a_whole_number_of_bytes(make: Any, nbytes: Any) -> None:
-    with pytest.raises(ValueError, match=f"nbytes: wants an integer >= 1, got {nbytes!r}"):
+    with pytest.raises(ValueError, match=f"nbytes: expected an integer >= 1, got {nbytes!r}"):
         make(nbytes)
 
 
@@ -404,7 +408,7 @@ def test_a_codec_that_lacks_a_part_is_refused() -> None:
         def encode(self, x: Tensor) -> Tensor:
             return x
 
-    with pytest.raises(TypeError, match="codec: wants a name or a Codec, got Half without check, decode, spec, nbytes"):
+    with pytest.raises(TypeError, match="codec: expected a name or a Codec, got"):
         RandomMemory(3, codec=Half())  # type: ignore[arg-type]
 
 
@@ -416,11 +420,11 @@ def test_sampling_from_nothing_or_nothing_from_something() -> None:
     memory.write(X[:0], Y[:0])
     assert len(memory) == 0
     memory.write(X, Y)
-    with pytest.raises(ValueError, match="n: wants an integer >= 1, got 0"):
+    with pytest.raises(ValueError, match="n: expected an integer >= 1, got 0"):
         memory.sample(0)
     with pytest.raises(ValueError, match="logits: a memory with store_logits=True wants"):
         RandomMemory(3, store_logits=True).write(X, Y)
-    with pytest.raises(ValueError, match="logits: wants shape \\(4, classes\\), got \\(3, 2\\)"):
+    with pytest.raises(ValueError, match="logits: expected shape \\(4, classes\\), got \\(3, 2\\)"):
         RandomMemory(3, store_logits=True).write(X, Y, logits=torch.zeros(3, 2))
 
 
@@ -440,7 +444,7 @@ def test_a_label_out_of_range_is_named_in_any_column(name: str) -> None:
     labels = {"y": torch.zeros(2, dtype=torch.int64), "t": torch.zeros(2, dtype=torch.int64), "origin": 0}
     labels[name] = torch.tensor([0, 2**32])  # 0 in 32 bits
     memory = RandomMemory(4)
-    with pytest.raises(ValueError, match=f"{name}: wants integers from 0"):
+    with pytest.raises(ValueError, match=f"{name}: expected integers from 0"):
         memory.write(torch.zeros(2, 2), labels["y"], labels["t"], origin=labels["origin"])
     assert len(memory) == 0
 

@@ -56,7 +56,7 @@ def test_the_largest_label_comes_back_and_a_larger_one_is_refused(labels: Any, l
     for arguments in ({"y": y + 1}, {"t": y + 1}, {"t": largest + 1}, {"origin": y + 1}, {"origin": largest + 1}):
         name = next(iter(arguments))
         limit = r"2\*\*31 - 1" if labels == "int32" else str(largest)
-        with pytest.raises(ValueError, match=f"{name}: wants integers from 0 to {limit}.*got {largest + 1}"):
+        with pytest.raises(ValueError, match=f"{name}: expected integers from 0 to {limit}.*got {largest + 1}"):
             memory.write(**{"x": x, "y": y, "t": 0, "origin": 0, **arguments})
     assert memory.seen == before.seen
     assert torch.equal(memory.rows(torch.arange(2)).y, before.rows(torch.arange(2)).y)
@@ -80,7 +80,7 @@ def test_without_tasks_only_the_class_comes_back(labels: Any, validate: Any) -> 
         with pytest.raises(ValueError, match="t: a memory with store_tasks=False keeps rows of task label 0 only"):
             memory.write(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), t)
     for origin in (-1, torch.tensor([0, -1])):
-        with pytest.raises(ValueError, match="origin: wants integers"):
+        with pytest.raises(ValueError, match="origin: expected integers"):
             memory.write(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), origin=origin)
     assert memory.seen == 160
 
@@ -121,5 +121,5 @@ def test_an_episodic_memory_searches_by_task_whatever_the_labels() -> None:
 
 
 def test_bad_labels() -> None:
-    with pytest.raises(ValueError, match="labels: wants one of 'int32', 'int16', 'uint8', got 'int8'"):
+    with pytest.raises(ValueError, match="labels: expected one of 'int32', 'int16', 'uint8', got 'int8'"):
         RandomMemory(3, labels="int8")  # type: ignore[arg-type]

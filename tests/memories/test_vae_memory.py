@@ -150,7 +150,7 @@ def test_over_the_codes_of_a_codec() -> None:
     assert x.shape == (10, 1, 4, 4)
     assert not x.flatten(1)[:, 6:].any()
     assert mine.nbytes_fixed == 77
-    with pytest.raises(ValueError, match="network: codes are not pixels"):
+    with pytest.raises(ValueError, match="network: expected likelihood='gaussian', as codes are not pixels, got"):
         memory(codec=Halves())
 
 
@@ -226,13 +226,13 @@ def test_a_consolidation_that_fails_changes_nothing() -> None:
 
     x, y = images((2, 3))
     bad: list[tuple[Any, type[BaseException], str]] = [
-        ([(x, y, 0), (x * float("nan"), y, 0)], ValueError, "x: wants finite values"),
-        ([(*images((0, 1)), 0), (x * float("nan"), y, 0)], ValueError, "x: wants finite values"),
+        ([(x, y, 0), (x * float("nan"), y, 0)], ValueError, "x: expected finite values"),
+        ([(*images((0, 1)), 0), (x * float("nan"), y, 0)], ValueError, "x: expected finite values"),
         ([(x, y, 0), (x + 3, y, 0)], ValueError, "x: .* pixels from 0 to 1"),
-        ([(x, y - 3, 0)], ValueError, "y: wants integers from 0"),
-        ([(x[..., :3], y, 0)], ValueError, r"x: wants rows of shape \(1, 4, 4\)"),
+        ([(x, y - 3, 0)], ValueError, "y: expected integers from 0"),
+        ([(x[..., :3], y, 0)], ValueError, r"x: expected rows of shape \(1, 4, 4\)"),
         ([(*images((2, 3, 4)), 0)], ValueError, "y: the network has 4 classes, got 5"),
-        ([], ValueError, "batches: wants the rows of an experience, got none"),
+        ([], ValueError, "batches: wants the rows of an experience, got"),
         (interrupted(), KeyboardInterrupt, "^$"),
     ]
     for batches, error, message in bad:
@@ -274,26 +274,26 @@ def test_bytes_and_budget(conditional: bool) -> None:
     assert mine.nbytes == 4 * weights + 4 * (4 * (4 + 10) + 2 * 32)
     wider = 2 * (2 * 16 + 4 * 64 + 4 * 64) * 4  # more than one unit more in each of four layers takes
     assert 60_000 - wider < mine.nbytes <= 60_000
-    with pytest.raises(ValueError, match=r"nbytes: layers of one unit take .* got a budget of 100"):
+    with pytest.raises(ValueError, match=r"nbytes: expected at least the .* bytes that layers of one unit take, got"):
         VAEMemory.from_budget(100, shape=(1, 4, 4), classes=4)
 
 
 def test_bad_arguments() -> None:
     for options, message in [
-        ({"steps": 0}, "steps: wants an integer >= 1, got 0"),
-        ({"replay": 1.0}, "replay: wants a weight 0 <= w < 1"),
-        ({"prior": "fit"}, "prior: wants one of 'fitted', 'standard', got 'fit'"),
-        ({"lr": 0.0}, "lr: wants a number > 0"),
-        ({"std": 0.0}, "std: wants numbers above 0"),
+        ({"steps": 0}, "steps: expected an integer >= 1, got 0"),
+        ({"replay": 1.0}, "replay: expected a weight 0 <= w < 1"),
+        ({"prior": "fit"}, "prior: expected one of 'fitted', 'standard', got 'fit'"),
+        ({"lr": 0.0}, "lr: expected a number > 0"),
+        ({"std": 0.0}, "std: expected a finite number > 0, or one a channel, got"),
     ]:
         with pytest.raises(ValueError, match=message):
             memory(**options)
-    with pytest.raises(TypeError, match="network: wants a VAE, got Linear without"):
+    with pytest.raises(TypeError, match="network: expected a VAE, got"):
         VAEMemory(torch.nn.Linear(2, 2))
     parts = {"posterior": None, "decode": None, "bound": None, "code_size": 2}
-    with pytest.raises(TypeError, match=r"network: wants a VAE that is an nn.Module, got SimpleNamespace"):
+    with pytest.raises(TypeError, match=r"network: expected a VAE that is an nn.Module, got SimpleNamespace"):
         VAEMemory(SimpleNamespace(**parts))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="network: wants an instance, got the class ConditionalVAE"):
+    with pytest.raises(TypeError, match="network: expected an instance, got the class ConditionalVAE"):
         VAEMemory(ConditionalVAE)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n: nothing has been written"):
         memory().sample(3)
@@ -301,7 +301,7 @@ def test_bad_arguments() -> None:
     x, y = images((0, 1))
     with pytest.raises(ValueError, match="y: a conditional network wants the classes"):
         mine.bound(x)
-    with pytest.raises(ValueError, match=r"y: wants classes seen so far, \[0, 1\], got \[2\]"):
+    with pytest.raises(ValueError, match=r"y: expected classes seen so far, \[0, 1\], got \[2\]"):
         mine.bound(x, y + 1)
-    with pytest.raises(ValueError, match="n: wants an integer >= 1, got 0"):
+    with pytest.raises(ValueError, match="n: expected an integer >= 1, got 0"):
         mine.sample(0)

@@ -202,7 +202,7 @@ def test_a_checkpoint_goes_through_with_a_judge(tmp_path: Any) -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(TypeError, match="judge: wants a callable on a batch, or None, got str"):
+    with pytest.raises(TypeError, match="judge: expected a callable on a batch, or None, got"):
         ReplayAgreement("model")  # type: ignore[arg-type]
     for metric in (ReplayAgreement, ReplayBound):
         with pytest.raises(ValueError, match="emit_at: wants one of 'iteration', 'epoch', 'experience'"):

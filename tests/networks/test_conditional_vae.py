@@ -54,9 +54,9 @@ def test_classes_change_rows_codes_and_bounds() -> None:
     for out in (net.decode(z, y), net.encode(x, y)):
         assert len({tuple(row.flatten().tolist()) for row in out}) == 3
     assert net.decode(z, y).shape == (3, 1, 2, 3)
-    with pytest.raises(ValueError, match="y: wants classes, got None"):
+    with pytest.raises(ValueError, match=r"y: expected classes .*got None"):
         net.decode(z)
-    with pytest.raises(ValueError, match="y: is for a network with classes"):
+    with pytest.raises(ValueError, match="y: expected None, as the network has no classes"):
         vae().decode(z, y)
 
 
@@ -69,9 +69,9 @@ def test_made_again_from_its_architecture() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="want numbers >= 1, got"):
+    with pytest.raises(ValueError, match=r"expected .* >= 1"):
         vae(code_size=0)
-    with pytest.raises(ValueError, match="want numbers >= 1, got"):
+    with pytest.raises(ValueError, match=r"expected .* >= 1"):
         vae(hidden=())
-    with pytest.raises(ValueError, match="likelihood: wants 'bernoulli' or 'gaussian', got 'poisson'"):
+    with pytest.raises(ValueError, match="likelihood: expected one of 'bernoulli', 'gaussian', got 'poisson'"):
         vae(likelihood="poisson")

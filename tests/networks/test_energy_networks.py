@@ -220,7 +220,7 @@ def test_a_network_without_write_steps_fills_in_and_cannot_write(name: str) -> N
     with torch.no_grad():
         assert torch.equal(network.read(cue)[-1], reads(network, x, cue))
         assert torch.equal(network.read(cue, network.write(x, steps=0))[-1], reads(network, x, cue))
-    with pytest.raises(ValueError, match="steps: wants 0: this network cannot write, got 1"):
+    with pytest.raises(ValueError, match="steps: expected 0: this network cannot write, got 1"):
         network.write(x, steps=1)
 
 
@@ -268,17 +268,17 @@ def test_other_numbers_of_steps_than_learned() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"write_steps": -1}, "write_steps: expected an integer from 0 to 1000, got -1"),
-        ({"read_steps": 0}, "read_steps: expected an integer from 1 to 1000, got 0"),
-        ({"write_rate": 0.0}, r"write_rate: wants a number in \(0, 10000\], got 0"),
-        ({"slope_rate": -1.0}, "slope_rate: wants"),
-        ({"slope_rate": 1.0, "deviation_rate": 2e4}, "deviation_rate: wants"),
-        ({"deviation_rate": 1.0}, "deviation_rate: wants slope_rate, too"),
-        ({"read_rate": float("nan")}, "read_rate: wants"),
-        ({"writable": 12}, "writable: wants 1 to width - 1 = 11, got 12"),
-        ({"writable": 0}, "writable: wants"),
-        ({"hops": 0}, "hops: expected an integer from 1 to 100, got 0"),
-        ({"rank": 3, "whitening": Whitening.empty(4, 3)}, "rank: wants None beside whitening"),
+        ({"write_steps": -1}, "write_steps: expected an integer >= 0, got -1"),
+        ({"read_steps": 0}, "read_steps: expected an integer >= 1, got 0"),
+        ({"write_rate": 0.0}, "write_rate: expected a number > 0 and <= 10000"),
+        ({"slope_rate": -1.0}, "slope_rate: expected"),
+        ({"slope_rate": 1.0, "deviation_rate": 2e4}, "deviation_rate: expected"),
+        ({"deviation_rate": 1.0}, "deviation_rate: expected None, as slope_rate is None"),
+        ({"read_rate": float("nan")}, "read_rate: expected"),
+        ({"writable": 12}, "writable: expected 1 to width - 1 = 11, got 12"),
+        ({"writable": 0}, "writable: expected"),
+        ({"hops": 0}, "hops: expected an integer >= 1, got 0"),
+        ({"rank": 3, "whitening": Whitening.empty(4, 3)}, "rank: expected None beside whitening"),
     ],
 )
 def test_arguments_out_of_range_are_named(options: dict[str, Any], message: str) -> None:
@@ -289,9 +289,9 @@ def test_arguments_out_of_range_are_named(options: dict[str, Any], message: str)
 @pytest.mark.parametrize("kind", [ConvolutionalEnergy, FullyConnectedEnergy])
 def test_arguments_of_image_networks_are_named(kind: Any) -> None:
     for options, message in (
-        ({"shape": (8, 8)}, r"shape: wants \(C, H, W\), got \(8, 8\)"),
-        ({"writable": 6, "width": 6}, "writable: wants 1 to width - 1 = 5, got 6"),
-        ({"hops": 0}, "hops: expected an integer from 1 to 100, got 0"),
+        ({"shape": (8, 8)}, r"shape: expected \(C, H, W\), got \(8, 8\)"),
+        ({"writable": 6, "width": 6}, "writable: expected 1 to width - 1 = 5, got 6"),
+        ({"hops": 0}, "hops: expected an integer >= 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             kind(**options)
@@ -347,7 +347,11 @@ def test_a_read_moves_along_the_preconditioned_slope() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
-    [(1, {}, "x: wants at least two"), (9, {"rank": 7}, "rank: wants 1 to 6, got 7"), (9, {"rank": 0}, "rank: wants")],
+    [
+        (1, {}, "x: expected at least two"),
+        (9, {"rank": 7}, "rank: expected 1 to 6, got 7"),
+        (9, {"rank": 0}, "rank: expected"),
+    ],
 )
 def test_what_cannot_be_whitened_is_named(rows: int, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -355,7 +359,7 @@ def test_what_cannot_be_whitened_is_named(rows: int, options: dict[str, Any], me
 
 
 def test_parts_of_a_whitening_must_fit() -> None:
-    with pytest.raises(ValueError, match="into, out: want the same shape"):
+    with pytest.raises(ValueError, match="into, out: expected the same shape"):
         Whitening(torch.zeros(4), torch.zeros(4, 2), torch.zeros(4, 3))
     with pytest.raises(ValueError, match="mean"):
         Whitening(torch.zeros(3), torch.zeros(4, 2), torch.zeros(4, 2))

@@ -59,7 +59,7 @@ def test_images_go_in_and_come_out(kind: Any, size: int, channels: int) -> None:
 
 @pytest.mark.parametrize("kind", [VAE, DynamicKanervaMachine, KanervaMachine])
 def test_other_sizes_are_refused(kind: Any) -> None:
-    with pytest.raises(ValueError, match="size: wants an image of 28 or 32 pixels a side, got 64"):
+    with pytest.raises(ValueError, match="size: expected an image of 28 or 32 pixels a side, got 64"):
         kind(size=64)
 
 

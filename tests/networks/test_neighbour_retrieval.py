@@ -93,7 +93,7 @@ def test_the_memory_is_no_part_of_the_model() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="neighbours: wants an integer >= 1, got 0"):
+    with pytest.raises(ValueError, match="neighbours: expected an integer >= 1, got 0"):
         RetrievalClassifier(MLPVAE(C, size=4), EpisodicMemory(5), neighbours=0)
-    with pytest.raises(ValueError, match="same: wants a number >= 0, got -1"):
+    with pytest.raises(ValueError, match="same: expected a number >= 0, got -1"):
         RetrievalClassifier(MLPVAE(C, size=4), EpisodicMemory(5), same=-1)

@@ -96,10 +96,10 @@ def _loaded(net: ProbabilisticRetrievalClassifier) -> ProbabilisticRetrievalClas
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 0}, "n: wants an integer >= 1, got 0"),
-        ({"draws": -1}, "draws: wants an integer >= 0, got -1"),
-        ({"classes": True}, "classes: wants an integer >= 1, got True"),
-        ({"alpha_std": -1.0}, "alpha_std: wants a number >= 0, got -1.0"),
+        ({"n": 0}, "n: expected an integer >= 1, got 0"),
+        ({"draws": -1}, "draws: expected an integer >= 0, got -1"),
+        ({"classes": True}, "classes: expected an integer >= 1, got True"),
+        ({"alpha_std": -1.0}, "alpha_std: expected a number >= 0, got -1.0"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:

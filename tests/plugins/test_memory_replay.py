@@ -294,14 +294,14 @@ def test_a_batch_with_further_columns_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"replay_size": 0}, "replay_size: wants an integer >= 1, got 0"),
-        ({"write_every": -1}, "write_every: wants an integer >= 1"),
-        ({"write_at": "epoch"}, "write_at: wants one of 'iteration', 'experience', got 'epoch'"),
-        ({"write_epochs": "last"}, "write_epochs: wants one of"),
+        ({"replay_size": 0}, "replay_size: expected an integer >= 1, got"),
+        ({"write_every": -1}, "write_every: expected an integer >= 1, got"),
+        ({"write_at": "epoch"}, "write_at: expected one of 'iteration', 'experience', got"),
+        ({"write_epochs": "last"}, "write_epochs: expected one of 'first', 'all', got"),
         ({"batch_policy": "appends"}, "batch_policy: .*did you mean 'append'"),
         ({"replay_weight": 1.0}, "replay_weight: wants 0 < w < 1, 'growing' or None, got 1.0"),
         ({"replay_weight": "shrinking"}, "replay_weight: .*got 'shrinking'"),
-        ({"origin": "task"}, "origin: wants one of"),
+        ({"origin": "task"}, "origin: expected one of 'experience', 'task_label', got"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:

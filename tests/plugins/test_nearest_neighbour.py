@@ -121,8 +121,8 @@ def test_a_memory_of_keys_alone_is_enough() -> None:
     [
         ({"mix": 0.0}, "mix: wants a number above 0, at most 1, got 0.0"),
         ({"mix": 1.5}, "mix: wants a number above 0, at most 1, got 1.5"),
-        ({"neighbours": 0}, "neighbours: wants an integer >= 1, got 0"),
-        ({"kernel": "gauss"}, "kernel: wants one of"),
+        ({"neighbours": 0}, "neighbours: expected an integer >= 1, got"),
+        ({"kernel": "gauss"}, "kernel: expected one of 'uniform', 'nearest_relative', 'inverse_distance', got"),
     ],
 )
 def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> None:

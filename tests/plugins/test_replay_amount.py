@@ -60,7 +60,7 @@ def test_a_function_that_gives_no_amount_is_named(size: Any) -> None:
 
 @pytest.mark.parametrize("size", ["shrinking", 0, 2.5])
 def test_a_bad_amount_is_named(size: Any) -> None:
-    with pytest.raises(ValueError, match="replay_size: wants"):
+    with pytest.raises(ValueError, match="replay_size: expected an integer >= 1, got"):
         MemoryReplayPlugin(RandomMemory(20), replay_size=size)
 
 

@@ -256,7 +256,7 @@ def test_a_state_waits_for_a_model_and_is_kept_meanwhile() -> None:
 @pytest.mark.parametrize(
     ("memory", "arguments", "message"),
     [
-        ({}, {"labels": "hard"}, "labels: wants one of 'memory', 'old_model', 'soft', 'logits', got 'hard'"),
+        ({}, {"labels": "hard"}, "labels: expected one of 'memory', 'old_model', 'soft', 'logits', got"),
         ({}, {"labels": "logits"}, "labels: 'logits' wants a memory that keeps them"),
         ({}, {"labels": "soft", "origin": "task_label"}, "origin: labels='soft' has to tell"),
     ],

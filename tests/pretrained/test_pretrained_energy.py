@@ -68,5 +68,5 @@ def test_what_is_no_energy_network_is_refused(tmp_path: Path) -> None:
     vae = pretrained.save(tmp_path / "vae", VAE(code_size=4, width=2), code_mean=torch.zeros(4), code_std=torch.ones(4))
     with pytest.raises(ValueError, match="architecture 'VAE', which is no energy network"):
         pretrained.load_energy(vae)
-    with pytest.raises(ValueError, match=r"name: wants one of .*'strings-128'.*did you mean 'omniglot-28'"):
+    with pytest.raises(ValueError, match=r"name: expected one of .*'strings-128'.*did you mean 'omniglot-28'"):
         pretrained.load_energy("omniglot28")

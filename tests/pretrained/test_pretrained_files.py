@@ -87,15 +87,15 @@ def test_networks_of_the_library_are_known_by_name(tmp_path: Path) -> None:
 def test_names_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "FOLDER", tmp_path)
     assert pretrained.names() == ()
-    with pytest.raises(ValueError, match="wants one of none yet, got 'omniglot28-vae'"):
+    with pytest.raises(ValueError, match="expected one of none yet, got 'omniglot28-vae'"):
         pretrained.load("omniglot28-vae")
     path = pretrained.save("omniglot28-vae", Small(), code_mean=MEAN, code_std=STD)
     assert path == tmp_path / "omniglot28-vae.safetensors"
     assert pretrained.names() == ("omniglot28-vae",)
     assert pretrained.load("omniglot28-vae").card == ""
-    with pytest.raises(ValueError, match=r"wants one of 'omniglot28-vae', got .* did you mean 'omniglot28-vae'\?"):
+    with pytest.raises(ValueError, match=r"expected one of 'omniglot28-vae', got .* did you mean 'omniglot28-vae'\?"):
         pretrained.load("omniglot28vae")
-    with pytest.raises(ValueError, match="there is no file"):
+    with pytest.raises(ValueError, match="expected the path of a file"):
         pretrained.load(tmp_path / "elsewhere" / "x")
 
 
@@ -295,7 +295,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
 
 
 def test_statistics_of_another_size_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"code_std: wants shape \(2,\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"code_std: expected shape \(2,\), got \(3,\)"):
         saved(tmp_path / "mine", code_std=torch.ones(3))
 
 

@@ -85,9 +85,9 @@ def test_arguments_are_keywords_and_those_of_avalanche_come_along(strategy_class
 
 @pytest.mark.parametrize("strategy_class", [RMA, ExperienceReplay, DarkExperienceReplay])
 def test_bad_arguments_reach_the_user(strategy_class: Any) -> None:
-    with pytest.raises(ValueError, match="capacity: wants an integer >= 1, got -5"):
+    with pytest.raises(ValueError, match="mem_size: expected an integer >= 1, got"):
         train(strategy_class, mem_size=-5)
-    with pytest.raises(ValueError, match="policy: wants one of"):
+    with pytest.raises(ValueError, match="policy: expected one of"):
         train(strategy_class, policy="fifo")
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avalanche_memplugins.functional.gaussian import pack_triangle, unpack_triangle
+from avalanche_memplugins.functional.gaussian import pack_triangle, symmetric_factors, unpack_triangle
 from avalanche_memplugins.functional.kanerva import kanerva_posterior, kanerva_unwrite
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import slots
 from avalanche_memplugins.memories._kanerva.receipts import Items, Written
 from avalanche_memplugins.memories._kanerva.state import KanervaState
 
 CHUNK = 32
 """Items of a class that are written at once: addresses within a chunk do not see each other's writes."""
+
+
+_ROUNDED = 1e-4
+"""Noise, relative to the prior's variance, below which float32 may leave a covariance less than semi-definite."""
 
 
 class KanervaPosteriors(KanervaState):
@@ -39,6 +44,7 @@ class KanervaPosteriors(KanervaState):
         if not self._check(x, y, t, origin):
             return None
         codes = self._to_codes(x).to(self.device if self.mean.numel() else x.device).double()
+        self._check_size(codes)
         if not self.mean.numel():
             self._prior_mean(codes.shape[1])  # raises before anything changes if the prior does not fit these codes
         self.shape, self.dtype = x.shape[1:], x.dtype
@@ -59,6 +65,9 @@ class KanervaPosteriors(KanervaState):
         number, device = slots(places, rows), codes.device
         here = index.to(device)
         mean, row_cov = self.mean[here].double(), unpack_triangle(self.row_cov[here].double(), self.rows)
+        if self.noise_var < _ROUNDED * self.prior_var:
+            factors = symmetric_factors(row_cov)
+            row_cov = factors.mT @ factors
         address = codes.new_zeros(len(codes), self.rows)
         residual = torch.empty_like(codes)
         for start in range(0, int(rows.max()), CHUNK):
@@ -74,7 +83,7 @@ class KanervaPosteriors(KanervaState):
             present = torch.zeros(batch.shape[:2], dtype=codes.dtype, device=device)
             present[slot, row] = 1
             weights = weights * present.unsqueeze(-1)
-            mean, row_cov = kanerva_posterior(mean, row_cov, weights, batch, noise_var=self.noise_var)
+            mean, row_cov = kanerva_posterior(mean, row_cov, weights, batch, noise_var=self._noise)
             address[chosen] = weights[slot, row]
             residual[chosen] = (batch - weights @ mean)[slot, row]
         self.mean[here], self.row_cov[here] = mean.float(), pack_triangle(row_cov).float()
@@ -101,14 +110,14 @@ class KanervaPosteriors(KanervaState):
         :raises ValueError: if the memory does not hold these items, or gave them up before.
         """
         if not isinstance(written, Written):
-            raise TypeError(f"written: wants a receipt of write_items or its rows(index), got {type(written).__name__}")
+            raise TypeError(f"written: expected a receipt of write_items or its rows(index), got {check.show(written)}")
         slot, address, code, residual, place, items = written
         items.check(self._life)
         removed = torch.bincount(place, minlength=len(self._table))
         if bool((removed > self._table[:, 1]).any()):
             label, held = self._table[(removed - self._table[:, 1]).argmax(), :2].tolist()
             raise ValueError(
-                f"written: wants items that this memory holds; of class {label} it holds {held}, "
+                f"written: expected items that this memory holds; of class {label} it holds {held}, "
                 f"got {int(removed[self.classes.index(label)])} to take out"
             )
         if self.share == "all" and code.shape[1] < self.mean.shape[-1]:
@@ -127,7 +136,7 @@ class KanervaPosteriors(KanervaState):
                 unpack_triangle(self.row_cov[s].double(), self.rows),
                 address[its],
                 code[its],
-                noise_var=self.noise_var,
+                noise_var=self._noise,
             )
         for s, (mean, row_cov) in found.items():
             self.mean[s], self.row_cov[s] = mean.float(), pack_triangle(row_cov).float()

@@ -26,8 +26,7 @@ class KanervaReads(KanervaPosteriors):
         check.positive_integer("steps", steps)
         if not len(self):
             raise ValueError("cue: nothing has been written to this memory yet, so there is nothing to read")
-        if check.rows_of(cue) and cue.shape[1:] != self.shape:
-            raise ValueError(f"cue: wants rows of shape {tuple(self.shape)}, got {tuple(cue.shape[1:])}")
+        self._check_cue("cue", cue)
         return self._read(cue, self._slots(cue, y), steps)
 
     def _read(self, x: Tensor, slot: Tensor, steps: int) -> Tensor:
@@ -37,11 +36,20 @@ class KanervaReads(KanervaPosteriors):
             x = self._from_codes((weights @ mean).squeeze(1).float())
         return x
 
+    def _check_cue(self, name: str, rows: Tensor) -> None:
+        if check.tensor(name, rows).shape[1:] != self.shape or rows.ndim < 2:
+            raise ValueError(f"{name}: expected rows of shape {tuple(self.shape)}, got {tuple(rows.shape)}")
+        if rows.dtype != self.dtype:
+            raise ValueError(f"{name}: expected {self.dtype}, as first written, got {rows.dtype}")
+        check.finite(name, rows)
+
     def _image_part(self) -> Tensor:
         return self.mean[..., : self.mean.shape[-1] - self._labels()].double()
 
     def _slots(self, x: Tensor, y: Tensor | None) -> Tensor:
         """Posterior to read for each row: its class's, if there are such and it is known."""
+        if y is not None:
+            check.labels("y", y, len(x))
         return self._nearest_slot(x) if y is None or self.share == "all" else self._places(y).to(self.device)
 
     def _nearest_slot(self, x: Tensor) -> Tensor:
@@ -49,13 +57,14 @@ class KanervaReads(KanervaPosteriors):
         energies = []
         for mean in means:
             weights = self._addresses(mean[None], codes[None], x[None])[0]
-            error = (codes - weights @ mean).square().sum(-1) / self.noise_var
+            error = (codes - weights @ mean).square().sum(-1) / self._noise
             energies.append(error + weights.square().sum(-1))
         return torch.stack(energies).argmin(0)
 
     @torch.no_grad()
     def weights(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
         """Addresses ``(B, K)`` of rows ``(B, *shape)``: how much of each memory row they are made of."""
+        self._check_cue("x", x)
         mean = self._image_part()[self._slots(x, y)]
         return self._addresses(mean, self._to_codes(x).double().unsqueeze(1), x.unsqueeze(1)).squeeze(1).float()
 
@@ -66,8 +75,10 @@ class KanervaReads(KanervaPosteriors):
         :param weights: addresses, such as points on the line between two of :meth:`weights`.
         :param slot: which posterior: the place of its class in :attr:`classes`; 0 in a shared memory.
         """
+        check.floats(weights=weights)
+        check.finite("weights", weights)
         if weights.ndim != 2 or weights.shape[1] != self.rows:
-            raise ValueError(f"weights: wants (B, {self.rows}), got {tuple(weights.shape)}")
-        if not 0 <= slot < len(self.mean):
-            raise ValueError(f"slot: wants 0 to {len(self.mean) - 1}, got {slot}")
+            raise ValueError(f"weights: expected (B, {self.rows}), got {tuple(weights.shape)}")
+        if check.integer("slot", slot, least=0) >= len(self.mean):
+            raise ValueError(f"slot: expected 0 to {len(self.mean) - 1}, got {slot}")
         return self._from_codes((weights.double() @ self._image_part()[slot]).float())

@@ -40,7 +40,7 @@ class Items:
         again = len(numbers) - len(set(numbers) - self._given_up.get(life, set()))
         if again:
             raise ValueError(
-                f"written: wants items that were not taken out before, each once; got {again} of {len(numbers)} again"
+                f"written: expected items not taken out before, each once; got {again} of {len(numbers)} again"
             )
 
     def give_up(self, life: Life) -> None:

@@ -48,11 +48,13 @@ class KanervaBase(KanervaReads):
 
     def _fit_addresses(self) -> tuple[Tensor, Tensor]:
         counts = self._slot_counts(self._table[:, 1]).clamp_min(1).to(self.device, torch.float64)
-        prior = self.prior_var * torch.eye(self.rows, dtype=torch.float64, device=self.device)
-        row_cov = unpack_triangle(self.row_cov.double(), self.rows)
-        moment = address_second_moment(row_cov, prior, noise_var=self.noise_var) / counts[:, None, None]
+        prior = self.prior_var * torch.eye(self.rows, device=self.device)
+        # As it is kept, float32: so it is known how much of it is rounding.
+        row_cov = unpack_triangle(self.row_cov, self.rows)
+        moment = address_second_moment(row_cov, prior, noise_var=self._noise) / counts[:, None, None]
         mean = self.address_sum.double() / counts[:, None]
-        cov = moment - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+        factors = symmetric_factors(moment - mean.unsqueeze(-1) * mean.unsqueeze(-2))
+        cov = factors.mT @ factors  # semi-definite, whatever rounding has left of it
         if self.share == "all":
             mean, cov = self._given_label(mean[0], cov[0], counts[0])
         return mean.float(), symmetric_factors(cov).float()

@@ -53,13 +53,12 @@ class KanervaState(GenerativeMemory, ABC):
         self.rows = check.positive_integer("rows", rows)
         self.share = check.choice("share", share, ("class", "all"))
         for name, value in (("noise_var", noise_var), ("prior_var", prior_var), ("label_scale", label_scale)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}: wants a number above 0, got {value}")
+            check.number(name, value, above=0)
         self.noise_var, self.prior_var, self.label_scale = float(noise_var), float(prior_var), float(label_scale)
+        # Less than that is lost in the rounding of float64, and with it that covariances are semi-definite.
+        self._noise = max(self.noise_var, 1e-12 * self.prior_var)
         self.address = check.choice("address", address, ("fitted", "prior"))
-        if isinstance(read_steps, bool) or not isinstance(read_steps, int) or read_steps < 0:
-            raise ValueError(f"read_steps: wants an integer >= 0, got {read_steps!r}")
-        self.read_steps = read_steps
+        self.read_steps = check.integer("read_steps", read_steps, least=0)
         self.balance = check.choice("balance", balance, ("class", "count"))
         self.prior_seed, self._seed_is_drawn = number, seed is None
         for name in ("mean", "row_cov", "address_sum", "residual", "by_class"):
@@ -109,7 +108,7 @@ class KanervaState(GenerativeMemory, ABC):
         known = {label: i for i, label in enumerate(self.classes)}
         missing = sorted(set(y.tolist()) - set(known))
         if missing:
-            raise ValueError(f"y: wants classes that were written, got {missing}")
+            raise ValueError(f"y: expected classes that were written, got {missing}")
         return torch.tensor([known[label] for label in y.tolist()], dtype=torch.int64)
 
     def _slot_counts(self, by_class: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ def write_policy(policy: str | WritePolicy) -> WritePolicy:
     """
     if isinstance(policy, str):
         return check.one_of("policy", policy, _WRITE)()
-    return copy.deepcopy(check.made("policy", policy))
+    check.having("policy", policy, ("start", "place"), "a name or a WritePolicy")
+    return copy.deepcopy(policy)
 
 
 def read_policy(read: str | ReadPolicy, replacement: bool) -> ReadPolicy:
@@ -61,7 +62,8 @@ def read_policy(read: str | ReadPolicy, replacement: bool) -> ReadPolicy:
     """
     if isinstance(read, str):
         return check.one_of("read", read, _READ)(replacement)
-    return copy.deepcopy(check.made("read", read))
+    check.having("read", read, ("start", "choose"), "a name or a ReadPolicy")
+    return copy.deepcopy(read)
 
 
 def codec_of(codec: str | Codec) -> Codec:
@@ -73,15 +75,13 @@ def codec_of(codec: str | Codec) -> Codec:
 
 
 def _complete(codec: Codec) -> Codec:
-    check.made("codec", codec)
-    wanted = ("check", "encode", "decode", "spec", "nbytes_fixed")
-    missing = ", ".join(name for name in wanted if not hasattr(codec, name))
-    if missing:
-        raise TypeError(f"codec: wants a name or a Codec, got {type(codec).__name__} without {missing}")
+    check.having("codec", codec, ("check", "encode", "decode", "spec", "nbytes_fixed"), "a name or a Codec")
     return codec
 
 
 def _cycle(replacement: bool) -> Cycle:
     if replacement:
-        raise ValueError("replacement: read='cycle' gives every row once a pass, got replacement=True")
+        raise ValueError(
+            "replacement: expected False for read='cycle', which gives every row once a pass, got replacement=True"
+        )
     return Cycle()

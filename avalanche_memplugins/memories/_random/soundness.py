@@ -110,7 +110,9 @@ def _check_policies(memory: RandomMemory, slots: Tensor, labels: dict[str, Tenso
 
 def _telling_rows(labels: Sequence[Tensor], held: int) -> Tensor:
     """A few of the rows, those with the least and the largest labels among them."""
-    ends = [int(place) for column in labels if column.ndim == 1 for place in (column.min(0).indices, column.max(0).indices)]
+    ends = [
+        int(place) for column in labels if column.ndim == 1 for place in (column.min(0).indices, column.max(0).indices)
+    ]
     few = torch.linspace(0, held - 1, min(_ROWS, held)).long().tolist()
     return torch.tensor(sorted({*few, *ends}))
 

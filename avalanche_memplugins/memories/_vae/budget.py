@@ -30,7 +30,7 @@ def widest_network(nbytes: int, shape: tuple[int, ...], *, beside: int, seed: in
         middle = (low + high + 1) // 2
         low, high = (middle, high) if takes(middle) <= nbytes else (low, middle - 1)
     if low == 0:
-        raise ValueError(f"nbytes: layers of one unit take {takes(1)} bytes, got a budget of {nbytes}")
+        raise ValueError(f"nbytes: expected at least the {takes(1)} bytes that layers of one unit take, got {nbytes}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ConditionalVAE(shape, hidden=(low, low), **options)

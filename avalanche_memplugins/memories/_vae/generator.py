@@ -29,7 +29,9 @@ class VAEGenerator(VAERows):
         :raises ValueError: if ``n`` is not positive or nothing has been consolidated.
         """
         with torch.autocast(self.device.type, enabled=False):
-            codes, index = self._generate(check.positive_integer("n", n), len(self._table))
+            check.positive_integer("n", n)
+            check.room("n", n, 4 * max(1, self.shape.numel()))
+            codes, index = self._generate(n, len(self._table))
             return self._recall(self._from_codes(codes), index)
 
     def _generate(self, n: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -90,11 +92,12 @@ class VAEGenerator(VAERows):
         index = torch.zeros(0, dtype=torch.int64)
         if self.conditional:
             if y is None:
-                raise ValueError("y: a conditional network wants the classes of the rows, got None")
+                raise ValueError("y: expected the classes of the rows, as the network is conditional, got None")
+            check.labels("y", y, len(x))
             known = {label: place for place, label in enumerate(self.classes)}
             strange = sorted(set(y.tolist()) - known.keys())
             if strange:
-                raise ValueError(f"y: wants classes seen so far, {sorted(known)}, got {strange}")
+                raise ValueError(f"y: expected classes seen so far, {sorted(known)}, got {strange}")
             index = torch.tensor([known[label] for label in y.tolist()], dtype=torch.int64, device=self.device)
         noise = torch.Generator(self.device).manual_seed(0)
         with torch.autocast(self.device.type, enabled=False):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_memplugins.codecs._normalisation import Normalisation
+from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import GenerativeMemory
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor | int]]
@@ -36,7 +37,7 @@ class VAERows(GenerativeMemory):
         """Look at all rows and enter their classes; gives the rows if they fit into the cache."""
         kept: list[tuple[Tensor, Tensor]] | None = []
         held, seen = 0, 0
-        for x, y, t in batches:
+        for x, y, t in check.experience(batches):
             if not self._check(x, y, t, origin):
                 continue
             codes, index = self._prepared(x, y, t, origin)
@@ -93,9 +94,9 @@ class VAERows(GenerativeMemory):
         super()._check_rows(x)
         wanted = _row_shape(self.network)
         if self.codec is None and wanted is not None and tuple(x.shape[1:]) != wanted:
-            raise ValueError(f"x: the network wants rows of shape {wanted}, got {tuple(x.shape[1:])}")
+            raise ValueError(f"x: the network expected rows of shape {wanted}, got {tuple(x.shape[1:])}")
         if self.codec is None and self.likelihood == "bernoulli":
-            self.normalisation.check(x, type(self).__name__)
+            self.normalisation.check(x, f"the memory {type(self).__name__}")
 
     def _to_codes(self, x: Tensor) -> Tensor:
         if self.codec is not None:

@@ -51,21 +51,20 @@ class AssociativeMemory(LoadsWhole):
 
     def _patterns(self, name: str, value: Tensor, known: Tensor | None = None, *, writing: bool = False) -> Tensor:
         """``value`` if it is ``(E, N, n)`` and goes with what is held, on the memory's device."""
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: wants a tensor (E, N, {self.size}), got {type(value).__name__}")
+        check.tensor(name, value)
         if value.ndim != 3 or value.shape[2] != self.size or not value.shape[0] or not value.shape[1]:
-            raise ValueError(f"{name}: wants (E, N, {self.size}), E and N at least 1, got {tuple(value.shape)}")
+            raise ValueError(f"{name}: expected (E, N, {self.size}), E and N at least 1, got {tuple(value.shape)}")
         if not value.is_floating_point():
-            raise ValueError(f"{name}: wants floating-point numbers, got {value.dtype}")
+            raise ValueError(f"{name}: expected floating-point numbers, got {value.dtype}")
         check.finite(name, value)
         if self.held.numel():
             if len(value) != len(self.held):
-                raise ValueError(f"{name}: wants {len(self.held)} episodes, as were written, got {len(value)}")
+                raise ValueError(f"{name}: expected {len(self.held)} episodes, as were written, got {len(value)}")
         elif not writing:
-            raise ValueError(f"{name}: nothing has been written, so there is nothing to read")
-        if known is not None and (known.dtype != torch.bool or known.shape != value.shape):
+            raise ValueError(f"{name}: expected a memory that was written, got one that holds nothing to read")
+        if known is not None and (check.tensor("known", known).dtype != torch.bool or known.shape != value.shape):
             raise ValueError(
-                f"known: wants bool {tuple(value.shape)} like {name}, got {known.dtype} {tuple(known.shape)}"
+                f"known: expected bool {tuple(value.shape)} like {name}, got {known.dtype} {tuple(known.shape)}"
             )
         return value
 

@@ -58,8 +58,9 @@ class HopfieldMemory(AssociativeMemory):
     ) -> None:
         super().__init__(size)
         self.rule = check.choice("rule", rule, tuple(_RULES))
+        self.update: Literal["asynchronous", "in order", "synchronous"]
         self.update = check.choice("update", update, ("asynchronous", "in order", "synchronous"))
-        self.keep_diagonal = keep_diagonal
+        self.keep_diagonal = check.flag("keep_diagonal", keep_diagonal)
         self.sweeps = check.positive_integer("sweeps", sweeps)
         self.seed = check.seed(seed)
 
@@ -77,7 +78,7 @@ class HopfieldMemory(AssociativeMemory):
         """
         x = self._patterns("patterns", patterns, writing=True).to(self.device, torch.float32)
         if bool(((x != 0) & (x != 1)).any()):
-            raise ValueError("patterns: wants entries 0 and 1, got others")
+            raise ValueError("patterns: expected entries 0 and 1, got others")
         old = self._weights() if self.held.numel() else x.new_zeros(len(x), self.size, self.size)
         self.held = pack_triangle(_RULES[self.rule](old, 2 * x - 1))
 
@@ -92,7 +93,7 @@ class HopfieldMemory(AssociativeMemory):
         """
         state = 2 * self._patterns("cue", cue, known).to(self.device, torch.float32) - 1
         if bool((state != state.sign()).any()):
-            raise ValueError("cue: wants entries 0, 0.5 and 1, got others")
+            raise ValueError("cue: expected entries 0, 0.5 and 1, got others")
         generator = None if self.update == "in order" else torch.Generator().manual_seed(self.seed)
         state = hopfield_recall(
             self._weights(),

@@ -53,15 +53,13 @@ class ModernHopfieldMemory(AssociativeMemory):
         shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(size)
-        if not beta > 0:
-            raise ValueError(f"beta: wants a number above 0, got {beta!r}")
-        if threshold is not None and not threshold >= 0:
-            raise ValueError(f"threshold: wants a number >= 0 or None, got {threshold!r}")
-        self.beta, self.threshold, self.clamp, self.centre = beta, threshold, clamp, centre
+        self.beta = check.number("beta", beta, above=0)
+        self.threshold = None if threshold is None else check.number("threshold", threshold, least=0)
+        self.clamp, self.centre = check.flag("clamp", clamp), check.number("centre", centre)
         self.similarity: Literal["distance", "dot"] = check.choice("similarity", similarity, ("distance", "dot"))
         self.steps = check.positive_integer("steps", steps)
         self.capacity = None if capacity is None else check.positive_integer("capacity", capacity)
-        self.codec = Raw() if codec is None else codec
+        self.codec = _codec(codec)
         self.shape = _row(size, shape)
 
     @classmethod
@@ -80,10 +78,12 @@ class ModernHopfieldMemory(AssociativeMemory):
         :param size: as for :class:`ModernHopfieldMemory`, like ``codec``, ``shape`` and ``kwargs``.
         :raises ValueError: if no pattern fits.
         """
-        code, dtype = (Raw() if codec is None else codec).spec(_row(size, shape), torch.float32)
+        check.positive_integer("nbytes", nbytes)
+        check.positive_integer("size", size)
+        code, dtype = _codec(codec).spec(_row(size, shape), torch.float32)
         each = code.numel() * dtype.itemsize
         if nbytes < each:
-            raise ValueError(f"nbytes: one pattern takes {each} bytes, got a budget of {nbytes}")
+            raise ValueError(f"nbytes: expected at least the {each} bytes that one pattern takes, got {nbytes}")
         return cls(size, capacity=nbytes // each, codec=codec, shape=shape, **kwargs)
 
     @property
@@ -146,8 +146,15 @@ class ModernHopfieldMemory(AssociativeMemory):
         return f"{self.size}, beta={self.beta}, similarity={self.similarity!r}, capacity={self.capacity}, {self.codec}"
 
 
+def _codec(codec: Codec | None) -> Codec:
+    if codec is None:
+        return Raw()
+    check.having("codec", codec, ("check", "encode", "decode", "spec", "nbytes_fixed"), "a codec or None")
+    return codec
+
+
 def _row(size: int, shape: tuple[int, ...] | None) -> Size:
-    row = Size((size,) if shape is None else shape)
+    row = Size((size,) if shape is None else check.integers("shape", shape))
     if row.numel() != size:
-        raise ValueError(f"shape: wants {size} numbers, got {tuple(row)}")
+        raise ValueError(f"shape: expected {size} numbers, got {tuple(row)}")
     return row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.memories.baselines._associative import AssociativeMemory
 from avalanche_memplugins.networks.memory_network import MemoryNetwork
@@ -20,6 +21,7 @@ class SlotMemory(AssociativeMemory):
     """
 
     def __init__(self, network: MemoryNetwork) -> None:
+        check.instance("network", network, MemoryNetwork, "a MemoryNetwork")
         super().__init__(network.size)
         self.network = network
 

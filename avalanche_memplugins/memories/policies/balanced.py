@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories.policies._slot_groups import Integers, SlotGroups, numbers_within, water_level
 from avalanche_memplugins.memories.policies.write import Grouping, Placement
 
@@ -31,7 +32,7 @@ class GroupBalanced:
     """
 
     def __init__(self, grouping: Grouping) -> None:
-        self.grouping: Grouping | None = grouping
+        self.grouping: Grouping | None = check.choice("grouping", grouping, ("class", "task"))
         self.start(0)
 
     def start(self, capacity: int) -> None:

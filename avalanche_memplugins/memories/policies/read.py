@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional import distinct_integers
 from avalanche_memplugins.memories.policies.write import Grouping
 
@@ -50,7 +51,7 @@ class Uniform:
     nbytes = 0
 
     def __init__(self, *, replacement: bool = False) -> None:
-        self.replacement = replacement
+        self.replacement = check.flag("replacement", replacement)
 
     def start(self, capacity: int) -> None:
         """There is nothing to prepare."""
@@ -61,6 +62,7 @@ class Uniform:
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
         """Uniform draws."""
         if self.replacement:
+            check.room("n", count, 8)
             return torch.randint(filled, (count,), generator=generator)
         return distinct_integers(filled, min(count, filled), generator=generator)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn.functional import softplus
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.energy import Weights, decreasing_steps, energy_read, energy_write
 
 MAX_RATE = 1e4
@@ -48,16 +49,14 @@ class EnergyNetwork(nn.Module, ABC):
     ) -> None:
         super().__init__()
         for name, value, least in (("write_steps", write_steps, 0), ("read_steps", read_steps, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_STEPS:
-                raise ValueError(f"{name}: expected an integer from {least} to {MAX_STEPS}, got {value!r}")
+            check.integer(name, value, least=least, most=MAX_STEPS)
         if deviation_rate is not None and slope_rate is None:
-            raise ValueError("deviation_rate: wants slope_rate, too, got None for it")
+            raise ValueError(f"deviation_rate: expected None, as slope_rate is None, got {deviation_rate!r}")
+        rates = {"write_rate": write_rate, "slope_rate": slope_rate, "deviation_rate": deviation_rate}
+        for name, rate in {**rates, "read_rate": read_rate}.items():
+            if rate is not None or name in ("write_rate", "read_rate"):
+                check.number(name, rate, above=0, most=MAX_RATE)
         start = [rate for rate in (write_rate, slope_rate, deviation_rate) if rate is not None]
-        for name, rate in zip(("write_rate", "slope_rate", "deviation_rate"), start, strict=False):
-            if not 0 < rate <= MAX_RATE:
-                raise ValueError(f"{name}: wants a number in (0, {MAX_RATE:g}], got {rate}")
-        if not 0 < read_rate <= MAX_RATE:
-            raise ValueError(f"read_rate: wants a number in (0, {MAX_RATE:g}], got {read_rate}")
         self.shape = Size(shape)
         self._writable = tuple(writable)
         for name, weight in writable.items():
@@ -86,8 +85,24 @@ class EnergyNetwork(nn.Module, ABC):
             "deviation_rate": 1.0 if terms > 2 else None,
         }
 
+    def _check_patterns(self, name: str, value: Tensor) -> None:
+        check.floats(**{name: value})
+        if value.ndim < 3 or value.shape[2:].numel() != self.size:
+            wanted = ", ".join(map(str, self.shape))
+            raise ValueError(f"{name}: expected (E, N, {wanted}), got {tuple(value.shape)}")
+
+    def _check_weights(self, weights: Weights) -> None:
+        if not isinstance(weights, tuple | list) or len(weights) != len(self._writable):
+            raise ValueError(
+                f"weights: expected {len(self._writable)} tensors, as write gives, got {check.show(weights)}"
+            )
+        for weight, initial in zip(weights, self.initial, strict=True):
+            if check.tensor("weights", weight).shape[1:] != initial.shape[1:] or not weight.ndim:
+                raise ValueError(f"weights: expected (E, *{tuple(initial.shape[1:])}), got {tuple(weight.shape)}")
+
     def precondition(self, slope: Tensor) -> Tensor:
         """What a read step makes of the energy's gradient, linear; here nothing."""
+        check.floats(slope=slope)
         return slope
 
     @property
@@ -112,11 +127,12 @@ class EnergyNetwork(nn.Module, ABC):
 
         :param steps: other than learned: the last step's rates are used again, or the last steps left out; 0: none.
         """
+        self._check_patterns("x", x)
         rates = softplus(self.write_rates)
         if steps is not None:
-            if steps < 0 or (steps > 0 and not len(rates)):
+            if check.integer("steps", steps, least=0) < 0 or (steps > 0 and not len(rates)):
                 raise ValueError(
-                    f"steps: wants 0{' or more' if len(rates) else ': this network cannot write'}, got {steps}"
+                    f"steps: expected 0{' or more' if len(rates) else ': this network cannot write'}, got {steps}"
                 )
             rates = rates[torch.arange(steps, device=rates.device).clamp(max=len(rates) - 1)]
         return energy_write(self.energy, x, self.initial, rates, first_order=first_order, checkpoint=checkpoint)
@@ -137,7 +153,10 @@ class EnergyNetwork(nn.Module, ABC):
         :param weights: that :meth:`write` gave; None: the initial ones, a memory with nothing in it.
         :param steps: other than learned: the last ratio of step sizes and the last momentum are used again.
         """
-        steps = len(self.read_momenta) if steps is None else steps
+        self._check_patterns("cue", cue)
+        if weights is not None:
+            self._check_weights(weights)
+        steps = len(self.read_momenta) if steps is None else check.positive_integer("steps", steps)
         sizes = decreasing_steps(self.read_first, self.read_ratios, steps)
         index = torch.arange(steps, device=cue.device).clamp(max=len(self.read_momenta) - 1)
         if weights is None:

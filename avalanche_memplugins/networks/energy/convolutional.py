@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.energy import Weights
 from avalanche_memplugins.networks.energy.base import EnergyNetwork
 from avalanche_memplugins.networks.energy.blocks import ReadOut, SmoothBlock, channel_norm
@@ -50,12 +51,20 @@ class ConvolutionalEnergy(EnergyNetwork):
         hidden: int = 1024,
         **steps: Any,
     ) -> None:
-        if len(shape) != 3:
-            raise ValueError(f"shape: wants (C, H, W), got {tuple(shape)}")
+        if len(check.integers("shape", shape)) != 3:
+            raise ValueError(f"shape: expected (C, H, W), got {tuple(shape)}")
+        check.integers("channels", channels, count=2)
+        for name, value in (
+            ("writable", writable),
+            ("width", width),
+            ("bottleneck", bottleneck),
+            ("hops", hops),
+            ("hidden", hidden),
+        ):
+            check.positive_integer(name, value)
         if not 1 <= writable < width:
-            raise ValueError(f"writable: wants 1 to width - 1 = {width - 1}, got {writable}")
-        if isinstance(hops, bool) or not isinstance(hops, int) or not 1 <= hops <= MAX_HOPS:
-            raise ValueError(f"hops: expected an integer from 1 to {MAX_HOPS}, got {hops!r}")
+            raise ValueError(f"writable: expected 1 to width - 1 = {width - 1}, got {writable}")
+        check.integer("hops", hops, least=1, most=MAX_HOPS)
         memory = {}
         for i in range(2):
             memory[f"memory_weight{i}"] = torch.randn(1, writable, bottleneck, 3, 3) / math.sqrt(9 * bottleneck)
@@ -76,6 +85,8 @@ class ConvolutionalEnergy(EnergyNetwork):
 
     def energy(self, x: Tensor, weights: Weights) -> Tensor:
         """Energies ``(E, N)`` of images ``(E, N, C, H, W)``, or flat ``(E, N, C * H * W)``."""
+        self._check_patterns("x", x)
+        self._check_weights(weights)
         episodes, patterns = x.shape[:2]
         h = self.encoder(2 * x.reshape(-1, *self.shape) - 1)
         for i, (narrow, static) in enumerate(zip(self.narrow, self.static, strict=True)):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.energy import Weights
 from avalanche_memplugins.networks.energy.base import EnergyNetwork
 from avalanche_memplugins.networks.energy.blocks import ReadOut, SmoothBlock
@@ -50,10 +51,19 @@ class FullyConnectedEnergy(EnergyNetwork):
         hidden: int = 1024,
         **steps: Any,
     ) -> None:
-        if len(shape) != 3:
-            raise ValueError(f"shape: wants (C, H, W), got {tuple(shape)}")
+        if len(check.integers("shape", shape)) != 3:
+            raise ValueError(f"shape: expected (C, H, W), got {tuple(shape)}")
+        check.integers("channels", channels)
+        for name, value in (
+            ("writable", writable),
+            ("code", code),
+            ("width", width),
+            ("hops", hops),
+            ("hidden", hidden),
+        ):
+            check.positive_integer(name, value)
         if not 1 <= writable < width:
-            raise ValueError(f"writable: wants 1 to width - 1 = {width - 1}, got {writable}")
+            raise ValueError(f"writable: expected 1 to width - 1 = {width - 1}, got {writable}")
         weight = torch.randn(1, code, writable) / math.sqrt(code)
         memory = {"memory_weight": weight, "memory_bias": torch.zeros(1, 1, writable)}
         super().__init__(tuple(shape), memory, **steps)
@@ -72,6 +82,8 @@ class FullyConnectedEnergy(EnergyNetwork):
 
     def energy(self, x: Tensor, weights: Weights) -> Tensor:
         """Energies ``(E, N)`` of images ``(E, N, C, H, W)``, or flat ``(E, N, C * H * W)``."""
+        self._check_patterns("x", x)
+        self._check_weights(weights)
         weight, bias = weights
         h = self.norm(self.encoder(2 * x.reshape(-1, *self.shape) - 1)).view(*x.shape[:2], -1)
         both = torch.cat([torch.baddbmm(bias, h, weight), self.static(h)], -1)

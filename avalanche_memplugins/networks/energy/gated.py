@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.energy import Weights
 from avalanche_memplugins.networks.energy.base import EnergyNetwork
 from avalanche_memplugins.networks.energy.hops import GatedHops
@@ -51,13 +52,17 @@ class GatedEnergy(EnergyNetwork):
         rank: int | None = None,
         **steps: Any,
     ) -> None:
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        shape = (check.positive_integer("shape", shape),) if isinstance(shape, int) else check.integers("shape", shape)
+        for name, value in (("writable", writable), ("width", width), ("hops", hops)):
+            check.positive_integer(name, value)
+        if whitening is not None:
+            check.instance("whitening", whitening, Whitening, "a Whitening or None")
         if not 1 <= writable < width:
-            raise ValueError(f"writable: wants 1 to width - 1 = {width - 1}, got {writable}")
+            raise ValueError(f"writable: expected 1 to width - 1 = {width - 1}, got {writable}")
         size = math.prod(shape)
         if rank is not None:
             if whitening is not None:
-                raise ValueError("rank: wants None beside whitening, got both")
+                raise ValueError("rank: expected None beside whitening, got both")
             whitening = Whitening.empty(size, rank)
         inner = size if whitening is None else whitening.into.shape[1]
         scale = 1 / math.sqrt(inner)
@@ -81,6 +86,8 @@ class GatedEnergy(EnergyNetwork):
 
     def energy(self, x: Tensor, weights: Weights) -> Tensor:
         """Energies ``(E, N)`` of patterns ``(E, N, *shape)``."""
+        self._check_patterns("x", x)
+        self._check_weights(weights)
         weight, bias = weights
         flat = x.flatten(2)
         u = 2 * flat - 1 if self.whitening is None else self.whitening(flat)
@@ -91,6 +98,7 @@ class GatedEnergy(EnergyNetwork):
 
     def precondition(self, slope: Tensor) -> Tensor:
         """The gradient itself, or turned back into a pattern if the network whitens."""
+        check.floats(slope=slope)
         if self.whitening is None:
             return slope
         turned: Tensor = self.whitening.precondition(slope.flatten(2))

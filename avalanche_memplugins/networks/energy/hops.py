@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
+from avalanche_memplugins import _checks as check
+
 MAX_HOPS = 100
 
 
@@ -28,8 +30,7 @@ class GatedHops(nn.Module):
 
     def __init__(self, width: int, hops: int) -> None:
         super().__init__()
-        if isinstance(hops, bool) or not isinstance(hops, int) or not 1 <= hops <= MAX_HOPS:
-            raise ValueError(f"hops: expected an integer from 1 to {MAX_HOPS}, got {hops!r}")
+        check.integer("hops", hops, least=1, most=MAX_HOPS)
         self.count = hops
         self.into = nn.Linear(width, 2 * width)
         nn.init.normal_(self.into.weight, std=1 / math.sqrt(width))

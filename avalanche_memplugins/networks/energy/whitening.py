@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
+
 Self = TypeVar("Self", bound="Whitening")
 
 
@@ -28,11 +30,12 @@ class Whitening(nn.Module):
     """
 
     def __init__(self, mean: Tensor, into: Tensor, out: Tensor) -> None:
+        check.floats(mean=mean, into=into, out=out)
         super().__init__()
         if into.shape != out.shape or into.ndim != 2 or mean.shape != into.shape[:1]:
             raise ValueError(
-                f"into, out: want the same shape (D, r) and mean (D,), got {tuple(into.shape)}, {tuple(out.shape)} and "
-                f"{tuple(mean.shape)}"
+                f"into, out: expected the same shape (D, r) and mean (D,), got {tuple(into.shape)}, "
+                f"{tuple(out.shape)} and {tuple(mean.shape)}"
             )
         # Row by row whatever they come from: products of another layout round differently, and then a network that was
         # loaded would not read bit for bit as the one saved.
@@ -48,13 +51,18 @@ class Whitening(nn.Module):
         :param eps: share of the mean variance added to each, so that rare directions are not blown up.
         :raises ValueError: if there are fewer than two images, or ``rank`` is not in 1 ... D.
         """
+        if not check.batch("x", x).is_floating_point():
+            raise ValueError(f"x: expected floating-point images, got {x.dtype}")
+        check.number("eps", eps, least=0)
         flat = x.flatten(1).double()
         if len(flat) < 2:
-            raise ValueError(f"x: wants at least two images, got {len(flat)}")
+            raise ValueError(f"x: expected at least two images, got {len(flat)}")
         size = flat.shape[1]
-        rank = size if rank is None else rank
+        rank = size if rank is None else check.integer("rank", rank)
+        if not bool(flat.isfinite().all()):
+            raise ValueError("x: expected finite values, got others")
         if not 1 <= rank <= size:
-            raise ValueError(f"rank: wants 1 to {size}, got {rank}")
+            raise ValueError(f"rank: expected 1 to {size}, got {rank}")
         values, vectors = torch.linalg.eigh(flat.T.cov())
         values, vectors = values.flip(0).clamp(min=0)[:rank], vectors.flip(1)[:, :rank]
         floor = eps * float(flat.var(0).mean())
@@ -63,12 +71,16 @@ class Whitening(nn.Module):
     @classmethod
     def empty(cls: type[Self], size: int, rank: int) -> Self:
         """Of the right shape, for weights that are loaded."""
+        check.positive_integer("size", size)
+        check.positive_integer("rank", rank)
         return cls(torch.zeros(size), torch.zeros(size, rank), torch.zeros(size, rank))
 
     def forward(self, x: Tensor) -> Tensor:
         """Coordinates ``(..., r)`` of flat images ``(..., D)``."""
+        check.rows("x", x, self.mean.shape, "...")
         return (x - self.mean) @ self.into
 
     def precondition(self, slope: Tensor) -> Tensor:
         """:math:`A` times gradients ``(..., D)``."""
+        check.rows("slope", slope, self.mean.shape, "...")
         return (slope @ self.out) @ self.out.T

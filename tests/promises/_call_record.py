@@ -1,0 +1,39 @@
+"""One public callable: a call of it that is right, and what kind each argument is of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+RECORDS: dict[str, Record] = {}
+
+
+@dataclass(frozen=True)
+class Record:
+    """:param name: as it is exported, with the method after a dot.
+    :param call: takes the arguments by name.
+    :param arguments: makes those of a call that is right, afresh.
+    :param kinds: of the arguments that are tried, by name.
+    :param named: what an argument is called in the error, where that is another name.
+    """
+
+    name: str
+    call: Callable[..., Any]
+    arguments: Callable[[], dict[str, Any]]
+    kinds: dict[str, Any]
+    named: dict[str, tuple[str, ...]]
+
+
+def record(
+    name: str,
+    call: Callable[..., Any],
+    arguments: Callable[[], dict[str, Any]],
+    named: dict[str, tuple[str, ...]] | None = None,
+    /,
+    **kinds: Any,
+) -> None:
+    """Enter a public callable in the table."""
+    if name in RECORDS:
+        raise ValueError(f"name: {name} is in the table already")
+    RECORDS[name] = Record(name, call, arguments, kinds, named or {})

@@ -1,0 +1,748 @@
+"""Calls of ``codecs``, ``networks`` and ``networks.energy``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from _call_record import record
+from bad_calls_functional import GENERATOR, normal
+from bad_values import (
+    Array,
+    Deviation,
+    Flag,
+    Folder,
+    Integer,
+    Labels,
+    Name,
+    Number,
+    Pixels,
+    Seed,
+    Shape,
+    Thing,
+    Values,
+)
+from memories_and_plugins import RandomAutoencoder
+from torch import Size, Tensor
+
+from avalanche_memplugins import codecs as C
+from avalanche_memplugins import networks as N
+from avalanche_memplugins.memories import EpisodicMemory
+from avalanche_memplugins.networks import energy as E
+
+IMAGE = (1, 4, 4)
+
+
+def images(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+def levels(*shape: int) -> Tensor:
+    return (images(*shape) * 255).round() / 255
+
+
+def rows() -> Tensor:
+    return images(2, 8)
+
+
+NORMALISED: dict[str, Any] = {"mean": Pixels(), "std": Deviation()}
+MODULE = Thing()
+
+
+@lru_cache(maxsize=1)
+def latent() -> C.LatentCodec:
+    return C.LatentCodec(RandomAutoencoder(), code_mean=torch.zeros(3), code_std=torch.ones(3))
+
+
+@lru_cache(maxsize=1)
+def stream() -> C.StreamCodec:
+    return C.StreamCodec(RandomAutoencoder(), steps=1)
+
+
+CODECS: dict[str, tuple[Any, Tensor, tuple[int, ...]]] = {
+    "Bits": (lambda: C.Bits(4), images(2, *IMAGE), IMAGE),
+    "Downsampled": (lambda: C.Downsampled(2, C.Bits(4)), images(2, *IMAGE), IMAGE),
+    "Float16": (C.Float16, normal(2, 8), (8,)),
+    "Int8": (C.Int8, normal(2, 8), (8,)),
+    "LatentCodec": (latent, rows(), (8,)),
+    "Raw": (C.Raw, normal(2, 8), (8,)),
+    "StreamCodec": (stream, rows(), (8,)),
+    "Uint8": (C.Uint8, levels(2, *IMAGE), IMAGE),
+}
+for name, (make, x, shape) in CODECS.items():
+    raw, learned = name == "Raw", name in ("LatentCodec", "StreamCodec")
+    record(
+        f"codecs.{name}.check",
+        lambda make=make, **a: make().check(**a),
+        lambda x=x: {"x": x},
+        x=Array(floats=not raw, finite=not raw and name != "Int8", last=learned),
+    )
+    record(
+        f"codecs.{name}.encode",
+        lambda make=make, **a: make().encode(**a),
+        lambda x=x: {"x": x},
+        x=Array(floats=not raw, last=False),
+    )
+    record(
+        f"codecs.{name}.spec",
+        lambda make=make, **a: make().spec(**a),
+        lambda shape=shape: {"shape": Size(shape), "dtype": torch.float32},
+        shape=Values((None, 3, "x", ("a",), (0,))),
+        dtype=Values((None, "float32", 3)),
+    )
+    record(
+        f"codecs.{name}.decode",
+        lambda make=make, **a: make().decode(**a),
+        lambda make=make, x=x, shape=shape: {"code": make().encode(x), "shape": Size(shape), "dtype": torch.float32},
+        code=Array(floats=False, last=not raw and name != "Downsampled"),
+        shape=Values((None, 3, "x", ("a",), (0,))),
+        dtype=Values((None, "float32", 3)),
+    )
+record("codecs.Codec", lambda x: None, lambda: {"x": 3})
+record(
+    "codecs.Bits",
+    C.Bits,
+    lambda: {"bits": 4, "mean": 0.0, "std": 1.0},
+    bits=Values((3, 0, True, "4", 1.5, None)),
+    **NORMALISED,
+)
+record("codecs.Uint8", C.Uint8, lambda: {"mean": 0.0, "std": 1.0, "lossy": True}, lossy=Flag(), **NORMALISED)
+record(
+    "codecs.Downsampled",
+    C.Downsampled,
+    lambda: {"size": 4, "codec": C.Bits(4), "mode": "area"},
+    size=Integer(),
+    codec=Thing(),
+    mode=Name(),
+)
+record("codecs.Float16", C.Float16, dict)
+record("codecs.Raw", C.Raw, dict)
+record("codecs.Int8", C.Int8, lambda: {"step": 0.1}, step=Number(above=0))
+CODES: dict[str, Any] = {"autoencoder": MODULE, "precision": Name(), "step": Number(above=0), **NORMALISED}
+record(
+    "codecs.LatentCodec",
+    C.LatentCodec,
+    lambda: {
+        "autoencoder": RandomAutoencoder(),
+        "code_mean": torch.zeros(3),
+        "code_std": torch.ones(3),
+        "precision": "int8",
+        "step": 0.1,
+        "mean": 0.0,
+        "std": 1.0,
+    },
+    code_mean=Array(floats=False, finite=True),
+    code_std=Array(floats=False, finite=True),
+    **CODES,
+)
+record(
+    "codecs.LatentCodec.from_pretrained",
+    C.LatentCodec.from_pretrained,
+    lambda: {"name": "omniglot28-vae", "precision": "int8", "step": 0.1, "mean": 0.0, "std": 1.0},
+    name=Folder(),
+    precision=Name(),
+    step=Number(above=0),
+    **NORMALISED,
+)
+record(
+    "codecs.StreamCodec",
+    C.StreamCodec,
+    lambda: {
+        "autoencoder": RandomAutoencoder(),
+        "steps": 1,
+        "lr": 0.1,
+        "loss": None,
+        "precision": "int8",
+        "step": 0.1,
+        "mean": 0.0,
+        "std": 1.0,
+    },
+    steps=Integer(),
+    lr=Number(above=0),
+    loss=Values((3, "x")),
+    **CODES,
+)
+record(
+    "codecs.StreamCodec.fit",
+    lambda **a: C.StreamCodec(RandomAutoencoder(), steps=1).fit(**a),
+    lambda: {"batches": iter([rows()]), "every_row": [rows()], "seed": 0},
+    batches=Values((None, 3)),
+    every_row=Values((None, 3, [])),
+    seed=Seed(),
+)
+for name, make_learned in (("LatentCodec", latent), ("StreamCodec", stream)):
+    record(
+        f"codecs.{name}.to_latent",
+        lambda make=make_learned, **a: make().to_latent(**a),
+        lambda: {"x": rows()},
+        x=Array(floats=False),
+    )
+    record(
+        f"codecs.{name}.from_latent",
+        lambda make=make_learned, **a: make().from_latent(**a),
+        lambda: {"z": normal(2, 3), "dtype": torch.float32},
+        z=Array(),
+        dtype=Values((None, "x", 3)),
+    )
+    record(
+        f"codecs.{name}.quantise",
+        lambda make=make_learned, **a: make().quantise(**a),
+        lambda: {"z": normal(2, 3)},
+        z=Array(last=False, flat=False),
+    )
+    record(
+        f"codecs.{name}.dequantise",
+        lambda make=make_learned, **a: make().dequantise(**a),
+        lambda: {"code": torch.ones(2, 3, dtype=torch.int8)},
+        code=Array(floats=False, last=False, flat=False),
+    )
+
+
+# ---------------------------------------------------------------- networks
+
+
+@lru_cache(maxsize=1)
+def kanerva() -> N.KanervaMachine:
+    return N.KanervaMachine(rows=2, code_size=2, address_size=2, key_size=2, width=1)
+
+
+@lru_cache(maxsize=1)
+def dynamic() -> N.DynamicKanervaMachine:
+    return N.DynamicKanervaMachine(rows=2, code_size=2, width=1)
+
+
+@lru_cache(maxsize=1)
+def vae() -> N.VAE:
+    return N.VAE(code_size=2, width=1)
+
+
+@lru_cache(maxsize=1)
+def mlp() -> N.MLPVAE:
+    return N.MLPVAE(2, hidden=4)
+
+
+@lru_cache(maxsize=1)
+def conditional() -> N.ConditionalVAE:
+    return N.ConditionalVAE((8,), code_size=2, hidden=(4,), classes=3)
+
+
+@lru_cache(maxsize=1)
+def slots() -> N.MemoryNetwork:
+    return N.MemoryNetwork(8, 3, hidden=4)
+
+
+@lru_cache(maxsize=1)
+def retrieval() -> N.RetrievalClassifier:
+    memory = EpisodicMemory(8)
+    memory.write(normal(4, 2), torch.arange(4) % 3)
+    return N.RetrievalClassifier(mlp(), memory, classes=3, neighbours=2, hidden=4, layers=1).eval()
+
+
+@lru_cache(maxsize=1)
+def probabilistic() -> N.ProbabilisticRetrievalClassifier:
+    return N.ProbabilisticRetrievalClassifier(mlp(), classes=3, n=2, hidden=4, layers=1).eval()
+
+
+SIZES: dict[str, Any] = {"channels": Integer(), "size": Integer(), "code_size": Integer(), "width": Integer()}
+PICTURES = Array()
+EPISODES = Array()
+record(
+    "networks.VAE",
+    N.VAE,
+    lambda: {"channels": 1, "size": 28, "code_size": 2, "width": 1, "bias": -2.0},
+    bias=Number(),
+    **SIZES,
+)
+record(
+    "networks.MLPVAE",
+    N.MLPVAE,
+    lambda: {"code_size": 2, "hidden": 4, "channels": 1, "size": 4},
+    code_size=Integer(),
+    hidden=Integer(),
+    channels=Integer(),
+    size=Integer(),
+)
+record(
+    "networks.ConditionalVAE",
+    N.ConditionalVAE,
+    lambda: {"shape": (8,), "code_size": 2, "hidden": (4,), "classes": 3, "likelihood": "bernoulli"},
+    shape=Shape(),
+    code_size=Integer(),
+    hidden=Shape(),
+    classes=Integer(none=True),
+    likelihood=Name(),
+)
+record(
+    "networks.DynamicKanervaMachine",
+    N.DynamicKanervaMachine,
+    lambda: {
+        "channels": 1,
+        "size": 28,
+        "code_size": 2,
+        "rows": 2,
+        "width": 1,
+        "noise_std": 1.0,
+        "address_std": 1.0,
+        "bias": -2.0,
+    },
+    rows=Integer(),
+    noise_std=Number(above=0),
+    address_std=Number(above=0),
+    bias=Number(),
+    **SIZES,
+)
+record(
+    "networks.KanervaMachine",
+    N.KanervaMachine,
+    lambda: {
+        "channels": 1,
+        "size": 28,
+        "code_size": 2,
+        "rows": 2,
+        "address_size": 2,
+        "key_size": 2,
+        "width": 1,
+        "noise_std": 1.0,
+        "bias": -2.0,
+    },
+    rows=Integer(),
+    address_size=Integer(),
+    key_size=Integer(),
+    noise_std=Number(above=0),
+    bias=Number(),
+    **SIZES,
+)
+for name, net in (("VAE", vae), ("MLPVAE", mlp), ("KanervaMachine", kanerva), ("DynamicKanervaMachine", dynamic)):
+    word = "z" if name == "MLPVAE" else "code"
+    record(
+        f"networks.{name}.decode",
+        lambda net=net, **a: net().decode(**a),
+        lambda word=word: {word: normal(2, 2)},
+        **{word: Array()},
+    )
+    record(
+        f"networks.{name}.encode",
+        lambda net=net, **a: net().encode(**a),
+        lambda: {"x": images(2, 1, 28, 28)},
+        x=PICTURES,
+    )
+    lead = (1, 2) if "Machine" in name else (2,)
+    record(
+        f"networks.{name}.bound",
+        lambda net=net, **a: net().bound(**a),
+        lambda lead=lead, name=name: {
+            "x": images(*lead, 1, 28, 28),
+            "generator": None,
+            **({"sequential": False} if "Machine" in name else {}),
+        },
+        x=EPISODES,
+        generator=GENERATOR,
+        **({"sequential": Flag()} if "Machine" in name else {}),
+    )
+    if "Machine" not in name:
+        record(
+            f"networks.{name}.posterior",
+            lambda net=net, **a: net().posterior(**a),
+            lambda: {"x": images(2, 1, 28, 28)},
+            x=PICTURES,
+        )
+        continue
+    record(
+        f"networks.{name}.features",
+        lambda net=net, **a: net().features(**a),
+        lambda: {"x": images(2, 1, 28, 28)},
+        x=PICTURES,
+    )
+    record(
+        f"networks.{name}.written",
+        lambda net=net, **a: net().written(**a),
+        lambda: {"x": images(1, 2, 1, 28, 28)},
+        x=EPISODES,
+    )
+    record(
+        f"networks.{name}.read",
+        lambda net=net, **a: net().read(**a),
+        lambda: {"mean": normal(1, 2, 2), "cue": images(1, 2, 1, 28, 28), "steps": 1},
+        mean=Array(),
+        cue=EPISODES,
+        steps=Integer(),
+    )
+record(
+    "networks.DynamicKanervaMachine.write",
+    lambda **a: dynamic().write(**a),
+    lambda: {"code": normal(2, 2), "sequential": False},
+    code=Array(),
+    sequential=Flag(),
+)
+record(
+    "networks.KanervaMachine.weights",
+    lambda **a: kanerva().weights(**a),
+    lambda: {"latent": normal(2, 2)},
+    latent=Array(),
+)
+record(
+    "networks.KanervaMachine.address_posterior",
+    lambda **a: kanerva().address_posterior(**a),
+    lambda: {"features": normal(2, 8)},
+    features=Array(),
+)
+record(
+    "networks.KanervaMachine.code_posterior",
+    lambda **a: kanerva().code_posterior(**a),
+    lambda: {"features": normal(2, 8), "recalled": normal(2, 2)},
+    features=Array(),
+    recalled=Array(),
+)
+for method in ("encode", "posterior", "bound"):
+    record(
+        f"networks.ConditionalVAE.{method}",
+        lambda method=method, **a: getattr(conditional(), method)(**a),
+        lambda method=method: {
+            "x": rows(),
+            "y": torch.tensor([0, 2]),
+            **({"generator": None} if method == "bound" else {}),
+        },
+        x=Array(),
+        y=Labels(),
+        **({"generator": GENERATOR} if method == "bound" else {}),
+    )
+record(
+    "networks.ConditionalVAE.decode",
+    lambda **a: conditional().decode(**a),
+    lambda: {"code": normal(2, 2), "y": torch.tensor([0, 2])},
+    code=Array(),
+    y=Labels(),
+)
+record(
+    "networks.FrozenEncoder",
+    N.FrozenEncoder,
+    lambda: {"autoencoder": N.MLPVAE(2, hidden=4), "code": "mean", "mean": 0.0, "std": 1.0},
+    autoencoder=MODULE,
+    code=Name(),
+    **NORMALISED,
+)
+record(
+    "networks.FrozenEncoder.forward",
+    lambda **a: N.FrozenEncoder(mlp())(**a),
+    lambda: {"x": images(2, 1, 28, 28)},
+    x=PICTURES,
+)
+record(
+    "networks.MemoryNetwork",
+    N.MemoryNetwork,
+    lambda: {"size": 8, "code_size": 3, "hidden": 4, "memory": True},
+    size=Integer(),
+    code_size=Integer(),
+    hidden=Integer(),
+    memory=Flag(),
+)
+record("networks.MemoryNetwork.write", lambda **a: slots().write(**a), lambda: {"x": images(1, 2, 8)}, x=Array())
+record(
+    "networks.MemoryNetwork.forward",
+    lambda **a: slots()(**a),
+    lambda: {"x": images(1, 2, 8), "cue": images(1, 2, 8)},
+    x=Array(),
+    cue=Array(),
+)
+for method in ("read", "attention"):
+    record(
+        f"networks.MemoryNetwork.{method}",
+        lambda method=method, **a: getattr(slots(), method)(**a),
+        lambda: {"slots": normal(1, 2, 3), "cue": images(1, 2, 8)},
+        slots=Array(),
+        cue=Array(),
+    )
+record(
+    "networks.RetrievalClassifier",
+    N.RetrievalClassifier,
+    lambda: {
+        "autoencoder": N.MLPVAE(2, hidden=4),
+        "memory": EpisodicMemory(4),
+        "classes": 3,
+        "neighbours": 2,
+        "labels": True,
+        "same": 0.1,
+        "hidden": 4,
+        "layers": 1,
+        "mean": 0.0,
+        "std": 1.0,
+    },
+    autoencoder=MODULE,
+    memory=Thing(),
+    classes=Integer(),
+    neighbours=Integer(),
+    labels=Flag(),
+    same=Number(least=0),
+    hidden=Integer(),
+    layers=Integer(least=0),
+    **NORMALISED,
+)
+record(
+    "networks.RetrievalClassifier.forward",
+    lambda **a: retrieval()(**a),
+    lambda: {"x": images(2, 1, 28, 28)},
+    x=PICTURES,
+)
+record(
+    "networks.RetrievalClassifier.retrieve",
+    lambda **a: retrieval().retrieve(**a),
+    lambda: {"query": normal(2, 2)},
+    query=Array(),
+)
+record(
+    "networks.ProbabilisticRetrievalClassifier",
+    N.ProbabilisticRetrievalClassifier,
+    lambda: {
+        "autoencoder": N.MLPVAE(2, hidden=4),
+        "classes": 3,
+        "n": 2,
+        "alpha_std": 0.5,
+        "draws": 1,
+        "hidden": 4,
+        "layers": 1,
+        "mean": 0.0,
+        "std": 1.0,
+        "seed": 0,
+    },
+    autoencoder=MODULE,
+    classes=Integer(),
+    n=Integer(),
+    alpha_std=Number(least=0),
+    draws=Integer(least=0),
+    hidden=Integer(),
+    layers=Integer(least=0),
+    seed=Seed(),
+    **NORMALISED,
+)
+record(
+    "networks.ProbabilisticRetrievalClassifier.forward",
+    lambda **a: probabilistic()(**a),
+    lambda: {"x": images(2, 1, 28, 28)},
+    x=PICTURES,
+)
+record(
+    "networks.retrieval_mlp",
+    N.retrieval_mlp,
+    lambda: {"inputs": 2, "classes": 3, "hidden": 4, "layers": 1},
+    inputs=Integer(),
+    classes=Integer(),
+    hidden=Integer(),
+    layers=Integer(least=0),
+)
+record(
+    "networks.train_memory_network",
+    N.train_memory_network,
+    lambda: {
+        "network": N.MemoryNetwork(8, 3, hidden=4),
+        "episodes": lambda: (images(1, 2, 8), images(1, 2, 8)),
+        "steps": 1,
+        "lr": 0.1,
+        "warm_up": 1,
+        "clip": 1.0,
+        "after_step": None,
+    },
+    network=MODULE,
+    episodes=Values((None, 3, "x")),
+    steps=Integer(),
+    lr=Number(above=0),
+    warm_up=Integer(),
+    clip=Number(above=0),
+    after_step=Values((3, "x")),
+)
+record(
+    "networks.train_vae",
+    N.train_vae,
+    lambda: {
+        "vae": N.MLPVAE(2, hidden=4),
+        "x": images(2, 1, 28, 28),
+        "epochs": 1,
+        "batch_size": 2,
+        "lr": 0.1,
+        "seed": 0,
+        "after_epoch": None,
+    },
+    vae=MODULE,
+    x=Array(finite=True, empty=True),
+    epochs=Integer(),
+    batch_size=Integer(),
+    lr=Number(above=0),
+    seed=Seed(),
+    after_epoch=Values((3, "x")),
+)
+
+
+# ---------------------------------------------------------------- energy networks
+
+
+@lru_cache(maxsize=1)
+def gated() -> E.GatedEnergy:
+    return E.GatedEnergy(8, writable=2, width=4, write_steps=1, read_steps=1)
+
+
+@lru_cache(maxsize=1)
+def convolutional() -> E.ConvolutionalEnergy:
+    return E.ConvolutionalEnergy(
+        (1, 8, 8), writable=1, channels=(2, 2), width=2, bottleneck=2, hops=1, hidden=2, write_steps=1, read_steps=1
+    )
+
+
+@lru_cache(maxsize=1)
+def connected() -> E.FullyConnectedEnergy:
+    return E.FullyConnectedEnergy(
+        (1, 8, 8), writable=1, code=2, width=2, hops=1, channels=(2, 2, 2), hidden=2, write_steps=1, read_steps=1
+    )
+
+
+STEPS: dict[str, Any] = {
+    "write_steps": 1,
+    "read_steps": 1,
+    "write_rate": 20.0,
+    "slope_rate": None,
+    "deviation_rate": None,
+    "read_rate": 1.0,
+}
+STEP_KINDS: dict[str, Any] = {
+    "write_steps": Integer(least=0),
+    "read_steps": Integer(),
+    "write_rate": Number(above=0, most=1e4),
+    "slope_rate": Number(above=0, most=1e4, none=True),
+    "deviation_rate": Number(above=0, most=1e4, none=True),
+    "read_rate": Number(above=0, most=1e4),
+}
+record(
+    "networks.energy.GatedEnergy",
+    E.GatedEnergy,
+    lambda: {"shape": (8,), "writable": 2, "width": 4, "hops": 1, "whitening": None, "rank": None, **STEPS},
+    shape=Shape(number=True),
+    writable=Integer(),
+    width=Integer(),
+    hops=Integer(),
+    whitening=Values((3, "x", E.Whitening)),
+    rank=Integer(none=True),
+    **STEP_KINDS,
+)
+record(
+    "networks.energy.ConvolutionalEnergy",
+    E.ConvolutionalEnergy,
+    lambda: {
+        "shape": (1, 8, 8),
+        "writable": 1,
+        "channels": (2, 2),
+        "width": 2,
+        "bottleneck": 2,
+        "hops": 1,
+        "hidden": 2,
+        **STEPS,
+    },
+    shape=Shape(),
+    writable=Integer(),
+    channels=Shape(),
+    width=Integer(),
+    bottleneck=Integer(),
+    hops=Integer(),
+    hidden=Integer(),
+    **STEP_KINDS,
+)
+record(
+    "networks.energy.FullyConnectedEnergy",
+    E.FullyConnectedEnergy,
+    lambda: {
+        "shape": (1, 8, 8),
+        "writable": 1,
+        "code": 2,
+        "width": 2,
+        "hops": 1,
+        "channels": (2, 2, 2),
+        "hidden": 2,
+        **STEPS,
+    },
+    shape=Shape(),
+    writable=Integer(),
+    code=Integer(),
+    width=Integer(),
+    hops=Integer(),
+    channels=Shape(),
+    hidden=Integer(),
+    **STEP_KINDS,
+)
+for name, energy_net, at in (
+    ("GatedEnergy", gated, (8,)),
+    ("ConvolutionalEnergy", convolutional, (1, 8, 8)),
+    ("FullyConnectedEnergy", connected, (1, 8, 8)),
+):
+    record(
+        f"networks.energy.{name}.write",
+        lambda net=energy_net, **a: net().write(**a),
+        lambda at=at: {"x": images(1, 2, *at), "steps": 1, "first_order": False, "checkpoint": False},
+        x=Array(),
+        steps=Integer(least=0, none=True),
+        first_order=Flag(),
+        checkpoint=Flag(),
+    )
+    record(
+        f"networks.energy.{name}.read",
+        lambda net=energy_net, **a: net().read(**a),
+        lambda at=at: {
+            "cue": images(1, 2, *at),
+            "weights": None,
+            "steps": 1,
+            "known": None,
+            "temperature": 0.0,
+            "generator": None,
+            "checkpoint": False,
+        },
+        cue=Array(),
+        weights=Values((3, "x", (3,), (torch.ones(1, 1),))),
+        steps=Integer(none=True),
+        known=Values((3, "x", torch.ones(1, 2, 8))),
+        temperature=Number(least=0),
+        generator=GENERATOR,
+        checkpoint=Flag(),
+    )
+    record(
+        f"networks.energy.{name}.energy",
+        lambda net=energy_net, **a: net().energy(**a),
+        lambda net=energy_net, at=at: {"x": images(1, 2, *at), "weights": net().initial},
+        x=Array(),
+        weights=Values((None, 3, "x", (3,))),
+    )
+    record(
+        f"networks.energy.{name}.precondition",
+        lambda net=energy_net, **a: net().precondition(**a),
+        lambda at=at: {"slope": images(1, 2, *at)},
+        slope=Array(last=False, flat=False),
+    )
+WHITE: dict[str, Any] = {"mean": Array(), "into": Array(), "out": Array()}
+record(
+    "networks.energy.Whitening",
+    E.Whitening,
+    lambda: {"mean": normal(4), "into": normal(4, 2), "out": normal(4, 2)},
+    **WHITE,
+)
+record(
+    "networks.energy.Whitening.of",
+    E.Whitening.of,
+    lambda: {"x": normal(5, 4), "rank": 2, "eps": 0.05},
+    x=Array(last=False, finite=True, empty=True),
+    rank=Integer(none=True),
+    eps=Number(least=0),
+)
+record(
+    "networks.energy.Whitening.empty", E.Whitening.empty, lambda: {"size": 4, "rank": 2}, size=Integer(), rank=Integer()
+)
+WHITENED = E.Whitening(normal(4), normal(4, 2), normal(4, 2))
+record("networks.energy.Whitening.forward", lambda **a: WHITENED(**a), lambda: {"x": normal(5, 4)}, x=Array())
+record(
+    "networks.energy.Whitening.precondition",
+    lambda **a: WHITENED.precondition(**a),
+    lambda: {"slope": normal(5, 4)},
+    slope=Array(),
+)
+
+record(
+    "codecs.Uint8.check_and_encode",
+    lambda **a: C.Uint8().check_and_encode(**a),
+    lambda: {"x": levels(2, *IMAGE)},
+    x=Array(finite=True, last=False),
+)

@@ -1,0 +1,432 @@
+"""Calls of ``functional``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from _call_record import record
+from bad_values import Array, Flag, Integer, Labels, Name, Number, Values
+from torch import Tensor, nn
+
+from avalanche_memplugins import functional as F
+
+ROWS = 5
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def signs(*shape: int) -> Tensor:
+    return normal(*shape).sign()
+
+
+def square(x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    return (x.flatten(2) - weights[0]).square().sum(-1)
+
+
+FREE = Array(last=False)
+GENERATOR = Values((3, "cpu", torch.Generator))
+LINEAR = nn.Linear(3, 4)
+BITS = Values((3, 0, True, "4", 1.5, None))
+
+
+def local(**more: Any) -> dict[str, Any]:
+    labels = torch.tensor([[0, 1], [2, 3]])
+    return {"features": normal(2, 2, 3), "labels": labels, "weights": normal(2, 2).abs(), "query": normal(2, 3), **more}
+
+
+LOCAL: dict[str, Any] = {
+    "features": Array(),
+    "labels": Labels(),
+    "weights": Array(),
+    "query": Array(),
+    "steps": Integer(least=0),
+    "lr": Number(above=0),
+    "beta": Number(least=0, most=1),
+    "active": Values((3, "x", torch.ones(4), torch.ones(3, dtype=torch.bool))),
+}
+
+record(
+    "functional.KeyTable",
+    F.KeyTable,
+    lambda: {"keys": normal(6, 3), "backend": "torch"},
+    keys=Array(last=False, finite=True, empty=True),
+    backend=Name(),
+)
+record(
+    "functional.KeyTable.search",
+    lambda **a: F.KeyTable(normal(6, 3)).search(**a),
+    lambda: {"queries": normal(2, 3), "k": 2, "max_bytes": 1 << 20},
+    queries=Array(finite=True),
+    k=Integer(),
+    max_bytes=Integer(huge=False),
+)
+record(
+    "functional.nearest",
+    F.nearest,
+    lambda: {"queries": normal(2, 3), "keys": normal(6, 3), "k": 2, "max_bytes": 1 << 20, "backend": "torch"},
+    queries=Array(finite=True),
+    keys=Array(last=False, finite=True, empty=True),
+    k=Integer(),
+    max_bytes=Integer(huge=False),
+    backend=Name(),
+)
+record(
+    "functional.adapt_linear",
+    F.adapt_linear,
+    lambda: local(weight=normal(4, 3), bias=normal(4), steps=1, lr=0.1, beta=0.0, active=None),
+    weight=Array(),
+    bias=Array(none=True),
+    **LOCAL,
+)
+record(
+    "functional.adapt_chain",
+    F.adapt_chain,
+    lambda: local(layers=[LINEAR], steps=1, lr=0.1, beta=0.0, active=None),
+    layers=Values((None, [], 3, [nn.ReLU()], ["x"], LINEAR.weight)),
+    **LOCAL,
+)
+record(
+    "functional.adapt_parameters",
+    F.adapt_parameters,
+    lambda: {
+        "forward": lambda p, x: torch.func.functional_call(LINEAR, p, x),
+        "parameters": dict(LINEAR.named_parameters()),
+        "neighbours": normal(2, 2, 3),
+        **{k: v for k, v in local(steps=1, lr=0.1, beta=0.0, active=None).items() if k != "features"},
+    },
+    forward=Values((None, 3, "x")),
+    parameters=Values((None, 3, "x", {}, {"a": 3}, [LINEAR.weight])),
+    neighbours=Array(last=False),
+    **{k: v for k, v in LOCAL.items() if k not in ("features", "active")},
+)
+record(
+    "functional.address_second_moment",
+    F.address_second_moment,
+    lambda: {"row_cov": 0.5 * torch.eye(3), "prior_row_cov": torch.eye(3), "noise_var": 0.1},
+    row_cov=Array(),
+    prior_row_cov=Array(),
+    noise_var=Number(above=0),
+)
+record(
+    "functional.auroc",
+    F.auroc,
+    lambda: {"scores": normal(4), "positive": torch.tensor([True, False, True, False])},
+    scores=Array(floats=False),
+    positive=Array(floats=False),
+)
+record(
+    "functional.bernoulli_nll",
+    F.bernoulli_nll,
+    lambda: {"logits": normal(2, 4), "x": normal(2, 4).sigmoid()},
+    logits=Array(),
+    x=Array(),
+)
+record(
+    "functional.gaussian_nll",
+    F.gaussian_nll,
+    lambda: {"mean": normal(2, 4), "log_variance": normal(2, 4), "x": normal(2, 4)},
+    mean=Array(),
+    log_variance=Array(flat=False),
+    x=Array(),
+)
+record(
+    "functional.kl_standard_normal",
+    F.kl_standard_normal,
+    lambda: {"mean": normal(2, 4), "log_variance": normal(2, 4)},
+    mean=Array(flat=False),
+    log_variance=Array(flat=False),
+)
+record(
+    "functional.kl_diagonal_normals",
+    F.kl_diagonal_normals,
+    lambda: {name: normal(2, 4) for name in ("mean", "log_variance", "prior_mean", "prior_log_variance")},
+    mean=Array(flat=False),
+    log_variance=Array(flat=False),
+    prior_mean=Array(flat=False),
+    prior_log_variance=Array(flat=False),
+)
+record(
+    "functional.decreasing_steps",
+    F.decreasing_steps,
+    lambda: {"first": torch.tensor(0.5), "ratios": normal(2), "steps": 3},
+    first=Values((0.5, None, "x", torch.ones(2), torch.tensor(1))),
+    ratios=FREE,
+    steps=Integer(),
+)
+record(
+    "functional.distinct_integers",
+    F.distinct_integers,
+    lambda: {"bound": 9, "count": 2, "generator": None},
+    bound=Integer(least=0),
+    count=Integer(least=0),
+    generator=GENERATOR,
+)
+record(
+    "functional.reservoir_slots",
+    F.reservoir_slots,
+    lambda: {"seen": 3, "batch": 2, "capacity": 4, "generator": None},
+    seen=Integer(least=0),
+    batch=Integer(least=0),
+    capacity=Integer(),
+    generator=GENERATOR,
+)
+record(
+    "functional.last_write_wins",
+    F.last_write_wins,
+    lambda: {"slots": torch.tensor([1, 2, 1])},
+    slots=Array(floats=False, last=False, integers=True),
+)
+record(
+    "functional.draw_low_rank",
+    F.draw_low_rank,
+    lambda: {
+        "mean": normal(2, 4),
+        "factors": normal(2, 3, 4),
+        "residual": normal(2, 4).abs(),
+        "noise": normal(2, 5, 3),
+        "diagonal_noise": normal(2, 5, 4),
+    },
+    mean=Array(),
+    factors=Array(),
+    residual=Array(none=True),
+    noise=Array(),
+    diagonal_noise=Array(),
+)
+record(
+    "functional.merge_low_rank",
+    F.merge_low_rank,
+    lambda: {"factors": normal(2, 3, 4), "residual": normal(2, 4).abs(), "growth": normal(2, 5, 4)},
+    factors=Array(),
+    residual=Array(),
+    growth=Array(),
+)
+record(
+    "functional.merge_moments",
+    F.merge_moments,
+    lambda: {"count": torch.tensor([0, 2]), "mean": normal(2, 4), "x": normal(2, 3, 4), "rows": torch.tensor([1, 3])},
+    count=Array(floats=False),
+    mean=Array(),
+    x=Array(),
+    rows=Array(floats=False),
+)
+record("functional.pack_triangle", F.pack_triangle, lambda: {"matrix": normal(2, 3, 3)}, matrix=Array(floats=False))
+record(
+    "functional.unpack_triangle",
+    F.unpack_triangle,
+    lambda: {"packed": normal(2, 6), "width": 3},
+    packed=Array(floats=False),
+    width=Integer(),
+)
+record("functional.symmetric_factors", F.symmetric_factors, lambda: {"scatter": torch.eye(3)}, scatter=Array())
+record(
+    "functional.energy_read",
+    F.energy_read,
+    lambda: {
+        "energy": square,
+        "cue": normal(1, 2, 3),
+        "weights": (normal(1, 1, 3),),
+        "step_sizes": torch.full((2,), 0.1),
+        "momenta": torch.zeros(2),
+        "precondition": None,
+        "known": None,
+        "temperature": 0.0,
+        "generator": None,
+        "low": 0.0,
+        "high": 1.0,
+        "checkpoint": False,
+    },
+    energy=Values((None, 3, "x")),
+    cue=Array(last=False),
+    weights=Values((None, 3, "x", (3,), [None])),
+    step_sizes=Array(),
+    momenta=Array(),
+    precondition=Values((3, "x")),
+    known=Values((3, "x", torch.ones(1, 2, 3), torch.ones(1, 2, 4, dtype=torch.bool))),
+    temperature=Number(least=0),
+    generator=GENERATOR,
+    low=Values(("x", None, float("nan"), True)),
+    high=Values(("x", None, float("nan"), 0.0, True)),
+    checkpoint=Flag(),
+)
+record(
+    "functional.energy_write",
+    F.energy_write,
+    lambda: {
+        "energy": square,
+        "x": normal(1, 2, 3),
+        "initial": (normal(1, 1, 3),),
+        "rates": torch.full((2, 1, 1), 0.1),
+        "first_order": False,
+        "checkpoint": False,
+    },
+    energy=Values((None, 3, "x")),
+    x=Array(last=False),
+    initial=Values((None, 3, "x", (3,), [None])),
+    rates=Array(last=False),
+    first_order=Flag(),
+    checkpoint=Flag(),
+)
+record(
+    "functional.reconstruction_loss",
+    F.reconstruction_loss,
+    lambda: {"iterates": [normal(1, 2, 3), normal(1, 2, 3)], "x": normal(1, 2, 3), "last": 1.0},
+    iterates=Values((None, 3, [], [normal(1, 2, 3)], [3, 4], "x")),
+    x=Array(),
+    last=Number(least=0),
+)
+record("functional.scaled_int8", F.scaled_int8, lambda: {"values": normal(2, 3)}, values=Array(last=False))
+record(
+    "functional.from_scaled_int8",
+    F.from_scaled_int8,
+    lambda: {"codes": torch.ones(2, 3, dtype=torch.int8), "step": torch.ones(2)},
+    codes=Array(floats=False, last=False),
+    step=Array(),
+)
+record(
+    "functional.round_to_int8",
+    F.round_to_int8,
+    lambda: {"values": normal(2, 3), "step": 0.1},
+    values=Array(last=False, flat=False),
+    step=Number(above=0),
+)
+record(
+    "functional.pack_bits",
+    F.pack_bits,
+    lambda: {"values": torch.ones(2, 3, dtype=torch.uint8), "bits": 4},
+    values=Array(floats=True, last=False),
+    bits=BITS,
+)
+record(
+    "functional.unpack_bits",
+    F.unpack_bits,
+    lambda: {"code": torch.ones(2, 2, dtype=torch.uint8), "bits": 4, "count": 3},
+    code=Array(floats=True),
+    bits=BITS,
+    count=Integer(least=0),
+)
+for rule in ("hebb_rule", "storkey_rule", "pseudo_inverse_rule"):
+    record(
+        f"functional.{rule}",
+        getattr(F, rule),
+        lambda rule=rule: {
+            "weights": torch.zeros(4, 4),
+            "patterns": signs(2, 4),
+            **({"whole_field": False} if rule == "storkey_rule" else {}),
+        },
+        weights=Array(),
+        patterns=Array(),
+        **({"whole_field": Flag()} if rule == "storkey_rule" else {}),
+    )
+record(
+    "functional.hopfield_recall",
+    F.hopfield_recall,
+    lambda: {
+        "weights": torch.ones(4, 4),
+        "cue": signs(2, 4),
+        "known": None,
+        "update": "synchronous",
+        "keep_diagonal": False,
+        "sweeps": 2,
+        "generator": None,
+    },
+    weights=Array(),
+    cue=Array(),
+    known=Values((3, "x", signs(2, 4), torch.ones(2, 3, dtype=torch.bool))),
+    update=Name(),
+    keep_diagonal=Flag(),
+    sweeps=Integer(),
+    generator=GENERATOR,
+)
+record(
+    "functional.modern_hopfield_read",
+    F.modern_hopfield_read,
+    lambda: {
+        "patterns": normal(3, 4),
+        "cue": normal(2, 4),
+        "beta": 1.0,
+        "similarity": "dot",
+        "known": None,
+        "steps": 1,
+        "threshold": None,
+    },
+    patterns=Array(empty=True),
+    cue=Array(),
+    beta=Number(above=0),
+    similarity=Name(),
+    known=Values((3, "x", signs(2, 4), torch.ones(2, 3, dtype=torch.bool))),
+    steps=Integer(),
+    threshold=Number(least=0, none=True),
+)
+record(
+    "functional.inverse_distance",
+    F.inverse_distance,
+    lambda: {"squared": normal(2, 3).square(), "eps": 1e-3},
+    squared=Array(last=False),
+    eps=Number(above=0),
+)
+record(
+    "functional.nearest_relative",
+    F.nearest_relative,
+    lambda: {"squared": normal(2, 3).square(), "width": 0.1, "eps": 1e-3},
+    squared=Array(last=False),
+    width=Number(above=0),
+    eps=Number(above=0),
+)
+KANERVA: dict[str, Any] = {"mean": Array(), "row_cov": Array(), "address": Array(), "code": Array()}
+for name in ("kanerva_posterior", "kanerva_unwrite"):
+    record(
+        f"functional.{name}",
+        getattr(F, name),
+        lambda name=name: {
+            "mean": normal(3, 4),
+            "row_cov": torch.eye(3),
+            "address": 0.1 * normal(2, 3),
+            "code": normal(2, 4),
+            "noise_var": 0.5,
+            **({"sequential": False} if name == "kanerva_posterior" else {}),
+        },
+        noise_var=Number(above=0),
+        **KANERVA,
+        **({"sequential": Flag()} if name == "kanerva_posterior" else {}),
+    )
+record(
+    "functional.kanerva_address",
+    F.kanerva_address,
+    lambda: {"mean": normal(3, 4), "code": normal(2, 4), "ridge": 1.0, "released": False},
+    mean=Array(),
+    code=Array(),
+    ridge=Number(above=0),
+    released=Flag(),
+)
+record(
+    "functional.kanerva_dynamic_write",
+    F.kanerva_dynamic_write,
+    lambda: {"mean": normal(3, 4), "row_cov": torch.eye(3), "code": normal(2, 4), "noise_var": 0.1, "ridge": 1.0},
+    mean=Array(),
+    row_cov=Array(),
+    code=Array(),
+    noise_var=Number(above=0),
+    ridge=Number(above=0),
+)
+record(
+    "functional.matrix_normal_kl",
+    F.matrix_normal_kl,
+    lambda: {"mean": normal(3, 4), "row_cov": torch.eye(3), "prior_mean": normal(3, 4), "prior_row_cov": torch.eye(3)},
+    mean=Array(),
+    row_cov=Array(),
+    prior_mean=Array(),
+    prior_row_cov=Array(),
+)
+record(
+    "functional.sample_latents",
+    F.sample_latents,
+    lambda: {"mu": normal(2, 3), "log_variance": normal(2, 3), "n": 2, "alpha_std": 0.5, "generator": None},
+    mu=Array(),
+    log_variance=Array(),
+    n=Integer(),
+    alpha_std=Number(least=0),
+    generator=GENERATOR,
+)

@@ -1,0 +1,707 @@
+"""Calls of ``memories``, ``memories.policies`` and ``memories.baselines``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from _call_record import record
+from bad_calls_codecs import NORMALISED, dynamic, kanerva
+from bad_calls_functional import normal
+from bad_values import (
+    Anything,
+    Array,
+    Flag,
+    Folder,
+    Integer,
+    Labels,
+    Name,
+    Number,
+    Seed,
+    Shape,
+    Thing,
+    Values,
+)
+from memories_and_plugins import RandomAutoencoder, RowMachine, energy_memory, vae_memory
+from torch import Tensor, nn
+
+from avalanche_memplugins import memories as M
+from avalanche_memplugins.codecs import StreamCodec, Uint8
+from avalanche_memplugins.memories import baselines as B
+from avalanche_memplugins.memories import policies as P
+from avalanche_memplugins.networks.energy import GatedEnergy
+
+ROWS, WIDTH = 4, 8
+HOLDER = tempfile.TemporaryDirectory()  # goes with the process
+TMP = Path(HOLDER.name)
+
+
+def x(rows: int = ROWS) -> Tensor:
+    """Rows that every memory here takes: pixels under the Normalize of ``PIXELS``."""
+    return (torch.rand(rows, WIDTH, generator=torch.Generator().manual_seed(3)) - 0.5) / 0.05
+
+
+def y(rows: int = ROWS) -> Tensor:
+    return torch.arange(rows) % 2
+
+
+def batches() -> list[Any]:
+    return [(x(), y(), torch.zeros(ROWS, dtype=torch.int64))]
+
+
+def written(make: Callable[[], Any]) -> Callable[[], Any]:
+    """Made and written to once: no call of the table changes it, and a test says so."""
+
+    @lru_cache(maxsize=1)
+    def memory() -> Any:
+        made = make()
+        if hasattr(made, "consolidate") and not isinstance(made, M.EnergyMemory):
+            made.consolidate(batches(), origin=0)
+        else:
+            made.write(x(), y(), 0)
+        return made
+
+    return memory
+
+
+HELD: dict[str, Callable[[], Any]] = {
+    "RandomMemory": written(lambda: M.RandomMemory(8, seed=1)),
+    "EpisodicMemory": written(lambda: M.EpisodicMemory(8, seed=1)),
+    "LatentMemory": written(
+        lambda: M.LatentMemory(8, codec=StreamCodec(RandomAutoencoder(), steps=1, mean=0.5, std=0.05))
+    ),
+    "GaussianMemory": written(lambda: M.GaussianMemory(rank=2, seed=1)),
+    "DynamicKanervaMemory": written(lambda: M.DynamicKanervaMemory(rows=3, seed=1)),
+    "KanervaMemory": written(lambda: M.KanervaMemory(RowMachine(), mean=0.5, std=0.05, seed=1)),
+    "VAEMemory": written(lambda: vae_memory(6)),
+    "EnergyMemory": written(lambda: energy_memory(cue=Uint8(lossy=True, mean=0.5, std=0.05))),
+}
+
+
+@lru_cache(maxsize=1)
+def tiny() -> GatedEnergy:
+    return GatedEnergy(WIDTH, writable=2, width=4, write_steps=1, read_steps=1)
+
+
+CODEC = Values((3, "x", Anything(), torch.ones(3), RandomAutoencoder))
+SHARED: dict[str, Any] = {"seed": Seed()}
+RANDOM: dict[str, Any] = {
+    "capacity": Integer(), "policy": Name(), "read": Name(), "replacement": Flag(), "codec": Name(),
+    "labels": Name(typo="int33"), "store_tasks": Flag(), "store_logits": Flag(),
+    "embedding": Values((3, "x", nn.Linear)), "keep": Name(), "storage": Values((3, None, "", b"x", "a\0b")),
+    "validate": Name(), "seed": Seed(),
+}  # fmt: skip
+
+
+def random_options(**more: Any) -> dict[str, Any]:
+    return {
+        "capacity": 8, "policy": "reservoir", "read": "uniform", "replacement": False, "codec": "raw",
+        "labels": "int32",
+        "store_tasks": True, "store_logits": False, "embedding": None, "keep": "both", "storage": "device",
+        "validate": "auto", "seed": 0, **more,
+    }  # fmt: skip
+
+
+record("memories.RandomMemory", M.RandomMemory, random_options, **RANDOM)
+record(
+    "memories.EpisodicMemory",
+    M.EpisodicMemory,
+    lambda: random_options(backend="torch", max_bytes=1 << 20),
+    backend=Name(),
+    max_bytes=Integer(huge=False),
+    **RANDOM,
+)
+record(
+    "memories.LatentMemory",
+    M.LatentMemory,
+    lambda: {**random_options(), "codec": StreamCodec(RandomAutoencoder(), steps=1)},
+    **{**RANDOM, "codec": Thing(), "store_logits": Values((True, 3, "no")), "embedding": Values((3, nn.Identity()))},
+)
+record(
+    "memories.GaussianMemory",
+    M.GaussianMemory,
+    lambda: {"rank": 2, "balance": "class", "codec": None, "seed": 0},
+    rank=Integer(least=0, none=True),
+    balance=Name(),
+    codec=CODEC,
+    **SHARED,
+)
+KANERVA: dict[str, Any] = {
+    "share": Name(), "label_scale": Number(above=0), "address": Name(), "read_steps": Integer(least=0),
+    "balance": Name(),
+}  # fmt: skip
+record(
+    "memories.DynamicKanervaMemory",
+    M.DynamicKanervaMemory,
+    lambda: {
+        "rows": 3,
+        "share": "class",
+        "noise_var": 0.1,
+        "prior_var": 1.0,
+        "address_std": 1.0,
+        "label_scale": 3.0,
+        "address": "fitted",
+        "read_steps": 0,
+        "balance": "class",
+        "prior": None,
+        "codec": None,
+        "seed": 0,
+    },
+    rows=Integer(),
+    noise_var=Number(above=0),
+    prior_var=Number(above=0),
+    address_std=Number(above=0),
+    prior=Values(
+        (
+            3,
+            "x",
+            [1.0],
+            torch.ones(2, 2),
+            torch.ones(3, 2).to_sparse(),
+            torch.ones(3, 2, device="meta"),
+            torch.ones(3, 2, dtype=torch.complex64),
+            torch.full((3, 2), float("nan")),
+        )
+    ),
+    codec=CODEC,
+    **KANERVA,
+    **SHARED,
+)
+record(
+    "memories.DynamicKanervaMemory.from_machine",
+    M.DynamicKanervaMemory.from_machine,
+    lambda: {"machine": dynamic()},
+    machine=Thing(),
+)
+record(
+    "memories.KanervaMemory",
+    M.KanervaMemory,
+    lambda: {
+        "machine": kanerva(),
+        "share": "class",
+        "label_scale": 3.0,
+        "address": "fitted",
+        "read_steps": 0,
+        "balance": "class",
+        "mean": 0.0,
+        "std": 1.0,
+        "seed": 0,
+    },
+    machine=Thing(),
+    **KANERVA,
+    **NORMALISED,
+    **SHARED,
+)
+
+
+def vae_network() -> Any:
+    return vae_memory(None).network
+
+
+record(
+    "memories.VAEMemory",
+    M.VAEMemory,
+    lambda: {
+        "network": vae_network(),
+        "prior": "fitted",
+        "steps": 1,
+        "batch_size": 4,
+        "lr": 1e-3,
+        "replay": "growing",
+        "replay_size": None,
+        "cache_bytes": 1 << 20,
+        "mean": 0.0,
+        "std": 1.0,
+        "codec": None,
+        "seed": 0,
+    },
+    network=Thing(),
+    prior=Name(),
+    steps=Integer(),
+    batch_size=Integer(),
+    lr=Number(above=0),
+    replay=Values(("grow", 1.0, -0.1, float("nan"), True, [0.5], Anything())),
+    replay_size=Integer(none=True),
+    cache_bytes=Integer(least=0),
+    codec=CODEC,
+    **NORMALISED,
+    **SHARED,
+)
+record(
+    "memories.EnergyMemory",
+    M.EnergyMemory,
+    lambda: {
+        "network": tiny(),
+        "slots": 4,
+        "slot_size": 2,
+        "cue": None,
+        "precision": "float16",
+        "by_class": False,
+        "label_bits": 0,
+        "write_steps": None,
+        "read_steps": None,
+        "temperature": 0.0,
+        "mean": 0.0,
+        "std": 1.0,
+        "codec": None,
+        "seed": 0,
+    },
+    network=Thing(),
+    slots=Integer(),
+    slot_size=Integer(),
+    cue=Values(("x", 0, True, 1.5, [3], Anything(), Uint8)),
+    precision=Name(),
+    by_class=Flag(),
+    label_bits=Integer(least=0),
+    write_steps=Integer(none=True),
+    read_steps=Integer(none=True),
+    temperature=Number(least=0),
+    codec=CODEC,
+    **NORMALISED,
+    **SHARED,
+)
+record(
+    "memories.EnergyMemory.from_pretrained",
+    M.EnergyMemory.from_pretrained,
+    lambda: {"name": "rehearsal-28"},
+    name=Folder(),
+)
+record(
+    "memories.DifferentiableNeuralDictionary",
+    M.DifferentiableNeuralDictionary,
+    lambda: {
+        "classes": 2,
+        "capacity": 4,
+        "features": 3,
+        "neighbours": 2,
+        "alpha": 0.1,
+        "delta": 1e-3,
+        "trainable": False,
+    },
+    classes=Integer(),
+    capacity=Integer(),
+    features=Integer(),
+    neighbours=Integer(),
+    alpha=Number(above=0, most=1),
+    delta=Number(above=0),
+    trainable=Flag(),
+)
+
+BUDGET: dict[str, Any] = {"nbytes": Integer(), "classes": Integer()}
+for name in ("RandomMemory", "EpisodicMemory"):
+    record(
+        f"memories.{name}.from_budget",
+        getattr(M, name).from_budget,
+        lambda: {"nbytes": 10_000, "shape": (WIDTH,), "dtype": torch.float32, "classes": 0},
+        nbytes=Integer(),
+        shape=Shape(),
+        dtype=Values((None, "float32", 3)),
+        classes=Integer(least=0),
+    )
+record(
+    "memories.LatentMemory.from_budget",
+    M.LatentMemory.from_budget,
+    lambda: {"nbytes": 10_000, "shape": (WIDTH,), "codec": StreamCodec(RandomAutoencoder(), steps=1)},
+    nbytes=Integer(),
+    shape=Shape(),
+    codec=Thing(),
+)
+for name in ("GaussianMemory", "DynamicKanervaMemory"):
+    record(
+        f"memories.{name}.from_budget",
+        getattr(M, name).from_budget,
+        lambda: {"nbytes": 10_000, "classes": 2, "shape": (WIDTH,), "codec": None},
+        nbytes=Integer(huge=False),
+        classes=Integer(),
+        shape=Shape(),
+        codec=CODEC,
+    )
+record(
+    "memories.VAEMemory.from_budget",
+    M.VAEMemory.from_budget,
+    lambda: {
+        "nbytes": 10_000,
+        "shape": (WIDTH,),
+        "classes": 2,
+        "conditional": True,
+        "code_size": 2,
+        "codec": None,
+        "seed": 0,
+    },
+    shape=Shape(),
+    conditional=Flag(),
+    code_size=Integer(),
+    codec=CODEC,
+    nbytes=Integer(huge=False),
+    classes=Integer(),
+    **SHARED,
+)
+record(
+    "memories.EnergyMemory.from_budget",
+    M.EnergyMemory.from_budget,
+    lambda: {"nbytes": 10_000, "network": tiny(), "shape": (WIDTH,), "classes": 2},
+    network=Thing(),
+    shape=Shape(),
+    **BUDGET,
+)
+
+for name, held in HELD.items():
+    rows_kind = Array(finite=True, floats=name not in ("RandomMemory", "EpisodicMemory"), empty=False)
+    record(
+        f"memories.{name}.check_rows", lambda held=held, **a: held().check_rows(**a), lambda: {"x": x()}, x=rows_kind
+    )
+    record(
+        f"memories.{name}.sample",
+        lambda held=held, **a: held().sample(**a),
+        lambda name=name: {"n": 2, **({"cue": None} if name == "EnergyMemory" else {})},
+        n=Integer(),
+        **(
+            {
+                "cue": Values(
+                    (
+                        3,
+                        "x",
+                        torch.ones(2, 3),
+                        torch.ones(2, WIDTH, device="meta"),
+                        torch.full((2, WIDTH), float("nan")),
+                    )
+                )
+            }
+            if name == "EnergyMemory"
+            else {}
+        ),
+    )
+    record(
+        f"memories.{name}.save",
+        lambda held=held, **a: held().save(**a),
+        lambda name=name: {"folder": TMP / name},
+        folder=Folder(),
+    )
+    record(
+        f"memories.{name}.load",
+        lambda held=held, **a: held().load(**a),
+        lambda held=held, name=name: {"folder": saved(held(), name)},
+        folder=Folder(),
+    )
+    if name == "VAEMemory":
+        continue
+    record(
+        f"memories.{name}.write",
+        lambda held=held, **a: held().write(**a),
+        lambda: {"x": x(), "y": y(), "t": 0, "origin": None},
+        x=rows_kind,
+        y=Labels(),
+        t=Values(
+            (
+                1.5,
+                "x",
+                True,
+                -1,
+                2**31,
+                [0],
+                torch.zeros(3, dtype=torch.int64),
+                torch.zeros(ROWS),
+                -torch.ones(ROWS, dtype=torch.int64),
+            )
+        ),
+        origin=Values((1.5, "x", True, -1, 2**31, [0], torch.zeros(3, dtype=torch.int64), torch.zeros(ROWS))),
+    )
+
+
+def saved(memory: Any, name: str) -> Path:
+    folder = TMP / name
+    if not folder.exists():
+        memory.save(folder)
+    return folder
+
+
+BATCHES = Values((None, 3, "x", [], [3], [(1, 2)], [(x(), 3, 0)], [(x(), y(3), y())], [(x().double(), -y(), y())]))
+for name in ("VAEMemory", "EnergyMemory", "LatentMemory"):
+    record(
+        f"memories.{name}.consolidate",
+        lambda name=name, **a: HELD[name]().consolidate(**a),
+        lambda: {"batches": batches(), "origin": 1},
+        {"batches": ("batches", "x", "y", "t")},
+        batches=BATCHES,
+        origin=Integer(least=0),
+    )
+record(
+    "memories.VAEMemory.bound",
+    lambda **a: HELD["VAEMemory"]().bound(**a),
+    lambda: {"x": x(), "y": y()},
+    x=Array(),
+    y=Labels(),
+)
+SLOTS = Values((None, 3, "x", [0], torch.tensor([0.5]), torch.tensor([99]), torch.tensor([-1]), torch.tensor(0)))
+for name in ("RandomMemory", "EpisodicMemory", "LatentMemory"):
+    record(
+        f"memories.{name}.rows",
+        lambda name=name, **a: HELD[name]().rows(**a),
+        lambda: {"slots": torch.tensor([0, 1])},
+        slots=SLOTS,
+    )
+    record(
+        f"memories.{name}.labels_of",
+        lambda name=name, **a: HELD[name]().labels_of(**a),
+        lambda: {"slots": torch.tensor([0, 1])},
+        slots=SLOTS,
+    )
+    record(
+        f"memories.{name}.prefetch", lambda name=name, **a: HELD[name]().prefetch(**a), lambda: {"n": 2}, n=Integer()
+    )
+record(
+    "memories.EpisodicMemory.nearest",
+    lambda **a: HELD["EpisodicMemory"]().nearest(**a),
+    lambda: {"x": x(), "k": 2, "task": None},
+    x=Array(finite=True),
+    k=Integer(),
+    task=Integer(least=0, none=True),
+)
+record(
+    "memories.EpisodicMemory.reembed", lambda **a: keyed().reembed(**a), lambda: {"batch_size": 2}, batch_size=Integer()
+)
+
+
+@lru_cache(maxsize=1)
+def keyed() -> M.EpisodicMemory:
+    memory = M.EpisodicMemory(8, embedding=nn.Linear(WIDTH, 2))
+    memory.write(x(), y(), 0)
+    return memory
+
+
+for name in ("DynamicKanervaMemory", "KanervaMemory"):
+    held = HELD[name]
+    record(
+        f"memories.{name}.read",
+        lambda held=held, **a: held().read(**a),
+        lambda: {"cue": x(), "steps": 1, "y": y()},
+        cue=Array(finite=True),
+        steps=Integer(),
+        y=Labels(none=True),
+    )
+    record(
+        f"memories.{name}.weights",
+        lambda held=held, **a: held().weights(**a),
+        lambda: {"x": x(), "y": y()},
+        x=Array(finite=True),
+        y=Labels(none=True),
+    )
+    record(
+        f"memories.{name}.generate",
+        lambda held=held, **a: held().generate(**a),
+        lambda held=held: {"weights": normal(2, held().rows), "slot": 0},
+        weights=Array(finite=True),
+        slot=Integer(least=0),
+    )
+    record(
+        f"memories.{name}.write_items",
+        lambda held=held, **a: held().write_items(**a),
+        lambda: {"x": x(), "y": y(), "t": 0, "origin": None},
+        x=Array(finite=True),
+        y=Labels(),
+    )
+    record(
+        f"memories.{name}.unwrite",
+        lambda held=held, **a: held().unwrite(**a),
+        lambda held=held: {"written": held().write_items(x(), y(), 0)},
+        written=Thing(),
+    )
+record(
+    "memories.KanervaMemory.forget",
+    lambda **a: HELD["KanervaMemory"]().forget(**a),
+    lambda: {"x": forgettable(), "y": y()},
+    x=Array(finite=True),
+    y=Labels(),
+)
+
+
+def forgettable() -> Tensor:
+    HELD["KanervaMemory"]().write(x(), y(), 0)
+    return x()
+
+
+record(
+    "memories.EnergyMemory.read",
+    lambda **a: HELD["EnergyMemory"]().read(**a),
+    lambda: {"cue": x(), "slots": None, "route": "match", "known": None, "steps": 1, "temperature": 0.0},
+    cue=Array(finite=True),
+    slots=Values((3, "x", [0], torch.tensor([0.5] * ROWS), torch.tensor([99] * ROWS))),
+    route=Name(),
+    known=Values((3, "x", torch.ones(ROWS, WIDTH), torch.ones(2, WIDTH, dtype=torch.bool))),
+    steps=Integer(none=True),
+    temperature=Number(least=0),
+)
+record(
+    "memories.EnergyMemory.novelty",
+    lambda **a: HELD["EnergyMemory"]().novelty(**a),
+    lambda: {"x": x(), "score": "slope"},
+    x=Array(finite=True),
+    score=Name(),
+)
+for method in ("lowest", "matching"):
+    record(
+        f"memories.EnergyMemory.{method}",
+        lambda method=method, **a: getattr(HELD["EnergyMemory"](), method)(**a),
+        lambda: {"patterns": x().sigmoid(), "known": None, "steps": None},
+        patterns=Array(),
+        known=Values((3, "x", torch.ones(ROWS, WIDTH))),
+        steps=Integer(none=True),
+    )
+record(
+    "memories.EnergyMemory.nearest",
+    lambda **a: HELD["EnergyMemory"]().nearest(**a),
+    lambda: {"patterns": x().sigmoid()},
+    patterns=Array(),
+)
+record(
+    "memories.EnergyMemory.slot_bytes",
+    lambda **a: HELD["EnergyMemory"]().slot_bytes(**a),
+    lambda: {"shape": (WIDTH,)},
+    shape=Shape(),
+)
+record(
+    "memories.EnergyMemory.weights",
+    lambda **a: HELD["EnergyMemory"]().weights(**a),
+    lambda: {"slots": torch.tensor([0])},
+    slots=SLOTS,
+)
+
+
+@lru_cache(maxsize=1)
+def dictionary() -> M.DifferentiableNeuralDictionary:
+    made = M.DifferentiableNeuralDictionary(2, 4, 3, neighbours=2)
+    made.write(normal(4, 3), y(), torch.ones(4))
+    return made
+
+
+record(
+    "memories.DifferentiableNeuralDictionary.write",
+    lambda **a: dictionary().write(**a),
+    lambda: {"key": normal(4, 3), "y": y(), "value": torch.ones(4)},
+    key=Array(finite=True),
+    y=Labels(),
+    value=Array(finite=True),
+)
+for method in ("read", "classify"):
+    record(
+        f"memories.DifferentiableNeuralDictionary.{method}",
+        lambda method=method, **a: getattr(dictionary(), method)(**a),
+        lambda: {"query": normal(2, 3)},
+        query=Array(finite=True),
+    )
+
+# ---------------------------------------------------------------- policies
+
+GROUPING = Name()
+record(
+    "memories.policies.Balanced",
+    P.Balanced,
+    lambda: {"grouping": "class", "replacement": False},
+    grouping=GROUPING,
+    replacement=Flag(),
+)
+record("memories.policies.GroupBalanced", P.GroupBalanced, lambda: {"grouping": "class"}, grouping=GROUPING)
+record("memories.policies.Uniform", P.Uniform, lambda: {"replacement": False}, replacement=Flag())
+
+# ---------------------------------------------------------------- baselines
+
+record(
+    "memories.baselines.HopfieldMemory",
+    B.HopfieldMemory,
+    lambda: {"size": 4, "rule": "hebb", "update": "synchronous", "keep_diagonal": False, "sweeps": 2, "seed": 0},
+    size=Integer(),
+    rule=Name(),
+    update=Name(),
+    keep_diagonal=Flag(),
+    sweeps=Integer(),
+    seed=Seed(),
+)
+record(
+    "memories.baselines.ModernHopfieldMemory",
+    B.ModernHopfieldMemory,
+    lambda: {
+        "size": 4,
+        "beta": 1.0,
+        "similarity": "dot",
+        "steps": 1,
+        "threshold": None,
+        "clamp": False,
+        "centre": 0.0,
+        "capacity": None,
+        "codec": None,
+        "shape": None,
+    },
+    size=Integer(),
+    beta=Number(above=0),
+    similarity=Name(),
+    steps=Integer(),
+    threshold=Number(least=0, none=True),
+    clamp=Flag(),
+    centre=Number(),
+    capacity=Integer(none=True),
+    codec=CODEC,
+    shape=Shape(none=True),
+)
+record(
+    "memories.baselines.ModernHopfieldMemory.from_budget",
+    B.ModernHopfieldMemory.from_budget,
+    lambda: {"nbytes": 1_000, "size": 4, "codec": None, "shape": None, "beta": 1.0},
+    nbytes=Integer(),
+    size=Integer(),
+    codec=CODEC,
+    shape=Shape(none=True),
+)
+record("memories.baselines.SlotMemory", B.SlotMemory, lambda: {"network": slot_network()}, network=Thing())
+
+
+def slot_network() -> Any:
+    from bad_calls_codecs import slots
+
+    return slots()
+
+
+def bits() -> Tensor:
+    return (normal(1, 2, WIDTH) > 0).float()
+
+
+def associative(name: str) -> Any:
+    made: Any = {
+        "HopfieldMemory": lambda: B.HopfieldMemory(WIDTH),
+        "ModernHopfieldMemory": lambda: B.ModernHopfieldMemory(WIDTH, beta=1.0),
+        "SlotMemory": lambda: B.SlotMemory(slot_network()),
+    }[name]()
+    made.write(bits())
+    return made
+
+
+for name in B.__all__:
+    record(
+        f"memories.baselines.{name}.write",
+        lambda name=name, **a: associative(name).write(**a),
+        lambda: {"patterns": bits()},
+        patterns=Array(finite=True, rows=True),
+    )
+    record(
+        f"memories.baselines.{name}.read",
+        lambda name=name, **a: associative(name).read(**a),
+        lambda: {"cue": bits(), "known": None},
+        cue=Array(finite=True, rows=True),
+        known=Values((3, "x", bits(), torch.ones(1, 2, 3, dtype=torch.bool))),
+    )
+
+for name in ("EnergyMemory", "KanervaMemory", "VAEMemory"):
+    record(
+        f"memories.{name}.normalise_as",
+        lambda name=name, **a: FRESH[name]().normalise_as(**a),
+        lambda: {"mean": 0.5, "std": 0.5},
+        **NORMALISED,
+    )
+FRESH: dict[str, Callable[[], Any]] = {
+    "EnergyMemory": lambda: M.EnergyMemory(tiny()),
+    "KanervaMemory": lambda: M.KanervaMemory(kanerva()),
+    "VAEMemory": lambda: M.VAEMemory(vae_network()),
+}

@@ -1,0 +1,488 @@
+"""Calls of ``plugins``, ``strategies``, ``metrics``, ``benchmarks``, ``pretrained``, ``checkpointing`` and ``lab``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from _call_record import record
+from bad_calls_codecs import NORMALISED, gated, mlp
+from bad_calls_memories import TMP
+from bad_values import Array, Flag, Folder, Integer, Name, Number, Seed, Shape, Thing, Values
+from memories_and_plugins import energy_memory
+from torch import nn
+
+from avalanche_memplugins import benchmarks as B
+from avalanche_memplugins import checkpointing as K
+from avalanche_memplugins import lab as L
+from avalanche_memplugins import metrics as M
+from avalanche_memplugins import plugins as P
+from avalanche_memplugins import pretrained as W
+from avalanche_memplugins import strategies as S
+from avalanche_memplugins.memories import EpisodicMemory, RandomMemory
+from avalanche_memplugins.networks import MLPVAE
+
+AMOUNT = Values((0, -1, True, 1.5, "grow", [3], float("nan")))
+CALLABLE = Values((3, "x"))
+LAYER = Values((3, "", ["features"], nn.Identity(), True))
+REPLAY: dict[str, Any] = {
+    "replay_size": AMOUNT, "write_every": Integer(), "write_at": Name(none=True, typo="iterations"),
+    "write_epochs": Name(), "batch_policy": Name(),
+    "replay_weight": Values((0.0, 1.0, -1, "grow", True, float("nan"), [0.5])), "labels": Name(), "augment": CALLABLE,
+    "at": LAYER, "origin": Name(), "prefetch": Flag(), "seed": Seed(),
+}  # fmt: skip
+OPTIONS: dict[str, Any] = {
+    "replay_size": None, "write_every": 1, "write_at": None, "write_epochs": "first", "batch_policy": "append",
+    "replay_weight": None, "labels": "memory", "augment": None, "at": None, "origin": "experience", "prefetch": False,
+    "seed": 0,
+}  # fmt: skip
+record(
+    "plugins.MemoryReplayPlugin",
+    P.MemoryReplayPlugin,
+    lambda: {"memory": RandomMemory(4), **OPTIONS},
+    memory=Thing(),
+    **REPLAY,
+)
+record(
+    "plugins.LatentReplayPlugin",
+    P.LatentReplayPlugin,
+    lambda: {"memory": RandomMemory(4), "at": "features", "freeze_below": True},
+    memory=Thing(),
+    at=Values((3, "", None, ["a"], True)),
+    freeze_below=Flag(),
+)
+record(
+    "plugins.EnergyReplayPlugin",
+    P.EnergyReplayPlugin,
+    lambda: {"memory": energy_memory(), "cue": "stored"},
+    memory=Thing(),
+    cue=Name(),
+)
+record(
+    "plugins.RandomMemoryPlugin",
+    P.RandomMemoryPlugin,
+    lambda: {
+        "mem_size": 4,
+        "write_every": 1,
+        "replay_size": None,
+        "policy": "ring",
+        "read": "uniform",
+        "codec": "raw",
+        "seed": 0,
+    },
+    mem_size=Integer(),
+    write_every=Integer(),
+    replay_size=AMOUNT,
+    policy=Name(),
+    read=Name(),
+    codec=Name(),
+    seed=Seed(),
+)
+record(
+    "plugins.DarkReplayPlugin",
+    P.DarkReplayPlugin,
+    lambda: {
+        "memory": RandomMemory(4, store_logits=True),
+        "alpha": 0.1,
+        "beta": 0.5,
+        "replay_size": None,
+        "augment": None,
+        "at": None,
+        "seed": 0,
+    },
+    memory=Thing(),
+    alpha=Number(least=0),
+    beta=Number(least=0),
+    replay_size=AMOUNT,
+    augment=CALLABLE,
+    at=LAYER,
+    seed=Seed(),
+)
+READING: dict[str, Any] = {
+    "memory": Thing(), "neighbours": Integer(), "key": LAYER, "writes": Flag(), "write_every": Integer(),
+    "max_bytes": Integer(huge=False), "backend": Name(),
+}  # fmt: skip
+READ: dict[str, Any] = {
+    "neighbours": 2,
+    "key": None,
+    "writes": False,
+    "write_every": 1,
+    "max_bytes": 1 << 20,
+    "backend": "torch",
+}
+record(
+    "plugins.LocalAdaptationPlugin",
+    P.LocalAdaptationPlugin,
+    lambda: {
+        "memory": EpisodicMemory(4),
+        **READ,
+        "steps": 1,
+        "lr": 0.1,
+        "beta": 0.0,
+        "kernel": "nearest_relative",
+        "adapt": 1,
+    },
+    steps=Integer(least=0),
+    lr=Number(above=0),
+    beta=Number(least=0, most=1),
+    kernel=Values(("nearest", "", 3, None, [1])),
+    adapt=Values((0, True, 1.5, None, "", [], [3])),
+    **READING,
+)
+record(
+    "plugins.NearestNeighbourPlugin",
+    P.NearestNeighbourPlugin,
+    lambda: {"memory": EpisodicMemory(4), **READ, "mix": 1.0, "kernel": "uniform"},
+    mix=Number(above=0, most=1),
+    kernel=Name(),
+    **READING,
+)
+record(
+    "plugins.LeanStepPlugin", P.LeanStepPlugin, lambda: {"train": True, "evaluate": True}, train=Flag(), evaluate=Flag()
+)
+record(
+    "plugins.TensorLoaderPlugin",
+    P.TensorLoaderPlugin,
+    lambda: {
+        "max_bytes": 1 << 20,
+        "assume_deterministic": False,
+        "augment": None,
+        "train": True,
+        "evaluate": True,
+        "seed": 0,
+    },
+    max_bytes=Integer(huge=False),
+    assume_deterministic=Flag(),
+    augment=CALLABLE,
+    train=Flag(),
+    evaluate=Flag(),
+    seed=Seed(),
+)
+
+# ---------------------------------------------------------------- strategies
+
+
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Linear(8, 4), nn.Linear(4, 2)
+
+
+def template(**more: Any) -> dict[str, Any]:
+    model = Head()
+    return {
+        "model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.1), "criterion": nn.CrossEntropyLoss(),
+        "train_mb_size": 2, "train_epochs": 1, "eval_mb_size": None, "device": "cpu", "plugins": None,
+        "evaluator": None, "eval_every": -1, **more,
+    }  # fmt: skip
+
+
+TEMPLATE: dict[str, Any] = {
+    "model": Thing(), "optimizer": Thing(), "criterion": Values((None, 3, "x")), "train_mb_size": Integer(),
+    "train_epochs": Integer(), "eval_mb_size": Integer(none=True), "device": Values((None, 3.5, "gpu0", "", [1])),
+    "plugins": Values((3, "x", [3], ["replay"])), "evaluator": Values((3, "x")), "eval_every": Integer(least=-1),
+}  # fmt: skip
+ROWS: dict[str, Any] = {
+    "mem_size": 4,
+    "replay_size": None,
+    "policy": "ring",
+    "read": "uniform",
+    "codec": "raw",
+    "seed": 0,
+}
+ROW_KINDS: dict[str, Any] = {
+    "mem_size": Integer(),
+    "replay_size": AMOUNT,
+    "policy": Name(),
+    "read": Name(),
+    "codec": Name(),
+    "seed": Seed(),
+}
+for name in ("RMA", "ExperienceReplay"):
+    record(
+        f"strategies.{name}",
+        getattr(S, name),
+        lambda: template(**ROWS, write_every=1, augment=None),
+        write_every=Integer(),
+        augment=CALLABLE,
+        **ROW_KINDS,
+        **TEMPLATE,
+    )
+record(
+    "strategies.DarkExperienceReplay",
+    S.DarkExperienceReplay,
+    lambda: template(**ROWS, alpha=0.1, beta=0.5, augment=None),
+    alpha=Number(least=0),
+    beta=Number(least=0),
+    augment=CALLABLE,
+    **ROW_KINDS,
+    **TEMPLATE,
+)
+record(
+    "strategies.MbPA",
+    S.MbPA,
+    lambda: template(
+        mem_size=4,
+        policy="ring",
+        codec="raw",
+        write_every=1,
+        replay=False,
+        neighbours=2,
+        steps=1,
+        lr=0.1,
+        beta=0.0,
+        kernel="nearest_relative",
+        adapt=1,
+        key=None,
+        max_bytes=1 << 20,
+        seed=0,
+    ),
+    mem_size=Integer(),
+    policy=Name(),
+    codec=Name(),
+    write_every=Integer(),
+    replay=Flag(),
+    neighbours=Integer(),
+    steps=Integer(least=0),
+    lr=Number(above=0),
+    beta=Number(least=0, most=1),
+    kernel=Values(("nearest", 3, None)),
+    adapt=Values((0, True, 1.5, None)),
+    key=LAYER,
+    max_bytes=Integer(huge=False),
+    seed=Seed(),
+    **TEMPLATE,
+)
+record(
+    "strategies.ProbabilisticRetrieval",
+    S.ProbabilisticRetrieval,
+    lambda: template(**ROWS, write_every=1),
+    write_every=Integer(),
+    **{**ROW_KINDS, "mem_size": Integer(none=True)},
+    **TEMPLATE,
+)
+record(
+    "strategies.ProbabilisticRetrieval.published",
+    S.ProbabilisticRetrieval.published,
+    lambda: {"autoencoder": MLPVAE(2, hidden=4), "classes": 3, "seed": 0, "evaluator": None},
+    autoencoder=Thing(),
+    classes=Integer(),
+    seed=Seed(),
+)
+record(
+    "strategies.VAEReplay",
+    S.VAEReplay,
+    lambda: template(
+        shape=(8,),
+        network=None,
+        classes=None,
+        labels="old_model",
+        prior="fitted",
+        steps=1,
+        batch_size=2,
+        lr=0.1,
+        mean=0.0,
+        std=1.0,
+        replay_size=None,
+        seed=0,
+    ),
+    shape=Shape(),
+    network=Values((3, "x", nn.Linear(2, 2), MLPVAE)),
+    classes=Integer(none=True),
+    labels=Name(),
+    prior=Name(),
+    steps=Integer(),
+    batch_size=Integer(),
+    lr=Number(above=0),
+    replay_size=AMOUNT,
+    seed=Seed(),
+    **NORMALISED,
+    **TEMPLATE,
+)
+record(
+    "strategies.EnergyRehearsal",
+    S.EnergyRehearsal,
+    lambda: template(
+        network="rehearsal-28",
+        budget=60_000,
+        shape=(1, 28, 28),
+        classes=2,
+        cue=7,
+        memory=None,
+        replay_from="stored",
+        mean=0.0,
+        std=1.0,
+        replay_size=None,
+        seed=0,
+    ),
+    network=Folder(),
+    budget=Integer(),
+    shape=Shape(),
+    classes=Integer(),
+    cue=Integer(none=True),
+    memory=Values((3, "x", [1])),
+    replay_from=Name(),
+    replay_size=AMOUNT,
+    seed=Seed(),
+    **NORMALISED,
+    **TEMPLATE,
+)
+
+# ---------------------------------------------------------------- metrics
+
+for name in ("MemoryBytes", "MemoryFixedBytes", "ReplayAccuracy", "ReplayBound"):
+    record(f"metrics.{name}", getattr(M, name), lambda: {"emit_at": "epoch"}, emit_at=Name())
+record(
+    "metrics.ReplayAgreement",
+    M.ReplayAgreement,
+    lambda: {"judge": None, "emit_at": "epoch"},
+    judge=CALLABLE,
+    emit_at=Name(),
+)
+record(
+    "metrics.memory_metrics",
+    M.memory_metrics,
+    lambda: {"minibatch": True, "epoch": False, "experience": False},
+    minibatch=Flag(),
+    epoch=Flag(),
+    experience=Flag(),
+)
+
+# ---------------------------------------------------------------- benchmarks
+
+FLAGS: dict[str, Any] = {"return_task_id": Flag()}
+record(
+    "benchmarks.SplitDigits",
+    B.SplitDigits,
+    lambda: {
+        "n_experiences": 5,
+        "return_task_id": False,
+        "seed": 0,
+        "fixed_class_order": None,
+        "shuffle": True,
+        "class_ids_from_zero_in_each_exp": False,
+        "class_ids_from_zero_from_first_exp": False,
+        "train_transform": None,
+        "eval_transform": None,
+    },
+    n_experiences=Integer(),
+    seed=Seed(),
+    fixed_class_order=Values((3, "x", [], [11], [0, 0], ["a"], [0.5])),
+    shuffle=Flag(),
+    class_ids_from_zero_in_each_exp=Flag(),
+    class_ids_from_zero_from_first_exp=Flag(),
+    train_transform=CALLABLE,
+    eval_transform=CALLABLE,
+    **FLAGS,
+)
+record(
+    "benchmarks.PermutedDigits",
+    B.PermutedDigits,
+    lambda: {"n_experiences": 2, "return_task_id": False, "seed": 0, "train_transform": None, "eval_transform": None},
+    n_experiences=Integer(),
+    seed=Seed(),
+    train_transform=CALLABLE,
+    eval_transform=CALLABLE,
+    **FLAGS,
+)
+record(
+    "benchmarks.get_benchmark",
+    B.get_benchmark,
+    lambda: {"name": "split-digits"},
+    {"name": ("name", "benchmark")},
+    **{"name": Name()},
+)
+record(
+    "benchmarks.data_root", B.data_root, lambda: {"root": TMP}, {"root": ("root", "data_root")}, root=Folder(none=True)
+)
+record(
+    "benchmarks.BenchmarkInfo.build",
+    lambda **a: B.get_benchmark("split-digits").build(**a),
+    lambda: {"n_experiences": 5, "seed": 0},
+    n_experiences=Integer(none=True),
+    seed=Seed(),
+)
+
+# ---------------------------------------------------------------- pretrained
+
+STATISTICS: dict[str, Any] = {"code_mean": torch.zeros(2), "code_std": torch.ones(2)}
+record("pretrained.load", W.load, lambda: {"name": "omniglot28-vae"}, **{"name": Folder()})
+record("pretrained.load_energy", W.load_energy, lambda: {"name": "rehearsal-28"}, **{"name": Folder()})
+record(
+    "pretrained.register_architecture",
+    W.register_architecture,
+    lambda: {"cls": type("Mine", (nn.Module,), {})},
+    cls=Values((None, 3, "x", nn.Linear(2, 2), int)),
+)
+record(
+    "pretrained.save",
+    W.save,
+    lambda: {
+        "name": TMP / "vae",
+        "autoencoder": mlp(),
+        "architecture": {"code_size": 2, "hidden": 4},
+        **STATISTICS,
+        "manifest": None,
+        "card": None,
+    },
+    autoencoder=Thing(),
+    architecture=Values((3, "x", [1])),
+    code_mean=Array(floats=False),
+    code_std=Array(floats=False),
+    manifest=Values((3, "x")),
+    card=Values((3, b"x")),
+    **{"name": Folder()},
+)
+record(
+    "pretrained.save_energy",
+    W.save_energy,
+    lambda: {"name": TMP / "energy", "network": gated(), "patterns": 2, "manifest": {}, "card": None},
+    network=Thing(),
+    patterns=Integer(),
+    manifest=Values((None, 3, "x")),
+    card=Values((3, b"x")),
+    **{"name": Folder()},
+)
+
+# ---------------------------------------------------------------- checkpointing
+
+
+def strategy() -> Any:
+    return S.ExperienceReplay(**{**template(), "mem_size": 4})
+
+
+def saved_run() -> Any:
+    folder = TMP / "run"
+    if not folder.exists():
+        K.save_run_state(strategy(), folder)
+    return folder
+
+
+record(
+    "checkpointing.save_run_state",
+    K.save_run_state,
+    lambda: {"strategy": strategy(), "folder": TMP / "run", "strict": True},
+    strategy=Thing(),
+    folder=Folder(),
+    strict=Flag(),
+)
+record(
+    "checkpointing.load_run_state",
+    K.load_run_state,
+    lambda: {"strategy": strategy(), "folder": saved_run(), "experiences": None, "missing_ok": False, "strict": True},
+    strategy=Thing(),
+    folder=Folder(),
+    experiences=Values((3,)),
+    missing_ok=Flag(),
+    strict=Flag(),
+)
+
+# ---------------------------------------------------------------- lab
+
+record("lab.ResultStore", L.ResultStore, lambda: {"folder": TMP / "results"}, folder=Folder())
+record(
+    "lab.compare",
+    lambda **a: L.compare(**a) if a["comparison"] != "right" else None,
+    lambda: {"comparison": "right"},
+    comparison=Values((None, 3, "x", L.Comparison)),
+)
