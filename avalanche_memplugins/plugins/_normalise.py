@@ -10,6 +10,7 @@ from avalanche.benchmarks.utils.transforms import TupleTransform
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
+from avalanche_memplugins.plugins._materialise.errors import Unsupported
 from avalanche_memplugins.plugins._materialise.known import flatten
 from avalanche_memplugins.plugins._materialise.resolve import Source, resolve
 
@@ -24,7 +25,10 @@ def normalisation_of(dataset: Any) -> Statistics | None:
     """
     if not isinstance(dataset, AvalancheDataset) or not len(dataset):
         return None
-    found = {_of_source(part.source) for part in resolve(dataset)}
+    try:
+        found = {_of_source(part.source) for part in resolve(dataset)}
+    except Unsupported:
+        return None
     return found.pop() if len(found) == 1 else None
 
 

@@ -299,7 +299,7 @@ def test_bad_arguments() -> None:
         memory().sample(3)
     mine = trained(1, steps=2)
     x, y = images((0, 1))
-    with pytest.raises(ValueError, match="y: a conditional network wants the classes"):
+    with pytest.raises(ValueError, match="y: expected the classes of the rows, as the network is conditional"):
         mine.bound(x)
     with pytest.raises(ValueError, match=r"y: expected classes seen so far, \[0, 1\], got \[2\]"):
         mine.bound(x, y + 1)

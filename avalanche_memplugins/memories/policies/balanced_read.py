@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional import distinct_integers
 from avalanche_memplugins.memories.policies._slot_groups import Integers, SlotGroups, numbers_within, water_level
 from avalanche_memplugins.memories.policies.write import Grouping
@@ -26,8 +27,8 @@ class Balanced:
     """
 
     def __init__(self, grouping: Grouping, *, replacement: bool = False) -> None:
-        self.grouping: Grouping | None = grouping
-        self.replacement = replacement
+        self.grouping: Grouping | None = check.choice("grouping", grouping, ("class", "task"))
+        self.replacement = check.flag("replacement", replacement)
         self.start(0)
 
     def start(self, capacity: int) -> None:
@@ -57,6 +58,8 @@ class Balanced:
 
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
         """Equal draws from every group."""
+        if self.replacement:
+            check.room("n", count, 8)
         held = self._held
         groups = len(held.sizes)
         if self.replacement or count <= held.smallest * groups:
