@@ -13,8 +13,8 @@ from avalanche.training.templates import SupervisedTemplate
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.memories import EnergyMemory
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins import EnergyReplayPlugin
 from avalanche_memplugins.pretrained import load_energy
 
@@ -33,7 +33,7 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
     :param criterion: loss function.
     :param network: name of an energy network that comes with the library, or a file that ``memplugins train-energy``
         wrote.
-    :param budget: bytes for slots, cues and labels.
+    :param budget: bytes for slots, cues and labels, a number or as in ``"100KB"``.
     :param shape: of one row.
     :param classes: how many are expected.
     :param cue: side of the thumbnail kept of each pattern.
@@ -66,7 +66,7 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         optimizer: Optimizer,
         criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
         network: str = "rehearsal-28",
-        budget: int = 100_000,
+        budget: int | str = 100_000,
         shape: Sequence[int] = (1, 28, 28),
         classes: int = 10,
         cue: int | None = 7,
@@ -85,7 +85,7 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         eval_every: int = -1,
         **base_kwargs: Any,
     ) -> None:
-        check.positive_integer("budget", budget)
+        budget = parse_bytes(budget)
         found = load_energy(network)
         ours: dict[str, Any] = {"slot_size": found.patterns, "cue": cue, "precision": "int8"}
         options = {**ours, "mean": mean, "std": std, "seed": seed, **(memory or {})}

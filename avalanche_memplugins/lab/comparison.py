@@ -7,10 +7,10 @@ import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import get_benchmark
 
-from .budget import parse_bytes
 from .settings import Settings
 from .spec import RunSpec
 from .strategies import ABSENT, STRATEGIES, StrategyInfo

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.benchmarks.registry import get_benchmark
 
-from .budget import parse_bytes
 from .comparison import check_strategy, label
 from .executors import Executor, executor_for
 from .result import RunResult

@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import Tensor
 
 from avalanche_memplugins import pretrained
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.benchmarks.roots import data_root
 from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec, Uint8
-from avalanche_memplugins.lab.budget import parse_bytes
 from avalanche_memplugins.lab.gallery_options import Gallery
 from avalanche_memplugins.memories import DynamicKanervaMemory, EnergyMemory, GaussianMemory, RandomMemory, VAEMemory
 from avalanche_memplugins.networks import ConditionalVAE, DynamicKanervaMachine

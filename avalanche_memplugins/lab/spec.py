@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import get_benchmark
 
-from .budget import parse_bytes
 from .models import MODELS
 from .strategies import STRATEGIES, StrategyInfo
 

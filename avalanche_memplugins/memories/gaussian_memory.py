@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.functional import (
     draw_low_rank,
     merge_low_rank,
@@ -72,7 +73,7 @@ class GaussianMemory(GenerativeMemory):
     @classmethod
     def from_budget(
         cls,
-        nbytes: int,
+        nbytes: int | str,
         *,
         classes: int,
         shape: tuple[int, ...] | None = None,
@@ -81,14 +82,14 @@ class GaussianMemory(GenerativeMemory):
     ) -> GaussianMemory:
         """The memory of the largest rank whose :attr:`nbytes` stay within a budget.
 
-        :param nbytes: the budget in bytes, everything that grows with the classes counted.
+        :param nbytes: the budget in bytes, a number or as in ``"2MB"``, everything that grows with the classes counted.
         :param classes: how many are expected; more of them take more bytes.
         :param shape: of one row of x; wanted without a codec.
         :param codec: as for :class:`GaussianMemory`.
         :param kwargs: its other arguments.
         :raises ValueError: if not even the variances fit.
         """
-        check.positive_integer("nbytes", nbytes)
+        nbytes = parse_bytes(nbytes, "nbytes")
         check.positive_integer("classes", classes)
         if codec is None and shape is None:
             raise ValueError("shape: a budget without a codec wants the shape of a row, got None")
