@@ -15,7 +15,7 @@ import pytest
 
 from avalanche_memplugins import __version__
 from avalanche_memplugins.cli import main
-from avalanche_memplugins.lab import MEMORIES, STRATEGIES, InProcess, executors, processes
+from avalanche_memplugins.lab import MEMORIES, STRATEGIES, InProcess, builders, executors, processes
 
 TINY = [
     *("compare", "--benchmarks", "split-digits", "--strategies", "naive", "rma", "--seeds", "2"),
@@ -75,7 +75,7 @@ def test_compare_from_the_command_to_the_files_and_on(
     [
         (["--strategies", "navie"], "error: strategy: no 'navie'; did you mean 'naive'?"),
         (["--benchmarks", "split-digit"], "error: benchmark: no 'split-digit'; did you mean 'split-digits'?"),
-        (["--seeds", "0"], "error: seeds: wants at least 1, got 0"),
+        (["--seeds", "0"], "error: seeds: expected an integer from 1 to 10000, got 0"),
         (["--jobs", "0"], "error: jobs: wants at least 1, got 0"),
         (["--baseline", "[red]"], "error: baseline: no '[red]'; there are naive"),
     ],
@@ -95,10 +95,9 @@ def test_a_failed_run_makes_the_exit_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executors, "open_executor", lambda **how: InProcess())
-    # Three experiences do not divide ten classes: the run itself finds out.
-    bad = [*TINY, "--experiences", "3", "--out", str(tmp_path)]
-    assert main(bad) == 1
-    assert "FAILED split-digits · rma · seed 1: ValueError: n_experiences" in capsys.readouterr().out
+    monkeypatch.setattr(builders, "build", lambda *args: 1 / 0)
+    assert main([*TINY, "--out", str(tmp_path)]) == 1
+    assert "FAILED split-digits · rma · seed 1: ZeroDivisionError" in capsys.readouterr().out
     assert all("Traceback" in json.loads(path.read_text())["error"] for path in (tmp_path / "runs").iterdir())
 
 

@@ -128,7 +128,9 @@ def _list(name: str, value: Any, length: int | None = None) -> list[Any]:
 
 def _number(name: str, value: Any, most: float = math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most or value == math.inf:
-        raise ValueError(f"{name}: expected finite numbers from 0{f' to {most}' * (most < math.inf)}, got {short(value)}")
+        raise ValueError(
+            f"{name}: expected finite numbers from 0{f' to {most}' * (most < math.inf)}, got {short(value)}"
+        )
     return float(value)
 
 

@@ -112,7 +112,7 @@ def test_rows_and_seeds_can_be_chosen(tiny: Path, tmp_path: Path, fake_executor:
     assert [(spec.strategy, spec.seed) for spec in fake_executor.asked] == [("er-4bit", seed) for seed in range(3)]
     with pytest.raises(ValueError, match="rows: no 'relpay'; did you mean 'replay'"):
         run(Reproduction(preset=str(tiny), rows=("relpay",), out=tmp_path))
-    with pytest.raises(ValueError, match="seeds: wants at least 1, got 0"):
+    with pytest.raises(ValueError, match="seeds: expected an integer from 1 to 10000, got 0"):
         run(Reproduction(preset=str(tiny), seeds=0, out=tmp_path))
 
 
@@ -145,7 +145,7 @@ def test_a_verdict_is_about_the_mean_and_every_run(
     [
         (("strategy: naive", "strategy: navie"), "preset tiny, row None: strategy: no 'navie'; did you mean 'naive'"),
         (("epochs: 1", "epoch: 1"), "preset tiny, row None: .*'epoch'"),
-        (("budget: 3KB", "budget: 3 cups"), "preset tiny, row replay: budget: wants bytes"),
+        (("budget: 3KB", "budget: 3 cups"), "preset tiny, row replay: budget: expected bytes"),
         (("expected: 50", "expected: fifty"), "preset tiny, row None, expected: wants a number above 0, got 'fifty'"),
         (("tolerance: 49", "tolerance: 0"), "preset tiny, row None, tolerance: wants a number above 0, got 0"),
         (("tolerance: 49", "note: x"), "preset tiny, row None: wants a field 'tolerance'"),

@@ -105,9 +105,9 @@ def test_jobs_are_checked_and_default_to_the_cores() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"threads": 0}, "threads: wants an integer >= 1, got 0"),
-        ({"gpus": -1.0}, r"gpus: wants a number >= 0, got -1\.0"),
-        ({"loggers": ("print",)}, "log: wants names from csv, tensorboard, wandb, got 'print'"),
+        ({"threads": 0}, "threads: expected an integer from 1 to 1024, got 0"),
+        ({"gpus": -1.0}, r"gpus: expected a number >= 0, got -1\.0"),
+        ({"loggers": ("print",)}, "log: no 'print'; there are csv, tensorboard, wandb"),
     ],
 )
 def test_settings_are_checked(setting: dict[str, object], message: str) -> None:

@@ -177,7 +177,7 @@ class _Section:
             "seeds": int(line["seeds"]),
             "accuracy": _percent(line["accuracy"], line["accuracy_half_width"]),
             "difference": "baseline" if is_baseline else _percent(line["difference"], sign="+"),
-            "bootstrap": "" if is_baseline or not math.isfinite(low) else f"{100 * low:+.1f} to {100 * high:+.1f}",
+            "interval": "" if is_baseline or not math.isfinite(low) else f"{100 * low:+.1f} to {100 * high:+.1f}",
             "forgetting": _percent(line["forgetting"], line["forgetting_half_width"]),
             "backward": _percent(line["backward_transfer"], line["backward_transfer_half_width"], sign="+"),
             "forward": _percent(line["forward_transfer"], line["forward_transfer_half_width"], sign="+"),
