@@ -76,7 +76,7 @@ def test_compare_from_the_command_to_the_files_and_on(
         (["--strategies", "navie"], "error: strategy: no 'navie'; did you mean 'naive'?"),
         (["--benchmarks", "split-digit"], "error: benchmark: no 'split-digit'; did you mean 'split-digits'?"),
         (["--seeds", "0"], "error: seeds: expected an integer from 1 to 10000, got 0"),
-        (["--jobs", "0"], "error: jobs: wants at least 1, got 0"),
+        (["--jobs", "0"], "error: jobs: expected at least 1, got 0"),
         (["--baseline", "[red]"], "error: baseline: no '[red]'; there are naive"),
     ],
 )

@@ -64,7 +64,7 @@ def test_baseline_is_replay_or_the_first_or_what_is_named() -> None:
         ({"benchmarks": ("permuted",)}, "benchmark: no 'permuted'; did you mean 'permuted-"),
         ({"strategies": ("navie",)}, "strategy: no 'navie'; did you mean 'naive'"),
         ({"baseline": "nave"}, "baseline: no 'nave'; did you mean 'naive'"),
-        ({"experiences": 0}, "n_experiences: wants an integer >= 1, got 0"),
+        ({"experiences": 0}, "n_experiences: expected an integer >= 1, got 0"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, object], message: str) -> None:

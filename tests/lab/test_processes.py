@@ -26,7 +26,7 @@ def fake_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Se
         "threads": os.environ.get("OMP_NUM_THREADS", "unset"),
         "wanted": str(settings.threads),
         "folder": str(store.folder),
-        "interrupt": str(signal.getsignal(signal.SIGINT) is signal.SIG_IGN),
+        "interrupt": str(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])),
     }
     time.sleep(0.05)
     pipe.send(RunResult(spec=spec, error="not done", environment=environment))
@@ -95,7 +95,7 @@ def test_no_runs_start_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_jobs_are_checked_and_default_to_the_cores() -> None:
-    with pytest.raises(ValueError, match="jobs: wants at least 1, got 0"):
+    with pytest.raises(ValueError, match="jobs: expected at least 1, got 0"):
         LocalProcesses(0)
     cores = len(os.sched_getaffinity(0))
     assert LocalProcesses().jobs == cores
@@ -118,6 +118,9 @@ def test_settings_are_checked(setting: dict[str, object], message: str) -> None:
 class _Pipe:
     def __init__(self) -> None:
         self.sent: list[RunResult] = []
+
+    def fileno(self) -> int:
+        return 2
 
     def send(self, result: RunResult) -> None:
         self.sent.append(result)
