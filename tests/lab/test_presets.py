@@ -146,14 +146,17 @@ def test_a_verdict_is_about_the_mean_and_every_run(
         (("strategy: naive", "strategy: navie"), "preset tiny, row None: strategy: no 'navie'; did you mean 'naive'"),
         (("epochs: 1", "epoch: 1"), "preset tiny, row None: .*'epoch'"),
         (("budget: 3KB", "budget: 3 cups"), "preset tiny, row replay: budget: expected bytes"),
-        (("expected: 50", "expected: fifty"), "preset tiny, row None, expected: expected a number above 0, got 'fifty'"),
+        (
+            ("expected: 50", "expected: fifty"),
+            "row None, expected: expected a number above 0, got 'fifty'",
+        ),
         (("tolerance: 49", "tolerance: 0"), "preset tiny, row None, tolerance: expected a number above 0, got 0"),
         (("tolerance: 49", "note: x"), "preset tiny, row None: expected a field 'tolerance'"),
         (("source: this test", "sauce: this test"), "preset tiny: expected no field 'sauce'"),
         (("label: replay", "label: None"), "preset tiny, rows: expected a label of its own for each"),
         (("seeds: 2", "seeds: 0"), "preset tiny, seeds: expected an integer >= 1, got 0"),
         (("strategy: naive", "seed: 1, strategy: naive"), "row None: expected no seed of its own"),
-        (("rows:", "rows: ["), "tiny.yaml is no YAML"),
+        (("rows:", "rows: ["), "tiny.yaml is no preset"),
     ],
 )
 def test_a_damaged_file_is_named_with_row_and_field(tiny: Path, change: tuple[str, str], message: str) -> None:

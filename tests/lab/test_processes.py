@@ -35,7 +35,7 @@ def fake_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Se
 def sleeping_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Settings, log: str) -> None:
     """Never ends by itself."""
     store.folder.mkdir(exist_ok=True)
-    threading.Thread(target=worker._die_with_the_parent, daemon=True).start()
+    threading.Thread(target=worker._die_with_the_reader, args=(pipe.fileno(),), daemon=True).start()
     (store.folder / "pids").write_text(f"{os.getpid()} {parent_process().pid}")
     time.sleep(600)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -246,5 +247,8 @@ def _environment(results: Sequence[RunResult]) -> list[tuple[str, str]]:
 
 def pictures(folder: Path) -> dict[str, bytes]:
     """The PNG files of a folder by their names in plain words; empty if there is no such folder."""
-    found = sorted(folder.glob("*.png")) if folder.is_dir() else []
-    return {path.stem.replace("_", " ").replace("-", " "): path.read_bytes() for path in found}
+    shown = {}
+    for path in sorted(folder.glob("*.png")) if folder.is_dir() else []:
+        with suppress(FileNotFoundError, IsADirectoryError):  # gone since it was listed
+            shown[path.stem.replace("_", " ").replace("-", " ")] = path.read_bytes()
+    return shown
