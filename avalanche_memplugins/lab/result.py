@@ -74,6 +74,8 @@ class RunResult:
                 raise ValueError(f"error: expected text or null, got {short(error)}")
             if values.get("key", spec.key) != spec.key:
                 raise ValueError(f"key: expected {spec.key}, got {short(values['key'])}")
+            if not isinstance(values["environment"], dict):
+                raise ValueError(f"environment: expected names and values, got {short(values['environment'])}")
             numbers = checked_numbers(values, spec.n_experiences, spec.n_experiences if error is None else 0)
             return cls(
                 spec=spec,
@@ -83,7 +85,7 @@ class RunResult:
                 warnings=tuple(_text("warnings", text) for text in _list("warnings", values["warnings"])),
                 environment={
                     _text("environment", name): _text("environment", value)
-                    for name, value in dict(values["environment"]).items()
+                    for name, value in values["environment"].items()
                 },
                 error=error,
             )
