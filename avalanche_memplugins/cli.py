@@ -79,6 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError:
             _drop_output()
         return 2
+    except RuntimeError as problem:
+        # Torch's own words for a size that somebody has asked for and nobody can hold.
+        if not any(word in str(problem) for word in ("allocate memory", "overflow", "out of memory")):
+            raise
+        _tell(MemoryError())
+        return 2
     except KeyboardInterrupt:
         return 130
 

@@ -65,8 +65,8 @@ def _unsuitable(spec: RunSpec) -> str | None:
 
     try:
         make_memory(spec)
-    except ValueError as problem:
-        return str(problem)
+    except (ValueError, RuntimeError, MemoryError) as problem:  # torch has a RuntimeError for what it cannot hold
+        return str(problem).partition("\n")[0] or "not enough memory"
     return None
 
 

@@ -37,8 +37,8 @@ def draw_gallery(options: Gallery, console: Console) -> list[Path]:
     parse_bytes(options.budget)
     if not 0 <= options.seed < 2**31:
         raise ValueError(f"seed: expected an integer from 0 to {2**31 - 1}, got {options.seed}")
-    check_writable(options.out)
     x, y = images(options)
+    check_writable(options.out)
     figures = {"replay": replay_figure(x, y, options)}
     figures |= reading_figures(x, options.seed)
     paths = []

@@ -260,10 +260,8 @@ def _state(training: Training) -> str:
     tensors |= {f"b{k}": v for k, v in training.best.items()} | {"g": training.generator.get_state()}
     numbers = [training.step, training.seconds, training.skipped, training.best_score, training.history]
     moments = training.optimizer.state_dict()["state"]
-    moments = {
-        number: {name: value.tolist() for name, value in sorted(held.items())} for number, held in moments.items()
-    }
-    return repr([{name: value.tolist() for name, value in sorted(tensors.items())}, numbers, moments])
+    tensors |= {f"m{number}{name}": value for number, held in moments.items() for name, value in held.items()}
+    return repr([{name: value.tolist() for name, value in sorted(tensors.items())}, numbers])
 
 
 @pytest.fixture
