@@ -43,7 +43,7 @@ class NumberTable:
         # A heading may be broken between its words.
         widths = [_GAP + max(map(cell_len, [*column[0].split(), *column[1:]])) for column in cells]
         # Short enough names leave room for two columns beside them.
-        pair = max((a + b for a, b in pairwise(widths)), default=0)
+        pair = max([max(widths, default=0), *(a + b for a, b in pairwise(widths))])
         words = [word for text in [self.name, *(text for text, _, _ in self.rows)] for word in text.split()]
         name = min(name, max(min(_NAME, max(map(cell_len, words), default=0)), room - pair))
         for part in _parts(widths, room - name):
