@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,8 +40,13 @@ def draw_gallery(options: Gallery, console: Console) -> list[Path]:
         raise ValueError(f"seed: expected an integer from 0 to {2**31 - 1}, got {options.seed}")
     x, y = images(options)
     check_writable(options.out)
-    figures = {"replay": replay_figure(x, y, options)}
-    figures |= reading_figures(x, options.seed)
+    try:
+        figures = {"replay": replay_figure(x, y, options)}
+        figures |= reading_figures(x, options.seed)
+    except ValueError:
+        with suppress(OSError):
+            options.out.rmdir()  # which was made for nothing
+        raise
     paths = []
     for name, figure in figures.items():
         path = options.out / f"{name}.png"
