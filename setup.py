@@ -54,5 +54,5 @@ setup(
         "test": ["quadprog", "pytest", "ruff", "mypy", "scipy-stubs", "pandas-stubs"],
         "docs": ["sphinx", "furo", "myst-parser"],
     },
-    entry_points={"console_scripts": ["memplugins = avalanche_memplugins.cli:main"]},
+    entry_points={"console_scripts": ["memplugins = avalanche_memplugins.__main__:run"]},
 )

@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, TextIO
 
 import tyro
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from avalanche_memplugins import __version__
+from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare, presets
 from avalanche_memplugins.lab.energy.options import EnergyTraining
@@ -40,6 +44,9 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Listing, tyro.conf.subcommand("list")]
 )
+COMMANDS = ("compare", "frontier", "reproduce", "gallery", "train-energy", "report", "list")
+_LONGEST = 1_000  # letters of an error
+_TEXT = 30  # columns that a line of the lists needs beside its name
 _ABOUT = (
     "Memory plugins for Avalanche: compare them, at equal bytes too, reproduce published numbers. "
     "`memplugins --version` tells the version."
@@ -50,11 +57,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``memplugins``.
 
     :param arguments: of the command line; None: those of this process.
-    :returns: exit status: 0; 1 if a run failed or a number was not reproduced; 2 for bad arguments; 130 after Ctrl-C.
+    :returns: exit status: 0; 1 if a run failed or a number was not reproduced; 2 for what cannot be done as asked (bad
+        arguments, damaged files, a full disk), told in one line; 130 after Ctrl-C; 141 if who reads the output has
+        left, as ``| head`` does.
+    :raises SystemExit: once help has been shown, or what is wrong with an option.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that is not Unicode still gets its table
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _prepare_output()
+        status = _done(given)
+        sys.stdout.flush()
+        return status
+    except _ReaderLeftError:
+        _drop_output()
+        return 141
+    except (ValueError, OSError, MemoryError) as problem:
+        with suppress(OSError):
+            _tell(problem)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+        return 2
+    except RuntimeError as problem:
+        # Torch's own words for a size that somebody has asked for and nobody can hold.
+        if not any(word in str(problem) for word in ("allocate memory", "overflow", "out of memory")):
+            raise
+        _tell(MemoryError())
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _done(given: list[str]) -> int:
+    """Do what the arguments say; gives the exit status."""
     if given == ["--version"]:
         print(f"memplugins {__version__}")
         return 0
@@ -64,47 +100,103 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given:
             raise
         return 2  # the help was shown, but nothing was asked for
-    console = Console()
-    try:
-        if isinstance(command, Listing):
-            show_lists(console)
-            return 0
-        if isinstance(command, Report):
-            console.print(Text("written: " + ", ".join(map(str, rewrite(command)))), soft_wrap=True)
-            return 0
-        if isinstance(command, Gallery):
-            # Brings in torch, for which the other commands' first lines need not wait.
-            from avalanche_memplugins.lab.gallery import draw_gallery
+    except BrokenPipeError as problem:
+        raise _ReaderLeftError from problem
+    console = _Screen()
+    if isinstance(command, Listing):
+        show_lists(console)
+        return 0
+    if isinstance(command, Report):
+        console.print(Text("written: " + ", ".join(map(str, rewrite(command, console)))), soft_wrap=True)
+        return 0
+    if isinstance(command, Gallery):
+        # Brings in torch, for which the other commands' first lines need not wait.
+        from avalanche_memplugins.lab.gallery import draw_gallery
 
-            draw_gallery(command, console)
-            return 0
-        if isinstance(command, EnergyTraining):
-            from avalanche_memplugins.lab.energy.train import Training
+        draw_gallery(command, console)
+        return 0
+    if isinstance(command, EnergyTraining):
+        from avalanche_memplugins.lab.energy.train import Training
 
-            training = Training(command)
-            score = training.run(console)
-            outcome = f"squared error {score.error:.3f} of the cue's {score.cue:.2f}, {score.wrong:.2f} entries wrong"
-            console.print(Text(f"{outcome}; written: {training.save()}"), soft_wrap=True)
-            return 0
-        if isinstance(command, Reproduction):
-            return 0 if all(verdict.reproduced for verdict in reproduce(command, console=console)) else 1
-        if isinstance(command, Frontier):
-            results, _ = draw_frontier(command, console=console)
-        else:
-            results = compare(command, console=console).results
-    except ValueError as problem:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(problem)), soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        training = Training(command)
+        score = training.run(console)
+        outcome = f"squared error {score.error:.3f} of the cue's {score.cue:.2f}, {score.wrong:.2f} entries wrong"
+        console.print(Text(f"{outcome}; written: {training.save()}"), soft_wrap=True)
+        return 0
+    if isinstance(command, Reproduction):
+        return 0 if all(verdict.reproduced for verdict in reproduce(command, console=console)) else 1
+    if isinstance(command, Frontier):
+        results, _ = draw_frontier(command, console=console)
+    else:
+        results = compare(command, console=console).results
     return 0 if all(result.ok for result in results) else 1
+
+
+class _ReaderLeftError(Exception):
+    """Nobody reads the output any more."""
+
+
+class _Screen(Console):
+    """Standard output. Rich by itself would end the process with status 1 when the reader leaves."""
+
+    def on_broken_pipe(self) -> None:
+        """As rich calls it."""
+        raise _ReaderLeftError
+
+
+# One character for one, so that tables stay straight on a terminal that is not Unicode.
+_STAND_INS = {
+    **dict.fromkeys("─━╌╴╶╸╺", "-"),
+    **dict.fromkeys("│┃", "|"),
+    **dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼", "+"),
+    **dict(zip("±·…○●✗", "~-.o*x", strict=True)),
+}
+
+
+def _stand_in(problem: UnicodeError) -> tuple[str, int]:
+    if not isinstance(problem, UnicodeEncodeError):
+        raise problem
+    found = problem.object[problem.start : problem.end]
+    return "".join(_STAND_INS.get(letter, "?") for letter in found), problem.end
+
+
+def _prepare_output() -> None:
+    """Standard output and error that take whatever is written, closed ones and old terminals, too."""
+    codecs.register_error("memplugins", _stand_in)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="memplugins")
+
+
+def _drop_output() -> None:
+    """Drop what cannot be written: Python would try again at its end, and complain."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(problem: BaseException) -> None:
+    """One line on standard error, whatever a file's contents have put into the message."""
+    if isinstance(problem, MemoryError):
+        text = "not enough memory for what was asked"
+    elif isinstance(problem, OSError) and problem.strerror:
+        text = f"{problem.filename}: {problem.strerror}" if problem.filename is not None else problem.strerror
+    else:
+        text = str(problem)
+    text = "".join(letter if letter.isprintable() else " " for letter in text[:_LONGEST])
+    line = Text.assemble(("error: ", "bold red"), " ".join(text.split()))
+    Console(stderr=True).print(line, soft_wrap=True)
 
 
 def _parsed(arguments: list[str]) -> Command:
     """The command with its options.
 
+    :raises ValueError: if there is no command of that name.
     :raises SystemExit: once help, or what is wrong, has been shown.
     """
+    if arguments and not arguments[0].startswith("-"):
+        look_up("command", arguments[0], dict.fromkeys(COMMANDS))
     wants_help = {"-h", "--help"} & set(arguments)
     with redirect_stdout(_Wrapped(sys.stdout)) if wants_help else nullcontext():
         return tyro.cli(
@@ -138,29 +230,43 @@ def _broken(line: str, width: int) -> str:
 
 def show_lists(console: Console) -> None:
     """Print what there is, by name."""
-    strategies = _table("strategies")
-    for strategy in STRATEGIES.values():
-        note = f"; note: {strategy.note}" if strategy.note else ""
-        strategies.add_row(strategy.name, Text(strategy.summary + note))
-    absent = _table("left out")
-    for one in ABSENT:
-        absent.add_row(one.name, Text(one.reason))
-    memories = _table("memories")
-    for memory in MEMORIES:
-        memories.add_row(memory.name, memory.summary)
-    benchmarks = _table("benchmarks")
+    strategies = [(one.name, one.summary + (f"; note: {one.note}" if one.note else "")) for one in STRATEGIES.values()]
+    benchmarks = []
     for info in BENCHMARKS.values():
         source = "comes with scikit-learn" if info.local else "from MEMPLUGINS_DATA, or downloaded"
-        benchmarks.add_row(info.name, f"{info.summary}; {info.scenario}; {source}")
-    published = _table("presets")
+        benchmarks.append((info.name, f"{info.summary}; {info.scenario}; {source}"))
+    published = []
     for name in presets.names():
         preset = presets.load_preset(name)
-        published.add_row(name, f"{preset.summary}; about {preset.minutes:g} min a seed on one core")
-    console.print(strategies, absent, memories, benchmarks, published, sep="\n\n")
+        published.append((name, f"{preset.summary}; about {preset.minutes:g} min a seed on one core"))
+    lists = {
+        "strategies": strategies,
+        "left out": [(one.name, one.reason) for one in ABSENT],
+        "memories": [(memory.name, memory.summary) for memory in MEMORIES],
+        "benchmarks": benchmarks,
+        "presets": published,
+    }
+    for number, (title, lines) in enumerate(lists.items()):
+        if number:
+            console.print("\n")
+        console.print(Text(title, "bold"))
+        console.print(_named(lines, console.width))
 
 
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+def _named(lines: Sequence[tuple[str, str]], width: int) -> RenderableType:
+    """Names beside what they are; on a narrow screen above it."""
+    longest = max(len(name) for name, _ in lines)
+    if longest + _TEXT > width:
+        return Group(
+            *(
+                part
+                for name, text in lines
+                for part in (Text(name, "cyan", overflow="fold"), Padding(Text(text), (0, 0, 0, 2)))
+            )
+        )
+    table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True, style="cyan", min_width=16)
     table.add_column()
+    for name, text in lines:
+        table.add_row(name, Text(text))
     return table

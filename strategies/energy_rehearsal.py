@@ -13,9 +13,10 @@ from avalanche.training.templates import SupervisedTemplate
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins import _checks as check
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.memories import EnergyMemory
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins import EnergyReplayPlugin
 from avalanche_memplugins.pretrained import load_energy
 from avalanche_memplugins.strategies._arguments import check_template
@@ -36,7 +37,7 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
     :param criterion: loss function.
     :param network: name of an energy network that comes with the library, or a file that ``memplugins train-energy``
         wrote.
-    :param budget: bytes for slots, cues and labels.
+    :param budget: bytes for slots, cues and labels, a number or as in ``"100KB"``.
     :param shape: of one row.
     :param classes: how many are expected.
     :param cue: side of the thumbnail kept of each pattern.
@@ -69,7 +70,7 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         optimizer: Optimizer,
         criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
         network: str = "rehearsal-28",
-        budget: int = 100_000,
+        budget: int | str = 100_000,
         shape: Sequence[int] = (1, 28, 28),
         classes: int = 10,
         cue: int | None = 7,
@@ -108,7 +109,7 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         if memory is not None and not isinstance(memory, dict):
             raise TypeError(f"memory: expected arguments of EnergyMemory by name, or None, got {check.show(memory)}")
         check.choice("replay_from", replay_from, ("stored", "current"))
-        check.positive_integer("budget", budget)
+        budget = parse_bytes(budget)
         found = load_energy(network)
         ours: dict[str, Any] = {"slot_size": found.patterns, "cue": cue, "precision": "int8"}
         options = {**ours, "mean": mean, "std": std, "seed": seed, **(memory or {})}

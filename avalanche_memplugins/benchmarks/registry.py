@@ -25,6 +25,8 @@ class BenchmarkInfo:
     :param mean: pixel mean by which the images are normalised, one a channel.
     :param std: pixel standard deviation likewise; with ``mean`` it is what the codec ``Uint8`` wants.
     :param local: whether the data comes with the installation; else from the data root.
+    :param parts: classes that the experiences share out, so that their number divides it; 0: any number will do.
+    :param files: what has to be in the data root for the benchmark to be there, by their paths.
     :param draws_rows: whether the factory takes ``train_rows`` and ``test_rows``.
     :param settings: further keywords of the factory that make this benchmark, as pairs.
     """
@@ -40,6 +42,8 @@ class BenchmarkInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     local: bool
+    parts: int = 0
+    files: tuple[str, ...] = ()
     draws_rows: bool = False
     settings: tuple[tuple[str, Any], ...] = ()
 
@@ -66,14 +70,17 @@ _DIGITS_STD = (240 / 255,)
 _HERE = __package__
 # What all streams of these images share.
 _GREY: dict[str, Any] = {"input_shape": (1, 28, 28), "epochs": 1, "local": False, "draws_rows": True}
-_MNIST = {**_GREY, "mean": (0.1307,), "std": (0.3081,)}
-_FASHION = {**_GREY, "mean": (0.2860,), "std": (0.3530,)}
+_IDX = tuple(f"raw/{side}-{part}-ubyte" for side in ("train", "t10k") for part in ("images-idx3", "labels-idx1"))
+_MNIST = {**_GREY, "mean": (0.1307,), "std": (0.3081,), "files": tuple(f"MNIST/{file}" for file in _IDX)}
+_FASHION = {**_GREY, "mean": (0.2860,), "std": (0.3530,), "files": tuple(f"FashionMNIST/{file}" for file in _IDX)}
+_CIFAR = tuple(f"cifar-10-batches-py/{part}" for part in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"))
 
 BENCHMARKS: Mapping[str, BenchmarkInfo] = {
     info.name: info
     for info in (
         BenchmarkInfo(
             name="split-digits",
+            parts=10,
             summary="scikit-learn's digits, 5 x 2 classes",
             factory=f"{_HERE}.split_digits:SplitDigits",
             scenario="class-incremental",
@@ -100,6 +107,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         ),
         BenchmarkInfo(
             name="split-mnist",
+            parts=10,
             summary="MNIST, 5 x 2 classes",
             factory=f"{_HERE}.in_memory:split_mnist_tensors",
             scenario="class-incremental",
@@ -118,6 +126,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         ),
         BenchmarkInfo(
             name="split-fmnist",
+            parts=10,
             summary="Fashion-MNIST, 5 x 2 classes",
             factory=f"{_HERE}.in_memory:split_fmnist_tensors",
             scenario="class-incremental",
@@ -127,6 +136,8 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         ),
         BenchmarkInfo(
             name="split-cifar10",
+            files=_CIFAR,
+            parts=10,
             summary="CIFAR-10, 5 x 2 classes",
             factory=f"{_HERE}.local:split_cifar10",
             scenario="class-incremental",
@@ -140,6 +151,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         ),
         BenchmarkInfo(
             name="split-mnist-domain",
+            parts=10,
             summary="MNIST, 5 x 2 classes, each time told as 0 and 1",
             factory=f"{_HERE}.in_memory:split_mnist_tensors",
             scenario="domain-incremental",
@@ -150,6 +162,7 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         ),
         BenchmarkInfo(
             name="split-mnist-task",
+            parts=10,
             summary="MNIST, 5 x 2 classes, the task told in tests",
             factory=f"{_HERE}.in_memory:split_mnist_tensors",
             scenario="task-incremental",
@@ -180,6 +193,8 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         ),
         BenchmarkInfo(
             name="split-cifar10-features",
+            files=("cifar10-lite0-128.safetensors",),
+            parts=10,
             summary="CIFAR-10 behind a frozen EfficientNet-Lite0, 5 x 2 classes",
             factory=f"{_HERE}.in_memory:split_cifar10_features",
             scenario="class-incremental",
@@ -194,6 +209,8 @@ BENCHMARKS: Mapping[str, BenchmarkInfo] = {
         ),
         BenchmarkInfo(
             name="split-omniglot",
+            parts=964,
+            files=("omniglot-py/images_background",),
             summary="Omniglot's background set, 4 x 241 characters",
             factory=f"{_HERE}.omniglot:split_omniglot",
             scenario="class-incremental",

@@ -19,13 +19,14 @@ from avalanche_memplugins.benchmarks.streams import assemble, tell_order
 from avalanche_memplugins.plugins import DarkReplayPlugin, LocalAdaptationPlugin, NearestNeighbourPlugin
 
 from . import baseline_builders
-from .built import LABEL_BYTES, Built, Setting
+from .built import Built, Setting
 from .memory_factory import make_memory
 from .models import MODELS
 from .multi_task import TaskMasked, task_classes
 from .served_tests import ServedTests
 from .spec import OPTIMIZERS, RunSpec
 from .strategies import OURS, STRATEGIES
+from .strategy_info import LABEL_BYTES
 
 __all__ = ["Built", "StopAfter", "build", "open_benchmark", "write_every"]
 

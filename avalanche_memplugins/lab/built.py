@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from .spec import RunSpec
 
-# A label and a task label of eight bytes each, kept with every float32 image.
-LABEL_BYTES = 16
-
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from .before import check_before
 from .comparison import Comparison
-from .display import display_for
 from .executors import Executor, executor_for
 from .result import RunResult
-from .rewrite import note
-from .runner import run_all
+from .rewrite import FILES, note
+from .spec import RunSpec
 from .store import ResultStore
-from .sweep import say
+from .sweep import say, sweep, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,19 +54,22 @@ def compare(comparison: Comparison, *, console: Console | None = None, executor:
     address, jobs, settings = comparison.ray_address, comparison.jobs, comparison.settings()
     with executor_for(executor, ray_address=address, jobs=jobs, settings=settings) as does:
         store = ResultStore(comparison.out / "runs")
-        keys = [spec.key for spec in specs]
-        note(comparison.out, command=comparison.command(), baseline=comparison.baseline_name(), runs=keys)
-        try:
-            with display_for(console, specs, min(does.jobs, len(specs))) as display:
-                results = run_all(specs, store, does, display.show)
-        except KeyboardInterrupt:
-            done = sum(1 for spec in specs if (known := store.get(spec)) is not None and known.ok)
-            say(
-                console,
-                f"stopped: {done} of {len(specs)} runs are kept in {store.folder}; the same command goes on from there",
-            )
-            raise
+        check_before(specs, comparison.out, settings, here=address is None)
+        _note(comparison, specs, console)
+        results = sweep(specs, store, console, does)
     return _report(comparison, results, store, console)
+
+
+def _note(comparison: Comparison, specs: Sequence[RunSpec], console: Console) -> None:
+    kept = note(
+        comparison.out,
+        command=comparison.command(),
+        baseline=comparison.baseline_name(),
+        runs=[spec.key for spec in specs],
+        files=FILES,
+    )
+    if kept is not None:
+        say(console, f"the report of an earlier comparison is kept in {kept}")
 
 
 def _report(comparison: Comparison, results: list[RunResult], store: ResultStore, console: Console) -> Outcome:
@@ -74,14 +78,13 @@ def _report(comparison: Comparison, results: list[RunResult], store: ResultStore
     from .files import write_files
 
     baseline = comparison.baseline_name()
+    # Again, since another command may have begun on this folder meanwhile.
+    _note(comparison, comparison.specs(), console)
     written = write_files(comparison.out, results, baseline, command=comparison.command())
     if written.files:
         for part in report.tables(written.summary, comparison.specs(), baseline):
             console.print(part)
-    for part in report.failures(results, [str(store.path(result.spec)) for result in results]):
-        console.print(part, soft_wrap=True)
-    for warning in dict.fromkeys(text for result in results for text in result.warnings):
-        console.print(Text(f"warned: {warning}", "yellow"), soft_wrap=True)
+    tell(console, results, store)
     for remark in written.notes:
         console.print(Text(remark, "dim"), soft_wrap=True)
     if written.files:

@@ -7,13 +7,15 @@ import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import get_benchmark
 
-from .budget import parse_bytes
 from .settings import Settings
 from .spec import RunSpec
 from .strategies import ABSENT, STRATEGIES, StrategyInfo
+
+MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +67,21 @@ class Comparison:
     """Ray cluster that does the runs, such as auto or HOST:PORT; by default this machine's processes do."""
     log: tuple[str, ...] = ()
     """Avalanche's loggers, written to the folder `logs`: csv, tensorboard, wandb."""
+    data_root: Path | None = None
+    """Folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given."""
     out: Path = Path("results/compare")
-    """Folder for results, tables and pictures."""
+    """Folder for results, tables and pictures. Other options give another report; the earlier one is then kept in
+    `earlier` within it."""
 
     def specs(self) -> list[RunSpec]:
         """All runs, seed by seed, so that whole comparisons are done early.
 
         :raises ValueError: naming the setting that is out of range or unknown.
         """
-        if self.seeds < 1:
-            raise ValueError(f"seeds: wants at least 1, got {self.seeds}")
+        check_seeds(self.seeds)
         for field in ("benchmarks", "strategies"):
             if not getattr(self, field):
-                raise ValueError(f"{field}: wants at least one name, got none")
+                raise ValueError(f"{field}: expected at least one name, got none")
         self.baseline_name()
         budget = None if self.budget is None else parse_bytes(self.budget)
         for strategy in self.strategies:
@@ -109,7 +113,7 @@ class Comparison:
 
         :raises ValueError: naming the setting that is out of range or unknown.
         """
-        return Settings(threads=self.threads, gpus=self.gpus, loggers=self.log)
+        return Settings(threads=self.threads, gpus=self.gpus, loggers=self.log, data_root=self.data_root)
 
     def command(self) -> str:
         """The command line that makes this comparison: what is not at its default."""
@@ -133,6 +137,12 @@ class Comparison:
 
 def _or(value: int | None, default: int) -> int:
     return default if value is None else value
+
+
+def check_seeds(seeds: int) -> None:
+    """Raise ``ValueError`` unless so many seeds can be run."""
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= MOST_SEEDS:
+        raise ValueError(f"seeds: expected an integer from 1 to {MOST_SEEDS}, got {seeds!r}")
 
 
 def check_strategy(name: str) -> StrategyInfo:

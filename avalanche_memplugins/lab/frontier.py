@@ -9,26 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.benchmarks.registry import get_benchmark
 
-from .budget import parse_bytes
-from .comparison import check_strategy, label
+from .before import check_before, unsuitable
+from .comparison import check_seeds, check_strategy, label
 from .executors import Executor, executor_for
+from .number_table import NumberTable
 from .result import RunResult
+from .rewrite import note
 from .settings import Settings
 from .spec import RunSpec
-from .store import write_whole
-from .strategies import OURS, STRATEGIES
-from .sweep import say, sweep
+from .store import ResultStore, write_whole
+from .strategies import STRATEGIES
+from .sweep import say, sweep, tell
 
 if TYPE_CHECKING:
     import pandas as pd
 
+FILES = ("frontier.csv", "frontier.png")
 LINES = ("naive", "joint")  # no memory, and all of the stream: lines across the picture
 
 
@@ -90,6 +92,8 @@ class Frontier:
     """Share of a GPU that a run takes; 0 trains on the CPU."""
     ray_address: str | None = None
     """Ray cluster that does the runs, such as auto or HOST:PORT; by default this machine's processes do."""
+    data_root: Path | None = None
+    """Folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given."""
     out: Path = Path("results/frontier")
     """Folder for results, table and picture."""
 
@@ -98,11 +102,10 @@ class Frontier:
 
         :raises ValueError: naming the setting that is out of range or unknown.
         """
-        if self.seeds < 1:
-            raise ValueError(f"seeds: wants at least 1, got {self.seeds}")
+        check_seeds(self.seeds)
         for field in ("strategies", "budgets"):
             if not getattr(self, field):
-                raise ValueError(f"{field}: wants at least one, got none")
+                raise ValueError(f"{field}: expected at least one, got none")
         budgets = sorted({parse_bytes(text, "budgets") for text in self.budgets})
         for strategy in self.strategies:
             if check_strategy(strategy).sized == "no":
@@ -111,7 +114,7 @@ class Frontier:
         points: list[tuple[str, int | None]] = [(line, None) for line in LINES]
         for strategy in dict.fromkeys(self.strategies):
             for budget in budgets:
-                reason = _does_not_fit(self._spec(strategy, budget, seed=0))
+                reason = unsuitable(self._spec(strategy, budget, seed=0))
                 if reason is None:
                     points.append((strategy, budget))
                 else:
@@ -135,18 +138,6 @@ class Frontier:
             train_rows=self.train_rows,
             test_rows=self.test_rows,
         )
-
-
-def _does_not_fit(spec: RunSpec) -> str | None:
-    if spec.strategy not in OURS:
-        return None
-    from .memory_factory import make_memory
-
-    try:
-        make_memory(spec)
-    except ValueError as problem:
-        return str(problem)
-    return None
 
 
 def points(results: Sequence[RunResult]) -> pd.DataFrame:
@@ -198,9 +189,16 @@ def draw_frontier(
     """
     console = console or Console()
     specs, missing = frontier.specs()
-    settings = Settings(threads=frontier.threads, gpus=frontier.gpus)
+    if not any(spec.budget for spec in specs):
+        (strategy, budget), reason = next(iter(missing.items()))
+        raise ValueError(f"budgets: none of them holds a memory; {strategy} at {budget} bytes: {reason}")
+    settings = Settings(threads=frontier.threads, gpus=frontier.gpus, data_root=frontier.data_root)
     with executor_for(executor, ray_address=frontier.ray_address, jobs=frontier.jobs, settings=settings) as does:
-        results = sweep(specs, frontier.out / "runs", console, does)
+        check_before(specs, frontier.out, settings, here=frontier.ray_address is None)
+        _say_left_out(console, missing)
+        store = ResultStore(frontier.out / "runs")
+        results = sweep(specs, store, console, does)
+        tell(console, results, store)
     files: list[Path] = []
     if any(result.ok and result.spec.budget is not None for result in results):
         from .frontier_figure import frontier_figure
@@ -208,6 +206,16 @@ def draw_frontier(
         table = points(results)
         picture = io.BytesIO()
         frontier_figure(table).savefig(picture, format="png")
+        kept = note(
+            frontier.out,
+            command="memplugins frontier",
+            baseline=None,
+            runs=[spec.key for spec in specs],
+            name="frontier.json",
+            files=FILES,
+        )
+        if kept is not None:
+            say(console, f"an earlier table and picture are kept in {kept}")
         for name, content in (
             ("frontier.csv", table.to_csv(index=False).encode()),
             ("frontier.png", picture.getvalue()),
@@ -215,16 +223,19 @@ def draw_frontier(
             write_whole(frontier.out / name, content)
             files.append(frontier.out / name)
         _print(console, frontier, table)
+    if files:
+        console.print(Text("written: " + ", ".join(map(str, files))), soft_wrap=True)
+    return results, files
+
+
+def _say_left_out(console: Console, missing: dict[tuple[str, int], str]) -> None:
+    from .report import nbytes
+
     by_reason: dict[tuple[str, str], list[int]] = {}
     for (strategy, budget), reason in missing.items():
         by_reason.setdefault((strategy, reason.replace(f", got a budget of {budget}", "")), []).append(budget)
     for (strategy, reason), budgets in by_reason.items():
-        from .report import nbytes
-
         say(console, f"left out: {strategy} at {', '.join(map(nbytes, budgets))}: {reason}")
-    if files:
-        console.print(Text("written: " + ", ".join(map(str, files))), soft_wrap=True)
-    return results, files
 
 
 def _print(console: Console, frontier: Frontier, table: pd.DataFrame) -> None:
@@ -234,18 +245,14 @@ def _print(console: Console, frontier: Frontier, table: pd.DataFrame) -> None:
     seeds = f"{frontier.seeds} seed{'s' * (frontier.seeds != 1)}"
     facts = ", ".join([*amounts(frontier._spec(LINES[0], None, seed=0)), seeds])
     console.print(Text(f"{frontier.benchmark}: accuracy % at equal bytes, {facts}", "bold"))
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    shown.add_column("memory", no_wrap=True)
-    for budget in budgets:
-        shown.add_column(nbytes(budget), justify="right", no_wrap=True)
-    shown.add_column("fixed", justify="right", no_wrap=True)
+    shown = NumberTable("memory", [*map(nbytes, budgets), "fixed"])
     best = table[table["budget"].notna()].groupby("budget")["accuracy"].max()
     for strategy, lines in table.groupby("strategy", sort=False):
         name = str(strategy)
         if STRATEGIES[name].sized == "no":
             line = lines.iloc[0]
             across = _percent(line["accuracy"], line["accuracy_half_width"])
-            shown.add_row(label(name), across, *[""] * (len(budgets) - 1), "", style="dim")
+            shown.add_row(label(name), across, style="dim")
             continue
         at = {int(line["budget"]): line for line in lines.to_dict("records")}
         cells = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +15,11 @@ from rich.console import Console
 from torch import Tensor
 
 from avalanche_memplugins import pretrained
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.benchmarks.roots import data_root
 from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec, Uint8
-from avalanche_memplugins.lab.budget import parse_bytes
 from avalanche_memplugins.lab.gallery_options import Gallery
+from avalanche_memplugins.lab.store import check_writable, write_whole
 from avalanche_memplugins.memories import DynamicKanervaMemory, EnergyMemory, GaussianMemory, RandomMemory, VAEMemory
 from avalanche_memplugins.networks import ConditionalVAE, DynamicKanervaMachine
 
@@ -32,14 +35,24 @@ def draw_gallery(options: Gallery, console: Console) -> list[Path]:
 
     :raises ValueError: for a budget that is too small for a memory, or a missing data set.
     """
+    parse_bytes(options.budget)
+    if not 0 <= options.seed < 2**31:
+        raise ValueError(f"seed: expected an integer from 0 to {2**31 - 1}, got {options.seed}")
     x, y = images(options)
-    figures = {"replay": replay_figure(x, y, options)}
-    figures |= reading_figures(x, options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
+    check_writable(options.out)
+    try:
+        figures = {"replay": replay_figure(x, y, options)}
+        figures |= reading_figures(x, options.seed)
+    except ValueError:
+        with suppress(OSError):
+            options.out.rmdir()  # which was made for nothing
+        raise
     paths = []
     for name, figure in figures.items():
         path = options.out / f"{name}.png"
-        figure.savefig(path, dpi=_DPI)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=_DPI)
+        write_whole(path, content.getvalue())
         paths.append(path)
         console.print(f"{path}", soft_wrap=True)
     return paths
@@ -60,7 +73,10 @@ def images(options: Gallery) -> tuple[Tensor, Tensor]:
 
         kind = MNIST if options.images == "mnist" else FashionMNIST
         root = data_root(options.data_root) or Path.home() / ".avalanche" / "data"
-        data = kind(str(root), train=True, download=True)
+        try:
+            data = kind(str(root), train=True, download=True)
+        except (OSError, RuntimeError) as problem:
+            raise ValueError(f"data: {options.images} is not in {root}, and cannot be got: {problem}") from problem
         x, y = data.data[:10_000, None] / 255.0, data.targets[:10_000]
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(options.seed))
     return x[order], y[order]

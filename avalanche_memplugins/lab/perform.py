@@ -20,7 +20,7 @@ def perform(spec: RunSpec, store: ResultStore, settings: Settings) -> RunResult:
     from .execute import execute
 
     torch.set_num_threads(settings.threads)
-    with store.claim(spec) as folder:
+    with settings.data(), store.claim(spec) as folder:
         known = store.get(spec)
         if known is not None and known.ok:
             return known

@@ -7,12 +7,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from avalanche_memplugins.benchmarks.names import look_up
 
 from .spec import RunSpec
 
+_BYTES, _VALUES, _LABEL = 1_000_000, 100_000, 200
 FOLDER = Path(__file__).parent.parent / "presets"
 
 
@@ -72,30 +74,25 @@ def load_preset(name: str | Path) -> Preset:
     :raises ValueError: for an unknown name, with the nearest; for a file that is missing or no preset, naming the
         row and field.
     """
-    import yaml  # type: ignore[import-untyped]
-
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = look_up("preset", str(name), {known: FOLDER / f"{known}.yaml" for known in names()})
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise ValueError(f"preset: cannot read {path}: {problem}") from problem
-    except yaml.YAMLError as problem:
-        raise ValueError(f"preset: {path} is no YAML: {problem}") from problem
+    found = _read_yaml(path)
     where = f"preset {path.stem}"
     values = _mapping(where, found)
     common = _mapping(f"{where}, common", values.pop("common", {}))
     rows = values.pop("rows", None)
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{where}, rows: wants a list of at least one row, got {rows!r}")
+        raise ValueError(f"{where}, rows: expected a list of at least one row, got {short(rows)}")
     values = {**values, "name": path.stem, "rows": tuple(_row(where, row, common) for row in rows)}
     preset: Preset = _make(Preset, where, values)
     labels = [row.label for row in preset.rows]
     if len(set(labels)) != len(labels):
-        raise ValueError(f"{where}, rows: wants a label of its own for each, got {labels}")
+        raise ValueError(f"{where}, rows: expected a label of its own for each, got {short(labels)}")
     if isinstance(preset.seeds, bool) or not isinstance(preset.seeds, int) or preset.seeds < 1:
-        raise ValueError(f"{where}, seeds: wants an integer >= 1, got {preset.seeds!r}")
+        raise ValueError(f"{where}, seeds: expected an integer >= 1, got {short(preset.seeds)}")
+    for field in ("summary", "source", "note"):
+        _text(f"{where}, {field}", getattr(preset, field))
     _number(f"{where}, minutes", preset.minutes)
     return preset
 
@@ -103,18 +100,22 @@ def load_preset(name: str | Path) -> Preset:
 def _row(where: str, found: Any, common: Mapping[str, Any]) -> PresetRow:
     values = _mapping(f"{where}, rows", found)
     # YAML reads an unquoted None as text but a bare `no` as false; a label is always text.
-    values["label"] = str(values.get("label", ""))
+    label = values.get("label", "")
+    if isinstance(label, dict | list):
+        raise ValueError(f"{where}, rows, label: expected text, got {short(label)}")
+    values["label"] = str(label)[:_LABEL]
     where = f"{where}, row {values['label'] or '?'}"
     run = {**common, **_mapping(f"{where}, run", values.get("run", {}))}
     if "seed" in run:
-        raise ValueError(f"{where}: wants no seed of its own, a preset is run over several")
+        raise ValueError(f"{where}: expected no seed of its own, a preset is run over several")
     row: PresetRow = _make(PresetRow, where, {**values, "run": run})
     _number(f"{where}, expected", row.expected)
     _number(f"{where}, tolerance", row.tolerance)
+    _text(f"{where}, note", row.note)
     try:
-        row.spec(0)
+        hash(row.spec(0))
     except (TypeError, ValueError) as problem:
-        raise ValueError(f"{where}: {problem}") from problem
+        raise ValueError(f"{where}: {problem!s:.300}") from problem
     return row
 
 
@@ -123,17 +124,67 @@ def _make(cls: Any, where: str, values: Mapping[str, Any]) -> Any:
     strange = [name for name in values if name not in fields]
     missing = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in values]
     if strange or missing:
-        what = f"no field {strange[0]!r}" if strange else f"a field {missing[0]!r}"
-        raise ValueError(f"{where}: wants {what}; it has {', '.join(values)}")
+        what = f"no field {short(strange[0])}" if strange else f"a field {missing[0]!r}"
+        raise ValueError(f"{where}: expected {what}; it has {', '.join(map(str, values)):.300}")
     return cls(**values)
 
 
 def _mapping(where: str, found: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise ValueError(f"{where}: wants names and values, got {found!r}")
+        raise ValueError(f"{where}: expected names and values, got {short(found)}")
+    if not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{where}: expected names that are text, got {short(list(found))}")
     return dict(found)
+
+
+def _text(where: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: expected text, got {short(value)}")
 
 
 def _number(where: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{where}: wants a number above 0, got {value!r}")
+        raise ValueError(f"{where}: expected a number above 0, got {short(value)}")
+
+
+def _read_yaml(path: Path) -> Any:
+    """What a YAML file says.
+
+    :raises ValueError: if it cannot be read, is no YAML, or would take more than a preset needs: aliases that name each
+        other stand for billions of values in a few lines.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_BYTES + 1)
+        if len(content) > _BYTES:
+            raise ValueError(f"expected at most {_BYTES} bytes")
+        loader = yaml.SafeLoader(content.decode())
+        try:
+            node = loader.get_single_node()
+            if _values(node, {}) > _VALUES:
+                raise ValueError(f"its aliases stand for more than {_VALUES} values")
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except OSError as problem:
+        raise ValueError(f"preset: cannot read {path}: {problem.strerror or problem}") from problem
+    except RecursionError:
+        raise ValueError(f"preset: {path} is nested too deeply") from None
+    except Exception as problem:  # PyYAML raises whatever a bad number or date makes of it
+        raise ValueError(f"preset: {path} is no preset: {' '.join(str(problem).split()):.300}") from problem
+
+
+def _values(node: Any, known: dict[int, float]) -> float:
+    """Values that a node of YAML stands for, its aliases' own counted each time; one that holds itself has no end."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = math.inf
+    parts = getattr(node, "value", ())
+    parts = parts if isinstance(parts, list) else []
+    found = 1.0 + sum(
+        _values(part, known) for entry in parts for part in (entry if isinstance(entry, tuple) else (entry,))
+    )
+    known[id(node)] = found
+    return found

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -38,7 +38,7 @@ class LocalProcesses:
 
     def __init__(self, jobs: int | None = None, settings: Settings | None = None) -> None:
         if jobs is not None and jobs < 1:
-            raise ValueError(f"jobs: wants at least 1, got {jobs}")
+            raise ValueError(f"jobs: expected at least 1, got {jobs}")
         self.settings = settings or Settings()
         self.jobs = max(1, cores() // self.settings.threads) if jobs is None else jobs
 
@@ -72,9 +72,18 @@ class _Process:
         self.pipe, theirs = context.Pipe(duplex=False)
         arguments = (theirs, spec, store, settings, str(self.log))
         self.process: BaseProcess = context.Process(target=serve, args=arguments, daemon=True)
-        with _one_thread(), _deaf_to_interrupts():
-            self.process.start()
-        theirs.close()
+        try:
+            with _one_thread():
+                with _interrupts_wait():
+                    _ensure_server()
+                # The first one waits until the server has imported everything, which Ctrl-C may end.
+                self.process.start()
+        except BaseException:
+            # Whether it has begun or is about to: without a reader it ends.
+            self.pipe.close()
+            raise
+        finally:
+            theirs.close()
 
     def take(self) -> RunResult:
         try:
@@ -108,6 +117,11 @@ def _context() -> Any:
     return context
 
 
+def _ensure_server() -> None:
+    if "forkserver" in get_all_start_methods():
+        forkserver.ensure_running()
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     # Set here, since the libraries read it when they are loaded; a run on more threads tells torch so itself.
@@ -124,13 +138,25 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    # A process inherits that it ignores the signal, so not even its start-up is disturbed by Ctrl-C.
+def _interrupts_wait() -> Iterator[None]:
+    """Keep a Ctrl-C that comes meanwhile until the block has ended; a process started in it never gets one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    came: list[Any] = []
+    masks = hasattr(signal, "pthread_sigmask")
+    if masks:
+        # It unblocks the signal when it starts, so it has to run already.
+        resource_tracker.ensure_running()
+    # The handler keeps the signal for this process, whichever of its threads gets it. The mask is what a new process
+    # inherits, so that no start-up is disturbed.
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(frame))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        if came and callable(before):
+            before(signal.SIGINT, came[0])

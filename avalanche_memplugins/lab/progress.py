@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from avalanche_memplugins.checkpointing import CheckpointError, load_run_state, save_run_state
 
+from .result import checked_numbers
 from .spec import PROTOCOL, RunSpec
-from .store import write_whole
+from .store import sealed, unsealed, write_whole
 
 _NUMBERS, _STATE = "numbers.json", "state"
 
@@ -26,6 +27,25 @@ class Progress:
     train_seconds: list[float] = field(default_factory=list)
     memory_bytes: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], n_experiences: int) -> Progress:
+        """Back from the file.
+
+        :param values: the fields.
+        :param n_experiences: length of the stream.
+        :raises ValueError: naming the field that is missing, has another shape or is out of range.
+        """
+        if values.keys() != {field.name for field in fields(cls)}:
+            raise ValueError(f"values: expected the numbers of a run, got {short(sorted(values, key=str))}")
+        accuracy, warned = values["accuracy"], values["warnings"]
+        if not isinstance(accuracy, list) or not 0 < len(accuracy) <= n_experiences:
+            raise ValueError(f"accuracy: expected 1 to {n_experiences} rows, got {short(accuracy)}")
+        if not isinstance(warned, list) or not all(isinstance(text, str) for text in warned):
+            raise ValueError(f"warnings: expected texts, got {short(warned)}")
+        numbers = checked_numbers(values, n_experiences, len(accuracy))
+        lists = {name: list(value) for name, value in numbers.items()}
+        return cls(**{**lists, "accuracy": [list(row) for row in lists["accuracy"]]}, warnings=warned)
 
     def cut(self, trained: int) -> None:
         """Forget what came after the first ``trained`` experiences."""
@@ -46,15 +66,14 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path | None, spec: RunSpec, versions: dict[str, str]) -> None:
-        self.folder = folder
+        self.folder, self.n_experiences = folder, spec.n_experiences
         self.head = {"protocol": PROTOCOL, "spec": spec.to_json(), "versions": versions}
 
     def save(self, strategy: Any, progress: Progress) -> None:
         """Save where the run stands; a strategy whose state cannot be saved begins anew when it is interrupted."""
         if self.folder is None:
             return
-        text = json.dumps({**self.head, **asdict(progress)})
-        write_whole(self.folder / _NUMBERS, text.encode())
+        write_whole(self.folder / _NUMBERS, sealed({**self.head, **asdict(progress)}))
         try:
             save_run_state(strategy, self.folder / _STATE)
         except CheckpointError:
@@ -66,10 +85,10 @@ class Checkpoint:
         if self.folder is None:
             return None
         try:
-            values = json.loads((self.folder / _NUMBERS).read_text(encoding="utf-8"))
+            values = unsealed(self.folder / _NUMBERS)
             if {name: values.pop(name, None) for name in self.head} == self.head:
-                return Progress(**values)
-        except (OSError, ValueError, TypeError, AttributeError):
+                return Progress.from_json(values, self.n_experiences)
+        except (OSError, ValueError):
             pass
         self.discard()
         return None

@@ -6,15 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 
 from .comparison import label
 from .display import count, last_line
+from .number_table import NumberTable
 from .result import RunResult
 from .spec import RunSpec
 
@@ -32,10 +31,7 @@ def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> It
         seeds = len({spec.seed for spec in specs})
         facts = ", ".join([info.scenario, *amounts(spec), count(seeds, "seed")])
         yield Text(f"{benchmark}: {facts}", "bold")
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        table.add_column("strategy", no_wrap=True)
-        for heading in ("accuracy %", f"vs {baseline}", "forgetting", "memory", "train"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = NumberTable("strategy", ("accuracy %", f"vs {baseline}", "forgetting", "memory", "train"))
         best = lines.loc[~lines["strategy"].isin(["naive", "cumulative", "joint"]), "accuracy"].max()
         for line in lines.to_dict("records"):
             difference = (
@@ -50,7 +46,7 @@ def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> It
                 _percent(line["forgetting"], line["forgetting_half_width"]),
                 nbytes(line["memory_bytes"]) + (f" + {nbytes(line['fixed_bytes'])}" if line["fixed_bytes"] else ""),
                 f"{line['train_seconds']:.1f} s",
-                style="bold" if line["accuracy"] == best else None,
+                style="bold" if line["accuracy"] == best else "",
             )
         yield table
     yield Text(_notes(specs), "dim")

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from avalanche_memplugins.benchmarks.names import look_up
 
-from .comparison import check_strategy
+from .before import check_before
+from .comparison import check_seeds, check_strategy
 from .executors import Executor, executor_for
+from .number_table import NumberTable
 from .presets import Preset, PresetRow, load_preset
 from .result import RunResult
+from .rewrite import note
 from .settings import Settings
-from .store import write_whole
-from .sweep import sweep
+from .store import ResultStore, write_whole
+from .sweep import say, sweep, tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class Reproduction:
     """Share of a GPU that a run takes; 0 trains on the CPU."""
     ray_address: str | None = None
     """Ray cluster that does the runs, such as auto or HOST:PORT; by default this machine's processes do."""
+    data_root: Path | None = None
+    """Folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given."""
     out: Path = Path("results/reproduce")
     """Folder for results and tables."""
 
@@ -97,24 +100,37 @@ def reproduce(
     preset = load_preset(reproduction.preset)
     rows = _wanted(preset, reproduction.rows)
     seeds = preset.seeds if reproduction.seeds is None else reproduction.seeds
-    if seeds < 1:
-        raise ValueError(f"seeds: wants at least 1, got {seeds}")
+    check_seeds(seeds)
     for row in rows:
         check_strategy(row.spec(0).strategy)
     specs = [row.spec(seed) for seed in range(seeds) for row in rows]
-    settings = Settings(threads=reproduction.threads, gpus=reproduction.gpus)
+    settings = Settings(threads=reproduction.threads, gpus=reproduction.gpus, data_root=reproduction.data_root)
     address, jobs = reproduction.ray_address, reproduction.jobs
     with executor_for(executor, ray_address=address, jobs=jobs, settings=settings) as does:
+        check_before(specs, reproduction.out, settings, here=address is None)
         console.print(Text(f"{preset.name}: {preset.summary}\nsource: {preset.source}", "bold"), soft_wrap=True)
         if preset.note:
             console.print(Text(preset.note, "dim"), soft_wrap=True)
-        results = {result.spec: result for result in sweep(specs, reproduction.out / "runs", console, does)}
+        store = ResultStore(reproduction.out / "runs")
+        found = sweep(specs, store, console, does)
+        tell(console, found, store)
+        results = {result.spec: result for result in found}
     verdicts = [verdict(row, [results[row.spec(seed)] for seed in range(seeds)]) for row in rows]
     console.print(_table(verdicts))
     for one in verdicts:
         if one.row.note:
             console.print(Text(f"{one.row.label}: {one.row.note}", "dim"), soft_wrap=True)
     path = reproduction.out / f"{preset.name}.csv"
+    kept = note(
+        reproduction.out,
+        command=f"memplugins reproduce {reproduction.preset}",
+        baseline=None,
+        runs=[spec.key for spec in specs],
+        name=f"{preset.name}.json",
+        files=(path.name,),
+    )
+    if kept is not None:
+        say(console, f"an earlier table, of other runs, is kept in {kept}")
     write_whole(path, _csv(verdicts))
     console.print(Text(f"written: {path}"), soft_wrap=True)
     return verdicts
@@ -135,12 +151,8 @@ def _wanted(preset: Preset, labels: tuple[str, ...]) -> list[PresetRow]:
     return [look_up("rows", label, known) for label in labels] or list(known.values())
 
 
-def _table(verdicts: list[Verdict]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("row", no_wrap=True)
-    for heading in ("expected %", "measured %", "seeds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+def _table(verdicts: list[Verdict]) -> NumberTable:
+    table = NumberTable("row", ("expected %", "measured %", "seeds", "verdict"))
     for one in verdicts:
         table.add_row(
             one.row.label,

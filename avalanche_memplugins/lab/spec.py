@@ -8,17 +8,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from reprlib import repr as short
 from typing import Any
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import get_benchmark
 
-from .budget import parse_bytes
 from .models import MODELS
 from .strategies import STRATEGIES, StrategyInfo
 
 # Counts up whenever the same spec would give other numbers than before, so that old results are not taken for new.
 PROTOCOL = 1
+# Beyond it neither torch nor NumPy takes a size or a seed.
+_MOST = 2**31 - 1
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD"}
 # Came after the first results were kept. At their defaults they are left out of a spec's JSON, so that the key of a run
 # that does without them, and with it the name of its result, is what it was.
@@ -32,7 +35,8 @@ class RunSpec:
 
     :param benchmark: name in :data:`~avalanche_memplugins.benchmarks.BENCHMARKS`.
     :param strategy: name in :data:`.STRATEGIES`.
-    :param seed: of the order of classes or permutations, the first weights, the batches and the memory; >= 0.
+    :param seed: of the order of classes or permutations, the first weights, the batches and the memory; 0 to 2**31 - 1,
+        as for all that are counted.
     :param n_experiences: length of the stream, >= 1.
     :param memory_size: rows that a memory holds at most, >= 1. A budget takes its place.
     :param model: name in :data:`.MODELS`.
@@ -85,22 +89,27 @@ class RunSpec:
         for field in counts + optional:
             value, least = getattr(self, field), 0 if field == "seed" else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{field}: wants an integer >= {least}, got {value!r}")
+                raise ValueError(f"{field}: expected an integer >= {least}, got {short(value)}")
+            if value > _MOST:
+                raise ValueError(f"{field}: expected an integer up to {_MOST}, got {short(value)}")
         if isinstance(self.lr, bool) or not isinstance(self.lr, int | float):
-            raise ValueError(f"lr: wants a number above 0, got {self.lr!r}")
+            raise ValueError(f"lr: expected a number above 0, got {short(self.lr)}")
         # 1 and 1.0 are the same run and must have the same hash.
-        object.__setattr__(self, "lr", float(self.lr))
+        try:
+            object.__setattr__(self, "lr", float(self.lr))
+        except OverflowError:
+            raise ValueError(f"lr: expected a number above 0, got {short(self.lr)}") from None
         if not math.isfinite(self.lr) or self.lr <= 0:
-            raise ValueError(f"lr: wants a number above 0, got {self.lr!r}")
+            raise ValueError(f"lr: expected a number above 0, got {short(self.lr)}")
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: wants a number from 0 to below 1, got {self.dropout!r}")
+            raise ValueError(f"dropout: expected a number from 0 to below 1, got {short(self.dropout)}")
         self._normalise(info)
 
     def _normalise(self, info: StrategyInfo) -> None:
         """Make equal runs equal: what plays no part is at its default, settings are sorted pairs."""
         if self.budget is not None:
             if info.sized == "no":
-                raise ValueError(f"budget: {self.strategy} has no memory that a budget could size, wants None")
+                raise ValueError(f"budget: {self.strategy} has no memory that a budget could size, expected None")
             object.__setattr__(self, "budget", parse_bytes(self.budget))
             object.__setattr__(self, "memory_size", type(self).memory_size)
         if self.iterations is not None:
@@ -139,12 +148,20 @@ def _as_dict(name: str, settings: Any) -> dict[str, Any]:
     try:
         found = dict(settings)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: wants a mapping of settings, got {settings!r}") from None
+        raise ValueError(f"{name}: expected a mapping of settings, got {short(settings)}") from None
     if not all(isinstance(key, str) for key in found):
-        raise ValueError(f"{name}: wants names of settings, got {list(found)}")
+        raise ValueError(f"{name}: expected names of settings, got {short(list(found))}")
     return found
 
 
 def _frozen(settings: Mapping[str, Any]) -> Settings:
     """Sorted pairs that can be hashed: lists become tuples."""
-    return tuple((key, tuple(v) if isinstance(v := settings[key], list) else v) for key in sorted(settings))
+    return tuple((key, _tuples(f"options: {key}", settings[key])) for key in sorted(settings))
+
+
+def _tuples(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(name, one) for one in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{name}: expected text, numbers, or lists of them, got {short(value)}")

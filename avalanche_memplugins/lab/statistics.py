@@ -81,30 +81,6 @@ def forward_transfer(matrix: ArrayLike, untrained: ArrayLike) -> float:
     return float((a.diagonal(offset=1) - b[1:]).mean())
 
 
-def bootstrap_interval(values: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the mean.
-
-    Means of ``resamples`` draws of n values with replacement; their 2.5 % and 97.5 % quantiles. It assumes no
-    normal noise, but cannot look beyond the values that it has: below about ten of them it is too narrow.
-
-    :param values: one a seed, n >= 1.
-    :param resamples: >= 1.
-    :param seed: of the draws; the same values give the same interval.
-    :returns: lower and upper end; NaN for n = 1.
-    :raises ValueError: if there are no values.
-
-    Source: Efron & Tibshirani, "An introduction to the bootstrap", 1993, section 13.3.
-    """
-    v = np.asarray(values, dtype=np.float64)
-    if v.ndim != 1 or len(v) == 0:
-        raise ValueError(f"values: wants a flat sequence of at least one number, got shape {v.shape}")
-    if len(v) == 1:
-        return math.nan, math.nan
-    drawn = np.random.default_rng(seed).integers(len(v), size=(resamples, len(v)))
-    low, high = np.quantile(v[drawn].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
 def interval(values: Sequence[float]) -> tuple[float, float]:
     r"""Mean over seeds and the half-width of its 95 % interval.
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# Of a label and a task label, eight each, kept with every float32 image of Avalanche's.
+LABEL_BYTES = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyInfo:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,30 +16,35 @@ from .spec import RunSpec
 from .store import ResultStore
 
 
-def sweep(specs: Sequence[RunSpec], folder: Path, console: Console, executor: Executor) -> list[RunResult]:
+def sweep(specs: Sequence[RunSpec], store: ResultStore, console: Console, executor: Executor) -> list[RunResult]:
     """Do the runs that are not done; a stop loses nothing that has ended.
 
     :param specs: the runs.
-    :param folder: where results are kept.
-    :param console: for the progress, the failures and what was warned of.
+    :param store: where results are kept.
+    :param console: for the progress.
     :param executor: does the runs.
     :raises KeyboardInterrupt: after Ctrl-C, having said how to go on.
     """
-    from .report import failures
-
-    store = ResultStore(folder)
     try:
         with display_for(console, specs, min(executor.jobs, len(specs))) as display:
-            results = run_all(specs, store, executor, display.show)
+            return run_all(specs, store, executor, display.show)
     except KeyboardInterrupt:
         done = sum(1 for spec in specs if (known := store.get(spec)) is not None and known.ok)
-        say(console, f"stopped: {done} of {len(specs)} runs are kept in {folder}; the same command goes on from there")
+        say(
+            console,
+            f"stopped: {done} of {len(specs)} runs are kept in {store.folder}; the same command goes on from there",
+        )
         raise
+
+
+def tell(console: Console, results: Sequence[RunResult], store: ResultStore) -> None:
+    """The failures, with where their tracebacks are, and what was warned of, each once."""
+    from .report import failures
+
     for part in failures(results, [str(store.path(result.spec)) for result in results]):
         console.print(part, soft_wrap=True)
     for warning in dict.fromkeys(text for result in results for text in result.warnings):
         say(console, f"warned: {warning}")
-    return results
 
 
 def say(console: Console, text: Any) -> None:

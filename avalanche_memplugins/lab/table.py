@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +12,6 @@ from .result import RunResult
 from .statistics import (
     average_accuracy,
     backward_transfer,
-    bootstrap_interval,
     forgetting,
     forward_transfer,
     interval,
@@ -64,7 +62,7 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
     Columns: benchmark, strategy, seeds; mean and half-width of the 95 % t-interval over seeds of ``accuracy``,
     ``forgetting``, ``backward_transfer`` and ``forward_transfer`` (see :mod:`.statistics`) and of ``difference``, the
-    accuracy less the baseline's in the same seed, of which also the bootstrap interval ``difference_low`` to
+    accuracy less the baseline's in the same seed, of which also the interval's ends ``difference_low`` and
     ``difference_high``; mean ``memory_bytes`` at the end, ``fixed_bytes``, and ``train_seconds`` in all.
 
     :param table: from :func:`tidy`.
@@ -85,16 +83,11 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 line[metric], line[f"{metric}_half_width"] = interval(values)
             difference, half_width, _ = paired_difference(accuracies[name], accuracies.get(baseline, {}))
             line["difference"], line["difference_half_width"] = difference, half_width
-            line["difference_low"], line["difference_high"] = _bootstrap(accuracies[name], accuracies.get(baseline, {}))
+            line["difference_low"], line["difference_high"] = difference - half_width, difference + half_width
             for metric in ("memory_bytes", "fixed_bytes", "train_seconds"):
                 line[metric] = float(np.mean([numbers[metric] for numbers in seeds.values()]))
             lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _bootstrap(ours: dict[int, float], baseline: dict[int, float]) -> tuple[float, float]:
-    seeds = sorted(ours.keys() & baseline.keys())
-    return bootstrap_interval([ours[seed] - baseline[seed] for seed in seeds]) if seeds else (math.nan, math.nan)
 
 
 def _by_seed(of_strategy: pd.DataFrame) -> dict[int, dict[str, float]]:

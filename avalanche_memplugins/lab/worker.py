@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -27,7 +28,7 @@ def serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Setting
     """
     # Ctrl-C reaches every process of the terminal, but the decision is the parent's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_the_parent, daemon=True).start()
+    threading.Thread(target=_die_with_the_reader, args=(pipe.fileno(),), daemon=True).start()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -58,9 +59,19 @@ def warm_up(threads: int) -> None:
     Naive(model=model, optimizer=optimizer, criterion=torch.nn.CrossEntropyLoss(), evaluator=None)
 
 
-def _die_with_the_parent() -> None:
-    # A parent that is killed cannot end its processes; one that lived on would hold the run's lock to its end.
+def _die_with_the_reader(pipe: int) -> None:
+    """End the process once nobody waits for its result: the parent has been killed, or has given up this run.
+
+    It would else hold the run's lock to its end.
+    """
     parent = parent_process()
-    if parent is not None:
+    if parent is None:
+        return
+    if hasattr(select, "poll"):
+        ends = select.poll()
+        ends.register(parent.sentinel, select.POLLIN)
+        ends.register(pipe, 0)  # an error is told unasked
+        ends.poll()
+    else:
         wait([parent.sentinel])
-        os._exit(1)
+    os._exit(1)

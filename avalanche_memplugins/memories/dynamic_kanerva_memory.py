@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.functional.kanerva import kanerva_address
 from avalanche_memplugins.memories import _checks as check
@@ -114,7 +115,7 @@ class DynamicKanervaMemory(KanervaBase):
     @classmethod
     def from_budget(
         cls,
-        nbytes: int,
+        nbytes: int | str,
         *,
         classes: int,
         shape: tuple[int, ...] | None = None,
@@ -124,13 +125,13 @@ class DynamicKanervaMemory(KanervaBase):
     ) -> DynamicKanervaMemory:
         """The memory of the most rows whose :attr:`nbytes` stay within a budget.
 
-        :param nbytes: the budget in bytes, everything that grows with the classes counted.
+        :param nbytes: the budget in bytes, a number or as in ``"2MB"``, everything that grows with the classes counted.
         :param classes: how many are expected; more of them take more bytes.
         :param shape: of one row of x; wanted without a codec.
         :param codec: as for the class, like ``share`` and ``kwargs``.
         :raises ValueError: if not a single memory row fits.
         """
-        check.positive_integer("nbytes", nbytes)
+        nbytes = parse_bytes(nbytes, "nbytes")
         check.positive_integer("classes", classes)
         check.latent_codec(codec)
         check.choice("share", share, ("class", "all"))

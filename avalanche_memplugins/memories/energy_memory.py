@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor
 from torch.nn.functional import one_hot
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.codecs.codec import Codec
 from avalanche_memplugins.codecs.downsampled import Downsampled
@@ -122,18 +123,19 @@ class EnergyMemory(EnergyReads):
 
     @classmethod
     def from_budget(
-        cls, nbytes: int, network: EnergyNetwork, *, shape: Sequence[int], classes: int, **kwargs: Any
+        cls, nbytes: int | str, network: EnergyNetwork, *, shape: Sequence[int], classes: int, **kwargs: Any
     ) -> EnergyMemory:
         """The memory with the most slots within a budget.
 
-        :param nbytes: the budget in bytes: slots with their cues and labels, and the table of classes.
+        :param nbytes: the budget in bytes, a number or as in ``"2MB"``: slots with their cues and labels,
+            and the table of classes.
         :param network: see :class:`EnergyMemory`.
         :param shape: of one row of the stream.
         :param classes: how many are expected.
         :param kwargs: the other arguments of :class:`EnergyMemory`.
         :raises ValueError: if not even one slot fits.
         """
-        check.positive_integer("nbytes", nbytes)
+        nbytes = parse_bytes(nbytes, "nbytes")
         check.positive_integer("classes", classes)
         memory = cls(network, slots=1, **kwargs)
         each = memory.slot_bytes(shape)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.functional import (
     draw_low_rank,
     merge_low_rank,
@@ -69,7 +70,7 @@ class GaussianMemory(GenerativeMemory):
     @classmethod
     def from_budget(
         cls,
-        nbytes: int,
+        nbytes: int | str,
         *,
         classes: int,
         shape: tuple[int, ...] | None = None,
@@ -78,14 +79,14 @@ class GaussianMemory(GenerativeMemory):
     ) -> GaussianMemory:
         """The memory of the largest rank whose :attr:`nbytes` stay within a budget.
 
-        :param nbytes: the budget in bytes, everything that grows with the classes counted.
+        :param nbytes: the budget in bytes, a number or as in ``"2MB"``, everything that grows with the classes counted.
         :param classes: how many are expected; more of them take more bytes.
         :param shape: of one row of x; wanted without a codec.
         :param codec: as for :class:`GaussianMemory`.
         :param kwargs: its other arguments.
         :raises ValueError: if not even the variances fit.
         """
-        check.positive_integer("nbytes", nbytes)
+        nbytes = parse_bytes(nbytes, "nbytes")
         check.positive_integer("classes", classes)
         check.latent_codec(codec)
         width = int(codec.code_size) if codec is not None else check.row_shape(shape).numel()

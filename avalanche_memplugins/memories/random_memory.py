@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Size, Tensor, nn
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins._words import OF_A_MEMORY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import _checks as check
@@ -115,7 +116,7 @@ class RandomMemory(RowReads):
     @classmethod
     def from_budget(
         cls,
-        nbytes: int,
+        nbytes: int | str,
         *,
         shape: tuple[int, ...],
         dtype: torch.dtype = torch.float32,
@@ -127,8 +128,8 @@ class RandomMemory(RowReads):
     ) -> RandomMemory:
         """The largest memory whose :attr:`nbytes` stay within a budget.
 
-        :param nbytes: the budget in bytes, all that holds the stream counted: rows, labels, the policies'
-            state.
+        :param nbytes: the budget in bytes, a number or as in ``"2MB"``, all that holds the stream counted:
+            rows, labels, the policies' state.
         :param shape: of one row of x.
         :param dtype: of x.
         :param classes: how many are expected: the width of the logits, wanted with ``store_logits``. A policy balanced
@@ -139,7 +140,7 @@ class RandomMemory(RowReads):
         :param kwargs: the other arguments of :class:`RandomMemory`.
         :raises ValueError: if not a single row fits, or for logits of unknown width.
         """
-        check.positive_integer("nbytes", nbytes)
+        nbytes = parse_bytes(nbytes, "nbytes")
         shape = check.row_shape(shape)
         check.dtype_of("dtype", dtype)
         check.integer("classes", classes, least=0)

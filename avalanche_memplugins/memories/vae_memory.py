@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import TABLE_BYTES, check_count
@@ -105,7 +106,7 @@ class VAEMemory(VAEGenerator):
     @classmethod
     def from_budget(
         cls,
-        nbytes: int,
+        nbytes: int | str,
         *,
         shape: tuple[int, ...] | None = None,
         classes: int,
@@ -117,7 +118,7 @@ class VAEMemory(VAEGenerator):
     ) -> VAEMemory:
         """The memory with the widest two hidden layers whose :attr:`nbytes` stay within a budget.
 
-        :param nbytes: the budget in bytes: weights and the table of classes.
+        :param nbytes: the budget in bytes, a number or as in ``"2MB"``: weights and the table of classes.
         :param shape: of one row of x; wanted without a codec.
         :param classes: how many are expected.
         :param conditional: make the network with classes.
@@ -127,7 +128,7 @@ class VAEMemory(VAEGenerator):
         :param kwargs: the other arguments of :class:`VAEMemory`.
         :raises ValueError: if not even layers of one unit fit.
         """
-        check.positive_integer("nbytes", nbytes)
+        nbytes = parse_bytes(nbytes, "nbytes")
         seed = check.seed(seed)
         check.positive_integer("classes", classes)
         check.positive_integer("code_size", code_size)

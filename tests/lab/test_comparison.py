@@ -59,12 +59,12 @@ def test_baseline_is_replay_or_the_first_or_what_is_named() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seeds": 0}, "seeds: wants at least 1, got 0"),
-        ({"strategies": ()}, "strategies: wants at least one name, got none"),
+        ({"seeds": 0}, "seeds: expected an integer from 1 to 10000, got 0"),
+        ({"strategies": ()}, "strategies: expected at least one name, got none"),
         ({"benchmarks": ("permuted",)}, "benchmark: no 'permuted'; did you mean 'permuted-"),
         ({"strategies": ("navie",)}, "strategy: no 'navie'; did you mean 'naive'"),
         ({"baseline": "nave"}, "baseline: no 'nave'; did you mean 'naive'"),
-        ({"experiences": 0}, "n_experiences: wants an integer >= 1, got 0"),
+        ({"experiences": 0}, "n_experiences: expected an integer >= 1, got 0"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, object], message: str) -> None:

@@ -28,7 +28,7 @@ def made_up(spec: RunSpec) -> RunResult:
     level = {"naive": 0.2, "joint": 0.97}.get(spec.strategy)
     if level is None:
         level = min(0.95, 0.3 + 0.15 * math.log10(spec.budget or 1)) + 0.01 * (len(spec.strategy) % 5)
-    level += 0.01 * spec.seed
+    level = min(1.0, level + 0.01 * spec.seed)
     n = spec.n_experiences
     return RunResult(
         spec=spec,
@@ -66,11 +66,11 @@ def test_defaults_have_every_memory_and_say_what_does_not_suit_the_digits() -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"budgets": ("5 bananas",)}, "budgets: wants bytes such as"),
-        ({"budgets": ()}, "budgets: wants at least one"),
+        ({"budgets": ("5 bananas",)}, "budgets: expected bytes such as"),
+        ({"budgets": ()}, "budgets: expected at least one"),
         ({"strategies": ("ewc",)}, "strategies: ewc has no memory that a budget could size"),
         ({"strategies": ("er-4bits",)}, "strategy: no 'er-4bits'; did you mean 'er-4bit'"),
-        ({"seeds": 0}, "seeds: wants at least 1, got 0"),
+        ({"seeds": 0}, "seeds: expected an integer from 1 to 10000, got 0"),
         ({"benchmark": "split-digit"}, "benchmark: no 'split-digit'; did you mean"),
     ],
 )
@@ -104,6 +104,7 @@ def test_table_files_and_what_is_left_out(tmp_path: Path, fake_executor: Any) ->
     assert " - " in row, "at 5 kB there is no run"
     assert "left out: gaussian at 5.0 kB: nbytes: mean and variances of 10 classes take 5440 bytes" in screen
     assert [path.name for path in files] == ["frontier.csv", "frontier.png"]
+    assert screen.index("left out: gaussian") < screen.index("[ 1/"), "told before the first run"
     read = pd.read_csv(tmp_path / "frontier.csv")
     pd.testing.assert_frame_equal(read, points(results), check_dtype=False)
     again, *_ = run(frontier, fake_executor)
@@ -127,11 +128,11 @@ def test_failures_are_told_and_the_rest_is_drawn(tmp_path: Path, fake_executor: 
     assert sum(not result.ok for result in results) == 1
 
 
-def test_budgets_that_hold_no_memory_leave_no_picture_and_say_why(tmp_path: Path, fake_executor: Any) -> None:
-    fake_executor.answer = made_up
-    screen, _, files = run(Frontier(strategies=("er-4bit",), budgets=("5B",), seeds=1, out=tmp_path), fake_executor)
-    assert files == []
-    assert "left out: er-4bit at 5 B: nbytes: one row takes 33 bytes" in screen
+def test_budgets_that_hold_no_memory_are_told_before_anything_is_run(tmp_path: Path, fake_executor: Any) -> None:
+    with pytest.raises(ValueError, match="budgets: none of them holds a memory; er-4bit at 5 bytes: nbytes: one row"):
+        run(Frontier(strategies=("er-4bit",), budgets=("5B",), out=tmp_path / "out"), fake_executor)
+    assert fake_executor.asked == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -34,8 +34,8 @@ def test_the_guide_names_every_strategy_and_preset() -> None:
     [
         (["reproduce", "clb-split-mnits"], "error: preset: no 'clb-split-mnits'; did you mean 'clb-split-mnist'?"),
         (["reproduce", "clb-split-mnist", "--rows", "LwG"], "error: rows: no 'LwG'; did you mean 'LwF'?"),
-        (["frontier", "--budgets", "5 cups"], "error: budgets: wants bytes such as 50KB"),
-        (["compare", "--budget", "-1KB"], "error: budget: wants bytes such as 50KB"),
+        (["frontier", "--budgets", "5 cups"], "error: budgets: expected bytes such as 50KB"),
+        (["compare", "--budget", "-1KB"], "error: budget: expected bytes such as 50KB"),
     ],
 )
 def test_bad_arguments_end_with_one_clear_line(

@@ -66,7 +66,7 @@ def test_this_machine_does_the_runs_where_no_cluster_is_named() -> None:
     executor = open_executor(jobs=3, settings=Settings(threads=2))
     assert isinstance(executor, LocalProcesses)
     assert (executor.jobs, executor.settings.threads) == (3, 2)
-    with pytest.raises(ValueError, match="jobs: wants at least 1, got 0"):
+    with pytest.raises(ValueError, match="jobs: expected at least 1, got 0"):
         open_executor(jobs=0)
 
 

@@ -112,7 +112,7 @@ def test_rows_and_seeds_can_be_chosen(tiny: Path, tmp_path: Path, fake_executor:
     assert [(spec.strategy, spec.seed) for spec in fake_executor.asked] == [("er-4bit", seed) for seed in range(3)]
     with pytest.raises(ValueError, match="rows: no 'relpay'; did you mean 'replay'"):
         run(Reproduction(preset=str(tiny), rows=("relpay",), out=tmp_path))
-    with pytest.raises(ValueError, match="seeds: wants at least 1, got 0"):
+    with pytest.raises(ValueError, match="seeds: expected an integer from 1 to 10000, got 0"):
         run(Reproduction(preset=str(tiny), seeds=0, out=tmp_path))
 
 
@@ -145,15 +145,18 @@ def test_a_verdict_is_about_the_mean_and_every_run(
     [
         (("strategy: naive", "strategy: navie"), "preset tiny, row None: strategy: no 'navie'; did you mean 'naive'"),
         (("epochs: 1", "epoch: 1"), "preset tiny, row None: .*'epoch'"),
-        (("budget: 3KB", "budget: 3 cups"), "preset tiny, row replay: budget: wants bytes"),
-        (("expected: 50", "expected: fifty"), "preset tiny, row None, expected: wants a number above 0, got 'fifty'"),
-        (("tolerance: 49", "tolerance: 0"), "preset tiny, row None, tolerance: wants a number above 0, got 0"),
-        (("tolerance: 49", "note: x"), "preset tiny, row None: wants a field 'tolerance'"),
-        (("source: this test", "sauce: this test"), "preset tiny: wants no field 'sauce'"),
-        (("label: replay", "label: None"), "preset tiny, rows: wants a label of its own for each"),
-        (("seeds: 2", "seeds: 0"), "preset tiny, seeds: wants an integer >= 1, got 0"),
-        (("strategy: naive", "seed: 1, strategy: naive"), "row None: wants no seed of its own"),
-        (("rows:", "rows: ["), "tiny.yaml is no YAML"),
+        (("budget: 3KB", "budget: 3 cups"), "preset tiny, row replay: budget: expected bytes"),
+        (
+            ("expected: 50", "expected: fifty"),
+            "row None, expected: expected a number above 0, got 'fifty'",
+        ),
+        (("tolerance: 49", "tolerance: 0"), "preset tiny, row None, tolerance: expected a number above 0, got 0"),
+        (("tolerance: 49", "note: x"), "preset tiny, row None: expected a field 'tolerance'"),
+        (("source: this test", "sauce: this test"), "preset tiny: expected no field 'sauce'"),
+        (("label: replay", "label: None"), "preset tiny, rows: expected a label of its own for each"),
+        (("seeds: 2", "seeds: 0"), "preset tiny, seeds: expected an integer >= 1, got 0"),
+        (("strategy: naive", "seed: 1, strategy: naive"), "row None: expected no seed of its own"),
+        (("rows:", "rows: ["), "tiny.yaml is no preset"),
     ],
 )
 def test_a_damaged_file_is_named_with_row_and_field(tiny: Path, change: tuple[str, str], message: str) -> None:

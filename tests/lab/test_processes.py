@@ -26,7 +26,7 @@ def fake_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Se
         "threads": os.environ.get("OMP_NUM_THREADS", "unset"),
         "wanted": str(settings.threads),
         "folder": str(store.folder),
-        "interrupt": str(signal.getsignal(signal.SIGINT) is signal.SIG_IGN),
+        "interrupt": str(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])),
     }
     time.sleep(0.05)
     pipe.send(RunResult(spec=spec, error="not done", environment=environment))
@@ -35,7 +35,7 @@ def fake_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Se
 def sleeping_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Settings, log: str) -> None:
     """Never ends by itself."""
     store.folder.mkdir(exist_ok=True)
-    threading.Thread(target=worker._die_with_the_parent, daemon=True).start()
+    threading.Thread(target=worker._die_with_the_reader, args=(pipe.fileno(),), daemon=True).start()
     (store.folder / "pids").write_text(f"{os.getpid()} {parent_process().pid}")
     time.sleep(600)
 
@@ -95,7 +95,7 @@ def test_no_runs_start_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_jobs_are_checked_and_default_to_the_cores() -> None:
-    with pytest.raises(ValueError, match="jobs: wants at least 1, got 0"):
+    with pytest.raises(ValueError, match="jobs: expected at least 1, got 0"):
         LocalProcesses(0)
     cores = len(os.sched_getaffinity(0))
     assert LocalProcesses().jobs == cores
@@ -105,9 +105,9 @@ def test_jobs_are_checked_and_default_to_the_cores() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"threads": 0}, "threads: wants an integer >= 1, got 0"),
-        ({"gpus": -1.0}, r"gpus: wants a number >= 0, got -1\.0"),
-        ({"loggers": ("print",)}, "log: wants names from csv, tensorboard, wandb, got 'print'"),
+        ({"threads": 0}, "threads: expected an integer from 1 to 1024, got 0"),
+        ({"gpus": -1.0}, r"gpus: expected a number >= 0, got -1\.0"),
+        ({"loggers": ("print",)}, "log: no 'print'; there are csv, tensorboard, wandb"),
     ],
 )
 def test_settings_are_checked(setting: dict[str, object], message: str) -> None:
@@ -118,6 +118,9 @@ def test_settings_are_checked(setting: dict[str, object], message: str) -> None:
 class _Pipe:
     def __init__(self) -> None:
         self.sent: list[RunResult] = []
+
+    def fileno(self) -> int:
+        return 2
 
     def send(self, result: RunResult) -> None:
         self.sent.append(result)

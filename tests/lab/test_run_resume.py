@@ -118,7 +118,7 @@ def test_death_at_every_change_to_the_disk_leaves_a_state_to_go_on_from(
     built._build(first=0)
     strategy, weights = built.built.strategy, []
     first, second = Checkpoint(tmp_path / "first", run, {}), Progress()
-    rows = {"accuracy": [[0.5]], "train_seconds": [1.0], "memory_bytes": [1]}
+    rows = {"accuracy": [[0.5, 0.5]], "train_seconds": [1.0], "memory_bytes": [1]}
     for number, experience in enumerate(built.benchmark.train_stream, 1):
         strategy.train(experience)
         weights.append(execute.torch.nn.utils.parameters_to_vector(strategy.model.parameters()).detach().clone())
@@ -234,7 +234,7 @@ def test_two_processes_do_not_do_the_same_run(spec: Callable[..., RunSpec], tmp_
         with done.open("a") as file:
             file.write("x")
         time.sleep(0.3)
-        return RunResult(spec=run, accuracy=((1.0,),), train_seconds=(1.0,), memory_bytes=(0,))
+        return RunResult(spec=run, accuracy=((1.0, 0.0),) * 2, train_seconds=(1.0,) * 2, memory_bytes=(0, 0))
 
     children = []
     for _ in range(3):

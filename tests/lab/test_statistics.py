@@ -12,7 +12,6 @@ from scipy import stats
 from avalanche_memplugins.lab.statistics import (
     average_accuracy,
     backward_transfer,
-    bootstrap_interval,
     forgetting,
     forward_transfer,
     interval,
@@ -113,16 +112,3 @@ def test_transfers_by_hand() -> None:
     assert math.isnan(forward_transfer([[0.5]], [0.1]))
     with pytest.raises(ValueError, match=r"untrained: wants 3 numbers, one an experience, got shape \(2,\)"):
         forward_transfer(matrix, [0.1, 0.2])
-
-
-def test_bootstrap_agrees_with_scipy_and_repeats() -> None:
-    values = np.random.default_rng(1).normal(0.3, 0.1, size=12)
-    low, high = bootstrap_interval(values.tolist())
-    theirs = stats.bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=50_000, rng=np.random.default_rng(2)
-    ).confidence_interval
-    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.003)
-    assert bootstrap_interval(values.tolist()) == (low, high)
-    assert all(math.isnan(end) for end in bootstrap_interval([0.5]))
-    with pytest.raises(ValueError, match="values: wants a flat sequence of at least one number"):
-        bootstrap_interval([])

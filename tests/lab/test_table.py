@@ -81,7 +81,7 @@ def test_nothing_but_failures_is_an_empty_table(spec: Callable[..., RunSpec]) ->
     assert len(summarise(table, baseline="naive")) == 0
 
 
-def test_transfer_and_bootstrap_by_hand(spec: Callable[..., RunSpec], result: Callable[..., RunResult]) -> None:
+def test_transfer_and_differences_by_hand(spec: Callable[..., RunSpec], result: Callable[..., RunResult]) -> None:
     """What is measured before training changes neither the matrix nor the accuracy."""
     runs = [
         result(spec(strategy="naive", seed=0), ((0.9, 0.3), (0.1, 0.8)), untrained=(0.2, 0.1), fixed_bytes=7),
@@ -98,5 +98,9 @@ def test_transfer_and_bootstrap_by_hand(spec: Callable[..., RunSpec], result: Ca
     assert math.isnan(replay["forward_transfer"]), "not measured"
     assert (naive["fixed_bytes"], replay["fixed_bytes"]) == (7, 0)
     assert naive["accuracy"] == pytest.approx((0.45 + 0.55) / 2)
-    # Differences 0.4 and 0.2: a quarter of the resamples has twice the one, a quarter twice the other.
-    assert (replay["difference_low"], replay["difference_high"]) == pytest.approx((0.2, 0.4))
+    # Differences 0.4 and 0.2: t of 0.975 with one degree of freedom is 12.706, s / sqrt(2) = 0.1. The page's intervals
+    # are the screen's: of two seeds the bootstrap would say 0.2 to 0.4, and call level things different.
+    assert (replay["difference_low"], replay["difference_high"]) == pytest.approx(
+        (0.3 - 1.2706, 0.3 + 1.2706), abs=1e-4
+    )
+    assert replay["difference_half_width"] == pytest.approx(1.2706, abs=1e-4)

@@ -204,7 +204,7 @@ def test_the_first_rows_must_fit_the_network_and_the_cue() -> None:
             "x: the memory EnergyMemory expected rows of 16 numbers, for which its network was made,",
         ),
         ({"cue": 5}, X, r"x: the codec Downsampled expected images \(B, C, H, W\) of at least 5 x 5, got"),
-        ({"label_bits": 3}, X, "x: the memory EnergyMemory expected rows of 13 numbers, for which its network was made"),
+        ({"label_bits": 3}, X, "x: the memory EnergyMemory expected rows of 13 numbers, for which its network"),
     ):
         mine = memory(**options)
         with pytest.raises(ValueError, match=message):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from avalanche_memplugins import RandomMemory
 from avalanche_memplugins.codecs import Uint8
-from avalanche_memplugins.memories import DynamicKanervaMemory, GaussianMemory, VAEMemory
 from avalanche_memplugins.memories.policies import Balanced, GroupBalanced, Ring, Uniform
 
 POLICIES = ("ring", "reservoir", "class_balanced", "task_balanced")
@@ -386,21 +385,6 @@ def test_one_policy_given_to_two_memories_serves_each_alone() -> None:
 def test_what_was_not_made_is_told_at_once(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         RandomMemory(10, **arguments)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda nbytes: RandomMemory.from_budget(nbytes, shape=(4,)),
-        lambda nbytes: GaussianMemory.from_budget(nbytes, shape=(4,), classes=2),
-        lambda nbytes: DynamicKanervaMemory.from_budget(nbytes, shape=(4,), classes=2),
-        lambda nbytes: VAEMemory.from_budget(nbytes, shape=(1, 8, 8), classes=2),
-    ],
-)
-@pytest.mark.parametrize("nbytes", ["50 kB", 5e4, 0])
-def test_a_budget_is_a_whole_number_of_bytes(make: Any, nbytes: Any) -> None:
-    with pytest.raises(ValueError, match=f"nbytes: expected an integer >= 1, got {nbytes!r}"):
-        make(nbytes)
 
 
 def test_a_codec_that_lacks_a_part_is_refused() -> None:

@@ -152,11 +152,14 @@ def tasks(options: EnergyTraining) -> tuple[Task, Task]:
     else:
         root = data_root(options.data_root)
         if root is None:
-            raise ValueError("data_root: wants the folder of the data sets (or MEMPLUGINS_DATA), got None")
+            raise ValueError("data_root: expected the folder of the data sets (or MEMPLUGINS_DATA), got None")
         if options.data == "codes" and options.size != 28:
             raise ValueError(f"size: the codes are those of images of 28 x 28, got {options.size}")
         name = "omniglot" if options.data == "codes" else options.data
-        images, labels = load_images(name, root, size=options.size, train=True)
+        try:
+            images, labels = load_images(name, root, size=options.size, train=True)
+        except (RuntimeError, OSError) as problem:
+            raise ValueError(f"data: {name} cannot be read from {root}: {problem}") from problem
     generator = torch.Generator().manual_seed(0)  # the same images are held out whatever the seed
     if options.classes:
         # Whole classes are held out where an episode is of few.

@@ -8,6 +8,7 @@ import math
 import time
 from dataclasses import asdict
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, NamedTuple
 
 import torch
@@ -16,16 +17,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from avalanche_memplugins._folders import load_folder, save_folder
+from avalanche_memplugins._folders import CorruptedFolderError, holds_folder, load_folder, save_folder
 from avalanche_memplugins.functional.energy import reconstruction_loss
 from avalanche_memplugins.networks.energy import EnergyNetwork
 from avalanche_memplugins.pretrained import load_energy, save_energy
 
+from ..store import check_writable
 from .build import build, start_from
 from .options import EnergyTraining
 from .tasks import Task, tasks
 
 KIND = "EnergyTraining"
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 WARM_UP = 100
 MINUTES = 10.0
 VALIDATION_EPISODES = 8
@@ -68,7 +71,8 @@ class Training:
         self.best_score: Score | None = None
         self.history: list[list[float]] = []
         self.folder = options.out.with_suffix(".checkpoint")
-        if self.folder.exists():
+        # A crash while a new checkpoint takes the old one's place leaves the old one aside.
+        if holds_folder(self.folder):
             self._resume()
 
     @property
@@ -81,6 +85,16 @@ class Training:
     def run(self, console: Console | None = None) -> Score:
         """Train to the end; returns the best validation score, whose weights are kept."""
         console = console or Console()
+        check_writable(self.options.out.parent)
+        try:
+            return self._run(console)
+        except KeyboardInterrupt:
+            if self.best_score is not None:
+                kept = f"stopped at step {self.step}: {self.folder} has what the same command goes on from"
+                console.print(kept, style="yellow", soft_wrap=True)
+            raise
+
+    def _run(self, console: Console) -> Score:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             shown = bar.add_task("starting", total=1.0)
@@ -100,13 +114,13 @@ class Training:
                 if not console.is_terminal:
                     console.print(f"{100 * self.progress:5.1f} % {line}", soft_wrap=True)
         if self.best_score is None:
-            raise ValueError("minutes, steps: want more than 0, got nothing to do")
+            raise ValueError("minutes, steps: expected more than 0, got nothing to do")
         return self.best_score
 
     def save(self) -> Path:
         """Write the best weights where the options say, with recipe and score; returns the path."""
         if self.best_score is None:
-            raise ValueError("minutes, steps: want more than 0, got nothing to save")
+            raise ValueError("minutes, steps: expected more than 0, got nothing to save")
         manifest = {
             "options": _kept(self.options),
             "steps": self.step,
@@ -189,13 +203,18 @@ class Training:
 
     def _resume(self) -> None:
         tensors, manifest = load_folder(self.folder, kind=KIND)
-        theirs, mine = manifest["options"], _kept(self.options)
+        theirs, mine = manifest.get("options"), _kept(self.options)
+        if not isinstance(theirs, dict):
+            raise self._damaged(f"options: expected names and values, got {short(theirs)}")
         differ = sorted(name for name in mine.keys() | theirs.keys() if theirs.get(name) != mine.get(name))
         if differ:
             raise ValueError(
                 f"out: {self.folder} is the checkpoint of a training with other options ({', '.join(differ)}); "
                 "remove it or give another file"
             )
+        # All is looked at before anything is taken up.
+        moments = self._checked_tensors(tensors)
+        step, seconds, skipped, best_score, history = self._checked_numbers(manifest)
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -203,15 +222,74 @@ class Training:
         self.network.load_state_dict(part("network."))
         self.average.load_state_dict(part("average."))
         self.best = part("best.")
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in part("optimizer.").items():
-            number, _, key = name.partition(".")
-            state.setdefault(int(number), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.generator.set_state(tensors["generator"])
-        self.step, self.seconds, self.skipped = manifest["step"], manifest["seconds"], manifest["skipped"]
-        self.best_score = Score(*manifest["best_score"]) if manifest["best_score"] else None
-        self.history = manifest["history"]
+        self.step, self.seconds, self.skipped = step, seconds, skipped
+        self.best_score, self.history = best_score, history
+
+    def _checked_tensors(self, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """The optimiser's moments; raises unless all tensors are as this training's own would be."""
+        wanted = {"generator": self.generator.get_state()}
+        state = self.network.state_dict()
+        wanted |= {f"{part}.{name}": value for part in ("network", "average", "best") for name, value in state.items()}
+        parameters = list(self.network.parameters())
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                number, _, key = name.removeprefix("optimizer.").partition(".")
+                if not number.isascii() or not number.isdigit() or int(number) >= len(parameters):
+                    raise self._damaged(f"there is no parameter of {name}")
+                if key not in _MOMENTS:
+                    raise self._damaged(f"the optimiser has no {name}")
+                moments.setdefault(int(number), {})[key] = value
+                wanted[name] = torch.zeros(()) if key == "step" else parameters[int(number)]
+        if strange := sorted(tensors.keys() ^ wanted.keys()):
+            raise self._damaged(f"tensor {strange[0]}: expected and not found, or the other way round")
+        for place, held in moments.items():
+            if held.keys() != _MOMENTS:
+                raise self._damaged(f"optimizer.{place}: expected {sorted(_MOMENTS)}, got {sorted(held)}")
+        for name, value in wanted.items():
+            got = tensors[name]
+            if got.shape != value.shape or got.dtype != value.dtype:
+                raise self._damaged(f"{name}: expected {_kind(value)}, got {_kind(got)}")
+            if got.is_floating_point() and not bool(got.isfinite().all()):
+                raise self._damaged(f"{name}: expected finite numbers")
+        try:
+            torch.Generator().set_state(tensors["generator"])
+        except RuntimeError as problem:
+            raise self._damaged("generator: is no state of a generator") from problem
+        return moments
+
+    def _checked_numbers(self, manifest: dict[str, Any]) -> tuple[int, float, int, Score | None, list[list[float]]]:
+        """Step, seconds, skipped steps, best score and history; raises unless they can be a training's."""
+        step, skipped = (manifest.get(name) for name in ("step", "skipped"))
+        seconds, best, history = (manifest.get(name) for name in ("seconds", "best_score", "history"))
+        for name, count in (("step", step), ("skipped", skipped)):
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**53:
+                raise self._damaged(f"{name}: expected an integer >= 0, got {short(count)}")
+        if not _are_numbers([seconds], 1) or not 0 <= seconds < math.inf:  # type: ignore[operator]
+            raise self._damaged(f"seconds: expected a number >= 0, got {short(seconds)}")
+        # Scores of a network that has diverged are NaN, and the training may yet find a better one.
+        if best is not None and not _are_numbers(best, len(Score._fields)):
+            raise self._damaged(f"best_score: expected {len(Score._fields)} numbers, got {short(best)}")
+        if not isinstance(history, list) or not all(_are_numbers(row, 2 + len(Score._fields)) for row in history):
+            raise self._damaged(f"history: expected rows of {2 + len(Score._fields)} numbers, got {short(history)}")
+        return step, float(seconds), skipped, None if best is None else Score(*best), history  # type: ignore
+
+    def _damaged(self, what: str) -> CorruptedFolderError:
+        return CorruptedFolderError(f"out: the checkpoint {self.folder} is damaged: {what}; remove it to begin anew")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    )
 
 
 @torch.no_grad()
@@ -252,16 +330,33 @@ def _kept(options: EnergyTraining) -> dict[str, Any]:
     return kept
 
 
+_AT_LEAST = {
+    **dict.fromkeys(("size", "bits", "writable", "width", "hops", "rank", "rows", "validate_every", "steps"), 1),
+    **dict.fromkeys(("write_steps", "read_steps", "classes", "thicken_pixels", "label_bits", "seed"), 0),
+}
+_ABOVE_ZERO = ("minutes", "lr", "clip", "last")
+_NUMBERS = ("write_rate", "read_rate", "slope_rate", "deviation_rate")
+_MOST = 2**31 - 1
+
+
 def _check(options: EnergyTraining) -> None:
     if options.steps is not None and options.minutes is not None:
-        raise ValueError("minutes, steps: want one of them, got both")
-    for name in ("steps", "minutes", "rows", "validate_every", "clip", "lr"):
+        raise ValueError("minutes, steps: expected one of them, got both")
+    for name, least in _AT_LEAST.items():
         value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}: wants a number > 0, got {value}")
-    if not options.patterns or min(options.patterns) < 1:
-        raise ValueError(f"patterns: wants numbers >= 1, got {options.patterns}")
-    if not 0 <= options.average < 1:
-        raise ValueError(f"average: wants a number in [0, 1), got {options.average}")
+        if value is not None and not least <= value <= _MOST:
+            raise ValueError(f"{name}: expected an integer from {least} to {_MOST}, got {value}")
+    for name in (*_ABOVE_ZERO, *_NUMBERS):
+        value = getattr(options, name)
+        if value is not None and (not math.isfinite(value) or (name in _ABOVE_ZERO and value <= 0)):
+            raise ValueError(f"{name}: expected a finite number{' > 0' * (name in _ABOVE_ZERO)}, got {value}")
+    if not options.patterns or not all(1 <= count <= _MOST for count in options.patterns):
+        raise ValueError(f"patterns: expected numbers >= 1, got {options.patterns}")
+    for name, end in (("average", "1)"), ("thicken", "1]")):
+        value = getattr(options, name)
+        if not 0 <= value <= 1 or (name == "average" and value == 1):
+            raise ValueError(f"{name}: expected a number in [0, {end}, got {value}")
     if options.out.suffix != ".safetensors":
-        raise ValueError(f"out: wants a file .safetensors, got {str(options.out)!r}")
+        raise ValueError(f"out: expected a file .safetensors, got {str(options.out)!r}")
+    if options.out.is_dir():
+        raise ValueError(f"out: expected a file, got the folder {options.out}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -177,7 +178,7 @@ class _Section:
             "seeds": int(line["seeds"]),
             "accuracy": _percent(line["accuracy"], line["accuracy_half_width"]),
             "difference": "baseline" if is_baseline else _percent(line["difference"], sign="+"),
-            "bootstrap": "" if is_baseline or not math.isfinite(low) else f"{100 * low:+.1f} to {100 * high:+.1f}",
+            "interval": "" if is_baseline or not math.isfinite(low) else f"{100 * low:+.1f} to {100 * high:+.1f}",
             "forgetting": _percent(line["forgetting"], line["forgetting_half_width"]),
             "backward": _percent(line["backward_transfer"], line["backward_transfer_half_width"], sign="+"),
             "forward": _percent(line["forward_transfer"], line["forward_transfer_half_width"], sign="+"),
@@ -246,5 +247,8 @@ def _environment(results: Sequence[RunResult]) -> list[tuple[str, str]]:
 
 def pictures(folder: Path) -> dict[str, bytes]:
     """The PNG files of a folder by their names in plain words; empty if there is no such folder."""
-    found = sorted(folder.glob("*.png")) if folder.is_dir() else []
-    return {path.stem.replace("_", " ").replace("-", " "): path.read_bytes() for path in found}
+    shown = {}
+    for path in sorted(folder.glob("*.png")) if folder.is_dir() else []:
+        with suppress(FileNotFoundError, IsADirectoryError):  # gone since it was listed
+            shown[path.stem.replace("_", " ").replace("-", " ")] = path.read_bytes()
+    return shown

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Size, Tensor
 
+from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs import Codec, Raw
 from avalanche_memplugins.functional.modern_hopfield import modern_hopfield_read
 from avalanche_memplugins.memories import _checks as check
@@ -65,7 +66,7 @@ class ModernHopfieldMemory(AssociativeMemory):
     @classmethod
     def from_budget(
         cls,
-        nbytes: int,
+        nbytes: int | str,
         *,
         size: int,
         codec: Codec | None = None,
@@ -74,11 +75,11 @@ class ModernHopfieldMemory(AssociativeMemory):
     ) -> ModernHopfieldMemory:
         """The memory that keeps as many patterns as fit.
 
-        :param nbytes: bytes of one episode.
+        :param nbytes: bytes of one episode, a number or as in ``"2MB"``.
         :param size: as for :class:`ModernHopfieldMemory`, like ``codec``, ``shape`` and ``kwargs``.
         :raises ValueError: if no pattern fits.
         """
-        check.positive_integer("nbytes", nbytes)
+        nbytes = parse_bytes(nbytes, "nbytes")
         check.positive_integer("size", size)
         code, dtype = _codec(codec).spec(_row(size, shape), torch.float32)
         each = code.numel() * dtype.itemsize

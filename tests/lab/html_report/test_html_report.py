@@ -249,9 +249,9 @@ def test_a_comparison_still_going_on_has_a_report(folder: Path) -> None:
 
 def test_report_of_nothing_is_an_error(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path / "none")]) == 2
-    assert "wants a folder of `memplugins compare` with finished runs" in capsys.readouterr().err.replace("\n", " ")
+    assert "expected a folder of `memplugins compare` with finished runs" in capsys.readouterr().err.replace("\n", " ")
     assert main(["report", str(folder), "--baseline", "der"]) == 2
-    assert "baseline: wants one of" in capsys.readouterr().err
+    assert "baseline: no 'der'; there are" in capsys.readouterr().err
 
 
 def test_parquet_has_the_numbers_of_the_csv(folder: Path) -> None:

@@ -1,0 +1,71 @@
+"""What is told before the first run is what the runs themselves would find out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avalanche_memplugins.lab import STRATEGIES, RunSpec, Settings, builders
+from avalanche_memplugins.lab.before import check_before, unsuitable
+from avalanche_memplugins.lab.strategies import OURS
+
+SIZED = [name for name, info in STRATEGIES.items() if info.sized == "rows" and name not in OURS and name != "gem"]
+
+
+@pytest.fixture(scope="module")
+def stream() -> Any:
+    return builders.open_benchmark(run("naive"))
+
+
+def run(strategy: str, **changes: Any) -> RunSpec:
+    fields = {"benchmark": "split-digits", "seed": 0, "n_experiences": 5, "epochs": 1, "hidden": 8}
+    return RunSpec(strategy=strategy, **{**fields, **changes})
+
+
+@pytest.mark.parametrize("strategy", SIZED)
+def test_the_least_budget_is_the_builders_own(strategy: str, stream: Any) -> None:
+    why = unsuitable(run(strategy, budget=1))
+    assert why is not None
+    least = int(why.split("at least ")[1].split()[0])
+    enough, short = run(strategy, budget=least), run(strategy, budget=least - 1)
+    assert unsuitable(enough) is None
+    assert unsuitable(short) is not None
+    builders.build(enough, stream, None)
+    with pytest.raises(ValueError, match=r"budget|memory"):
+        builders.build(short, stream, None)
+
+
+def test_missing_data_is_told_and_data_that_is_there_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(run("naive"), benchmark="split-mnist")
+
+    def offline(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", offline)
+    settings = Settings(data_root=tmp_path)
+    with pytest.raises(ValueError, match=r"^data: split-mnist is not in .*, and cannot be got: no network"):
+        check_before([spec], tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+    check_before([spec], tmp_path / "out", settings, here=False)  # a cluster's nodes have their own
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte").touch()
+    check_before([spec], tmp_path / "out", settings)
+
+
+def test_runs_read_their_data_from_the_folder_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from avalanche_memplugins.benchmarks.roots import data_root
+
+    monkeypatch.setenv("MEMPLUGINS_DATA", "elsewhere")
+    with Settings(data_root=tmp_path).data():
+        assert data_root() == tmp_path
+    with pytest.raises(ValueError, match="MEMPLUGINS_DATA: wants an existing folder, got 'elsewhere'"):
+        data_root()
+    spec = run("naive")
+    assert "data" not in str(spec.to_json()), "where the data is plays no part in what a run is"
