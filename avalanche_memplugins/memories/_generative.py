@@ -14,6 +14,7 @@ from avalanche_memplugins._loading import LoadsWhole, telling_misfits
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._saved import read_memory, write_memory
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
@@ -24,7 +25,7 @@ TABLE_BYTES = 4 * 8
 """Bytes a class takes in the table of classes: label, rows, task label and origin of the latest write."""
 
 
-class GenerativeMemory(PicklesGenerator, LoadsWhole):
+class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
     """Base of memories that keep a model of the stream instead of rows.
 
     Their classes stand in a table on the CPU in the order they came; a class's place there is its index.

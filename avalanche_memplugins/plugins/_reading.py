@@ -20,7 +20,7 @@ from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.memories.episodic_index import EpisodicIndex
 from avalanche_memplugins.plugins._experience import number_of
 from avalanche_memplugins.plugins._latent import LatentTap
-from avalanche_memplugins.plugins._listed import listed_once
+from avalanche_memplugins.plugins._listed import listed_once, told_of_another_run
 from avalanche_memplugins.plugins._outputs import find_logits
 from avalanche_memplugins.plugins._wrapped import uncompile, unwrapped
 
@@ -81,6 +81,8 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         :raises ValueError: if not.
         """
         listed_once(self, strategy)
+        if self.writes:
+            told_of_another_run(self.memory, strategy)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Write the stream's rows, if that is this plugin's business.

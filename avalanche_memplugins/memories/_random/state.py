@@ -13,6 +13,7 @@ from avalanche_memplugins._folders import CorruptedFolderError, check_folder
 from avalanche_memplugins._loading import LoadsWhole, telling_misfits
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs import Codec
+from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._labels import LabelColumns, Targets, targets_in
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories._random.soundness import check_rows_sound
@@ -26,7 +27,7 @@ _LEARNED = "learned."  # before the names of tensors in a folder
 Self = TypeVar("Self", bound="RowState")
 
 
-class RowState(PicklesGenerator, LoadsWhole):
+class RowState(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
     """Rows in a store, their policies, and the generator of all choices."""
 
     capacity: int

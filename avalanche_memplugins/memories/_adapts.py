@@ -1,0 +1,73 @@
+"""A memory as an attribute of an Avalanche ``Agent``, in a training loop of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+_BATCH = 256
+
+
+class AdaptsToExperiences:
+    """Base of memories: takes in each experience when it has ended, as ``Agent.post_adapt`` asks of its attributes."""
+
+    def pre_adapt(self, agent: Any, exp: Any) -> None:
+        """Test the experience's first row before it is trained.
+
+        :param agent: whose attribute the memory is.
+        :param exp: an experience with a ``dataset``.
+        :raises ValueError: what the memory has against the row; or if it stores outputs, which only a loop can give it.
+        """
+        memory: Any = self
+        if getattr(memory, "store_logits", False):
+            raise ValueError(
+                "memory: one with store_logits=True needs the outputs of every row; call write(..., logits=...) in the "
+                "training loop instead of agent.post_adapt"
+            )
+        for x, y, t in _Batches(exp, memory.device, rows=1):
+            memory.check_rows(x, y, t)
+            break
+
+    def post_adapt(self, agent: Any, exp: Any) -> None:
+        """Write the experience's rows under their evaluation transforms, or learn from them.
+
+        :param agent: whose attribute the memory is.
+        :param exp: an experience with a ``dataset`` and its number, ``current_experience``.
+        :raises ValueError: what the memory has against the rows.
+        """
+        memory: Any = self
+        batches = _Batches(exp, memory.device, rows=_BATCH)
+        if hasattr(memory, "consolidate"):
+            if len(batches):
+                memory.consolidate(batches, origin=batches.number)
+            return
+        for x, y, t in batches:
+            memory.write(x, y, t, origin=batches.number)
+
+
+class _Batches:
+    """Batches ``(x, y, t)`` of an experience, a fresh pass each time."""
+
+    def __init__(self, exp: Any, device: torch.device, *, rows: int) -> None:
+        self.device = device
+        self.number = int(getattr(exp, "current_experience", 0))
+        dataset = exp.dataset
+        dataset = dataset.eval() if callable(getattr(dataset, "eval", None)) else dataset
+        self._has_tasks = hasattr(exp, "task_labels") or hasattr(dataset, "targets_task_labels")
+        # A loader without a generator of its own would draw its seed from torch's global one.
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset, batch_size=rows, collate_fn=getattr(dataset, "collate_fn", None), generator=torch.Generator()
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for columns in self._loader:
+            x, y, *more = (column.to(self.device) for column in columns)
+            t = more[-1] if more and self._has_tasks else torch.zeros(len(x), dtype=torch.int64, device=self.device)
+            yield x, y, t
