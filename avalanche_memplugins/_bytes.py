@@ -10,6 +10,7 @@ from reprlib import repr as short
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 _SPELLING = re.compile(r"\s*(\d[\d_]{0,30}(?:\.\d{1,30})?(?:e\+?\d{1,2})?)\s*([kmg]i?)?b?\s*", re.ASCII)
 _LARGEST = 2**63 - 1
+_LONGEST = 100  # letters
 
 
 def parse_bytes(value: str | int | float, name: str = "budget") -> int:
@@ -29,7 +30,7 @@ def parse_bytes(value: str | int | float, name: str = "budget") -> int:
 
 def _number(value: object) -> Decimal | int | None:
     if isinstance(value, str):
-        match = _SPELLING.fullmatch(value.lower())
+        match = _SPELLING.fullmatch(value.lower()) if len(value) <= _LONGEST else None
         # Decimal, since 1.1 kB are 1100 bytes but 1.1 * 1000 is not 1100.
         return None if match is None else Decimal(match[1].replace("_", "")) * _UNITS[match[2] or ""]
     if isinstance(value, bool):

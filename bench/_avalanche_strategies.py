@@ -234,7 +234,9 @@ def test_criterion_with_state() -> None:
     criterion = CountingCriterion()
     strategy = Naive(**parts(), criterion=criterion, **USUAL)
     run(strategy, get_fast_benchmark())
-    assert criterion.calls == strategy.clock.train_iterations
+    # One call for all rows; where replayed rows have a weight or a loss of their own, one for the stream's and one for
+    # the others. (That no row is asked about twice is tested in tests/plugins.)
+    assert strategy.clock.train_iterations <= criterion.calls < 2 * strategy.clock.train_iterations
 
 
 def test_growing_head() -> None:

@@ -113,7 +113,10 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         found = load_energy(network)
         ours: dict[str, Any] = {"slot_size": found.patterns, "cue": cue, "precision": "int8"}
         options = {**ours, "mean": mean, "std": std, "seed": seed, **(memory or {})}
-        bank = EnergyMemory.from_budget(budget, found.network, shape=shape, classes=classes, **options)
+        try:
+            bank = EnergyMemory.from_budget(budget, found.network, shape=shape, classes=classes, **options)
+        except ValueError as error:
+            raise ValueError(str(error).replace("nbytes: ", "budget: ", 1)) from error
         replay = EnergyReplayPlugin(bank, cue=replay_from, replay_size=replay_size, seed=seed)
         super().__init__(
             model=model,

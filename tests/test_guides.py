@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from avalanche_memplugins import lab
+from avalanche_memplugins.benchmarks import SplitDigits
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,9 +63,11 @@ def test_a_strategy_as_printed_trains(page: str, blocks: int, given: dict[str, A
 
 
 def test_memories() -> None:
-    (block,) = code("docs/memories.md")
-    given: dict[str, Any] = {}
+    block, agent = code("docs/memories.md")
+    given: dict[str, Any] = {"benchmark": SplitDigits(n_experiences=2, seed=0)}
     exec(block, given)
+    exec(agent, given)
+    assert len(given["agent"].memory) == 500
     text = (ROOT / "docs/memories.md").read_text(encoding="utf-8")
     assert f"A million bytes hold {given['memory'].capacity:,} MNIST images" in text
     raw = given["RandomMemory"].from_budget(1_000_000, shape=(1, 28, 28))

@@ -52,7 +52,7 @@ def split_stream(
     n_classes = int(data.y_train.max()) + 1
     order = _class_order(n_classes, seed, fixed_class_order)
     if n_experiences < 1 or n_classes % n_experiences:
-        raise ValueError(f"n_experiences: wants a divisor of the {n_classes} classes, got {n_experiences}")
+        raise ValueError(f"n_experiences: expected a divisor of the {n_classes} classes, got {n_experiences}")
     each = n_classes // n_experiences
     sides = _sides(data, train_rows, test_rows, seed)
     streams: dict[str, list[Any]] = {"train": [], "test": []}
@@ -138,7 +138,7 @@ def permuted_stream(
     """
     check_scenario(scenario)
     if n_experiences < 1:
-        raise ValueError(f"n_experiences: wants at least 1, got {n_experiences}")
+        raise ValueError(f"n_experiences: expected an integer >= 1, got {n_experiences}")
     n_classes = int(data.y_train.max()) + 1
     rng = np.random.RandomState(seed)
     sides = _sides(data, train_rows, test_rows, seed)

@@ -302,7 +302,9 @@ def _check(
     *,
     name: str = "features",
 ) -> None:
-    check.floats(**{name: features, "weights": weights, "query": query})
+    # What goes through the model may be of any type, such as token ids.
+    (check.floats if name == "features" else check.tensors)(**{name: features, "query": query})
+    check.floats(weights=weights)
     if features.ndim < 3:
         raise ValueError(f"{name}: expected (B, K, *shape), got {tuple(features.shape)}")
     if check.tensor("labels", labels).is_floating_point() or labels.dtype == torch.bool:

@@ -37,8 +37,7 @@ def check_backend(backend: Backend) -> Backend:
     :raises ValueError: if it is none of "torch" and "faiss".
     :raises ImportError: for "faiss" without faiss installed; a ``ValueError`` as well.
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend: expected 'torch' or 'faiss', got {backend!r}")
+    check.choice("backend", backend, get_args(Backend))
     if backend == "faiss":
         try:
             import_module("faiss")
@@ -67,7 +66,6 @@ class KeyTable:
     """
 
     def __init__(self, keys: Tensor, *, backend: Backend = "torch") -> None:
-        check.choice("backend", backend, ("torch", "faiss"))
         check_backend(backend)
         check.floats(keys=keys)
         if keys.dim() < 2 or len(keys) == 0:

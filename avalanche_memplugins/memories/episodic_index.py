@@ -57,6 +57,8 @@ class EpisodicIndex:
         :param task: search rows of this task label only.
         :raises ValueError: if no row is there to search, or the queries' width is not the keys'.
         """
+        if not queries.is_floating_point():
+            queries = queries.float()  # such as token ids
         if self._built != (self.memory.seen, self.memory.device):
             self.refresh()
         if task not in self._tables:

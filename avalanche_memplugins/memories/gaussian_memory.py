@@ -36,7 +36,7 @@ class GaussianMemory(GenerativeMemory):
     write waits for them.
 
     :param rank: r, rows of F, >= 0; 0: variances only. None: the full covariance, kept as its triangle of
-        C (C + 1) / 2 numbers, and from the first draw on as C x C factors, too, which :attr:`nbytes` then counts.
+        C (C + 1) / 2 numbers; each draw factors it anew, which takes time that grows with C cubed.
     :param balance: what ``sample`` draws: every ``"class"`` as often as the others, or in proportion to the
         ``"count"`` of its rows.
     :param codec: a :class:`~avalanche_memplugins.codecs.LatentCodec`, whose codes are modelled; None: the
@@ -64,8 +64,6 @@ class GaussianMemory(GenerativeMemory):
         # spread: (K, r, C) factors F, or (K, C (C + 1) / 2) triangles of the scatter.
         for name in ("mean", "spread", "residual"):
             self.register_buffer(name, torch.zeros(0))
-        self._roots: Tensor | None = None  # factors of full scatters, (K, C, C); made when wanted
-        self._stale: set[int] = set()
 
     @classmethod
     def from_budget(
@@ -91,7 +89,7 @@ class GaussianMemory(GenerativeMemory):
         check.latent_codec(codec)
         width = int(codec.code_size) if codec is not None else check.row_shape(shape).numel()
         each = nbytes // classes - TABLE_BYTES
-        if each >= 4 * (width + width * (width + 1) // 2 + width * width):
+        if each >= 4 * (width + width * (width + 1) // 2):
             return cls(rank=None, codec=codec, **kwargs)
         rank = each // (4 * width) - 2
         if rank < 0:
@@ -100,11 +98,6 @@ class GaussianMemory(GenerativeMemory):
                 f"{classes} classes take, got {nbytes}"
             )
         return cls(rank=rank, codec=codec, **kwargs)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that hold the stream: the Gaussians, the table of classes, and factors made to draw from them."""
-        return super().nbytes + (0 if self._roots is None else self._roots.nbytes)
 
     @property
     def device(self) -> torch.device:
@@ -148,7 +141,6 @@ class GaussianMemory(GenerativeMemory):
         self.mean[index] = mean.float()
         if self.rank is None:
             self.spread[index] += pack_triangle(growth.mT @ growth).float()
-            self._stale.update(index.tolist())
         else:
             factors, residual = merge_low_rank(self.spread[index].double(), self.residual[index].double(), growth)
             self.spread[index], self.residual[index] = factors.float(), residual.float()
@@ -181,15 +173,10 @@ class GaussianMemory(GenerativeMemory):
     def _factors(self, index: Tensor) -> Tensor:
         if self.rank is not None:
             return self.spread[index.to(self.device)]
-        width, roots = self.mean.shape[1], self._roots
-        if roots is None or roots.device != self.device:
-            roots, self._stale = self.mean.new_empty(0, width, width), set(range(len(self._table)))
-        if self._stale:
-            stale = sorted(self._stale)
-            roots = torch.cat([roots, roots.new_empty(len(self._table) - len(roots), width, width)])
-            roots[stale] = symmetric_factors(unpack_triangle(self.spread[stale].double(), width)).float()
-        self._roots, self._stale = roots, set()
-        return roots[index.to(self.device)]
+        # Kept, the factors would take twice the bytes of all else.
+        drawn, place = torch.unique(index, return_inverse=True)
+        scatter = unpack_triangle(self.spread[drawn.to(self.device)].double(), self.mean.shape[1])
+        return symmetric_factors(scatter).float()[place.to(self.device)]
 
     def _allocate(self, codes: Tensor) -> None:
         width, device = codes.shape[1], codes.device
@@ -203,14 +190,6 @@ class GaussianMemory(GenerativeMemory):
             rows = torch.zeros(new, *shape, device=device)
             self.register_buffer(name, torch.cat([held, rows]) if len(held) else rows)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``.
-
-        :raises ValueError: if it is of a memory made with other arguments.
-        """
-        super().set_extra_state(state)
-        self._roots = None
-
     def _check_sound(self) -> None:
         super()._check_sound()
         classes, width = len(self._table), self._row_width()
@@ -223,6 +202,3 @@ class GaussianMemory(GenerativeMemory):
             variances = unpack_triangle(self.spread, width).diagonal(dim1=-2, dim2=-1)
         if variances.numel() and float(variances.min()) < 0:
             raise ValueError("state: expected variances >= 0")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_roots": None}

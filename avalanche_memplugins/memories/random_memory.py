@@ -165,8 +165,8 @@ class RandomMemory(RowReads):
         row = takes(2) - takes(1)
         shared = takes(1) - row
         if nbytes - shared < row:
-            beside = f" beside {shared} of the codec and the policies" if shared else ""
-            raise ValueError(f"nbytes: one row takes {row} bytes{beside}, got a budget of {nbytes}")
+            beside = f", beside {shared} of the codec and the policies" if shared else ""
+            raise ValueError(f"nbytes: expected at least the {row} bytes that one row takes{beside}, got {nbytes}")
         memory = cls((nbytes - shared) // row, **kwargs)
         memory._reserve(classes, experiences)
         return memory

@@ -139,7 +139,7 @@ class VAEMemory(VAEGenerator):
         network = widest_network(
             nbytes,
             shape,
-            beside=classes * (2 * TABLE_BYTES + 4 * (code_size + code_size * (code_size + 1) // 2 + code_size**2)),
+            beside=classes * (2 * TABLE_BYTES + 4 * (code_size + code_size * (code_size + 1) // 2)),
             seed=seed,
             code_size=code_size,
             classes=classes if conditional else None,
@@ -152,8 +152,7 @@ class VAEMemory(VAEGenerator):
     @property
     def nbytes(self) -> int:
         """Bytes that hold the stream: the generator's weights, the Gaussians of its codes, the table of classes."""
-        beside = TABLE_BYTES * len(self.codes._table)
-        return super().nbytes + beside + (0 if self.codes._roots is None else self.codes._roots.nbytes)
+        return super().nbytes + TABLE_BYTES * len(self.codes._table)
 
     def __repr__(self) -> str:
         weights = sum(parameter.numel() for parameter in self.network.parameters())

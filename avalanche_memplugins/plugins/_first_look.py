@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Number
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.plugins._augment import isolated
 from avalanche_memplugins.plugins._experience import has_task_labels, parts_of
 from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.plugins._materialise.read import frozen_generators
 
 
 def check_strategy(strategy: Any, labels: str) -> None:
@@ -103,16 +105,19 @@ def test_rows(strategy: Any, memory: Any, tap: LatentTap | None) -> Tensor | Non
         if not len(dataset):
             continue
         # Transforms may draw random numbers: the run goes on as if nobody had looked.
-        with isolated(strategy.device, 0):
-            x, y, *more = dataset[0]
-            if not isinstance(x, Tensor):
+        with frozen_generators(), isolated(strategy.device, 0):
+            row = dataset[0]
+            # Rows of other kinds are refused with the first batch, by name.
+            if not isinstance(row, tuple | list) or len(row) < 2 or not isinstance(row[0], Tensor):
                 continue
-            x = x.unsqueeze(0).to(strategy.device)
-            t = torch.as_tensor(more[-1] if more else 0).reshape(1).to(strategy.device)
+            if not isinstance(row[1], Tensor | Number):
+                continue
+            x, y = row[0].unsqueeze(0).to(strategy.device), torch.as_tensor(row[1]).unsqueeze(0).to(strategy.device)
+            t = torch.as_tensor(row[-1] if len(row) > 2 else 0).reshape(1).to(strategy.device)
             if tap is not None:
                 with eval_mode(strategy.model), torch.no_grad():
                     x = tap.read(strategy.model, x, t)[0].float()
-        _check(memory, x, torch.as_tensor(y).unsqueeze(0).to(strategy.device))
+        _check(memory, x, y)
         targets = _known_targets(dataset)
         if targets is None:
             probe = x

@@ -141,6 +141,8 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         # Tensors of inference mode could not be adapted to.
         with torch.inference_mode(False), torch.no_grad(), eval_mode(model):
             x, output = x.clone() if x.is_inference() else x, logits.clone()
+            # What the model keeps of the batch belongs to the strategy's own forward pass.
+            kept = {name: value for name, value in vars(model).items() if isinstance(value, Tensor)}
             restore = uncompile(model.modules())
             try:
                 self._look_again(model)
@@ -149,6 +151,7 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
                         output[rows] = self._predict(model, x[rows], output[rows], task)
             finally:
                 restore()
+                vars(model).update(kept)
         strategy.mb_output = replaced(output)
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:

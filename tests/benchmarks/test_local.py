@@ -84,7 +84,7 @@ def test_a_missing_root_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match="data_root: expected an existing folder, got"):
         split_mnist(5, data_root=missing)
     monkeypatch.setenv("MEMPLUGINS_DATA", str(missing))
-    with pytest.raises(ValueError, match=r"MEMPLUGINS_DATA: wants an existing folder, got .*nowhere"):
+    with pytest.raises(ValueError, match=r"MEMPLUGINS_DATA: expected an existing folder, got .*nowhere"):
         split_mnist(5)
     assert not missing.exists()
 

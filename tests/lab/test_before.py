@@ -65,7 +65,7 @@ def test_runs_read_their_data_from_the_folder_given(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("MEMPLUGINS_DATA", "elsewhere")
     with Settings(data_root=tmp_path).data():
         assert data_root() == tmp_path
-    with pytest.raises(ValueError, match="MEMPLUGINS_DATA: wants an existing folder, got 'elsewhere'"):
+    with pytest.raises(ValueError, match="MEMPLUGINS_DATA: expected an existing folder, got 'elsewhere'"):
         data_root()
     spec = run("naive")
     assert "data" not in str(spec.to_json()), "where the data is plays no part in what a run is"

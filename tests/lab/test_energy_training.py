@@ -352,8 +352,8 @@ def test_codes_as_patterns_leave_their_signs_as_cues() -> None:
         ({"average": 1.0}, r"average: expected a number in \[0, 1\), got 1"),
         ({"out": Path("net.pt")}, "out: expected a file .safetensors"),
         ({"write_steps": -1}, "write_steps: expected"),
-        ({"writable": 8}, "writable: wants 1 to width - 1 = 7, got 8"),
-        ({"deviation_rate": 1.0}, "deviation_rate: wants slope_rate"),
+        ({"writable": 8}, "writable: expected 1 to width - 1 = 7, got 8"),
+        ({"deviation_rate": 1.0}, "deviation_rate: expected None, as slope_rate is None"),
         ({"data": "mnist", "data_root": None}, "data_root: expected the folder"),
     ],
 )
@@ -368,5 +368,5 @@ def test_options_out_of_range_are_named(
 
 def test_too_few_images_to_validate_on_are_named() -> None:
     task = Images(torch.rand(5, 1, 8, 8), "block")
-    with pytest.raises(ValueError, match="images: wants at least 6, one a pattern, got 5"):
+    with pytest.raises(ValueError, match="images: expected at least 6, one a pattern, got 5"):
         task.episodes(1, 6, generator=torch.Generator())

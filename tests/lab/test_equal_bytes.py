@@ -82,8 +82,8 @@ def test_images_above_14_pixels_are_reduced_for_four_bits() -> None:
 def test_raw_images_have_no_normalisation_to_undo() -> None:
     plain = RunSpec(benchmark="split-mnist", strategy="er-4bit", seed=0, n_experiences=5, epochs=1)
     raw = RunSpec(**plain.to_json(), benchmark_options={"normalise": False})
-    assert factory.make_memory(raw).codec.codec.normalisation.undo(torch.ones(1)) == 1
-    assert factory.make_memory(plain).codec.codec.normalisation.undo(torch.ones(1)) == pytest.approx(0.1307 + 0.3081)
+    assert factory.make_memory(raw).codec.codec.normalisation.undo(torch.ones(1, 1)) == 1
+    assert factory.make_memory(plain).codec.codec.normalisation.undo(torch.ones(1, 1)) == pytest.approx(0.1307 + 0.3081)
 
 
 @pytest.fixture

@@ -32,14 +32,14 @@ def test_a_budget_that_holds_nothing_is_an_error_in_plain_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["gallery", "--out", str(tmp_path / "pictures"), "--budget", "10"]) == 2
-    assert "nbytes: one row takes" in capsys.readouterr().err
+    assert "nbytes: expected at least" in capsys.readouterr().err
     assert not (tmp_path / "pictures").exists()
 
 
 def test_a_missing_folder_is_told_by_the_options_name(capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--data-root", "--data"):
         assert main(["gallery", "--images", "mnist", option, "/not/there"]) == 2
-        assert "data_root: wants an existing folder, got '/not/there'" in capsys.readouterr().err
+        assert "data_root: expected an existing folder, got '/not/there'" in capsys.readouterr().err
 
 
 def test_digits_stand_as_those_of_mnist_do() -> None:

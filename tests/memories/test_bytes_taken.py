@@ -75,11 +75,15 @@ def assert_counted(make: Callable[[int], Any], small: int, large: int, *, traced
     :param traced: by what Python allocated; a torch call leaves some 60 bytes behind, which matters to what writes many
         times. Otherwise by what can be reached from the memory.
     """
-    (one, *less), (other, *more) = (taken(lambda size=size: make(size)) for size in (small, large))
-    counted = other.nbytes - one.nbytes
-    assert counted >= GROWN
-    for a, b in list(zip(less, more, strict=True))[0 if traced else 1 :]:
-        assert b - a == pytest.approx(counted, rel=0.02)
+    for tries_left in (2, 1, 0):
+        (one, *less), (other, *more) = (taken(lambda size=size: make(size)) for size in (small, large))
+        counted = other.nbytes - one.nbytes
+        assert counted >= GROWN
+        grown = [b - a for a, b in list(zip(less, more, strict=True))[0 if traced else 1 :]]
+        # Whatever else the process lets go of or takes meanwhile is traced, too: then it is measured once more.
+        if grown == [pytest.approx(counted, rel=0.02)] * len(grown) or not tries_left:
+            break
+    assert grown == [pytest.approx(counted, rel=0.02)] * len(grown)
 
 
 def rows(memory: RandomMemory, *, classes: int = 10, targets: bool = False) -> RandomMemory:

@@ -205,5 +205,5 @@ def test_bad_arguments() -> None:
     with pytest.raises(TypeError, match="judge: expected a callable on a batch, or None, got"):
         ReplayAgreement("model")  # type: ignore[arg-type]
     for metric in (ReplayAgreement, ReplayBound):
-        with pytest.raises(ValueError, match="emit_at: wants one of 'iteration', 'epoch', 'experience'"):
+        with pytest.raises(ValueError, match="emit_at: expected one of 'iteration', 'epoch', 'experience'"):
             metric(emit_at="stream")  # type: ignore[arg-type]

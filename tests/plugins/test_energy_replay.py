@@ -111,8 +111,10 @@ def test_the_strategy_is_its_plugin_on_naive(tmp_path: Any) -> None:
         strategy.train(experience, num_workers=0)
     assert torch.equal(weights(strategy), expected)
     assert 0 < strategy.memory.nbytes <= 3_000
-    with pytest.raises(ValueError, match="budget: expected an integer >= 1, got"):
-        EnergyRehearsal(model=model, optimizer=strategy.optimizer, budget="50KB")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"budget: expected bytes such as .* got 'much'"):
+        EnergyRehearsal(model=model, optimizer=strategy.optimizer, budget="much")
+    with pytest.raises(ValueError, match=r"budget: expected at least .* got 3"):
+        EnergyRehearsal(model=model, optimizer=strategy.optimizer, budget=3)
 
 
 def evaluated(plugins: list[Any]) -> dict[str, float]:

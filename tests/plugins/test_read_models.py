@@ -454,5 +454,5 @@ def test_a_backend_that_cannot_be_used_is_told_at_once(made: Any, monkeypatch: p
         made("faiss")
     with pytest.raises(ValueError, match=r"^backend: "):
         made("faiss")
-    with pytest.raises(ValueError, match=r"^backend: expected 'torch' or 'faiss', got 'annoy'"):
+    with pytest.raises(ValueError, match=r"^backend: expected one of 'torch', 'faiss', got 'annoy'"):
         made("annoy")

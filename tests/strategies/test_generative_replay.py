@@ -78,5 +78,5 @@ def test_arguments_are_keywords_and_those_of_avalanche_come_along() -> None:
     assert isinstance(strategy, SupervisedTemplate)
     with pytest.raises(ValueError, match="steps: expected an integer >= 1, got"):
         train(steps=0)
-    with pytest.raises(ValueError, match="labels: wants one of"):
+    with pytest.raises(ValueError, match="labels: expected one of"):
         train(labels="old")
