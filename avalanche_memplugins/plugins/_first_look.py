@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.plugins._augment import isolated
-from avalanche_memplugins.plugins._experience import has_task_labels, parts_of
+from avalanche_memplugins.plugins._experience import parts_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._materialise.read import frozen_generators
 
@@ -58,19 +58,20 @@ def check_strategy(strategy: Any, labels: str) -> None:
         )
 
 
-def check_batch(strategy: Any) -> None:
+def check_batch(strategy: Any, *, labelled: bool) -> None:
     """Raise unless the strategy's batch is ``[x, y]`` or ``[x, y, t]`` with task labels t.
 
+    :param labelled: a third column holds task labels.
     :raises ValueError: naming ``mbatch``.
     """
     batch = strategy.mbatch
-    if isinstance(batch, list | tuple) and all(isinstance(column, Tensor) for column in batch):
-        if len(batch) in (2, 3) and len(batch[0]) != len(batch[1]):
+    if isinstance(batch, list | tuple) and all(map(_is_tensor, batch)):
+        if len(batch) in (2, 3) and batch[0].shape[:1] != batch[1].shape[:1]:
             raise ValueError(f"mbatch: expected a label for each row of x, got {_kind(batch)}")
         if len(batch) == 2:
             return
         if len(batch) == 3 and batch[2].ndim == 1 and not batch[2].is_floating_point():
-            if has_task_labels(strategy):
+            if labelled:
                 return
             raise ValueError(
                 "mbatch: expected [x, y], or [x, y, t] with task labels t, got a third column that holds none, since "
@@ -78,6 +79,10 @@ def check_batch(strategy: Any) -> None:
                 "name it so"
             )
     raise ValueError(f"mbatch: expected a list [x, y] or [x, y, t] with integer task labels t (B,), got {_kind(batch)}")
+
+
+def _is_tensor(column: Any) -> bool:
+    return isinstance(column, Tensor)
 
 
 def _kind(batch: Any) -> str:
@@ -150,23 +155,6 @@ def _known_targets(dataset: Any) -> Tensor | None:
     if not uniques or not all(isinstance(label, int) for label in uniques):
         return None
     return torch.tensor(sorted(uniques))
-
-
-@contextmanager
-def told_without_inputs(at: str | None) -> Iterator[None]:
-    """Tell what is the matter if a criterion fails because replayed outputs of a layer have no inputs.
-
-    :param at: name of the layer; None: inputs are replayed.
-    """
-    try:
-        yield
-    except (RuntimeError, ValueError, IndexError) as error:
-        if at is None:
-            raise
-        raise RuntimeError(
-            f"criterion: it failed on a batch with rows of latent replay at {at!r}, which have labels and outputs, but "
-            f"no inputs x: {error}"
-        ) from error
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +26,7 @@ class Step:
     :param begun: the forward pass has begun.
     :param judged: ``strategy.criterion()`` was called.
     :param rows: of the stream.
+    :param replayed: rows replayed.
     :param output: of the replayed rows.
     :param loss: what the strategy was given as the loss of all rows, without gradient.
     :param stream_loss: the part of it that is the stream's, if known.
@@ -38,6 +38,7 @@ class Step:
     begun: bool = False
     judged: bool = False
     rows: int = 0
+    replayed: int = 0
     output: Any = None
     loss: Tensor | None = None
     stream_loss: Tensor | None = None
@@ -48,17 +49,13 @@ class Step:
     _version: int = 0  # changes of that part in place
     _kept: dict[str, tuple[Any, Any, Any]] = field(default_factory=dict)  # what the model keeps of the batch
 
-    @property
-    def replayed(self) -> int:
-        """Rows replayed."""
-        return 0 if self.recall is None else len(self.recall.y)
-
     def begin(self, strategy: Any, recall: Recall | None, *, replace: bool) -> None:
         """Take up ``recall``; with ``replace`` its rows take the place of the stream's last ones."""
         self.recall, self._found = recall, strategy.mbatch
+        self.replayed = 0 if recall is None else recall.y.shape[0]
         if replace and recall is not None:
-            strategy.mbatch = [column[: len(column) - len(recall.y)] for column in strategy.mbatch]
-        self.rows = len(strategy.mbatch[0])
+            strategy.mbatch = [column[: len(column) - self.replayed] for column in strategy.mbatch]
+        self.rows = strategy.mbatch[0].shape[0]
 
     def joint_batch(self, batch: list[Tensor], x: Tensor | None = None) -> list[Tensor]:
         """The stream's batch with the replayed rows' labels behind it, and their inputs ``x`` if they are any."""
@@ -82,7 +79,7 @@ class Step:
             for name, value in vars(strategy.model).items():
                 if isinstance(value, Tensor) and value.ndim and len(value) == total:
                     self._kept[name] = (value, *parted(value, self.rows, self.replayed))
-            self._keep(strategy, 1)
+                    setattr(strategy.model, name, self._kept[name][1])
         return self._given
 
     def restore(self, strategy: Any) -> None:
@@ -103,35 +100,38 @@ class Step:
                 "forward() instead"
             )
 
-    @contextmanager
-    def all_rows(self, strategy: Any) -> Iterator[None]:
-        """Let batch and outputs be those of all rows."""
-        with self._in_place_of(strategy, self._joint, self._all, 0):
-            yield
+    def of_all(self, strategy: Any, criterion: Callable[[], Tensor]) -> Tensor:
+        """The criterion's loss of all rows."""
+        return self._with(strategy, criterion, self._joint, self._all, 0)
 
-    @contextmanager
-    def replayed_rows(self, strategy: Any, index: slice | Tensor) -> Iterator[None]:
-        """Let batch and outputs be those of the replayed rows with an index."""
+    def of_replayed(self, strategy: Any, criterion: Callable[[], Tensor], index: slice | Tensor) -> Tensor:
+        """The criterion's loss of the replayed rows with an index."""
         recall = self.recall
         if recall is None:
             raise RuntimeError("a loss of replayed rows without rows")
         batch = [column[index] for column in (recall.x, recall.y, recall.t)[: len(strategy.mbatch)]]
-        with self._in_place_of(strategy, batch, rows_of(self.output, index), 2, index):
-            yield
+        return self._with(strategy, criterion, batch, rows_of(self.output, index), 2, index)
 
-    @contextmanager
-    def _in_place_of(
-        self, strategy: Any, batch: list[Tensor], output: Any, part: int, index: slice | Tensor = slice(None)
-    ) -> Iterator[None]:
+    def _with(
+        self,
+        strategy: Any,
+        criterion: Callable[[], Tensor],
+        batch: list[Tensor],
+        output: Any,
+        part: int,
+        index: slice | Tensor = slice(None),
+    ) -> Tensor:
         found = strategy.mbatch, strategy.mb_output
         place = self._place(strategy.mb_output)
         strategy.mbatch, strategy.mb_output = batch, output if not place else output[place[0]]
-        self._keep(strategy, part, index)
+        for name, values in self._kept.items():
+            setattr(strategy.model, name, values[part][index])
         try:
-            yield
+            return criterion()
         finally:
             strategy.mbatch, strategy.mb_output = found
-            self._keep(strategy, 1)
+            for name, values in self._kept.items():
+                setattr(strategy.model, name, values[1])
 
     def _place(self, output: Any) -> tuple[int, ...] | None:
         """Where in the output of :meth:`part` another is: nowhere (None), all of it, or one entry of a tuple."""
@@ -140,10 +140,6 @@ class Step:
         if isinstance(self._given, tuple):
             return next(((i,) for i, entry in enumerate(self._given) if entry is output), None)
         return None
-
-    def _keep(self, strategy: Any, part: int, index: slice | Tensor = slice(None)) -> None:
-        for name, values in self._kept.items():
-            setattr(strategy.model, name, values[part][index])
 
 
 def _version(output: Any) -> int:

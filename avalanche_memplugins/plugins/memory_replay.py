@@ -23,7 +23,7 @@ from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._amount import Amount, check_amount, rows_to_replay
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
 from avalanche_memplugins.plugins._augment import Augment, augmented, check_augment
-from avalanche_memplugins.plugins._experience import number_of, parts_of
+from avalanche_memplugins.plugins._experience import has_task_labels, number_of, parts_of
 from avalanche_memplugins.plugins._feed import Batches, HeldBatches, through_the_model
 from avalanche_memplugins.plugins._first_look import (
     check_batch,
@@ -31,7 +31,6 @@ from avalanche_memplugins.plugins._first_look import (
     diverged_if_not_finite,
     test_labels,
     test_rows,
-    told_without_inputs,
 )
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
 from avalanche_memplugins.plugins._listed import listed_once, told_of_another_run
@@ -181,6 +180,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self._step: Step | None = None
         self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
         self._fired = False  # whether before_forward did in this experience
+        self._labelled = False  # whether the third column of a batch holds task labels
         self._warned_unused = self._warned_old = self._warned_small = False
 
     @property
@@ -247,6 +247,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         """
         self._fired = False
         self._probe = None
+        self._labelled = has_task_labels(strategy)
         self.targets.check(strategy)
         if self._tap is None:
             dataset = strategy.experience.dataset
@@ -337,7 +338,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if step is None or step.begun or not strategy.is_training:
             return forward(*args, **kwargs)
         step.begun = True
-        check_batch(strategy)
+        check_batch(strategy, labelled=self._labelled)
         if self._probe is not None and not strategy.clock.train_exp_epochs:
             test_labels(self.memory, self._probe, strategy.mbatch[1])
         recall = self._sample(strategy, step)
@@ -399,23 +400,28 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             loss = criterion(*args, **kwargs)
             return loss
 
-        def of_replayed(index: slice | Tensor) -> Tensor:
-            with step.replayed_rows(strategy, index):
-                found: Tensor = criterion(*args, **kwargs)
-            return found
-
-        with told_without_inputs(self.at):
+        try:
             if self._has_own_loss:
-                stream = criterion(*args, **kwargs)
-                loss = self._joined_loss(strategy, stream, step, of_replayed)
+                stream: Tensor = criterion(*args, **kwargs)
+                loss = self._joined_loss(
+                    strategy,
+                    stream,
+                    step,
+                    lambda index: step.of_replayed(strategy, lambda: criterion(*args, **kwargs), index),
+                )
+                step.stream_loss = stream.detach()
             else:
-                with step.all_rows(strategy):
-                    loss = criterion(*args, **kwargs)
+                loss = step.of_all(strategy, lambda: criterion(*args, **kwargs))
+                if self._loss_is_read:
+                    step.stream_loss = stream_loss(strategy, loss)
+        except (RuntimeError, ValueError, IndexError) as error:
+            if self.at is None:
+                raise
+            raise RuntimeError(
+                f"criterion: it failed on a batch with rows of latent replay at {self.at!r}, which have labels and "
+                f"outputs, but no inputs x: {error}"
+            ) from error
         step.loss = loss.detach()
-        if self._has_own_loss:
-            step.stream_loss = stream.detach()
-        elif self._loss_is_read:
-            step.stream_loss = stream_loss(strategy, loss)
         return loss
 
     def _joined_loss(
