@@ -330,7 +330,14 @@ def _write_preset(path: Path, seed: int) -> None:
 
 
 def _training(out: Path) -> Training:
-    sizes: dict[str, Any] = {"bits": 12, "writable": 4, "width": 8, "write_steps": 2, "read_steps": 2, "patterns": (2, 3)}
+    sizes: dict[str, Any] = {
+        "bits": 12,
+        "writable": 4,
+        "width": 8,
+        "write_steps": 2,
+        "read_steps": 2,
+        "patterns": (2, 3),
+    }
     return Training(EnergyTraining(out=out, rows=6, steps=12, validate_every=4, write_rate=2.0, **sizes))
 
 
@@ -510,10 +517,12 @@ def agree(folder: Path, draw: random.Random) -> bool:
     for result in folder.glob("*.json"):
         if "protocol" in (values := json.loads(result.read_text())):
             del values["sha256"]
-            with contextlib.suppress(ValueError):  # what JSON cannot hold
-                result.write_bytes(sealed(_mutated(values, draw)))
-                return True
-            return False
+            mutated = _mutated(values, draw)
+            try:
+                result.write_bytes(sealed(mutated) if isinstance(mutated, dict) else json.dumps(mutated).encode())
+            except ValueError:  # what JSON cannot hold
+                return False
+            return True
     folder = next((found.parent for found in folder.rglob(_folders.MANIFEST)), folder)
     if not (folder / _folders.MANIFEST).is_file():
         return False
@@ -525,7 +534,8 @@ def agree(folder: Path, draw: random.Random) -> bool:
     elif "state" in manifest:
         manifest["state"] = _mutated(manifest["state"], draw)
     else:
-        manifest = {**_mutated(manifest, draw), "sha256": manifest["sha256"]}
+        mutated = _mutated(manifest, draw)
+        manifest = {**(mutated if isinstance(mutated, dict) else {}), "sha256": manifest["sha256"]}
     manifest["manifest_sha256"] = _folders.manifest_digest(manifest)
     (folder / _folders.MANIFEST).write_text(json.dumps(manifest))
     return True
