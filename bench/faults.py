@@ -71,7 +71,8 @@ def main() -> int:
         f"{len(chosen)} targets: {', '.join(chosen)}. {time.perf_counter() - begun:.0f} s.\n\n"
         "Each is damaged and loaded into an object that holds something else. *Loaded equal*: what was saved came "
         "back, or (right checksums, or a preset, which has none) something that might be meant and works. *Refused*: "
-        f"by the error that is documented (a result that is damaged is none, and its run is done again), and the object is bit for bit as it was.\n\n{damages}\n\n{writing}"
+        "by the error that is documented (a result that is damaged is none, and its run is done again), and the "
+        f"object is bit for bit as it was.\n\n{damages}\n\n{writing}"
     )
     if not options.no_record:
         record("Damaged files and interrupted writes", body, f"python bench/faults.py --tries {options.tries}")

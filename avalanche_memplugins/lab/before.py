@@ -31,8 +31,8 @@ def check_before(specs: Sequence[RunSpec], out: Path, settings: Settings, *, her
     :param settings: how they are carried out.
     :param here: whether they read their data from this machine's folders; on a cluster each node has its own.
     :raises ValueError: naming all that is wrong: a stream that cannot be cut in so many experiences, a memory that does
-        not fit its budget or its benchmark, a memory or a model that this machine cannot hold, data that is not there and cannot be downloaded, a folder that cannot be
-        written to.
+        not fit its budget or its benchmark, a memory or a model that this machine cannot hold, data that is not there
+        and cannot be downloaded, a folder that cannot be written to.
     """
     kinds = list(dict.fromkeys(replace(spec, seed=0) for spec in specs))
     problems = list(dict.fromkeys(why for spec in kinds if (why := _length(spec))))

@@ -62,7 +62,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(UnwritableError, match="^out: .* could not be written: disk full"):
+    with pytest.raises(UnwritableError, match=r"^out: .* could not be written: disk full"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
@@ -121,5 +121,5 @@ def test_links_are_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "file/x"])
 def test_what_cannot_be_written_is_told_by_its_name(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UnwritableError, match="^out: "):
+    with pytest.raises(UnwritableError, match=r"^out: "):
         write_whole(tmp_path / name, b"new")
