@@ -7,14 +7,17 @@ import re
 from decimal import Decimal
 from reprlib import repr as short
 
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
-_SPELLING = re.compile(r"\s*(\d[\d_]{0,30}(?:\.\d{1,30})?(?:e\+?\d{1,2})?)\s*([kmg]i?)?b?\s*", re.ASCII)
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_UNITS |= {"ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4}
+_SPELLING = re.compile(
+    r"\s*((?:\d[\d_]{0,30}(?:\.\d{1,30})?|\.\d{1,30})(?:e\+?\d{1,2})?)\s*([kmgt]i?)?(?:b|bytes?)?\s*", re.ASCII
+)
 _LARGEST = 2**63 - 1
 _LONGEST = 100  # letters
 
 
 def parse_bytes(value: str | int | float, name: str = "budget") -> int:
-    """Bytes from ``50KB``, ``50k``, ``1.5 MiB``, ``1e6`` or a number; k, M and G are decimal, as on the screen.
+    """Bytes from ``50KB``, ``50k``, ``1.5 MiB``, ``1e6`` or a number; k, M, G and T are decimal, as on the screen.
 
     :param value: what was written.
     :param name: of the setting; the error begins with it.

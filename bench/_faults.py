@@ -8,6 +8,7 @@ hundred damages on each, ``bench/faults.py`` many more.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,6 +40,12 @@ from torch.utils.data import TensorDataset
 from avalanche_memplugins import MemoryReplayPlugin, RandomMemory, _drafts, _folders, pretrained
 from avalanche_memplugins.checkpointing import load_run_state, save_run_state
 from avalanche_memplugins.codecs import Bits, LatentCodec, StreamCodec, Uint8
+from avalanche_memplugins.lab import ResultStore, RunResult, RunSpec
+from avalanche_memplugins.lab.energy.options import EnergyTraining
+from avalanche_memplugins.lab.energy.train import Training
+from avalanche_memplugins.lab.presets import FOLDER, load_preset
+from avalanche_memplugins.lab.store import sealed
+from avalanche_memplugins.lab.table import summarise, tidy
 from avalanche_memplugins.memories import (
     DynamicKanervaMemory,
     EnergyMemory,
@@ -66,6 +74,8 @@ class Target:
     :param state: all that a loaded or fresh object is, as nested dicts and lists of tensors and plain values.
     :param argument: with which its errors begin.
     :param use: does with what was loaded what a user would; whatever could be loaded must stand it.
+    :param ours: whether this library writes it, with a checksum. What people write by hand says something else when it
+        is changed, and has no writer to interrupt.
     """
 
     make: Callable[[Path, int], Any]
@@ -74,6 +84,7 @@ class Target:
     state: Callable[[Any], Any]
     argument: tuple[str, ...] = ("folder: ",)
     use: Callable[[Any], Any] = lambda found: None
+    ours: bool = True
 
 
 # ------------------------------------------------------------------------------------------------ targets
@@ -286,6 +297,105 @@ TARGETS["pretrained energy network"] = Target(
 )
 
 
+def _result(seed: int) -> RunResult:
+    of = {"benchmark": "split-digits", "strategy": "rma", "seed": 0, "n_experiences": 2, "epochs": 1, "hidden": 8}
+    return RunResult(
+        spec=RunSpec(**of),
+        untrained=(0.1, 0.125),
+        accuracy=((0.9, 0.1), (0.6 + seed / 10, 0.8)),
+        train_seconds=(1.5, 2.5),
+        memory_bytes=(10, 20 + seed),
+        fixed_bytes=3,
+        weights="ab" * 32,
+        warnings=(f"warned {seed}",),
+        environment={"torch": "2"},
+    )
+
+
+def _read_result(path: Path) -> RunResult:
+    found = ResultStore(path).get(_result(0).spec)
+    if found is None:  # the store has no error: the run is done again
+        raise ValueError("result: none, the run is done again")
+    return found
+
+
+def _reported(result: RunResult) -> None:
+    summarise(tidy([result]), result.spec.strategy)
+
+
+def _write_preset(path: Path, seed: int) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    preset = FOLDER / f"{('der-split-mnist', 'clb-split-mnist')[seed]}.yaml"
+    shutil.copy(preset, path / "own.yaml")
+
+
+def _training(out: Path) -> Training:
+    sizes: dict[str, Any] = {
+        "bits": 12,
+        "writable": 4,
+        "width": 8,
+        "write_steps": 2,
+        "read_steps": 2,
+        "patterns": (2, 3),
+    }
+    return Training(EnergyTraining(out=out, rows=6, steps=12, validate_every=4, write_rate=2.0, **sizes))
+
+
+@lru_cache(maxsize=2)
+def _begun(seed: int) -> Training:
+    found = _training(Path(os.devnull).with_name("none.safetensors"))
+    for _ in range(1 + seed):
+        _go_on(found)
+    return found
+
+
+def _go_on(training: Training) -> None:
+    training._round()
+    training.best_score = training.validate()
+    training.history.append([training.step, training.seconds, *training.best_score])
+
+
+def _save_training(path: Path, seed: int) -> None:
+    training = _begun(seed)
+    training.folder = path / "net.checkpoint"
+    training._save()
+
+
+def _of_training(training: Training | None) -> Any:
+    return training and [
+        [dict(training.network.state_dict()), dict(training.average.state_dict()), dict(training.best)],
+        [training.optimizer.state_dict(), training.generator.get_state()],
+        [training.step, training.seconds, training.skipped, training.best_score, training.history],
+    ]
+
+
+TARGETS["result file"] = Target(
+    make=lambda path, seed: ResultStore(path).put(_result(seed)),
+    fresh=lambda: None,
+    load=lambda _, path: _read_result(path),
+    state=lambda found: found and found.to_json(),
+    argument=("result: ", "out: "),
+    use=_reported,
+)
+TARGETS["preset"] = Target(
+    make=_write_preset,
+    fresh=lambda: None,
+    load=lambda _, path: load_preset(path / "own.yaml"),
+    state=lambda found: found and dataclasses.asdict(found),
+    argument=("preset",),
+    use=lambda found: [row.spec(seed) for row in found.rows for seed in (0, 1)],
+    ours=False,
+)
+TARGETS["energy training checkpoint"] = Target(
+    make=_save_training,
+    fresh=lambda: None,
+    load=lambda _, path: _training(path / "net.safetensors"),
+    state=_of_training,
+    argument=("folder: ", "out: "),
+    use=_go_on,
+)
+
+
 # ------------------------------------------------------------------------------------------------ damages
 
 
@@ -404,6 +514,16 @@ def agree(folder: Path, draw: random.Random) -> bool:
             header[part] = json.dumps(_mutated(json.loads(header[part]), draw))
         save_file(tensors, weights, metadata={**header, "header_sha256": _weights._digest(header)})
         return True
+    for result in folder.glob("*.json"):
+        if "protocol" in (values := json.loads(result.read_text())):
+            del values["sha256"]
+            mutated = _mutated(values, draw)
+            try:
+                result.write_bytes(sealed(mutated) if isinstance(mutated, dict) else json.dumps(mutated).encode())
+            except ValueError:  # what JSON cannot hold
+                return False
+            return True
+    folder = next((found.parent for found in folder.rglob(_folders.MANIFEST)), folder)
     if not (folder / _folders.MANIFEST).is_file():
         return False
     manifest = json.loads((folder / _folders.MANIFEST).read_text())
@@ -411,8 +531,11 @@ def agree(folder: Path, draw: random.Random) -> bool:
         tensors = _mutated_tensors(load_file(folder / _folders.TENSORS), draw)
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / _folders.TENSORS)
         manifest["sha256"] = _folders._digest(folder / _folders.TENSORS)
-    else:
+    elif "state" in manifest:
         manifest["state"] = _mutated(manifest["state"], draw)
+    else:
+        mutated = _mutated(manifest, draw)
+        manifest = {**(mutated if isinstance(mutated, dict) else {}), "sha256": manifest["sha256"]}
     manifest["manifest_sha256"] = _folders.manifest_digest(manifest)
     (folder / _folders.MANIFEST).write_text(json.dumps(manifest))
     return True
@@ -527,7 +650,7 @@ class Bench:
             return self._noted("silently other", kind, f"and then {error!r}"[:300])
         self._renew()
         # Whoever makes the checksums right may say something else; it must only make sense.
-        if now == self.loaded or kind == "wrong with right checksums":
+        if now == self.loaded or kind == "wrong with right checksums" or not self.target.ours:
             return "loaded equal"
         return self._noted("silently other", kind, "")
 
@@ -587,7 +710,7 @@ def try_kills(name: str, target: Target, tries: int, seed: int, scratch: Path) -
             outcome = "lost"
             notes.append(f"{name}, kill: {error!r}"[:300])
         target.make(place, 0)
-        if left := sorted(path.name for path in scratch.iterdir() if path.name != place.name):
+        if left := sorted(path.name for path in scratch.rglob("*") if path.name.startswith(".")):
             outcome = "whole, but a draft is left"
             notes.append(f"{name}, kill: {left}")
         out[outcome] += 1
@@ -631,7 +754,7 @@ def try_full_disks(name: str, target: Target, tries: int, seed: int, scratch: Pa
             notes.append(f"{name}, full disk: {error!r}"[:300])
         if digest(target.state(target.load(target.fresh(), place))) != wanted:
             outcome = "changed"
-        files = [path.name for path in (*scratch.iterdir(), *place.iterdir()) if path.name.startswith(".")]
+        files = [path.name for path in scratch.rglob("*") if path.name.startswith(".")]
         if files:
             outcome = "changed"
             notes.append(f"{name}, full disk: {files}")

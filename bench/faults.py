@@ -42,10 +42,13 @@ def main() -> int:
                 found, said = try_all(name, target, options.tries, options.seed, Path(scratch) / "damages")
                 for kind, outcomes in found.items():
                     by_kind[kind] += outcomes
+                notes += said
+                if not target.ours:
+                    continue
                 writers = (options.kills, options.seed)
                 killed, more = try_kills(name, target, *writers, Path(scratch) / "kills")
                 fulls, rest = try_full_disks(name, target, *writers, Path(scratch) / "full")
-            kills, full, notes = kills + killed, full + fulls, [*notes, *said, *more, *rest]
+            kills, full, notes = kills + killed, full + fulls, [*notes, *more, *rest]
     rows = [[kind, sum(of.values()), *(of[outcome] for outcome in OUTCOMES)] for kind, of in by_kind.items()]
     total = sum(by_kind.values(), Counter())
     rows.append(["all", sum(total.values()), *(total[outcome] for outcome in OUTCOMES)])
@@ -67,8 +70,9 @@ def main() -> int:
     body = (
         f"{len(chosen)} targets: {', '.join(chosen)}. {time.perf_counter() - begun:.0f} s.\n\n"
         "Each is damaged and loaded into an object that holds something else. *Loaded equal*: what was saved came "
-        "back, or (right checksums) something that a memory might hold and works. *Refused*: by the error that is "
-        f"documented, and the object is bit for bit as it was.\n\n{damages}\n\n{writing}"
+        "back, or (right checksums, or a preset, which has none) something that might be meant and works. *Refused*: "
+        "by the error that is documented (a result that is damaged is none, and its run is done again), and the "
+        f"object is bit for bit as it was.\n\n{damages}\n\n{writing}"
     )
     if not options.no_record:
         record("Damaged files and interrupted writes", body, f"python bench/faults.py --tries {options.tries}")

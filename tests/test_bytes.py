@@ -36,6 +36,11 @@ from avalanche_memplugins.networks.energy import GatedEnergy
         ("1.1kB", 1100),  # 1.1 * 1000 is no whole number in binary
         ("0.5kb", 500),
         ("1GB", 10**9),
+        ("2 TB", 2 * 10**12),
+        ("1TiB", 1024**4),
+        (".5MB", 500_000),
+        ("784 bytes", 784),
+        ("1 byte", 1),
         ("1e6", 10**6),
         ("2.5e4", 25_000),
         ("1e3kB", 10**6),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -18,6 +19,8 @@ from .strategies import OURS, STRATEGIES
 from .strategy_info import LABEL_BYTES
 
 _SHOWN = 4
+# Hold what they have learned, which a budget limits and does not fill; or codes, which are smaller than any image.
+_GROWING = ("gaussian", "kanerva", "kanerva-shared", "energy", "vae", "er-latent", "er-mbpa-latent", "knn-latent")
 
 
 def check_before(specs: Sequence[RunSpec], out: Path, settings: Settings, *, here: bool = True) -> None:
@@ -28,8 +31,8 @@ def check_before(specs: Sequence[RunSpec], out: Path, settings: Settings, *, her
     :param settings: how they are carried out.
     :param here: whether they read their data from this machine's folders; on a cluster each node has its own.
     :raises ValueError: naming all that is wrong: a stream that cannot be cut in so many experiences, a memory that does
-        not fit its budget or its benchmark, data that is not there and cannot be downloaded, a folder that cannot be
-        written to.
+        not fit its budget or its benchmark, a memory or a model that this machine cannot hold, data that is not there
+        and cannot be downloaded, a folder that cannot be written to.
     """
     kinds = list(dict.fromkeys(replace(spec, seed=0) for spec in specs))
     problems = list(dict.fromkeys(why for spec in kinds if (why := _length(spec))))
@@ -38,6 +41,8 @@ def check_before(specs: Sequence[RunSpec], out: Path, settings: Settings, *, her
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError("; ".join(problems[:_SHOWN]) + more)
     if here:
+        if too_large := list(dict.fromkeys(why for spec in kinds if (why := _too_large(spec)))):
+            raise ValueError("; ".join(too_large[:_SHOWN]))
         with settings.data():
             for name in dict.fromkeys(spec.benchmark for spec in specs):
                 _check_data(name)
@@ -93,6 +98,40 @@ def _too_small(spec: RunSpec) -> str | None:
         )
     least = rows * row
     return None if spec.budget >= least else f"budget: expected at least {least} bytes, got {spec.budget}"
+
+
+def _too_large(spec: RunSpec) -> str | None:
+    """Why a run cannot fit this machine's memory, however little else is in it; None if it may.
+
+    Only what is sure: rows that are all held from the first on, and the model's weights with their gradients.
+    """
+    total = memory_of_machine()
+    if total is None:
+        return None
+    info = BENCHMARKS[spec.benchmark]
+    if spec.strategy in OURS and OURS[spec.strategy].sized == "rows" and spec.strategy not in _GROWING:
+        # At least a bit for each number of a row of 14 x 14, the smallest that a codec makes of an image.
+        least = spec.memory_size * min(math.prod(info.input_shape), 196) // 8 if spec.budget is None else spec.budget
+        if least > total:
+            name = "memory_size" if spec.budget is None else "budget"
+            return f"{name}: expected a memory that fits this machine's {total} bytes, got one of at least {least}"
+    if spec.model == "mlp":
+        units = spec.hidden
+        weights = units * (math.prod(info.input_shape) + info.n_classes) + units**2 * (spec.hidden_layers - 1)
+        if 8 * weights > total:
+            return (
+                f"hidden: expected a model that fits this machine's {total} bytes, "
+                f"got one of {8 * weights} with its gradients"
+            )
+    return None
+
+
+def memory_of_machine() -> int | None:
+    """Bytes of this machine's memory; None if that is not known."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _check_data(name: str) -> None:

@@ -152,7 +152,7 @@ def _lines_across(panel: Any, table: pd.DataFrame) -> None:
             va="bottom",
             fontsize=9.5,
             bbox=_BOX,
-            zorder=4,
+            zorder=2.5,  # below the points: a name may be crossed, but hides no number
         )
 
 

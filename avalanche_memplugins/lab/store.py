@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from avalanche_memplugins._drafts import draft_of, real_place, sync, telling
+
 from ._lock import locked
 from .result import RunResult
 from .spec import PROTOCOL, RunSpec
@@ -152,7 +154,7 @@ def check_writable(out: Path, name: str = "out") -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".memplugins-", dir=out) as file:
+        with tempfile.TemporaryFile(dir=out) as file:
             file.write(bytes(1 << 16))
             file.flush()
             os.fsync(file.fileno())
@@ -161,18 +163,22 @@ def check_writable(out: Path, name: str = "out") -> None:
         raise ValueError(f"{name}: expected a folder that can be written to, got {out}: {why}") from problem
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, meets either the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)  # mkstemp's own 0o600 would lock colleagues out
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
-        raise
+def write_whole(path: Path, content: bytes, name: str = "out") -> None:
+    """Write a file so that a reader, or a crash, meets either the old content or the new one.
+
+    It has the rights that the user's umask gives. What a writer that was killed has left of the same file is removed.
+
+    :param path: of the file; its folder is made, links are followed.
+    :param content: of the file.
+    :param name: of the setting; the error begins with it.
+    :raises UnwritableError: an ``OSError`` and a ``ValueError``, if there is no room or no right to write.
+    """
+    place = real_place(name, path)
+    with telling(name, place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with draft_of(place) as draft:
+            whole = draft / "whole"
+            whole.write_bytes(content)
+            sync(whole)
+            os.replace(whole, place)
+            sync(place.parent)

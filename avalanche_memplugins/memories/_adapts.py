@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from avalanche_memplugins import _checks as check
+
 _BATCH = 256
 
 
@@ -20,6 +22,7 @@ class AdaptsToExperiences:
 
         :param agent: whose attribute the memory is.
         :param exp: an experience with a ``dataset``.
+        :raises TypeError: if the experience has no data set.
         :raises ValueError: what the memory has against the row; or if it stores outputs, which only a loop can give it.
         """
         memory: Any = self
@@ -37,6 +40,7 @@ class AdaptsToExperiences:
 
         :param agent: whose attribute the memory is.
         :param exp: an experience with a ``dataset`` and its number, ``current_experience``.
+        :raises TypeError: if the experience has no data set.
         :raises ValueError: what the memory has against the rows.
         """
         memory: Any = self
@@ -53,6 +57,7 @@ class _Batches:
     """Batches ``(x, y, t)`` of an experience, a fresh pass each time."""
 
     def __init__(self, exp: Any, device: torch.device, *, rows: int) -> None:
+        check.having("exp", exp, ("dataset",), "an experience with a dataset")
         self.device = device
         self.number = int(getattr(exp, "current_experience", 0))
         dataset = exp.dataset

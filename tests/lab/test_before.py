@@ -69,3 +69,24 @@ def test_runs_read_their_data_from_the_folder_given(tmp_path: Path, monkeypatch:
         data_root()
     spec = run("naive")
     assert "data" not in str(spec.to_json()), "where the data is plays no part in what a run is"
+
+
+@pytest.mark.parametrize("strategy", ["rma", "er-reservoir", "er-1bit", "er-4bit", "knn-4bit", "dark-replay"])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"budget": 2**63 - 1}, "budget: expected a memory that fits this machine's"),
+        ({"memory_size": 10_000}, "memory_size: expected a memory that fits this machine's"),
+        ({"hidden": 2**31 - 1}, "hidden: expected a model that fits this machine's"),
+    ],
+)
+def test_what_this_machine_cannot_hold_is_told(
+    strategy: str, changes: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avalanche_memplugins.lab.before.memory_of_machine", lambda: 50_000)
+    spec = run(strategy, **changes)
+    with pytest.raises(ValueError, match=told):
+        check_before([spec], tmp_path / "out", Settings())
+    assert not (tmp_path / "out").exists()
+    check_before([spec], tmp_path / "out", Settings(), here=False)  # a cluster's nodes have their own
+    check_before([run(strategy)], tmp_path / "out", Settings())

@@ -296,7 +296,7 @@ def test_a_checkpoint_left_aside_by_a_crash_is_gone_on_from(training: Training) 
     whole = _state(training)
     # As a crash between the two renames leaves it: the old one aside, the new one a draft.
     aside = set_aside(training.folder)
-    shutil.copytree(training.folder, training.folder.with_name(f".{training.folder.name}-draft"))
+    shutil.copytree(training.folder, training.folder.with_name(f".{training.folder.name}-0123abcd.draft"))
     training.folder.rename(aside)
     assert _state(Training(training.options)) == whole
 

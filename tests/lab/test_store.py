@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from avalanche_memplugins._drafts import UnwritableError
 from avalanche_memplugins.lab import ResultStore, RunResult, RunSpec
 from avalanche_memplugins.lab.store import write_whole
 
@@ -59,7 +62,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UnwritableError, match=r"^out: .* could not be written: disk full"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
@@ -72,4 +75,51 @@ def test_files_are_plain_json_that_colleagues_may_read(
     values = json.loads(path.read_text())
     assert values["spec"]["strategy"] == "naive"
     assert values["accuracy"] == [[0.9, 0.1], [0.6, 0.8]]
-    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077, 0o007])
+def test_files_have_the_rights_of_the_umask(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        write_whole(tmp_path / "folder" / "file.json", b"new")
+        (tmp_path / "plain").write_bytes(b"")
+    finally:
+        os.umask(before)
+    for name in ("folder/file.json", "plain"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~mask
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_a_killed_writer_leaves_nothing_after_the_next_one(tmp_path: Path) -> None:
+    writer = os.fork()
+    if not writer:
+        try:
+            while True:
+                write_whole(tmp_path / "file.json", b"x" * 1000)
+        finally:
+            os._exit(1)
+    while not list(tmp_path.glob(".file.json-*.draft")):
+        time.sleep(0.0005)
+    os.kill(writer, signal.SIGKILL)
+    os.waitpid(writer, 0)
+    (tmp_path / ".file.json-0123abcd.draft").mkdir(exist_ok=True)
+    write_whole(tmp_path / "file.json", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "linked").symlink_to("real")
+    (tmp_path / "file.json").symlink_to("real/file.json")
+    write_whole(tmp_path / "file.json", b"one")
+    assert (tmp_path / "real" / "file.json").read_bytes() == b"one"
+    write_whole(tmp_path / "linked" / "file.json", b"two")
+    assert (tmp_path / "file.json").is_symlink()
+    assert (tmp_path / "file.json").read_bytes() == b"two"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "file/x"])
+def test_what_cannot_be_written_is_told_by_its_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UnwritableError, match=r"^out: "):
+        write_whole(tmp_path / name, b"new")

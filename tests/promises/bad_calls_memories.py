@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ from bad_values import (
 )
 from memories_and_plugins import RandomAutoencoder, RowMachine, energy_memory, vae_memory
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from avalanche_memplugins import memories as M
 from avalanche_memplugins.codecs import StreamCodec, Uint8
@@ -436,6 +439,16 @@ record(
     x=Array(),
     y=Labels(),
 )
+EXPERIENCE = SimpleNamespace(dataset=TensorDataset(x(), y()), current_experience=0)
+for name, held in HELD.items():
+    for method in ("pre_adapt", "post_adapt"):
+        # A copy, since the table's own is written to once.
+        record(
+            f"memories.{name}.{method}",
+            lambda held=held, method=method, **a: getattr(copy.deepcopy(held()), method)(**a),
+            lambda: {"agent": None, "exp": EXPERIENCE},
+            exp=Thing(),
+        )
 SLOTS = Values((None, 3, "x", [0], torch.tensor([0.5]), torch.tensor([99]), torch.tensor([-1]), torch.tensor(0)))
 for name in ("RandomMemory", "EpisodicMemory", "LatentMemory"):
     record(
@@ -605,6 +618,13 @@ record(
     replacement=Flag(),
 )
 record("memories.policies.GroupBalanced", P.GroupBalanced, lambda: {"grouping": "class"}, grouping=GROUPING)
+for name in ("Balanced", "GroupBalanced"):
+    record(
+        f"memories.policies.{name}.reserve",
+        lambda name=name, **a: getattr(P, name)("class").reserve(**a),
+        lambda: {"groups": 3},
+        groups=Integer(least=0),
+    )
 record("memories.policies.Uniform", P.Uniform, lambda: {"replacement": False}, replacement=Flag())
 
 # ---------------------------------------------------------------- baselines

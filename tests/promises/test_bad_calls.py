@@ -80,7 +80,7 @@ METHODS = {
     **dict.fromkeys(
         (
             "architecture", "step_counts", "prior", "patterns", "clear", "summary", "extra_repr", "result", "reset",
-            "with_defaults",
+            "with_defaults", "slots",
         ),
         "takes no arguments of the user's",
     ),

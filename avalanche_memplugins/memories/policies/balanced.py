@@ -41,8 +41,11 @@ class GroupBalanced:
         self._held = SlotGroups(capacity, find=False, count=True)
 
     def reserve(self, groups: int) -> None:
-        """Make room for so many groups now, instead of when they come."""
-        self._held.reserve(groups)
+        """Make room for groups now, instead of when they come.
+
+        :param groups: how many, 0 to 2**31 - 1.
+        """
+        self._held.reserve(check.integer("groups", groups, least=0, most=2**31 - 1))
 
     @property
     def nbytes(self) -> int:

@@ -37,8 +37,11 @@ class Balanced:
         self._held = SlotGroups(capacity, find=True, count=False)
 
     def reserve(self, groups: int) -> None:
-        """Make room for so many groups now, instead of when they come."""
-        self._held.reserve(groups)
+        """Make room for groups now, instead of when they come.
+
+        :param groups: how many, 0 to 2**31 - 1.
+        """
+        self._held.reserve(check.integer("groups", groups, least=0, most=2**31 - 1))
 
     @property
     def nbytes(self) -> int:
