@@ -386,8 +386,9 @@ def channels(name: str, value: Any, *, above: float | None = None) -> Tensor:
     :raises ValueError: for anything else.
     """
     try:
-        found = torch.as_tensor(value, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError):
+        found = torch.as_tensor(value)
+        found = torch.empty(0) if found.is_complex() or found.dtype == torch.bool else found.float()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         found = torch.empty(0)
     limit = "" if above is None else f" > {above:g}"
     if (

@@ -246,7 +246,7 @@ class RandomMemory(RowReads):
             if columns.targets is not None:
                 check.finite("y", y)
             if logits is not None:
-                check.finite("logits", logits)
+                check.finite("logits", values["logits"])  # in the type that they are kept in
             if self.embedding is not None:
                 check.finite("embedding", values["codes" if self.keep == "key" else "keys"])
             codes = check.storable(self.codec, content)
@@ -344,7 +344,10 @@ class RandomMemory(RowReads):
             raise ValueError("logits: a memory with store_logits=True wants the outputs of every row, got None")
         if logits is not None and not self.store_logits:
             raise ValueError("logits: this memory keeps none; make it with store_logits=True, or give None")
-        if logits is not None and (check.tensor("logits", logits).ndim != 2 or len(logits) != batch):
+        if logits is None:
+            return
+        check.floats(logits=logits)
+        if logits.ndim != 2 or len(logits) != batch or not logits.shape[1]:
             raise ValueError(f"logits: expected shape ({batch}, classes), got {tuple(logits.shape)}")
 
     def _embed(self, network: nn.Module, x: Tensor) -> Tensor:
@@ -368,8 +371,10 @@ class RandomMemory(RowReads):
         return key
 
     def _pad(self, logits: Tensor) -> Tensor:
-        width = self.store["logits"].shape[1] if "logits" in self.store else 0
-        return nn.functional.pad(logits, (0, max(0, width - logits.shape[1])))
+        if "logits" in self.store:
+            held = self.store["logits"]
+            logits = nn.functional.pad(logits, (0, max(0, held.shape[1] - logits.shape[1]))).to(held.dtype)
+        return logits
 
     def _placed(self, values: dict[str, Tensor], batch: int, groups: list[int] | None) -> list[Placement]:
         """Where the rows go, with room made for them."""

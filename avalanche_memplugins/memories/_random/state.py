@@ -70,7 +70,7 @@ class RowState(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
     @property
     def nbytes(self) -> int:
         """Bytes that hold the stream: all slots, filled or not, and the policies' own state."""
-        policies = part("policy", self.policy, "nbytes") + part("read", self.read, "nbytes")
+        policies: int = part("policy", self.policy, "nbytes") + part("read", self.read, "nbytes")
         return self.store.nbytes + policies + self._written.nbytes + self._nbytes_shared
 
     @property
@@ -220,7 +220,8 @@ class RowState(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
 
 def _named(thing: Any) -> str:
     """What it is made with, as it says itself; what says nothing is known by its class, not by its address."""
-    return f"{type(thing).__name__}()" if type(thing).__repr__ is object.__repr__ else repr(thing)
+    says_nothing = getattr(type(thing), "__repr__", None) is object.__repr__
+    return f"{type(thing).__name__}()" if says_nothing else repr(thing)
 
 
 def _differing(a: Any, b: Any) -> tuple[Any, Any]:
