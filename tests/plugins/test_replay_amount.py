@@ -216,9 +216,9 @@ class NoRows:
 )
 def test_a_read_policy_that_gives_no_rows_replays_nothing(options: dict[str, Any]) -> None:
     plugin = MemoryReplayPlugin(RandomMemory(20, read=NoRows()), **options)
-    strategy = run(build(Case(), [plugin]))
+    strategy = run(Case(), [plugin])
     assert plugin.last_replay is None
-    alone = run(build(Case(), []))
+    alone = run(Case(), [])
     assert torch.equal(weights(strategy), weights(alone))
 
 
