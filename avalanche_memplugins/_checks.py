@@ -19,6 +19,11 @@ from torch import Tensor
 T = TypeVar("T")
 LARGEST_INTEGER = 2**63 - 1
 _PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))
+_UNSIGNED = {torch.uint16, torch.uint32, torch.uint64}  # that torch stores, but hardly computes with
+_NUMBERS = {
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, *_UNSIGNED,
+}  # fmt: skip
 _LONGEST = 80
 _SMALL = 1 << 20  # bytes that nobody needs to ask about
 
@@ -305,16 +310,29 @@ def tensor(name: str, value: Any) -> Tensor:
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {show(value)}")
-    if value.layout is not torch.strided or value.is_complex() or value.is_meta or value.is_quantized:
+    if value.layout is not torch.strided or value.dtype not in _NUMBERS or value.is_meta or value.is_nested:
         raise ValueError(f"{name}: expected a dense tensor of real numbers, got {_unfit(value)}")
     return value
+
+
+def computed(name: str, value: Any) -> Tensor:
+    """:func:`tensor` of a type that torch can do arithmetic with: no unsigned integers of more than a byte.
+
+    :raises TypeError: if it is no tensor.
+    :raises ValueError: as :func:`tensor`, or for another type.
+    """
+    if tensor(name, value).dtype in _UNSIGNED:
+        raise ValueError(f"{name}: expected a type that torch computes with, got {value.dtype}; x.long() is one")
+    return value  # type: ignore[no-any-return]
 
 
 def _unfit(value: Tensor) -> str:
     shape = tuple(value.shape) if not value.is_nested else "of several shapes"
     if value.is_meta:
         return f"a tensor {shape} on the device 'meta', which has no data"
-    if value.is_complex() or value.is_quantized:
+    if value.is_nested:
+        return "a nested tensor"
+    if value.dtype not in _NUMBERS:
         return f"one of {value.dtype}"
     return f"the layout {value.layout}; x.to_dense() makes it dense"
 
@@ -368,8 +386,9 @@ def channels(name: str, value: Any, *, above: float | None = None) -> Tensor:
     :raises ValueError: for anything else.
     """
     try:
-        found = torch.as_tensor(value, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError):
+        found = torch.as_tensor(value)
+        found = torch.empty(0) if found.is_complex() or found.dtype == torch.bool else found.float()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         found = torch.empty(0)
     limit = "" if above is None else f" > {above:g}"
     if (

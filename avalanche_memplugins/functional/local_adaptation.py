@@ -211,7 +211,8 @@ def adapt_parameters(
     :param forward: ``forward(parameters, x)``: logits ``(n, C)`` of rows x ``(n, *shape)`` without side effects,
         such as ``lambda p, x: torch.func.functional_call(model, p, x)``.
     :param parameters: those to adapt, by name; never written to.
-    :param neighbours: ``(B, K, *shape)``; ``query`` is ``(B, *shape)``; the others as in :func:`adapt_linear`.
+    :param neighbours: ``(B, K, *shape)``, of any type that the model takes; ``query`` is ``(B, *shape)``; the others
+        as in :func:`adapt_linear`.
     :return: logits ``(B, C)``.
     """
     check.function("forward", forward, "a function of parameters and rows")
@@ -302,9 +303,9 @@ def _check(
     *,
     name: str = "features",
 ) -> None:
-    # What goes through the model may be of any type, such as token ids.
-    (check.floats if name == "features" else check.tensors)(**{name: features, "query": query})
     check.floats(weights=weights)
+    # Rows of a model's input may be integers, such as token ids.
+    (check.floats if name == "features" else check.tensors)(**{name: features, "query": query})
     if features.ndim < 3:
         raise ValueError(f"{name}: expected (B, K, *shape), got {tuple(features.shape)}")
     if check.tensor("labels", labels).is_floating_point() or labels.dtype == torch.bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from avalanche_memplugins._checks import batch as batch
 from avalanche_memplugins._checks import broadcast as broadcast
 from avalanche_memplugins._checks import choice as choice
+from avalanche_memplugins._checks import computed as computed
 from avalanche_memplugins._checks import dtype_of as dtype_of
 from avalanche_memplugins._checks import flag as flag
 from avalanche_memplugins._checks import flags as flags
@@ -42,9 +43,11 @@ LARGEST = torch.iinfo(torch.int32).max
 
 def rows_of(x: Tensor) -> int:
     """Number of rows of a batch ``(B, *shape)``."""
-    tensor("x", x)
+    computed("x", x)
     if x.ndim < 2:
         raise ValueError(f"x: expected a batch (B, *shape) of at least two dimensions, got {tuple(x.shape)}")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"x: expected rows of at least one number, got {tuple(x.shape)}")
     return len(x)
 
 
@@ -65,7 +68,8 @@ def label(name: str, value: Tensor | int, rows: int, largest: int = LARGEST) -> 
 def label_range(name: str, value: Tensor | int, largest: int = LARGEST) -> None:
     """Raise unless the values of a tensor of labels lie from 0 to ``largest``."""
     if isinstance(value, Tensor) and value.numel():
-        low, high = (int(end) for end in value.aminmax())
+        # Of unsigned types torch knows no extremes; what is too large for int64 becomes negative.
+        low, high = (int(end) for end in value.long().aminmax())
         if low < 0 or high > largest:
             raise _out_of_range(name, largest, low if low < 0 else high)
 

@@ -33,11 +33,11 @@ def targets_of(y: Tensor, rows: int) -> Targets | None:
     """
     if not isinstance(y, Tensor):
         raise TypeError(f"y: expected a tensor with one row a row of x, got {type(y).__name__}")
-    if y.is_complex() or y.is_quantized or y.layout != torch.strided or y.is_meta:
-        raise ValueError(f"y: expected a dense tensor of real numbers, got {y.dtype} {y.layout} on {y.device}")
+    check.tensor("y", y)
     if y.ndim == 1 and y.dtype != torch.bool and not y.is_floating_point():
         check.label("y", y, rows)
         return None
+    check.computed("y", y)
     if not y.ndim or len(y) != rows:
         raise ValueError(f"y: expected {rows} rows, one a row of x, got shape {tuple(y.shape)}")
     return Targets(tuple(y.shape[1:]), y.dtype)

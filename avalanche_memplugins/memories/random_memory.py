@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,17 @@ from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns, Targets, targets_of
 from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.memories._random.names import WRITE_KINDS, codec_of, read_policy, write_policy
+from avalanche_memplugins.memories._random.own import check_grouping, checked, unchanged_if_it_fails
 from avalanche_memplugins.memories._random.reads import RowReads
-from avalanche_memplugins.memories._random.written import WrittenSlots, checked
-from avalanche_memplugins.memories.policies import Balanced, GroupBalanced, Grouping, ReadPolicy, WritePolicy
+from avalanche_memplugins.memories._random.written import WrittenSlots
+from avalanche_memplugins.memories.policies import (
+    Balanced,
+    GroupBalanced,
+    Grouping,
+    Placement,
+    ReadPolicy,
+    WritePolicy,
+)
 from avalanche_memplugins.memories.row_store import RowStore, to_device
 
 
@@ -112,6 +121,8 @@ class RandomMemory(RowReads):
         self._ahead = None
         self.policy.start(capacity)
         self.read.start(capacity)
+        check_grouping("policy", self.policy.grouping)
+        check_grouping("read", self.read.grouping)
 
     @classmethod
     def from_budget(
@@ -142,15 +153,23 @@ class RandomMemory(RowReads):
         """
         nbytes = parse_bytes(nbytes, "nbytes")
         shape = check.row_shape(shape)
-        check.dtype_of("dtype", dtype)
+        for name, value in (("dtype", dtype), ("target_dtype", target_dtype)):
+            check.dtype_of(name, value)
+            check.computed(name, torch.empty(0, dtype=value))
         check.integer("classes", classes, least=0)
+        check.integer("experiences", experiences, least=0)
+        if "capacity" in kwargs:
+            raise TypeError(f"capacity: expected none, as the budget says how many rows, got {kwargs['capacity']!r}")
         store_logits = cls(1, **{**kwargs, "storage": "device", "seed": 0}).store_logits
         if store_logits and classes < 1:
             raise ValueError(f"classes: a budget with store_logits=True wants their width, got {classes}")
+        check.room("shape", shape.numel(), dtype.itemsize)
         x = torch.zeros(1, *shape, dtype=dtype)
         if target_shape is None:
             y = torch.zeros(1, dtype=torch.int64)
         else:
+            target_shape = () if target_shape == () else check.integers("target_shape", target_shape)
+            check.room("target_shape", math.prod(target_shape), target_dtype.itemsize)
             y = torch.zeros(1, *target_shape, dtype=target_dtype)
 
         def takes(capacity: int) -> int:
@@ -214,6 +233,8 @@ class RandomMemory(RowReads):
         self._check_logits(logits, batch)
         if batch == 0:
             return
+        if self.keep == "both":
+            self._check_shape(x)
         values = self._values(x, y, columns, logits)
         stacked = columns.stack(labels, x)
         content = values["codes"]
@@ -225,20 +246,19 @@ class RandomMemory(RowReads):
             if columns.targets is not None:
                 check.finite("y", y)
             if logits is not None:
-                check.finite("logits", logits)
+                check.finite("logits", values["logits"])  # in the type that they are kept in
+            if self.embedding is not None:
+                check.finite("embedding", values["codes" if self.keep == "key" else "keys"])
             codes = check.storable(self.codec, content)
         else:
             columns.guard(labels, stacked)
         values = _with_labels(values, stacked, columns)
         self._drop_ahead()
-        self._allocate(values)
-        if columns is not self._columns:
-            self._columns = columns
         wanted = self._groups(self.policy.grouping, labels, batch)
         read = self._groups(self.read.grouping, labels, batch)
-        placements = self.policy.place(self.seen, batch, wanted, self._generator)
-        if type(self.policy) not in WRITE_KINDS:
-            placements = [checked(placement, batch, self.capacity) for placement in placements]
+        placements = self._placed(values, batch, wanted)
+        if columns is not self._columns:
+            self._columns = columns
         for rows, slots in placements:
             take = rows if isinstance(rows, slice) else to_device(rows, content.device)
             for name, value in values.items():
@@ -324,33 +344,63 @@ class RandomMemory(RowReads):
             raise ValueError("logits: a memory with store_logits=True wants the outputs of every row, got None")
         if logits is not None and not self.store_logits:
             raise ValueError("logits: this memory keeps none; make it with store_logits=True, or give None")
-        if logits is not None and (check.tensor("logits", logits).ndim != 2 or len(logits) != batch):
+        if logits is None:
+            return
+        check.floats(logits=logits)
+        if logits.ndim != 2 or len(logits) != batch or not logits.shape[1]:
             raise ValueError(f"logits: expected shape ({batch}, classes), got {tuple(logits.shape)}")
 
     def _embed(self, network: nn.Module, x: Tensor) -> Tensor:
         with eval_mode(network):
-            key: Tensor = network(x)
+            try:
+                key = network(x)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                line = (str(error).splitlines() or [""])[0]
+                raise ValueError(f"x: expected rows that the embedding takes, got {check.show(x)}: {line}") from error
+        if not isinstance(key, Tensor) or key.ndim < 2 or len(key) != len(x) or 0 in key.shape:
+            raise ValueError(f"embedding: expected a key for each of {len(x)} rows, (B, F), got {check.show(key)}")
+        check.computed("embedding", key)
+        held = self.store["keys"] if "keys" in self.store else None  # noqa: SIM401 - no dict
+        if held is not None and (key.shape[1:] != held.shape[1:] or key.dtype != held.dtype):
+            raise ValueError(
+                f"embedding: expected {held.dtype} keys of {tuple(held.shape[1:])}, as this memory holds, got "
+                f"{key.dtype} keys of {tuple(key.shape[1:])}"
+            )
         return key
 
     def _pad(self, logits: Tensor) -> Tensor:
-        width = self.store["logits"].shape[1] if "logits" in self.store else 0
-        return nn.functional.pad(logits, (0, max(0, width - logits.shape[1])))
+        if "logits" in self.store:
+            held = self.store["logits"]
+            logits = nn.functional.pad(logits, (0, max(0, held.shape[1] - logits.shape[1]))).to(held.dtype)
+        return logits
+
+    def _placed(self, values: dict[str, Tensor], batch: int, groups: list[int] | None) -> list[Placement]:
+        """Where the rows go, with room made for them."""
+        if type(self.policy) in WRITE_KINDS:
+            self._allocate(values)
+            return self.policy.place(self.seen, batch, groups, self._generator)
+        with unchanged_if_it_fails(self.policy, self._generator):
+            placements = checked(self.policy.place(self.seen, batch, groups, self._generator), batch, self.capacity)
+            self._allocate(values)
+        return placements
 
     def _allocate(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             shape, dtype = value.shape[1:], value.dtype
             if name in self.store and (name != "logits" or self.store[name].shape[1] == shape[0]):
                 continue
-            if name == "codes":
-                self.shape, self.dtype = shape, dtype
-                shape, dtype = self.codec.spec(shape, dtype)
             try:
+                if name == "codes":
+                    shape, dtype = self.codec.spec(shape, dtype)
                 self.store.allocate(name, shape, dtype)
             except BaseException:
                 if not self.seen:
                     for other in values:
                         self.store.drop(other)
                 raise
+        self.shape, self.dtype = values["codes"].shape[1:], values["codes"].dtype
 
 
 def _with_labels(values: dict[str, Tensor], stacked: Tensor, columns: LabelColumns) -> dict[str, Tensor]:

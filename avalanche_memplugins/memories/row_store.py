@@ -12,6 +12,7 @@ from typing import IO, Any
 import torch
 from torch import Size, Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._drafts import real_place
 from avalanche_memplugins.memories._mapped import drop_file, make_file
 from avalanche_memplugins.memories._readahead import read_ahead
@@ -83,6 +84,8 @@ class RowStore(nn.Module):
 
     def _made(self, name: str, shape: Size, dtype: torch.dtype) -> tuple[Tensor, IO[bytes] | None]:
         size = Size((self.capacity, *shape))
+        if self.storage == "host" or (self.storage == "device" and self.device.type == "cpu"):
+            check.room("capacity", self.capacity, shape.numel() * dtype.itemsize)
         if self.storage == "device":
             return torch.zeros(size, dtype=dtype, device=self.device), None
         if self.storage == "host" or not size.numel():

@@ -8,11 +8,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
+
 Augment = Callable[[Tensor], Tensor]
 
 
 def check_augment(augment: Augment | None) -> Augment | None:
     """``augment`` if it can be applied to a batch."""
+    if isinstance(augment, type):
+        check.made("augment", augment)
     if augment is not None and not callable(augment):
         raise TypeError(f"augment: got {type(augment).__name__}, want a callable on a batch, or None")
     return augment
@@ -40,7 +44,7 @@ def augmented(augment: Augment, x: Tensor, generator: torch.Generator) -> Tensor
     seed = int(torch.randint(2**62, (), generator=generator))
     with isolated(x.device, seed):
         out = augment(x)
-    if not isinstance(out, Tensor) or len(out) != len(x):
-        got = f"{len(out)} rows" if isinstance(out, Tensor) else type(out).__name__
+    if not isinstance(out, Tensor) or not out.ndim or len(out) != len(x):
+        got = f"{len(out)} rows" if isinstance(out, Tensor) and out.ndim else type(out).__name__
         raise ValueError(f"augment: wants a batch of as many rows as it was given, {len(x)}, got {got}")
     return out

@@ -196,7 +196,7 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         if self._tap is None:
             embedding = self.memory.embedding
             if embedding is None:
-                return x
+                return x if x.is_floating_point() else x.float()  # integers are compared as numbers
             with eval_mode(embedding):
                 result: Tensor = embedding(x)
             return result

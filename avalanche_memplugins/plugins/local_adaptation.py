@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -97,15 +97,13 @@ class LocalAdaptationPlugin(ReadingPlugin):
         self.steps, self.lr, self.beta = steps, lr, beta
         self.kernel = check.one_of("kernel", kernel, _KERNELS) if isinstance(kernel, str) else kernel
         self.adapt: int | tuple[str, ...]
-        if not isinstance(adapt, int | str) and not (isinstance(adapt, Sequence) and adapt):
-            raise TypeError(f"adapt: expected a number of layers, or names of modules, got {check.show(adapt)}")
-        if not isinstance(adapt, int):
-            for each in (adapt,) if isinstance(adapt, str) else adapt:
-                check.text("adapt", each)
-        if isinstance(adapt, int):
-            self.adapt = check.positive_integer("adapt", adapt)
+        names = (adapt,) if isinstance(adapt, str) else adapt
+        if isinstance(names, Sequence) and names:
+            self.adapt = tuple(check.text("adapt", name) for name in names)
+        elif isinstance(names, SupportsIndex):
+            self.adapt = check.positive_integer("adapt", names)
         else:
-            self.adapt = (adapt,) if isinstance(adapt, str) else tuple(adapt)
+            raise TypeError(f"adapt: expected a number of layers, or names of modules, got {check.show(adapt)}")
 
     def _forget(self) -> None:
         super()._forget()

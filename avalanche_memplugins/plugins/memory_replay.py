@@ -162,10 +162,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self.targets = Targets(labels, at)
         self.augment = check_augment(augment)
         self.origin = check.choice("origin", origin, ("experience", "task_label"))
-        is_number = isinstance(replay_weight, float | int) and 0 < replay_weight < 1
-        if replay_weight not in (None, "growing") and not is_number:
-            raise ValueError(f"replay_weight: wants 0 < w < 1, 'growing' or None, got {replay_weight!r}")
-        self.replay_weight = replay_weight
+        self.replay_weight = _weight_of(replay_weight)
         self.at = at
         self.prefetch = prefetch
         self._stores_logits = bool(getattr(memory, "store_logits", False))
@@ -474,6 +471,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if not step.wanted or not len(self.memory) or nothing_yet:
             return None
         recall = self._draw(strategy, step)
+        if not len(recall.x):  # a read policy of the user's own may give none
+            return None
         step.label = recall.y
         if self.augment is not None:
             recall = recall._replace(x=augmented(self.augment, recall.x, self._generator))
@@ -567,6 +566,15 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self.memory.load_state_dict(state["memory"])
         self._iterations = state["iterations"]
         self._generator.set_state(state["generator"].cpu())
+
+
+def _weight_of(value: Any) -> float | Literal["growing"] | None:
+    if value is None or (isinstance(value, str) and value == "growing"):
+        return value  # type: ignore[return-value]
+    try:
+        return check.number("replay_weight", value, above=0, below=1)
+    except ValueError:
+        raise ValueError(f"replay_weight: expected 0 < w < 1, 'growing' or None, got {check.show(value)}") from None
 
 
 def _replays(plugin: Any) -> bool:

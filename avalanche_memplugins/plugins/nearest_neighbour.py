@@ -60,9 +60,7 @@ class NearestNeighbourPlugin(ReadingPlugin):
         max_bytes: int = 64 << 20,
         backend: Backend = "torch",
     ) -> None:
-        if isinstance(mix, bool) or not isinstance(mix, int | float) or not 0 < mix <= 1:
-            raise ValueError(f"mix: wants a number above 0, at most 1, got {mix!r}")
-        self.mix = float(mix)
+        self.mix = check.number("mix", mix, above=0, most=1)
         self.kernel = check.choice("kernel", kernel, ("uniform", "nearest_relative", "inverse_distance"))
         super().__init__(
             memory,

@@ -7,13 +7,14 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from avalanche_memplugins import EpisodicMemory, RandomMemory
 from avalanche_memplugins.memories.episodic_index import EpisodicIndex
-from avalanche_memplugins.memories.policies import Placement
+from avalanche_memplugins.memories.policies import Placement, Ring
 
 READS = ("uniform", "cycle", "class_balanced", "task_balanced")
 
@@ -216,6 +217,176 @@ def test_a_placement_that_does_not_fit_is_named_before_anything_is_written(place
     with pytest.raises(ValueError, match=f"policy: expected .*{message}"):
         write(memory, 0)
     assert len(memory) == memory.seen == 0
+
+
+class Given(Own):
+    """Gives what a function gives; counts its calls and draws, as a policy with state of its own does."""
+
+    def __init__(self, give: Any) -> None:
+        super().__init__()
+        self.give = give
+
+    def place(self, seen: int, batch: int, groups: Any, generator: torch.Generator) -> Any:
+        self.kept += 1
+        torch.rand(3, generator=generator)
+        return self.give(batch)
+
+
+def state(memory: RandomMemory) -> str:
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(part) for name, part in value.items()}
+        return (value.dtype, value.tolist()) if isinstance(value, Tensor) else value
+
+    return repr(plain(dict(memory.state_dict())))
+
+
+NOTHING = ([], (), iter(()), [([], [])], [(np.zeros(0, int), np.zeros(0, int))], [(slice(0, 0), slice(0, 0))])
+SAME = (
+    [(np.array([0, 2]), np.array([3, 1]))],
+    [(np.array([0, 2], np.uint16), np.array([3, 1], np.int32))],
+    [([0, 2], (3, 1))],
+    [([np.int64(0), np.int64(2)], [3, 1])],
+    [(0, 3), (np.int64(2), np.int64(1))],
+    [(slice(0, 3, 2), indices(3, 1).to(torch.uint8))],
+    ((rows, slots) for rows, slots in [(range(0, 3, 2), [3, 1])]),
+)
+BROKEN = (
+    None, 3, "ab", [3], [(1, 2, 3)], [(None, None)], [("a", "b")], [([0.5], [1])], [([True] * 6, range(6))],
+    [([0], [10**30])], [([0], [1]), ([9], [2])], [(torch.zeros(1, dtype=torch.int64, device="meta"), [1])],
+    [([0], [float("inf")])], [([[0]], [[1]])], [(slice(0, 6), slice(8, 14))], {0: 1},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(NOTHING)))
+def test_nothing_may_be_placed_in_any_form(number: int) -> None:
+    memory = RandomMemory(5, policy=Given(lambda batch: NOTHING[number]))
+    write(memory, 0)
+    assert (len(memory), memory.seen) == (0, 6)
+
+
+@pytest.mark.parametrize("number", range(len(SAME)))
+@pytest.mark.parametrize("read", READS)
+def test_rows_and_slots_are_integers_of_any_kind(number: int, read: str) -> None:
+    memory = RandomMemory(5, policy=Ring(), read=read)
+    memory.policy = Given(lambda batch: SAME[number])  # not copied, as a generator cannot be
+    memory.policy.start(5)
+    write(memory, 0)
+    if not len(memory):  # the generator is used up
+        return
+    assert memory.slots().tolist() == [1, 3]
+    assert memory.rows(indices(3, 1)).x[:, 0].tolist() == [0, 2]
+    assert sorted(memory.sample(9).x[:, 0].tolist()) == [0, 2]
+
+
+@pytest.mark.parametrize("number", range(len(BROKEN)))
+@pytest.mark.parametrize("read", ["uniform", "class_balanced"])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_what_is_no_placement_is_named_and_changes_nothing(number: int, read: str, fresh: bool) -> None:
+    memory = RandomMemory(7, policy=Given(lambda batch: [(range(3), range(3))]), read=read, seed=0)
+    if not fresh:
+        write(memory, 0)
+    memory.policy.give = lambda batch: BROKEN[number]
+    before = state(memory)
+    with pytest.raises(ValueError, match=r"^policy: expected .*, got "):
+        write(memory, 6)
+    assert state(memory) == before
+
+
+def test_what_a_policy_raises_itself_changes_nothing() -> None:
+    memory = RandomMemory(7, policy=Given(lambda batch: [(range(batch), range(batch))]), seed=0)
+    before = state(memory)
+    memory.policy.give = lambda batch: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        write(memory, 0)
+    assert state(memory) == before
+
+
+class Reads:
+    grouping = None
+    nbytes = 0
+
+    def __init__(self, give: Any) -> None:
+        self.give = give
+        self.calls = 0
+
+    def start(self, capacity: int) -> None: ...
+
+    def choose(self, count: int, filled: int, generator: torch.Generator) -> Any:
+        self.calls += 1
+        torch.rand(3, generator=generator)
+        return self.give(filled)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.calls = state["calls"]
+
+
+CHOSEN = (
+    np.array([0, 1, 0]), [0, 1, 0], (0, 1, 0), indices(0, 1, 0).int(), indices(0, 1, 0).to(torch.uint8),
+    np.array([0, 1, 0], np.uint16), [np.int64(0), np.int64(1), 0],
+)  # fmt: skip
+NOT_CHOSEN = (
+    None, "ab", slice(0, 2), [0.5], [True], [[0]], [-1], [99], [10**30], [float("nan")],
+    torch.zeros(1, dtype=torch.int64, device="meta"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Own, Backwards])
+def test_what_a_read_policy_chooses_is_looked_at(kind: type[Own]) -> None:
+    memory = RandomMemory(9, policy=kind(), read=Reads(None), seed=0)
+    write(memory, 0)
+    for chosen in CHOSEN:
+        memory.read.give = lambda filled, chosen=chosen: chosen
+        assert memory.sample(3).x[:, 0].tolist() == [0, 3, 0]
+    for chosen in NOT_CHOSEN:
+        memory.read.give = lambda filled, chosen=chosen: chosen
+        before = state(memory)
+        with pytest.raises(ValueError, match=r"^read: expected .*, got "):
+            memory.sample(3)
+        assert state(memory) == before
+
+
+def without(kind: type, part: str) -> Any:
+    parts = {name: value for base in reversed(kind.__mro__[:-1]) for name, value in vars(base).items()}
+    parts = {name: value for name, value in parts.items() if not name.startswith("__") or name == "__init__"}
+    return type("Lacking", (), {name: value for name, value in parts.items() if name != part})
+
+
+@pytest.mark.parametrize("part", ["grouping", "start", "place", "nbytes", "state_dict", "load_state_dict"])
+def test_what_a_policy_lacks_is_named(part: str) -> None:
+    def use(policy: Any, **options: Any) -> None:
+        memory = RandomMemory(9, policy=policy, **options)
+        write(memory, 0)
+        memory.sample(2)
+        assert memory.nbytes
+        memory.load_state_dict(memory.state_dict())
+
+    with pytest.raises((TypeError, ValueError), match=f"policy: expected .*got Lacking, without {part}"):
+        use(without(Own, part)())
+    if part != "place":
+        with pytest.raises((TypeError, ValueError), match=f"read: expected .*got Lacking, without {part}"):
+            use("ring", read=without(Reads, part)(lambda filled: [0]))
+
+
+@pytest.mark.parametrize("grouping", ["klass", 3, True, ["class"]])
+def test_groups_are_of_classes_or_tasks(grouping: Any) -> None:
+    policy, read = Own(), Reads(None)
+    policy.grouping = read.grouping = grouping
+    with pytest.raises(ValueError, match=r"^policy: expected a grouping of None, 'class' or 'task', got "):
+        RandomMemory(5, policy=policy)
+    with pytest.raises(ValueError, match=r"^read: expected a grouping of None, 'class' or 'task', got "):
+        RandomMemory(5, read=read)
+
+
+def test_a_policy_that_does_not_say_what_it_is_can_be_loaded(tmp_path: Path) -> None:
+    memory = RandomMemory(5, policy=without(Own, "__repr__")())
+    write(memory, 0)
+    memory.save(tmp_path / "m")
+    other = RandomMemory(5, policy=without(Own, "__repr__")()).load(tmp_path / "m")
+    assert torch.equal(other.rows(other.slots()).x, memory.rows(memory.slots()).x)
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,8 @@ def test_a_memory_of_keys_alone_is_enough() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mix": 0.0}, "mix: wants a number above 0, at most 1, got 0.0"),
-        ({"mix": 1.5}, "mix: wants a number above 0, at most 1, got 1.5"),
+        ({"mix": 0.0}, "mix: expected a number > 0 and <= 1, got 0.0"),
+        ({"mix": 1.5}, "mix: expected a number > 0 and <= 1, got 1.5"),
         ({"neighbours": 0}, "neighbours: expected an integer >= 1, got"),
         ({"kernel": "gauss"}, "kernel: expected one of 'uniform', 'nearest_relative', 'inverse_distance', got"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from _streams import Case, Watcher, build, run, weights
@@ -11,7 +12,14 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor
 from torchvision.transforms import v2
 
-from avalanche_memplugins import LatentReplayPlugin, MemoryReplayPlugin, RandomMemory, RandomMemoryPlugin
+from avalanche_memplugins import (
+    LatentReplayPlugin,
+    LocalAdaptationPlugin,
+    MemoryReplayPlugin,
+    NearestNeighbourPlugin,
+    RandomMemory,
+    RandomMemoryPlugin,
+)
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories.row_store import RowStore
 from avalanche_memplugins.plugins._augment import augmented
@@ -122,6 +130,10 @@ def test_a_transform_of_torchvision() -> None:
 def test_a_bad_augmentation_is_named() -> None:
     with pytest.raises(TypeError, match="augment: got int, want a callable"):
         MemoryReplayPlugin(RandomMemory(9), augment=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="augment: expected an instance, got the class RandomHorizontalFlip"):
+        MemoryReplayPlugin(RandomMemory(9), augment=v2.RandomHorizontalFlip)
+    with pytest.raises(ValueError, match="augment: wants a batch of as many rows as it was given, 4, got Tensor"):
+        augmented(lambda x: x.sum(), torch.zeros(4, 2), torch.Generator())
     with pytest.raises(ValueError, match="augment: works on inputs, but at='features' replays a module's outputs"):
         MemoryReplayPlugin(RandomMemory(9), augment=noise, at="features")
     with pytest.raises(ValueError, match="augment: works on inputs"):
@@ -185,3 +197,33 @@ def test_a_body_that_learns_is_worth_one_warning(frozen: str, recwarn: pytest.Wa
     assert [p.requires_grad for p in strategy.model.parameters()] == before
     told = [w for w in recwarn if "parameters below 'features' are trained" in str(w.message)]
     assert len(told) == (0 if frozen == "all" else 1)
+
+
+class NoRows:
+    """A read policy that gives none."""
+
+    grouping = None
+    nbytes = 0
+
+    def start(self, capacity: int) -> None: ...
+
+    def choose(self, *args: Any) -> list[int]:
+        return []
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"replay_weight": 0.5}, {"batch_policy": "replace"}, {"labels": "soft"}, {"labels": "old_model"}]
+)
+def test_a_read_policy_that_gives_no_rows_replays_nothing(options: dict[str, Any]) -> None:
+    plugin = MemoryReplayPlugin(RandomMemory(20, read=NoRows()), **options)
+    strategy = run(Case(), [plugin])
+    assert plugin.last_replay is None
+    alone = run(Case(), [])
+    assert torch.equal(weights(strategy), weights(alone))
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5)])
+def test_numbers_of_numpy_are_numbers(number: Any) -> None:
+    assert MemoryReplayPlugin(RandomMemory(9), replay_weight=number).replay_weight == 0.5
+    assert NearestNeighbourPlugin(RandomMemory(9), mix=number).mix == 0.5
+    assert LocalAdaptationPlugin(RandomMemory(9), adapt=np.int64(2)).adapt == 2

@@ -99,8 +99,9 @@ record(
     },
     forward=Values((None, 3, "x")),
     parameters=Values((None, 3, "x", {}, {"a": 3}, [LINEAR.weight])),
-    neighbours=Array(last=False),
-    **{k: v for k, v in LOCAL.items() if k not in ("features", "active")},
+    neighbours=Array(last=False, floats=False),
+    query=Array(floats=False),
+    **{k: v for k, v in LOCAL.items() if k not in ("features", "query", "active")},
 )
 record(
     "functional.address_second_moment",

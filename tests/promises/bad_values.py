@@ -112,6 +112,8 @@ class Array:
         yield "complex", value.to(torch.complex64)
         yield "sparse", value.to_sparse()
         yield "meta", value.to("meta")
+        yield "nested", torch.nested.nested_tensor([value.flatten(), value.flatten()[:0]])
+        yield "a byte a float", value.float().to(torch.float8_e4m3fn)
         if self.floats:
             yield "integers", value.long()
         if self.integers:

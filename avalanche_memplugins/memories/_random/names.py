@@ -51,7 +51,7 @@ def write_policy(policy: str | WritePolicy) -> WritePolicy:
     """
     if isinstance(policy, str):
         return check.one_of("policy", policy, _WRITE)()
-    check.having("policy", policy, ("start", "place"), "a name or a WritePolicy")
+    check.having("policy", policy, ("grouping", "start", "place"), "a name or a WritePolicy")
     return copy.deepcopy(policy)
 
 
@@ -62,7 +62,7 @@ def read_policy(read: str | ReadPolicy, replacement: bool) -> ReadPolicy:
     """
     if isinstance(read, str):
         return check.one_of("read", read, _READ)(replacement)
-    check.having("read", read, ("start", "choose"), "a name or a ReadPolicy")
+    check.having("read", read, ("grouping", "start", "choose"), "a name or a ReadPolicy")
     return copy.deepcopy(read)
 
 

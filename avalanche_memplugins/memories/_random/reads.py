@@ -8,6 +8,7 @@ from torch import Tensor
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories._random.names import READ_KINDS
+from avalanche_memplugins.memories._random.own import chosen, unchanged_if_it_fails
 from avalanche_memplugins.memories._random.state import RowState
 from avalanche_memplugins.memories.recall import Recall
 
@@ -28,15 +29,20 @@ class RowReads(RowState):
         if ahead is not None and ahead.n == n and ahead.device == self.device:
             with torch.no_grad():
                 return self._decoded(ahead.use(self.read, self._generator))
-        slots = self._located(self.read.choose(n, len(self), self._generator))
-        if type(self.read) not in READ_KINDS:
-            self._written.check(slots, "read")
+        if type(self.read) in READ_KINDS:
+            return self._gathered(self._located(self.read.choose(n, len(self), self._generator)))
+        with unchanged_if_it_fails(self.read, self._generator):
+            slots = self._located(self.read.choose(n, len(self), self._generator))
         return self._gathered(slots)
 
-    def _located(self, chosen: Tensor) -> Tensor:
+    def _located(self, numbers: Tensor) -> Tensor:
         """Slots of the rows that the read policy chose."""
-        # One that is told of no slot counts rows.
-        return self._written.by_number(chosen) if self.read.grouping is None else chosen
+        counts_rows = self.read.grouping is None  # one that is told of no slot
+        if type(self.read) not in READ_KINDS:
+            numbers = chosen(numbers, len(self) if counts_rows else self.capacity)
+            if not counts_rows:
+                self._written.check(numbers, "read")
+        return self._written.by_number(numbers) if counts_rows else numbers
 
     def _drop_ahead(self) -> Ahead | None:
         ahead = self._ahead
@@ -58,8 +64,8 @@ class RowReads(RowState):
         if len(self) and self.store.is_apart and self._ahead is None:
             self._ahead = Ahead(n, self.read, len(self), self._generator, self._ahead_of, self.device)
 
-    def _ahead_of(self, chosen: Tensor) -> dict[str, Tensor]:
-        return self.store.gather(self._located(chosen))
+    def _ahead_of(self, numbers: Tensor) -> dict[str, Tensor]:
+        return self.store.gather(self._located(numbers))
 
     def slots(self) -> Tensor:
         """Slots that hold a row, int64 ascending on the CPU: the first ones, unless the write policy leaves gaps."""
@@ -74,8 +80,7 @@ class RowReads(RowState):
         :raises TypeError: if they are no integer tensor.
         :raises ValueError: if nothing has been written to one of them.
         """
-        self._written.check(slots)
-        return self._gathered(slots)
+        return self._gathered(self._written.check(slots))
 
     @torch.no_grad()
     def _gathered(self, slots: Tensor) -> Recall:
@@ -92,7 +97,7 @@ class RowReads(RowState):
 
         :param slots: as for :meth:`rows`.
         """
-        self._written.check(slots)
+        slots = self._written.check(slots)
         found = {name: self.store.get(name, slots) for name in ("labels", "targets") if name in self.store}
         return self._labels_in(found or {"codes": self.store.get("codes", slots)})
 

@@ -16,6 +16,7 @@ from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._labels import LabelColumns, Targets, targets_in
 from avalanche_memplugins.memories._prefetch import Ahead
+from avalanche_memplugins.memories._random.own import part
 from avalanche_memplugins.memories._random.soundness import check_rows_sound
 from avalanche_memplugins.memories._random.written import WrittenSlots
 from avalanche_memplugins.memories._saved import read_memory, write_memory
@@ -69,7 +70,7 @@ class RowState(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
     @property
     def nbytes(self) -> int:
         """Bytes that hold the stream: all slots, filled or not, and the policies' own state."""
-        policies = self.policy.nbytes + self.read.nbytes
+        policies: int = part("policy", self.policy, "nbytes") + part("read", self.read, "nbytes")
         return self.store.nbytes + policies + self._written.nbytes + self._nbytes_shared
 
     @property
@@ -111,7 +112,7 @@ class RowState(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
 
     def get_extra_state(self) -> dict[str, Any]:
         """All that is not a tensor of rows: counts, policies, the generator."""
-        parts = [repr(self.policy), repr(self.read), repr(self.codec)]
+        parts = [_named(self.policy), _named(self.read), _named(self.codec)]
         if self.labels != "int32" or not self.store_tasks:
             parts.append(f"labels={self.labels!r}, store_tasks={self.store_tasks}")
         return {
@@ -120,8 +121,8 @@ class RowState(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
             "shape": list(self.shape),
             "dtype": str(self.dtype).removeprefix("torch."),
             "generator": self._generator.get_state(),
-            "policy": self.policy.state_dict(),
-            "read": self.read.state_dict(),
+            "policy": part("policy", self.policy, "state_dict")(),
+            "read": part("read", self.read, "state_dict")(),
             "parts": parts,
             **self._written.state(),
             **self._columns.state(),
@@ -141,8 +142,8 @@ class RowState(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         self.shape = Size(state["shape"])
         self.dtype = getattr(torch, state["dtype"])
         self._generator.set_state(state["generator"].cpu())
-        self.policy.load_state_dict(state["policy"])
-        self.read.load_state_dict(state["read"])
+        part("policy", self.policy, "load_state_dict")(state["policy"])
+        part("read", self.read, "load_state_dict")(state["read"])
 
     def _check_arguments(self, state: dict[str, Any]) -> None:
         here = self.get_extra_state()
@@ -215,6 +216,12 @@ class RowState(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
     def _learned(self) -> dict[str, Tensor]:
         """Weights that the stream has made, by name: they are saved with the rows."""
         return {}
+
+
+def _named(thing: Any) -> str:
+    """What it is made with, as it says itself; what says nothing is known by its class, not by its address."""
+    says_nothing = getattr(type(thing), "__repr__", None) is object.__repr__
+    return f"{type(thing).__name__}()" if says_nothing else repr(thing)
 
 
 def _differing(a: Any, b: Any) -> tuple[Any, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avalanche_memplugins.memories.policies import Placement
-
 
 class WrittenSlots:
     """The slots that have been written; no more than their number as long as they are the first ones.
@@ -75,27 +73,30 @@ class WrittenSlots:
         """
         return numbers if self._order is None else self._order[numbers].long()
 
-    def check(self, slots: Tensor, name: str = "slots") -> None:
-        """Raise unless all of the slots hold a row.
+    def check(self, slots: Tensor, name: str = "slots") -> Tensor:
+        """The slots as int64, if all of them hold a row.
 
-        :param slots: int64 ``(n,)``.
+        :param slots: integers ``(n,)``.
         :raises TypeError: if they are no integer tensor.
         :raises ValueError: if not, naming one that does not.
         """
-        if not isinstance(slots, Tensor) or not _counts(slots):
+        if not isinstance(slots, Tensor) or not counts(slots):
             got = slots.dtype if isinstance(slots, Tensor) else type(slots).__name__
             raise TypeError(f"{name}: expected an integer tensor (n,), got {got}")
         if slots.ndim != 1:
             raise ValueError(f"{name}: expected shape (n,), got {tuple(slots.shape)}")
+        if slots.is_meta:
+            raise ValueError(f"{name}: expected slots with data, got a tensor on the device 'meta'")
+        slots = slots.long()
         if not len(slots):
-            return
+            return slots
         low, high = (int(end) for end in slots.aminmax())
         if low < 0 or high >= (self.capacity if self._mask is not None else self.count):
             wrong = low if low < 0 else high
         elif self._mask is not None and not self._mask[slots.cpu()].all():
             wrong = int(slots[~self._mask[slots.cpu()]][0])
         else:
-            return
+            return slots
         dense = self._mask is None and self.count
         held = f"from 0 to {self.count - 1}" if dense else f"{self.count} of {self.capacity}"
         raise ValueError(f"{name}: expected slots that hold a row ({held}), got {wrong}")
@@ -126,28 +127,6 @@ class WrittenSlots:
         return fresh
 
 
-def checked(placement: Placement, batch: int, capacity: int) -> Placement:
-    """What a user's write policy gives, as two index tensors.
-
-    :raises ValueError: if it does not fit the batch or the memory.
-    """
-    try:
-        rows, slots = (
-            torch.arange(size)[part] if isinstance(part, slice) else torch.as_tensor(part, device="cpu")
-            for part, size in zip(placement, (batch, capacity), strict=True)
-        )
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"policy: expected pairs of rows and slots, got {placement!r}") from error
-    for name, part, size in (("rows", rows, batch), ("slots", slots, capacity)):
-        if part.ndim != 1 or not _counts(part):
-            raise ValueError(f"policy: expected {name} as integers (n,), got {part.dtype} {tuple(part.shape)}")
-        low, high = (int(part.min()), int(part.max())) if len(part) else (0, 0)
-        if low < 0 or high >= size:
-            raise ValueError(f"policy: expected {name} from 0 to {size - 1}, got {low} to {high}")
-    if len(rows) != len(slots) or len(set(slots.tolist())) != len(slots):
-        raise ValueError(f"policy: expected one row for each of different slots, got {len(rows)} for {slots.tolist()}")
-    return Placement(rows.long(), slots.long())
-
-
-def _counts(numbers: Tensor) -> bool:
+def counts(numbers: Tensor) -> bool:
+    """Whether a tensor holds integers."""
     return not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)

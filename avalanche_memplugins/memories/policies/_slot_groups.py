@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from avalanche_memplugins import _checks as check
+
 Integers = NDArray[np.int64]
 
 ROOM = 16
@@ -26,6 +28,7 @@ class SlotGroups:
     """
 
     def __init__(self, capacity: int, *, find: bool, count: bool) -> None:
+        check.room("capacity", capacity, 8 if find else 4)
         self.capacity = capacity
         self.filled = 0
         self._order = np.zeros(capacity, dtype=np.int32)  # slots, group by group
@@ -60,6 +63,7 @@ class SlotGroups:
         """Make room for so many groups."""
         room = -(-max(groups, 1) // ROOM) * ROOM
         if room > self._table.shape[1]:
+            check.room("classes", room, 8 * self._columns)
             table = np.zeros((self._columns, room), dtype=np.int64)
             known = len(self.groups)
             table[:, :known] = self._table[:, :known]
