@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -148,15 +149,28 @@ def _known_targets(dataset: Any) -> Tensor | None:
 
 
 @contextmanager
-def told_without_inputs(at: str | None) -> Iterator[None]:
-    """Tell what is the matter if a criterion fails because replayed outputs of a layer have no inputs.
+def told_of_more_rows(at: str | None, rows: int, replayed: int) -> Iterator[None]:
+    """Tell what is the matter if a criterion fails because of replayed rows.
+
+    Outputs of a layer have no inputs; and a criterion may hold something with one entry for each row of the stream,
+    such as weights.
 
     :param at: name of the layer; None: inputs are replayed.
+    :param rows: in front of the replayed ones.
+    :param replayed: rows replayed.
     """
     try:
         yield
     except (RuntimeError, ValueError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         if at is None:
+            numbers = set(re.findall(r"\d+", str(error)))
+            if str(rows) in numbers and {str(rows + replayed), str(replayed)} & numbers:
+                raise RuntimeError(
+                    "criterion: expected a loss of as many rows as batch and output have, but it failed when "
+                    f"{replayed} replayed rows joined the {rows} of the stream: {error}"
+                ) from error
             raise
         raise RuntimeError(
             f"criterion: it failed on a batch with rows of latent replay at {at!r}, which have labels and outputs, but "

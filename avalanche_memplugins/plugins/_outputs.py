@@ -76,12 +76,13 @@ def parted(output: Any, rows: int, replayed: int) -> tuple[Any, Any]:
     :raises ValueError: if a tensor has not one row for each row of the batch.
     """
     total = rows + replayed
+    parts = f" ({rows} of the stream, {replayed} replayed)" if replayed else ""
 
     def check(leaf: Tensor) -> Tensor:
         if leaf.ndim and len(leaf) != total:
             raise ValueError(
-                f"model: expected an output with one row for each of the {total} rows of the batch ({rows} of the "
-                f"stream, {replayed} replayed), got a tensor {tuple(leaf.shape)}"
+                f"model: expected an output with one row for each of the {total} rows of the batch{parts}, got a "
+                f"tensor {tuple(leaf.shape)}"
             )
         return leaf
 

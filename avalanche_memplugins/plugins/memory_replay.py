@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -31,13 +32,13 @@ from avalanche_memplugins.plugins._first_look import (
     diverged_if_not_finite,
     test_labels,
     test_rows,
-    told_without_inputs,
+    told_of_more_rows,
 )
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
 from avalanche_memplugins.plugins._listed import listed_once, told_of_another_run
 from avalanche_memplugins.plugins._normalise import tell_normalisation
 from avalanche_memplugins.plugins._outputs import joined, main_output
-from avalanche_memplugins.plugins._step import Step, stream_loss
+from avalanche_memplugins.plugins._step import Step, stream_loss, sums_rows
 from avalanche_memplugins.plugins._targets import Labels, Targets
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
@@ -208,6 +209,22 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
                 "'experience', got 'task_label'"
             )
 
+    def _check_others(self, others: list[MemoryReplayPlugin]) -> None:
+        """See that the rows of several replay plugins can follow each other in one batch, with one loss."""
+        for plugin in [self, *others] if others else []:
+            if plugin.at is not None:
+                what = f"replays at {plugin.at!r}"
+            elif plugin.batch_policy == "replace":
+                what = "replaces rows of the batch"
+            elif plugin._has_own_loss:
+                what = "has a loss of its own (replay_weight, labels or dark replay)"
+            else:
+                continue
+            raise ValueError(
+                "plugins: several replay plugins on one strategy are expected to append inputs and to use the "
+                f"strategy's loss, but {type(plugin).__name__} {what}; use one plugin alone"
+            )
+
     @property
     def nbytes_fixed(self) -> int:
         """Bytes that the plugin itself needs, whatever the stream: those of the old model."""
@@ -232,6 +249,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
                 "their rows add up, which is seldom meant",
                 stacklevel=2,
             )
+        self._check_others([p for p in others if isinstance(p, MemoryReplayPlugin)])
         self.memory.to(strategy.device)
         if self._tap is not None:
             self._tap.find(strategy.model)
@@ -255,7 +273,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             self._tell_of_old_rows(strategy)
         if self.write_at == "experience" and hasattr(self.memory, "check_rows"):
             self._probe = test_rows(strategy, self.memory, self._tap)
-        Once(strategy, "_train_exp", lambda train, *args, **options: self._take_part(strategy, train, *args, **options))
+        Once(strategy, "_train_exp", functools.partial(self._take_part, strategy))
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Begin an iteration. The forward pass that follows draws rows, writes the stream's and joins them."""
@@ -291,7 +309,14 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """Leave the stream's loss for the metrics."""
         step = self._step
-        if step is not None and step.loss is not None and step.stream_loss is not None:
+        if step is None:
+            return
+        step.done = True
+        if step.last is not None and strategy.loss is step.last[0]:
+            # An update that judges the rows again, and keeps that loss.
+            if step.last[1] is not None:
+                strategy.loss = step.last[1]
+        elif step.loss is not None and step.stream_loss is not None:
             # What other plugins have added to the loss stays.
             strategy.loss = strategy.loss.detach() - step.loss + step.stream_loss
 
@@ -321,8 +346,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         """Train on an experience; nothing of the plugin is left on strategy or model afterwards, whatever happens."""
         with around(
             strategy,
-            forward=lambda forward, *a, **k: self._forward(strategy, forward, *a, **k),
-            criterion=lambda criterion, *a, **k: self._criterion(strategy, criterion, *a, **k),
+            forward=functools.partial(self._forward, strategy),
+            criterion=functools.partial(self._criterion, strategy),
         ):
             try:
                 train(*args, **kwargs)
@@ -334,16 +359,20 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def _forward(self, strategy: Any, forward: Method, *args: Any, **kwargs: Any) -> Any:
         """``strategy.forward()`` on the stream's rows and replayed ones."""
         step = self._step
-        if step is None or step.begun or not strategy.is_training:
+        if step is None or step.done or not strategy.is_training:
             return forward(*args, **kwargs)
+        if step.begun:
+            # An optimiser that looks at the loss more than once, such as L-BFGS or SAM.
+            return self._forward_again(strategy, step, forward, *args, **kwargs)
         step.begun = True
         check_batch(strategy)
+        step.stream = self._stream_of(strategy)
         if self._probe is not None and not strategy.clock.train_exp_epochs:
-            test_labels(self.memory, self._probe, strategy.mbatch[1])
+            test_labels(self.memory, self._probe, step.stream[1])
         recall = self._sample(strategy, step)
         writes = self._is_up_for_writing(strategy)
         if writes and not self._writes_after_forward:
-            self._write(strategy, strategy.mbatch[0], strategy.mbatch[1:], None)
+            self._write(strategy, step.stream[0], step.stream[1:], None)
         if not (writes and self._writes_after_forward):
             self._fetch_ahead(step)
         step.begin(strategy, recall, replace=self.batch_policy == "replace")
@@ -353,10 +382,11 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             strategy.mbatch = batch
             output = step.part(strategy, output)
             if writes and self._writes_after_forward:
-                logits = main_output(output).detach().float() if self._stores_logits else None
-                x = batch[0] if latents is None else latents[: step.rows].float()
+                rows = min(step.rows, len(step.stream[0]))
+                logits = main_output(output)[:rows].detach().float() if self._stores_logits else None
+                x = batch[0][:rows] if latents is None else latents[:rows].float()
                 with diverged_if_not_finite(strategy, self.at):
-                    self._write(strategy, x, batch[1:], logits)
+                    self._write(strategy, x, [column[:rows] for column in batch[1:]], logits)
                 self._fetch_ahead(step)
         except BaseException:
             step.restore(strategy)
@@ -365,6 +395,25 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             replayed = main_output(step.output).detach()
             self.last_replay = Replayed(replayed, recall.y, recall.t, recall.x, step.label)
         return output
+
+    def _forward_again(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> Any:
+        """Another forward pass of an iteration whose loss is known: the same rows; nothing is drawn or written."""
+        if step.judging or not step.judged or step.recall is None:
+            return forward(*args, **kwargs)
+        step.begin_again(strategy)
+        batch = strategy.mbatch
+        try:
+            output, _ = self._run(strategy, step, forward, *args, **kwargs)
+        finally:
+            strategy.mbatch = batch
+        return step.part(strategy, output)
+
+    def _stream_of(self, strategy: Any) -> list[Tensor]:
+        """The stream's batch, without what another replay plugin has put behind it."""
+        batch: list[Tensor] = strategy.mbatch
+        others = [p._step for p in strategy.plugins if isinstance(p, MemoryReplayPlugin) and p is not self]
+        rows = min([len(batch[0]), *(step.rows for step in others if step is not None and step.begun)])
+        return batch if rows == len(batch[0]) else [column[:rows] for column in batch]
 
     def _run(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> tuple[Any, Tensor | None]:
         """The forward pass on all rows; gives the output, and what passed the tap if there is one."""
@@ -390,13 +439,24 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def _criterion(self, strategy: Any, criterion: Method, *args: Any, **kwargs: Any) -> Tensor:
         """``strategy.criterion()`` of stream and replayed rows."""
         step = self._step
-        if step is None or not step.begun or step.judged or not strategy.is_training:
+        if step is None or not step.begun or step.judged or step.done or not strategy.is_training:
             loss: Tensor = criterion(*args, **kwargs)
             return loss
-        step.judged = True
-        step.check_outputs(strategy)
-        if step.recall is None:
+        if step.loss is not None and not step.is_given(strategy.mb_output):
+            # A look at the loss of another output, after that of the iteration.
             loss = criterion(*args, **kwargs)
+            return loss
+        step.judged = step.judging = True
+        try:
+            step.check_outputs(strategy)
+            return self._judged(strategy, step, criterion, *args, **kwargs)
+        finally:
+            step.judging = False
+
+    def _judged(self, strategy: Any, step: Step, criterion: Method, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of the iteration."""
+        if step.recall is None:
+            loss: Tensor = criterion(*args, **kwargs)
             return loss
 
         def of_replayed(index: slice | Tensor) -> Tensor:
@@ -404,18 +464,23 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
                 found: Tensor = criterion(*args, **kwargs)
             return found
 
-        with told_without_inputs(self.at):
+        with told_of_more_rows(self.at, step.rows, step.replayed):
             if self._has_own_loss:
                 stream = criterion(*args, **kwargs)
                 loss = self._joined_loss(strategy, stream, step, of_replayed)
             else:
                 with step.all_rows(strategy):
                     loss = criterion(*args, **kwargs)
-        step.loss = loss.detach()
+        own: Tensor | None = None
+        if len(step.stream[0]) < step.rows:
+            return loss  # the plugin whose rows stand before these knows the stream's loss
         if self._has_own_loss:
-            step.stream_loss = stream.detach()
+            own = stream.detach()
         elif self._loss_is_read:
-            step.stream_loss = stream_loss(strategy, loss)
+            own = stream_loss(strategy, loss)
+        step.last = loss, own
+        if step.loss is None:
+            step.loss, step.stream_loss = loss.detach(), own
         return loss
 
     def _joined_loss(
@@ -430,6 +495,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if step.recall is None:
             return stream
         replay_loss = self.targets.loss(main_output(step.output), step.recall, criterion, strategy)
+        if self.replay_weight is None and self.targets.labels == "soft" and sums_rows(strategy):
+            return stream + replay_loss
         weight = self._weight(strategy, step)
         joined_loss: Tensor = (1 - weight) * stream + weight * replay_loss
         return joined_loss
@@ -456,7 +523,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     def _sample(self, strategy: Any, step: Step) -> Recall | None:
         """Rows as the model gets them, with the labels that they are trained towards."""
-        rows, replace = len(strategy.mbatch[0]), self.batch_policy == "replace"
+        rows, replace = len(step.stream[0]), self.batch_policy == "replace"
         step.wanted = rows_to_replay(self.replay_size, strategy.clock, rows, replace=replace)
         if replace and rows == 1 and not self._warned_small:
             self._warned_small = True
@@ -474,7 +541,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if self.targets.teacher is None:
             return recall
         number = number_of(strategy) if self.write_at == "iteration" else None
-        return self.targets.set(recall, number, strategy.mbatch[0])
+        return self.targets.set(recall, number, step.stream[0])
 
     def _draw(self, strategy: Any, step: Step) -> Recall:
         """Rows from the memory, as many as the step wants; for plugins that read it in other ways."""
