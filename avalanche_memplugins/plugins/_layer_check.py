@@ -86,11 +86,7 @@ class _Trial:
             if not output.ndim or len(output) != len(index):
                 given = f"{len(output)} rows" if output.ndim else "a number"
                 return f"{name!r} gives {given} for {len(index)} rows of input, not one row an item"
-        if not self.appends:
-            return None
-        if self._is_last(module):
-            return f"{name!r} gives the model's own output, so that no layer would learn from what is replayed"
-        return self._fault_of_appending(module, name)
+        return self._fault_of_appending(module, name) if self.appends else None
 
     def advice(self, name: str) -> str:
         """Names of modules near this one that nothing speaks against."""

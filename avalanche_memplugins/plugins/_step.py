@@ -28,6 +28,9 @@ class Step:
     :param begun: the forward pass has begun.
     :param judged: ``strategy.criterion()`` was called.
     :param judging: it runs now.
+    :param again: a further forward pass has run whose loss nobody has asked for yet.
+    :param source: the strategy's batch when the iteration began.
+    :param repeats: the same batch was trained on before, in a loop that takes it several times.
     :param done: the update is over: forward passes from now on are none of the iteration's.
     :param stream: the stream's batch ``[x, y]`` or ``[x, y, t]``.
     :param rows: of the batch that replayed rows follow: the stream's, and other plugins' replayed ones.
@@ -43,6 +46,9 @@ class Step:
     begun: bool = False
     judged: bool = False
     judging: bool = False
+    again: bool = False
+    source: Any = None
+    repeats: bool = False
     done: bool = False
     stream: list[Tensor] = field(default_factory=list)
     rows: int = 0
@@ -51,6 +57,7 @@ class Step:
     stream_loss: Tensor | None = None
     last: tuple[Tensor, Tensor | None] | None = None
     _found: list[Tensor] | None = None  # the strategy's batch before anything was done to it
+    _cut: list[Tensor] | None = None  # the batch without the rows that replayed ones take the place of
     _joint: list[Tensor] = field(default_factory=list)  # the batch of all rows
     _all: Any = None  # the output of all rows
     _given: Any = None  # the stream's part of it
@@ -66,12 +73,18 @@ class Step:
         """Take up ``recall``; with ``replace`` its rows take the place of the stream's last ones."""
         self.recall, self._found = recall, strategy.mbatch
         if replace and recall is not None:
-            strategy.mbatch = [column[: len(column) - len(recall.y)] for column in strategy.mbatch]
+            self._cut = strategy.mbatch = [column[: len(column) - len(recall.y)] for column in strategy.mbatch]
         self.rows = len(strategy.mbatch[0])
+
+    def followed(self, strategy: Any) -> Step:
+        """The next iteration; if it is on the same batch, on all rows of it."""
+        if self._cut is not None and strategy.mbatch is self._cut:
+            strategy.mbatch = self._found
+        return Step(source=strategy.mbatch, repeats=self.begun and strategy.mbatch is self.source)
 
     def begin_again(self, strategy: Any) -> None:
         """Another forward pass of the same iteration, on the same replayed rows."""
-        self.judged = False
+        self.again = True
         self.rows = len(strategy.mbatch[0])
         self._kept = {}
 

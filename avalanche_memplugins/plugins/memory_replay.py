@@ -86,7 +86,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     :param replay_size: rows to replay each iteration: a number; None: as many as the stream's rows;
         ``"growing"``: as many for each experience before; or a function of the number of the experience, from 0,
         and of the iteration in it, from 0, that gives the rows, >= 0.
-    :param write_every: write one whole batch every so many iterations (RMA's m), >= 1.
+    :param write_every: write one whole batch every so many iterations (RMA's m), >= 1. A batch that a loop trains on
+        several times is written once.
     :param write_at: ``"iteration"``: rows as the model saw them, augmentation included; or
         ``"experience"``: after each experience offer its whole data set once, under its evaluation
         transforms; with ``at`` or logits after a pass through the model in eval mode. None: the first, or the
@@ -279,7 +280,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         """Begin an iteration. The forward pass that follows draws rows, writes the stream's and joins them."""
         self._fired = True
         self.last_replay = None
-        self._step = Step()
+        self._step = Step(source=strategy.mbatch) if self._step is None else self._step.followed(strategy)
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """See that the forward pass was the strategy's.
@@ -370,7 +371,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if self._probe is not None and not strategy.clock.train_exp_epochs:
             test_labels(self.memory, self._probe, step.stream[1])
         recall = self._sample(strategy, step)
-        writes = self._is_up_for_writing(strategy)
+        writes = not step.repeats and self._is_up_for_writing(strategy)
         if writes and not self._writes_after_forward:
             self._write(strategy, step.stream[0], step.stream[1:], None)
         if not (writes and self._writes_after_forward):
@@ -439,14 +440,13 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def _criterion(self, strategy: Any, criterion: Method, *args: Any, **kwargs: Any) -> Tensor:
         """``strategy.criterion()`` of stream and replayed rows."""
         step = self._step
-        if step is None or not step.begun or step.judged or step.done or not strategy.is_training:
+        over = step is None or not step.begun or step.judging or step.done or not strategy.is_training
+        # Further looks at the loss of the stream's rows are others' business.
+        if over or step is None or (step.judged and not (step.again and step.is_given(strategy.mb_output))):
             loss: Tensor = criterion(*args, **kwargs)
             return loss
-        if step.loss is not None and not step.is_given(strategy.mb_output):
-            # A look at the loss of another output, after that of the iteration.
-            loss = criterion(*args, **kwargs)
-            return loss
         step.judged = step.judging = True
+        step.again = False
         try:
             step.check_outputs(strategy)
             return self._judged(strategy, step, criterion, *args, **kwargs)
