@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 Method = Callable[..., Any]
 
-_ABSENT = object()
+_ABSENT: Final = NotImplemented  # stays itself when a strategy is copied or pickled
 
 
 class Around:
@@ -40,7 +40,7 @@ class Once(Around):
 
     :param strategy: whose method it is.
     :param name: of the method.
-    :param function: see :class:`Around`.
+    :param function: see :class:`Around`; one that can be pickled, since an exception may leave this behind.
     """
 
     def __init__(self, strategy: Any, name: str, function: Method) -> None:

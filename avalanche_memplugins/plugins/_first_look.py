@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Number
@@ -155,6 +156,33 @@ def _known_targets(dataset: Any) -> Tensor | None:
     if not uniques or not all(isinstance(label, int) for label in uniques):
         return None
     return torch.tensor(sorted(uniques))
+
+
+def fault_of_more_rows(error: Exception, at: str | None, rows: int, replayed: int) -> RuntimeError | None:
+    """What is the matter if a criterion has failed because of replayed rows; None: it is something else.
+
+    Outputs of a layer have no inputs; and a criterion may hold something with one entry for each row of the stream,
+    such as weights.
+
+    :param error: what it raised.
+    :param at: name of the layer; None: inputs are replayed.
+    :param rows: in front of the replayed ones.
+    :param replayed: rows replayed.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return None
+    if at is not None:
+        return RuntimeError(
+            f"criterion: it failed on a batch with rows of latent replay at {at!r}, which have labels and outputs, but "
+            f"no inputs x: {error}"
+        )
+    numbers = set(re.findall(r"\d+", str(error)))
+    if str(rows) not in numbers or not {str(rows + replayed), str(replayed)} & numbers:
+        return None
+    return RuntimeError(
+        f"criterion: expected a loss of as many rows as batch and output have, but it failed when {replayed} replayed "
+        f"rows joined the {rows} of the stream: {error}"
+    )
 
 
 @contextmanager

@@ -78,12 +78,13 @@ def parted(output: Any, rows: int, replayed: int) -> tuple[Any, Any]:
     total = rows + replayed
     if isinstance(output, Tensor) and output.ndim and output.shape[0] == total:  # as a rule
         return output[:rows], output[rows:]
+    parts = f" ({rows} of the stream, {replayed} replayed)" if replayed else ""
 
     def check(leaf: Tensor) -> Tensor:
         if leaf.ndim and len(leaf) != total:
             raise ValueError(
-                f"model: expected an output with one row for each of the {total} rows of the batch ({rows} of the "
-                f"stream, {replayed} replayed), got a tensor {tuple(leaf.shape)}"
+                f"model: expected an output with one row for each of the {total} rows of the batch{parts}, got a "
+                f"tensor {tuple(leaf.shape)}"
             )
         return leaf
 

@@ -11,6 +11,7 @@ from avalanche.training.templates.problem_type.supervised_problem import Supervi
 from torch import Tensor, nn
 
 from avalanche_memplugins.memories import Recall
+from avalanche_memplugins.plugins._around import Around
 from avalanche_memplugins.plugins._outputs import parted, rows_of
 
 
@@ -25,11 +26,18 @@ class Step:
     :param label: the memory's own labels of these rows.
     :param begun: the forward pass has begun.
     :param judged: ``strategy.criterion()`` was called.
-    :param rows: of the stream.
+    :param judging: it runs now.
+    :param again: a further forward pass has run whose loss nobody has asked for yet.
+    :param source: the strategy's batch when the iteration began.
+    :param repeats: the same batch was trained on before, in a loop that takes it several times.
+    :param done: the update is over: forward passes from now on are none of the iteration's.
+    :param stream: the stream's batch ``[x, y]`` or ``[x, y, t]``.
+    :param rows: of the batch that replayed rows follow: the stream's, and other plugins' replayed ones.
     :param replayed: rows replayed.
     :param output: of the replayed rows.
     :param loss: what the strategy was given as the loss of all rows, without gradient.
     :param stream_loss: the part of it that is the stream's, if known.
+    :param last: the loss of all rows, with its graph, and the stream's part of it, of the latest pass.
     """
 
     wanted: int = 0
@@ -37,12 +45,20 @@ class Step:
     label: Tensor | None = None
     begun: bool = False
     judged: bool = False
+    judging: bool = False
+    again: bool = False
+    source: Any = None
+    repeats: bool = False
+    done: bool = False
+    stream: list[Tensor] = field(default_factory=list)
     rows: int = 0
     replayed: int = 0
     output: Any = None
     loss: Tensor | None = None
     stream_loss: Tensor | None = None
+    last: tuple[Tensor, Tensor | None] | None = None
     _found: list[Tensor] | None = None  # the strategy's batch before anything was done to it
+    _cut: list[Tensor] | None = None  # the batch without the rows that replayed ones take the place of
     _joint: list[Tensor] = field(default_factory=list)  # the batch of all rows
     _all: Any = None  # the output of all rows
     _given: Any = None  # the stream's part of it
@@ -54,8 +70,24 @@ class Step:
         self.recall, self._found = recall, strategy.mbatch
         self.replayed = 0 if recall is None else recall.y.shape[0]
         if replace and recall is not None:
-            strategy.mbatch = [column[: len(column) - self.replayed] for column in strategy.mbatch]
+            self._cut = strategy.mbatch = [column[: len(column) - self.replayed] for column in strategy.mbatch]
         self.rows = strategy.mbatch[0].shape[0]
+
+    def followed(self, strategy: Any) -> Step:
+        """The next iteration; if it is on the same batch, on all rows of it."""
+        if self._cut is not None and strategy.mbatch is self._cut:
+            strategy.mbatch = self._found
+        return Step(source=strategy.mbatch, repeats=self.begun and strategy.mbatch is self.source)
+
+    def begin_again(self, strategy: Any) -> None:
+        """Another forward pass of the same iteration, on the same replayed rows."""
+        self.again = True
+        self.rows = len(strategy.mbatch[0])
+        self._kept = {}
+
+    def is_given(self, output: Any) -> bool:
+        """Whether an output is that of the latest forward pass, or one entry of it."""
+        return self._place(output) is not None
 
     def joint_batch(self, batch: list[Tensor], x: Tensor | None = None) -> list[Tensor]:
         """The stream's batch with the replayed rows' labels behind it, and their inputs ``x`` if they are any."""
@@ -74,6 +106,8 @@ class Step:
         self._all = output
         self._given, self.output = parted(output, self.rows, self.replayed) if self.replayed else (output, None)
         self._version = _version(self._given)
+        if self.wanted and not self.replayed:
+            parted(output, self.rows, 0)  # told before the first step, not when the memory has rows
         total = self.rows + self.replayed
         if self.replayed:
             for name, value in vars(strategy.model).items():
@@ -154,11 +188,22 @@ _STATELESS = frozenset(
 )
 
 
+def sums_rows(strategy: Any) -> bool:
+    """Whether the strategy's loss is known to be a sum over rows in the place of a mean."""
+    return _is_avalanches(strategy.criterion) and getattr(strategy._criterion, "reduction", None) == "sum"
+
+
+def _is_avalanches(criterion: Any) -> bool:
+    """Whether a strategy's ``criterion`` is Avalanche's own: not overridden, and not set on the instance."""
+    method = criterion.innermost if isinstance(criterion, Around) else criterion
+    return getattr(method, "__func__", None) is SupervisedProblem.criterion
+
+
 def is_plain_cross_entropy(strategy: Any) -> bool:
     """Whether the strategy's loss is the mean cross-entropy of rows, without weights, smoothing or ignored classes."""
     criterion = strategy._criterion
     return (
-        type(strategy).criterion is SupervisedProblem.criterion
+        _is_avalanches(strategy.criterion)
         and type(criterion) is nn.CrossEntropyLoss
         and criterion.weight is None
         and criterion.reduction == "mean"
@@ -176,8 +221,8 @@ def stream_loss(strategy: Any, joint: Tensor) -> Tensor:
     :param joint: the loss of all rows, taken for them.
     """
     criterion: Callable[[Tensor, Tensor], Tensor] = strategy._criterion
-    overridden = type(strategy).criterion is not SupervisedProblem.criterion
+    overridden = not _is_avalanches(strategy.criterion)
     if overridden or type(criterion) not in _STATELESS or not isinstance(strategy.mb_output, Tensor):
         return joint.detach()
     with torch.no_grad():
-        return criterion(strategy.mb_output, strategy.mbatch[1])
+        return criterion(strategy.mb_output, strategy.mb_y)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins._experience import parts_of
-from avalanche_memplugins.plugins._step import is_plain_cross_entropy
+from avalanche_memplugins.plugins._step import is_plain_cross_entropy, sums_rows
 from avalanche_memplugins.plugins._teacher import Teacher, distillation
 
 TEMPERATURE = 2.0
@@ -86,7 +86,7 @@ class Targets:
     def loss(
         self, output: Tensor, recall: Recall, criterion: Callable[[slice | Tensor], Tensor], strategy: Any
     ) -> Tensor:
-        """Mean loss of replayed rows.
+        """Mean loss of replayed rows; their sum where the strategy's own loss is known to be a sum.
 
         :param output: the model's outputs ``(R, classes)``.
         :param recall: what :meth:`set` gave.
@@ -102,12 +102,14 @@ class Targets:
         target, known = self.soft
         soft = distillation(output, target, TEMPERATURE)
         if self.all_known:
-            return soft.mean()
+            return soft.sum() if sums_rows(strategy) else soft.mean()
         if is_plain_cross_entropy(strategy):
             # Row by row, so that nobody has to wait for a GPU to tell which rows are known.
             hard = cross_entropy(output.float(), recall.y, reduction="none")
             return torch.where(known, soft, hard).mean()
         unknown = (~known).nonzero().flatten()
+        if sums_rows(strategy):
+            return soft[known].sum() + criterion(unknown) if len(unknown) else soft.sum()
         if not len(unknown):
             return soft.mean()
         return (soft[known].sum() + len(unknown) * criterion(unknown)) / len(soft)

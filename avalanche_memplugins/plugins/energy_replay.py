@@ -39,6 +39,6 @@ class EnergyReplayPlugin(MemoryReplayPlugin):
     def _draw(self, strategy: Any, step: Step) -> Recall:
         if self.cue == "stored":
             return super()._draw(strategy, step)
-        x, rows = strategy.mbatch[0], step.wanted
+        x, rows = step.stream[0], step.wanted
         recall: Recall = self.memory.sample(rows, cue=x.repeat(-(-rows // len(x)), *[1] * (x.ndim - 1))[:rows])
         return recall

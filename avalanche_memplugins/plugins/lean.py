@@ -65,7 +65,7 @@ class LeanStepPlugin(SupervisedPlugin, supports_distributed=True):  # type: igno
             strategy.eval_epoch = self._once(strategy, "eval_epoch", eval_epoch)
 
     def _once(self, strategy: Any, name: str, loop: Callable[..., None]) -> functools.partial[None]:
-        return functools.partial(_run_once, strategy, name, loop, self._dispatches)
+        return functools.partial(_run_once, strategy, name, loop, self)
 
     def _may(self, strategy: Any, name: str, owner: type) -> bool:
         if getattr(type(strategy), name) is getattr(owner, name):
@@ -80,12 +80,10 @@ class LeanStepPlugin(SupervisedPlugin, supports_distributed=True):  # type: igno
         return False
 
 
-def _run_once(
-    strategy: Any, name: str, loop: Callable[..., None], dispatches: dict[str, Dispatch], /, **kwargs: Any
-) -> None:
+def _run_once(strategy: Any, name: str, loop: Callable[..., None], plugin: LeanStepPlugin, /, **kwargs: Any) -> None:
     """Run a loop that was taken over and give it back, however it ends: a strategy at rest is as it was."""
     try:
-        loop(strategy, dispatches, **kwargs)
+        loop(strategy, plugin._dispatches, **kwargs)
     finally:
         vars(strategy).pop(name, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -29,6 +30,7 @@ from avalanche_memplugins.plugins._first_look import (
     check_batch,
     check_strategy,
     diverged_if_not_finite,
+    fault_of_more_rows,
     test_labels,
     test_rows,
 )
@@ -36,7 +38,7 @@ from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
 from avalanche_memplugins.plugins._listed import listed_once, told_of_another_run
 from avalanche_memplugins.plugins._normalise import tell_normalisation
 from avalanche_memplugins.plugins._outputs import joined, main_output
-from avalanche_memplugins.plugins._step import Step, stream_loss
+from avalanche_memplugins.plugins._step import Step, stream_loss, sums_rows
 from avalanche_memplugins.plugins._targets import Labels, Targets
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
@@ -84,7 +86,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     :param replay_size: rows to replay each iteration: a number; None: as many as the stream's rows;
         ``"growing"``: as many for each experience before; or a function of the number of the experience, from 0,
         and of the iteration in it, from 0, that gives the rows, >= 0.
-    :param write_every: write one whole batch every so many iterations (RMA's m), >= 1.
+    :param write_every: write one whole batch every so many iterations (RMA's m), >= 1. A batch that a loop trains on
+        several times is written once.
     :param write_at: ``"iteration"``: rows as the model saw them, augmentation included; or
         ``"experience"``: after each experience offer its whole data set once, under its evaluation
         transforms; with ``at`` or logits after a pass through the model in eval mode. None: the first, or the
@@ -205,6 +208,22 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
                 "'experience', got 'task_label'"
             )
 
+    def _check_others(self, others: list[MemoryReplayPlugin]) -> None:
+        """See that the rows of several replay plugins can follow each other in one batch, with one loss."""
+        for plugin in [self, *others] if others else []:
+            if plugin.at is not None:
+                what = f"replays at {plugin.at!r}"
+            elif plugin.batch_policy == "replace":
+                what = "replaces rows of the batch"
+            elif plugin._has_own_loss:
+                what = "has a loss of its own (replay_weight, labels or dark replay)"
+            else:
+                continue
+            raise ValueError(
+                "plugins: several replay plugins on one strategy are expected to append inputs and to use the "
+                f"strategy's loss, but {type(plugin).__name__} {what}; use one plugin alone"
+            )
+
     @property
     def nbytes_fixed(self) -> int:
         """Bytes that the plugin itself needs, whatever the stream: those of the old model."""
@@ -229,6 +248,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
                 "their rows add up, which is seldom meant",
                 stacklevel=2,
             )
+        self._check_others([p for p in others if isinstance(p, MemoryReplayPlugin)])
         self.memory.to(strategy.device)
         if self._tap is not None:
             self._tap.find(strategy.model)
@@ -253,13 +273,13 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             self._tell_of_old_rows(strategy)
         if self.write_at == "experience" and hasattr(self.memory, "check_rows"):
             self._probe = test_rows(strategy, self.memory, self._tap)
-        Once(strategy, "_train_exp", lambda train, *args, **options: self._take_part(strategy, train, *args, **options))
+        Once(strategy, "_train_exp", functools.partial(self._take_part, strategy))
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Begin an iteration. The forward pass that follows draws rows, writes the stream's and joins them."""
         self._fired = True
         self.last_replay = None
-        self._step = Step()
+        self._step = Step(source=strategy.mbatch) if self._step is None else self._step.followed(strategy)
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """See that the forward pass was the strategy's.
@@ -289,7 +309,14 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         """Leave the stream's loss for the metrics."""
         step = self._step
-        if step is not None and step.loss is not None and step.stream_loss is not None:
+        if step is None:
+            return
+        step.done = True
+        if step.last is not None and strategy.loss is step.last[0]:
+            # An update that judges the rows again, and keeps that loss.
+            if step.last[1] is not None:
+                strategy.loss = step.last[1]
+        elif step.loss is not None and step.stream_loss is not None:
             # What other plugins have added to the loss stays.
             strategy.loss = strategy.loss.detach() - step.loss + step.stream_loss
 
@@ -319,8 +346,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         """Train on an experience; nothing of the plugin is left on strategy or model afterwards, whatever happens."""
         with around(
             strategy,
-            forward=lambda forward, *a, **k: self._forward(strategy, forward, *a, **k),
-            criterion=lambda criterion, *a, **k: self._criterion(strategy, criterion, *a, **k),
+            forward=functools.partial(self._forward, strategy),
+            criterion=functools.partial(self._criterion, strategy),
         ):
             try:
                 train(*args, **kwargs)
@@ -332,16 +359,20 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def _forward(self, strategy: Any, forward: Method, *args: Any, **kwargs: Any) -> Any:
         """``strategy.forward()`` on the stream's rows and replayed ones."""
         step = self._step
-        if step is None or step.begun or not strategy.is_training:
+        if step is None or step.done or not strategy.is_training:
             return forward(*args, **kwargs)
+        if step.begun:
+            # An optimiser that looks at the loss more than once, such as L-BFGS or SAM.
+            return self._forward_again(strategy, step, forward, *args, **kwargs)
         step.begun = True
         check_batch(strategy, labelled=self._labelled)
+        step.stream = self._stream_of(strategy)
         if self._probe is not None and not strategy.clock.train_exp_epochs:
-            test_labels(self.memory, self._probe, strategy.mbatch[1])
+            test_labels(self.memory, self._probe, step.stream[1])
         recall = self._sample(strategy, step)
-        writes = self._is_up_for_writing(strategy)
+        writes = not step.repeats and self._is_up_for_writing(strategy)
         if writes and not self._writes_after_forward:
-            self._write(strategy, strategy.mbatch[0], strategy.mbatch[1:], None)
+            self._write(strategy, step.stream[0], step.stream[1:], None)
         if not (writes and self._writes_after_forward):
             self._fetch_ahead(step)
         step.begin(strategy, recall, replace=self.batch_policy == "replace")
@@ -351,10 +382,11 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             strategy.mbatch = batch
             output = step.part(strategy, output)
             if writes and self._writes_after_forward:
-                logits = main_output(output).detach().float() if self._stores_logits else None
-                x = batch[0] if latents is None else latents[: step.rows].float()
+                rows = min(step.rows, len(step.stream[0]))
+                logits = main_output(output)[:rows].detach().float() if self._stores_logits else None
+                x = batch[0][:rows] if latents is None else latents[:rows].float()
                 with diverged_if_not_finite(strategy, self.at):
-                    self._write(strategy, x, batch[1:], logits)
+                    self._write(strategy, x, [column[:rows] for column in batch[1:]], logits)
                 self._fetch_ahead(step)
         except BaseException:
             step.restore(strategy)
@@ -363,6 +395,25 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             replayed = main_output(step.output).detach()
             self.last_replay = Replayed(replayed, recall.y, recall.t, recall.x, step.label)
         return output
+
+    def _forward_again(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> Any:
+        """Another forward pass of an iteration whose loss is known: the same rows; nothing is drawn or written."""
+        if step.judging or not step.judged or step.recall is None:
+            return forward(*args, **kwargs)
+        step.begin_again(strategy)
+        batch = strategy.mbatch
+        try:
+            output, _ = self._run(strategy, step, forward, *args, **kwargs)
+        finally:
+            strategy.mbatch = batch
+        return step.part(strategy, output)
+
+    def _stream_of(self, strategy: Any) -> list[Tensor]:
+        """The stream's batch, without what another replay plugin has put behind it."""
+        batch: list[Tensor] = strategy.mbatch
+        others = [p._step for p in strategy.plugins if isinstance(p, MemoryReplayPlugin) and p is not self]
+        rows = min([len(batch[0]), *(step.rows for step in others if step is not None and step.begun)])
+        return batch if rows == len(batch[0]) else [column[:rows] for column in batch]
 
     def _run(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> tuple[Any, Tensor | None]:
         """The forward pass on all rows; gives the output, and what passed the tap if there is one."""
@@ -388,37 +439,50 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def _criterion(self, strategy: Any, criterion: Method, *args: Any, **kwargs: Any) -> Tensor:
         """``strategy.criterion()`` of stream and replayed rows."""
         step = self._step
-        if step is None or not step.begun or step.judged or not strategy.is_training:
+        over = step is None or not step.begun or step.judging or step.done or not strategy.is_training
+        # Further looks at the loss of the stream's rows are others' business.
+        if over or step is None or (step.judged and not (step.again and step.is_given(strategy.mb_output))):
             loss: Tensor = criterion(*args, **kwargs)
             return loss
-        step.judged = True
-        step.check_outputs(strategy)
+        step.judged = step.judging = True
+        step.again = False
+        try:
+            step.check_outputs(strategy)
+            return self._judged(strategy, step, criterion, *args, **kwargs)
+        finally:
+            step.judging = False
+
+    def _judged(self, strategy: Any, step: Step, criterion: Method, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of the iteration."""
         if step.recall is None:
-            loss = criterion(*args, **kwargs)
+            loss: Tensor = criterion(*args, **kwargs)
             return loss
 
+        stream: Tensor | None = None
         try:
             if self._has_own_loss:
-                stream: Tensor = criterion(*args, **kwargs)
+                stream = criterion(*args, **kwargs)
                 loss = self._joined_loss(
                     strategy,
                     stream,
                     step,
                     lambda index: step.of_replayed(strategy, lambda: criterion(*args, **kwargs), index),
                 )
-                step.stream_loss = stream.detach()
             else:
                 loss = step.of_all(strategy, lambda: criterion(*args, **kwargs))
-                if self._loss_is_read:
-                    step.stream_loss = stream_loss(strategy, loss)
         except (RuntimeError, ValueError, IndexError) as error:
-            if self.at is None:
+            fault = fault_of_more_rows(error, self.at, step.rows, step.replayed)
+            if fault is None:
                 raise
-            raise RuntimeError(
-                f"criterion: it failed on a batch with rows of latent replay at {self.at!r}, which have labels and "
-                f"outputs, but no inputs x: {error}"
-            ) from error
-        step.loss = loss.detach()
+            raise fault from error
+        if step.stream[0].shape[0] < step.rows:
+            return loss  # the plugin whose rows stand before these knows the stream's loss
+        own = None if stream is None else stream.detach()
+        if own is None and self._loss_is_read:
+            own = stream_loss(strategy, loss)
+        step.last = loss, own
+        if step.loss is None:
+            step.loss, step.stream_loss = loss.detach(), own
         return loss
 
     def _joined_loss(
@@ -433,6 +497,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if step.recall is None:
             return stream
         replay_loss = self.targets.loss(main_output(step.output), step.recall, criterion, strategy)
+        if self.replay_weight is None and self.targets.labels == "soft" and sums_rows(strategy):
+            return stream + replay_loss
         weight = self._weight(strategy, step)
         joined_loss: Tensor = (1 - weight) * stream + weight * replay_loss
         return joined_loss
@@ -459,7 +525,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     def _sample(self, strategy: Any, step: Step) -> Recall | None:
         """Rows as the model gets them, with the labels that they are trained towards."""
-        rows, replace = len(strategy.mbatch[0]), self.batch_policy == "replace"
+        rows, replace = len(step.stream[0]), self.batch_policy == "replace"
         step.wanted = rows_to_replay(self.replay_size, strategy.clock, rows, replace=replace)
         if replace and rows == 1 and not self._warned_small:
             self._warned_small = True
@@ -479,7 +545,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if self.targets.teacher is None:
             return recall
         number = number_of(strategy) if self.write_at == "iteration" else None
-        return self.targets.set(recall, number, strategy.mbatch[0])
+        return self.targets.set(recall, number, step.stream[0])
 
     def _draw(self, strategy: Any, step: Step) -> Recall:
         """Rows from the memory, as many as the step wants; for plugins that read it in other ways."""
