@@ -42,7 +42,7 @@ from avalanche.training.storage_policy import ClassBalancedBuffer, ReservoirSamp
 from torchvision import transforms
 
 from avalanche_memplugins import LeanStepPlugin, RandomMemoryPlugin, TensorLoaderPlugin
-from avalanche_memplugins.plugins._materialise.randomness import flatten
+from avalanche_memplugins.plugins._materialise.known import flatten
 from avalanche_memplugins.plugins._materialise.resolve import resolve
 
 matplotlib.use("Agg")
