@@ -73,10 +73,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     first iteration after which the memory holds anything, and rows are drawn before those of the current batch are
     written.
 
-    Replayed rows join the batch inside ``strategy.forward()`` and leave it with ``strategy.criterion()``: other
-    plugins see them in ``after_forward`` only, wherever in the list they stand. What they add to the loss is added
-    once, and metrics get the stream's outputs and the stream's loss. What was replayed is at :attr:`last_replay` and
-    in :class:`~avalanche_memplugins.metrics.ReplayAccuracy`. After an exception nothing of this is left behind.
+    Replayed rows are part of the batch inside ``strategy.forward()`` and ``strategy.criterion()`` only: no other plugin
+    sees them, wherever in the list it stands. What other plugins add to the loss is added as it is, and metrics get
+    the stream's outputs and the stream's loss. What was replayed is at :attr:`last_replay` and in
+    :class:`~avalanche_memplugins.metrics.ReplayAccuracy`. After an exception nothing of this is left behind.
 
     :param memory: a memory that is written row by row, such as
         :class:`~avalanche_memplugins.memories.RandomMemory`; or one with ``consolidate``, which learns from the
