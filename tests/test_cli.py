@@ -290,7 +290,7 @@ def test_a_place_that_cannot_be_written_to_is_told_before_any_work(
         def refuse(*args: Any, **options: Any) -> Any:
             raise OSError(number, os.strerror(number), "out")
 
-        monkeypatch.setattr(store.tempfile, "NamedTemporaryFile", refuse)
+        monkeypatch.setattr(store.tempfile, "TemporaryFile", refuse)
     assert main([*arguments, out]) == 2
     screen = capsys.readouterr()
     assert screen.err.startswith(f"error: out: expected a folder that can be written to, got {out}: ")

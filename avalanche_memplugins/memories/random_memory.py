@@ -168,7 +168,7 @@ class RandomMemory(RowReads):
         if target_shape is None:
             y = torch.zeros(1, dtype=torch.int64)
         else:
-            target_shape = () if target_shape == () else check.integers("target_shape", target_shape)
+            target_shape = () if target_shape == () else check.integers("target_shape", target_shape, least=0)
             check.room("target_shape", math.prod(target_shape), target_dtype.itemsize)
             y = torch.zeros(1, *target_shape, dtype=target_dtype)
 

@@ -135,7 +135,7 @@ def test_the_weights_count_as_bytes_of_the_stream(precision: Any, row: int) -> N
             memory.nbytes == 4 * WEIGHTS + 30 * row == sum(t.nbytes for t in (*memory.parameters(), *memory.buffers()))
         )
         assert memory.nbytes_fixed == 0
-    with pytest.raises(ValueError, match=f"one row takes {row} bytes beside {4 * WEIGHTS} of the codec"):
+    with pytest.raises(ValueError, match=f"the {row} bytes that one row takes, beside {4 * WEIGHTS} of the codec"):
         LatentMemory.from_budget(4 * WEIGHTS + row - 1, shape=(6,), **options)
 
 

@@ -36,7 +36,7 @@ def test_a_row_costs_what_it_says_and_a_budget_is_used_to_the_byte(
         memory.write(torch.zeros(3, *GREY), torch.arange(3))
         assert memory.capacity == rows
         assert memory.nbytes == rows * row == sum(t.nbytes for t in memory.buffers())
-    with pytest.raises(ValueError, match=f"one row takes {row} bytes, got a budget of {row - 1}"):
+    with pytest.raises(ValueError, match=f"the {row} bytes that one row takes, got {row - 1}"):
         RandomMemory.from_budget(row - 1, shape=GREY, **options)
 
 

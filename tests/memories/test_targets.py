@@ -104,7 +104,7 @@ def test_their_bytes_are_counted_and_budgeted(name: str, store_tasks: bool) -> N
     assert same(recall.y, y, recall.x)
     assert (recall.t.tolist(), recall.origin.tolist()) == ([0] * 5, [0 if store_tasks else -1] * 5)
     assert memory.summary().per_task == {0: 20}
-    with pytest.raises(ValueError, match=f"one row takes {row} bytes"):
+    with pytest.raises(ValueError, match=f"expected at least the {row} bytes that one row takes"):
         RandomMemory.from_budget(row - 1, shape=(3,), **options)
 
 
