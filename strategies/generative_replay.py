@@ -13,9 +13,9 @@ from avalanche.training.templates import SupervisedTemplate
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.memories import VAEMemory
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.networks import ConditionalVAE
 from avalanche_memplugins.plugins import MemoryReplayPlugin
 from avalanche_memplugins.strategies._arguments import check_template

@@ -13,9 +13,9 @@ from avalanche.training.templates import SupervisedTemplate
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import SGD, Optimizer
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.networks import ProbabilisticRetrievalClassifier
 from avalanche_memplugins.plugins import MemoryReplayPlugin

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Size, Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.codecs.codec import Codec
 from avalanche_memplugins.functional.energy import Weights
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._energy_slots import EMPTY, SlotBank
 
 CODE_SPAN = 3.0

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._fingerprint import fingerprint
 from avalanche_memplugins.functional.energy import Weights
 from avalanche_memplugins.functional.quantise import from_scaled_int8, scaled_int8
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._energy_eviction import spare_classes
 from avalanche_memplugins.memories._generative import GenerativeMemory, check_count
 from avalanche_memplugins.memories.summary import Summary

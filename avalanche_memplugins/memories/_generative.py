@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Size, Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._folders import CorruptedFolderError, check_folder
 from avalanche_memplugins._loading import LoadsWhole, telling_misfits
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs._normalisation import Normalisation
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._saved import read_memory, write_memory
 from avalanche_memplugins.memories.recall import Recall

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins import _checks as check
 
 TYPES = {"int32": torch.int32, "int16": torch.int16, "uint8": torch.uint8}
 Given = Mapping[str, Tensor | int]

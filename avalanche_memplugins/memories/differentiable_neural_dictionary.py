@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._loading import LoadsWhole
 from avalanche_memplugins.functional.kernels import inverse_distance
 from avalanche_memplugins.functional.neighbours import nearest
-from avalanche_memplugins.memories import _checks as check
 
 
 class DifferentiableNeuralDictionary(LoadsWhole):

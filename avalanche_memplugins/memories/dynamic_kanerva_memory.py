@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.functional.kanerva import kanerva_address
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import TABLE_BYTES
 from avalanche_memplugins.memories._kanerva import KanervaBase
 from avalanche_memplugins.networks import DynamicKanervaMachine

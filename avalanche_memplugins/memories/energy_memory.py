@@ -10,13 +10,13 @@ import torch
 from torch import Size, Tensor
 from torch.nn.functional import one_hot
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.codecs.codec import Codec
 from avalanche_memplugins.codecs.downsampled import Downsampled
 from avalanche_memplugins.codecs.uint8 import Uint8
 from avalanche_memplugins.functional.energy import Weights
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._energy_eviction import with_lost_classes
 from avalanche_memplugins.memories._energy_reads import EnergyReads
 from avalanche_memplugins.memories._energy_slots import EMPTY, Precision

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.neighbours import Backend
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.episodic_index import EpisodicIndex
 from avalanche_memplugins.memories.random_memory import RandomMemory
 from avalanche_memplugins.memories.recall import Recall

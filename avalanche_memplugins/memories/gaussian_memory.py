@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.functional import (
     draw_low_rank,
@@ -16,7 +17,6 @@ from avalanche_memplugins.functional import (
     symmetric_factors,
     unpack_triangle,
 )
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import TABLE_BYTES, GenerativeMemory, slots
 from avalanche_memplugins.memories.recall import Recall
 

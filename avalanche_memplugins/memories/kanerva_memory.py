@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs.latent import LatentCodec
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._kanerva import Items, KanervaBase, Written
 from avalanche_memplugins.networks import KanervaMachine
 

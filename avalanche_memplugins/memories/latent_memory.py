@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs import StreamCodec
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.random_memory import RandomMemory
 
 _ROWS = 256

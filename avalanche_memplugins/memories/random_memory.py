@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Size, Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
+from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins._words import OF_A_MEMORY, names_ours
 from avalanche_memplugins.codecs import Codec
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns, Targets, targets_of
-from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.memories._random.names import WRITE_KINDS, codec_of, read_policy, write_policy
 from avalanche_memplugins.memories._random.own import check_grouping, checked, unchanged_if_it_fails
 from avalanche_memplugins.memories._random.reads import RowReads

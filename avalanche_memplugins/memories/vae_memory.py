@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs._normalisation import Normalisation
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import TABLE_BYTES, check_count
 from avalanche_memplugins.memories._vae.budget import widest_network
 from avalanche_memplugins.memories._vae.generator import VAEGenerator

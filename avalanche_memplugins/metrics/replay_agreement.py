@@ -11,7 +11,7 @@ from avalanche.evaluation import GenericPluginMetric
 from avalanche.models import avalanche_forward
 from torch import Tensor, nn
 
-from avalanche_memplugins.memories._modes import eval_mode
+from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at
 from avalanche_memplugins.metrics._shares import Hits
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins import _seeds
 from avalanche_memplugins.functional.divergences import bernoulli_nll, kl_standard_normal
 from avalanche_memplugins.networks.vae import VAEBound
 
@@ -111,7 +110,7 @@ def train_vae(
     check.positive_integer("epochs", epochs)
     check.positive_integer("batch_size", batch_size)
     check.number("lr", lr, above=0)
-    seed = _seeds.seed(seed)
+    seed = check.seed(seed)
     if after_epoch is not None:
         check.function("after_epoch", after_epoch)
     order = torch.Generator().manual_seed(seed)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins import _seeds
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.functional.latent_sampling import sample_latents
 from avalanche_memplugins.networks.frozen_encoder import FrozenEncoder
@@ -90,7 +89,7 @@ class ProbabilisticRetrievalClassifier(PicklesGenerator, nn.Module):
         for name, value, least in (("classes", classes, 1), ("n", n, 1), ("draws", draws, 0)):
             check.integer(name, value, least=least)
         check.number("alpha_std", alpha_std, least=0)
-        self.n, self.alpha_std, self.draws, self.seed = n, alpha_std, draws, _seeds.seed(seed)
+        self.n, self.alpha_std, self.draws, self.seed = n, alpha_std, draws, check.seed(seed)
         self.encoder = FrozenEncoder(autoencoder, code="posterior", mean=mean, std=std)
         self.head = retrieval_mlp(n * self.encoder.code_size, classes, hidden=hidden, layers=layers)
         self._seed_is_drawn = seed is None

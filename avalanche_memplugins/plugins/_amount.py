@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
-from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins import _checks as check
 
 Amount: TypeAlias = int | Literal["growing"] | Callable[[int, int], int] | None
 

@@ -11,7 +11,7 @@ from avalanche.distributed import DistributedHelper
 from avalanche.models import avalanche_forward
 from torch import Tensor
 
-from avalanche_memplugins.memories._modes import eval_mode
+from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._outputs import main_output
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin

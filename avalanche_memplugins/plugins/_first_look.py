@@ -14,7 +14,7 @@ from avalanche.core import BasePlugin, SupervisedPlugin
 from avalanche.training import AR1, DER, ER_ACE, ER_AML, LearningToPrompt
 from torch import Tensor
 
-from avalanche_memplugins.memories._modes import eval_mode
+from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.plugins._augment import isolated
 from avalanche_memplugins.plugins._experience import parts_of
 from avalanche_memplugins.plugins._latent import LatentTap

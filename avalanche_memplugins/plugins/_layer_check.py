@@ -12,7 +12,7 @@ from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from avalanche_memplugins.memories._modes import eval_mode
+from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.plugins._augment import isolated
 from avalanche_memplugins.plugins._wrapped import uncompile
 

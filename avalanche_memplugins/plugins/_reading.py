@@ -13,10 +13,10 @@ from avalanche.models import avalanche_forward
 from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
+from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.functional.neighbours import Backend, check_backend
 from avalanche_memplugins.memories import RandomMemory
-from avalanche_memplugins.memories import _checks as check
-from avalanche_memplugins.memories._modes import eval_mode
 from avalanche_memplugins.memories.episodic_index import EpisodicIndex
 from avalanche_memplugins.plugins._experience import number_of
 from avalanche_memplugins.plugins._latent import LatentTap

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories import Recall
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins._experience import parts_of
 from avalanche_memplugins.plugins._step import is_plain_cross_entropy, sums_rows
 from avalanche_memplugins.plugins._teacher import Teacher, distillation

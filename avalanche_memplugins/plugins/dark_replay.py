@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories import RandomMemory, Recall
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins._amount import Amount
 from avalanche_memplugins.plugins._augment import Augment
 from avalanche_memplugins.plugins._outputs import main_output

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories import EnergyMemory, Recall
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins._step import Step
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
 

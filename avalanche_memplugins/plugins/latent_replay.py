@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
 

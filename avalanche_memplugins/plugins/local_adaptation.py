@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.kernels import inverse_distance, nearest_relative
 from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_parameters, is_small
 from avalanche_memplugins.functional.neighbours import Backend
 from avalanche_memplugins.memories import RandomMemory
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins._adapted_tail import AdaptedTail, find_tail
 from avalanche_memplugins.plugins._outputs import find_logits
 from avalanche_memplugins.plugins._reading import ReadingPlugin, forward_of

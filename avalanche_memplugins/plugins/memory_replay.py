@@ -16,10 +16,10 @@ from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins._words import OF_A_PLUGIN, names_ours
 from avalanche_memplugins.memories import Recall
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._amount import Amount, check_amount, rows_to_replay
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers

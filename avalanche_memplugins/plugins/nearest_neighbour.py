@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.kernels import inverse_distance, nearest_relative
 from avalanche_memplugins.functional.neighbours import Backend
 from avalanche_memplugins.memories import RandomMemory
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.plugins._reading import ReadingPlugin
 
 _LEAST = 1e-6  # probability of a class without a vote, so that losses stay finite

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._words import OF_REPLAY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins._amount import Amount
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.gaussian import pack_triangle, symmetric_factors, unpack_triangle
 from avalanche_memplugins.functional.kanerva import kanerva_posterior, kanerva_unwrite
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import slots
 from avalanche_memplugins.memories._kanerva.receipts import Items, Written
 from avalanche_memplugins.memories._kanerva.state import KanervaState

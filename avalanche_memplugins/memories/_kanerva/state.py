@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.functional.gaussian import pack_triangle, unpack_triangle
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import GenerativeMemory
 from avalanche_memplugins.memories._kanerva.receipts import Life
 

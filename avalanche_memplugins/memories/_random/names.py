@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins import codecs
 from avalanche_memplugins.codecs import Codec
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.policies import (
     Balanced,
     Cycle,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories._random.written import counts
 from avalanche_memplugins.memories.policies import Placement, ReadPolicy, WritePolicy
 

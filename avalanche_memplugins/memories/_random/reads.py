@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories._random.names import READ_KINDS
 from avalanche_memplugins.memories._random.own import chosen, unchanged_if_it_fails

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Size, Tensor
 
-from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories.row_store import RowStore
 
 if TYPE_CHECKING:

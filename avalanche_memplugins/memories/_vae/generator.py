@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from avalanche_memplugins.memories import _checks as check
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories._vae.rows import VAERows
 from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
 from avalanche_memplugins.memories.recall import Recall

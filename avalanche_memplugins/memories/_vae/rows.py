@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs._normalisation import Normalisation
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories._generative import GenerativeMemory
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor | int]]

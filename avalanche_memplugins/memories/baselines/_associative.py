@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._loading import LoadsWhole
-from avalanche_memplugins.memories import _checks as check
 
 
 class AssociativeMemory(LoadsWhole):

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional import pack_triangle, unpack_triangle
 from avalanche_memplugins.functional.hopfield import hebb_rule, hopfield_recall, pseudo_inverse_rule, storkey_rule
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.baselines._associative import AssociativeMemory
 
 _RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Size, Tensor
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs import Codec, Raw
 from avalanche_memplugins.functional.modern_hopfield import modern_hopfield_read
-from avalanche_memplugins.memories import _checks as check
 from avalanche_memplugins.memories.baselines._associative import AssociativeMemory
 
 

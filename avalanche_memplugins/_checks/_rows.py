@@ -1,4 +1,4 @@
-"""Checks of arguments that memories share: rows, labels, seeds; the general ones come from the package's own."""
+"""Checks of batches of rows and of their labels."""
 
 from __future__ import annotations
 
@@ -9,34 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avalanche_memplugins._checks import batch as batch
-from avalanche_memplugins._checks import broadcast as broadcast
-from avalanche_memplugins._checks import choice as choice
-from avalanche_memplugins._checks import computed as computed
-from avalanche_memplugins._checks import dtype_of as dtype_of
-from avalanche_memplugins._checks import flag as flag
-from avalanche_memplugins._checks import flags as flags
-from avalanche_memplugins._checks import floats as floats
-from avalanche_memplugins._checks import function as function
-from avalanche_memplugins._checks import generator as generator
-from avalanche_memplugins._checks import having as having
-from avalanche_memplugins._checks import instance as instance
-from avalanche_memplugins._checks import integer as integer
-from avalanche_memplugins._checks import integers as integers
-from avalanche_memplugins._checks import layer as layer
-from avalanche_memplugins._checks import like as like
-from avalanche_memplugins._checks import made as made
-from avalanche_memplugins._checks import number as number
-from avalanche_memplugins._checks import one_of as one_of
-from avalanche_memplugins._checks import path as path
-from avalanche_memplugins._checks import positive_integer as positive_integer
-from avalanche_memplugins._checks import room as room
-from avalanche_memplugins._checks import rows as rows
-from avalanche_memplugins._checks import show as show
-from avalanche_memplugins._checks import tensor as tensor
-from avalanche_memplugins._checks import tensors as tensors
-from avalanche_memplugins._checks import text as text
-from avalanche_memplugins._seeds import seed as seed
+from avalanche_memplugins._checks._tensors import computed, tensor
+from avalanche_memplugins._checks._values import having, integers, show
 
 LARGEST = torch.iinfo(torch.int32).max
 
