@@ -155,7 +155,7 @@ class DynamicKanervaMemory(KanervaBase):
         return self._given_prior
 
     def _addresses(self, mean: Tensor, code: Tensor, x: Tensor) -> Tensor:
-        return kanerva_address(mean, code, ridge=self._noise / self.address_std**2)
+        return kanerva_address(mean, code, ridge=self._posteriors.noise_var / self.address_std**2)
 
     def _prior_addresses(self) -> tuple[Tensor, Tensor]:
         classes, factor = len(self._table), self.address_std * torch.eye(self.rows, device=self.device)

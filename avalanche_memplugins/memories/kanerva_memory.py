@@ -9,7 +9,8 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs.latent import LatentCodec
-from avalanche_memplugins.memories._kanerva import Items, KanervaBase, Written
+from avalanche_memplugins.memories._kanerva import KanervaBase
+from avalanche_memplugins.memories._kanerva_receipts import Items, Written
 from avalanche_memplugins.networks import KanervaMachine
 
 
@@ -87,14 +88,12 @@ class KanervaMemory(KanervaBase):
         """
         self._check_cue("x", x)
         check.labels("y", y, len(x))
-        index = self._places(y)
+        index = self._index(y)
         code = self._to_codes(x).double()
         if self.share == "all":
-            labels = torch.zeros(len(x), len(self._table), dtype=code.dtype, device=code.device)
-            labels[torch.arange(len(x)), index.to(code.device)] = self.label_scale
-            code = torch.cat([code, labels], 1)
-        slot = (torch.zeros_like(index) if self.share == "all" else index).to(self.device)
-        counts = self._slot_counts(self._table[:, 1]).to(self.device)[slot].unsqueeze(-1)
+            code = self._labelled(code, index)
+        slot = self._posteriors.slot(index).to(self.device)
+        counts = self._posteriors.counts(self._table[:, 1]).to(self.device)[slot].unsqueeze(-1)
         missed = (self.residual[slot].double() / counts).sqrt()
         self.unwrite(Written(slot, self._addresses(code, code, x), code, missed, index, Items(len(x))))
 

@@ -56,7 +56,7 @@ class Items:
 
 
 class Written(NamedTuple):
-    """Receipt of a write, with which :meth:`KanervaPosteriors.unwrite` takes the items out again.
+    """Receipt of a write, with which ``unwrite`` of the memory takes the items out again.
 
     ``slot`` ``(B,)``: posterior that each item went to; ``address`` ``(B, K)`` and ``code`` ``(B, C)``, float64;
     ``residual`` ``(B, C)``: what the memory missed of each code; ``place`` ``(B,)``: that of its class in the table;
