@@ -1,16 +1,19 @@
-"""Associative baselines: what they hold, how many bytes it takes, and that episodes do not mix."""
+"""Comparators: what they hold, how many bytes it takes, and that episodes do not mix."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
+import sys
 
 import pytest
 import torch
+from _comparators import NAMES, made
 from torch import Tensor
 
 from avalanche_memplugins.codecs import Bits, Downsampled, Uint8
-from avalanche_memplugins.memories.baselines import HopfieldMemory, ModernHopfieldMemory, SlotMemory
+from avalanche_memplugins.memories.comparators import HopfieldMemory, ModernHopfieldMemory, SlotMemory
 from avalanche_memplugins.networks import MemoryNetwork
 
 
@@ -22,15 +25,12 @@ def strings(episodes: int = 3, patterns: int = 12, bits: int = 128, seed: int = 
 
 
 def memories() -> list:
-    torch.manual_seed(0)
     return [
+        *(made(name, 128) for name in NAMES),
         HopfieldMemory(128, rule="hebb"),
         HopfieldMemory(128, rule="storkey"),
         HopfieldMemory(128, rule="storkey-whole"),
-        HopfieldMemory(128),
-        ModernHopfieldMemory(128, beta=5.0),
         ModernHopfieldMemory(128, beta=5.0, codec=Bits(1)),
-        SlotMemory(MemoryNetwork(128, 8, hidden=4)),
     ]
 
 
@@ -75,6 +75,14 @@ def test_bad_input_is_named_and_changes_nothing(memory) -> None:
     with pytest.raises(ValueError, match="known"):
         memory.read(cue, known.float())
     assert torch.equal(memory.held, before)
+
+
+def test_the_old_name_goes_on_working_and_says_so() -> None:
+    sys.modules.pop("avalanche_memplugins.memories.baselines", None)
+    with pytest.warns(DeprecationWarning, match="is called avalanche_memplugins.memories.comparators now"):
+        old = importlib.import_module("avalanche_memplugins.memories.baselines")
+    assert old.HopfieldMemory is HopfieldMemory
+    assert {"HopfieldMemory", "ModernHopfieldMemory", "SlotMemory"} == set(old.__all__)
 
 
 def test_hopfield_counts_as_the_paper_does() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional import pack_triangle, unpack_triangle
 from avalanche_memplugins.functional.hopfield import hebb_rule, hopfield_recall, pseudo_inverse_rule, storkey_rule
-from avalanche_memplugins.memories.baselines._associative import AssociativeMemory
+from avalanche_memplugins.memories.comparators._associative import AssociativeMemory
 
 _RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hebb": hebb_rule,

@@ -11,7 +11,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs import Codec, Raw
 from avalanche_memplugins.functional.modern_hopfield import modern_hopfield_read
-from avalanche_memplugins.memories.baselines._associative import AssociativeMemory
+from avalanche_memplugins.memories.comparators._associative import AssociativeMemory
 
 
 class ModernHopfieldMemory(AssociativeMemory):

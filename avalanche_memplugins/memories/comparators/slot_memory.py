@@ -7,7 +7,7 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._modes import eval_mode
-from avalanche_memplugins.memories.baselines._associative import AssociativeMemory
+from avalanche_memplugins.memories.comparators._associative import AssociativeMemory
 from avalanche_memplugins.networks.memory_network import MemoryNetwork
 
 
