@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.memories.comparators._associative import AssociativeMemory
 from avalanche_memplugins.networks.memory_network import MemoryNetwork
 
@@ -15,7 +16,9 @@ class SlotMemory(AssociativeMemory):
     """One slot a pattern, which holds its code; what a trained :class:`~avalanche_memplugins.networks.MemoryNetwork`
     writes and reads.
 
-    :param network: frozen by use: nothing here trains it. Its bytes are fixed, patterns x code size floats are not.
+    :param network: copied: yours stays as it is, and what becomes of it changes no memory. The bytes of the copy are
+        fixed, patterns x code size floats are not.
+    :raises TypeError: for another network.
 
     Source: Sukhbaatar et al., "End-to-end memory networks", 2015, as EBMM's comparator (Bartunov et al. 2020).
     """
@@ -23,7 +26,7 @@ class SlotMemory(AssociativeMemory):
     def __init__(self, network: MemoryNetwork) -> None:
         check.instance("network", network, MemoryNetwork, "a MemoryNetwork")
         super().__init__(network.size)
-        self.network = network
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
 
     @property
     def nbytes_fixed(self) -> int:
@@ -42,8 +45,7 @@ class SlotMemory(AssociativeMemory):
         :raises ValueError: for another shape.
         """
         x = self._patterns("patterns", patterns, writing=True).to(self.device, torch.float32)
-        with eval_mode(self.network):
-            code = self.network.write(x)
+        code = self.network.write(x)
         self.held = torch.cat([self.held, code], 1) if len(self) else code
 
     @torch.no_grad()
@@ -56,6 +58,5 @@ class SlotMemory(AssociativeMemory):
         :raises ValueError: for other shapes, or if nothing has been written.
         """
         x = self._patterns("cue", cue, known).to(self.device, torch.float32)
-        with eval_mode(self.network):
-            read = self.network.read(self.held, x).clamp(0, 1)
+        read = self.network.read(self.held, x).clamp(0, 1)
         return read if known is None else torch.where(known.to(self.device), x, read)
