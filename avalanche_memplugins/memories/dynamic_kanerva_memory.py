@@ -53,6 +53,12 @@ class DynamicKanervaMemory(KanervaBase):
 
     Sources: Wu et al., "Learning attractor dynamics for generative memory", 2018, section 3. Replay from fitted
     addresses is this library's.
+
+    >>> memory = DynamicKanervaMemory(rows=4, seed=0)
+    >>> memory.write(torch.rand(20, 6), torch.arange(20) % 2)
+    >>> recall = memory.sample(4)
+    >>> recall.x.shape, recall.y.unique()
+    (torch.Size([4, 6]), tensor([0, 1]))
     """
 
     def __init__(

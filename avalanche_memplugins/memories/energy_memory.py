@@ -79,6 +79,14 @@ class EnergyMemory(GenerativeMemory):
 
     Source: Bartunov et al., "Meta-learning deep energy-based memory models", ICLR 2020; the bank, stored cues and
     replay are ours.
+
+    >>> from avalanche_memplugins.networks.energy import GatedEnergy
+    >>> memory = EnergyMemory(GatedEnergy((1, 4, 4), writable=2, width=8), slots=3, slot_size=4, seed=0)
+    >>> memory.write(torch.rand(10, 1, 4, 4), torch.arange(10) % 2)
+    >>> memory.filled, len(memory)
+    (3, 10)
+    >>> memory.read(torch.rand(2, 1, 4, 4)).shape
+    torch.Size([2, 1, 4, 4])
     """
 
     CODE_SPAN = 3.0

@@ -41,6 +41,13 @@ class KanervaMemory(KanervaBase):
     :raises ValueError: for arguments out of range, naming the argument.
 
     Source: Wu et al., "The Kanerva machine", 2018, section 3.
+
+    >>> memory = KanervaMemory(KanervaMachine(code_size=4, rows=3, width=4), seed=0)
+    >>> memory.write(torch.rand(6, 1, 28, 28), torch.arange(6) % 2)
+    >>> memory.sample(4).x.shape
+    torch.Size([4, 1, 28, 28])
+    >>> memory.read(torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 1, 28, 28])
     """
 
     def __init__(

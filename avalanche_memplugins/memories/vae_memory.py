@@ -65,6 +65,12 @@ class VAEMemory(GenerativeMemory):
     Sources: Shin et al., "Continual learning with deep generative replay", 2017; settings of van de Ven &
     Tolias, "Three scenarios for continual learning", 2019; fitted codes: Ghosh et al., "From variational to
     deterministic autoencoders", 2020, section 4.
+
+    >>> memory = VAEMemory(ConditionalVAE((1, 4, 4), code_size=2, hidden=(8,), classes=2), steps=5, seed=0)
+    >>> memory.consolidate([(torch.rand(20, 1, 4, 4), torch.arange(20) % 2, 0)], origin=0)
+    >>> recall = memory.sample(4)
+    >>> recall.x.shape, recall.y.unique()
+    (torch.Size([4, 1, 4, 4]), tensor([0, 1]))
     """
 
     def __init__(

@@ -25,6 +25,13 @@ class FrozenEncoder(nn.Module):
         encoding, since auto-encoders want pixels in [0, 1].
     :param std: of that ``Normalize``.
     :raises ValueError: for an unknown ``code``, or an auto-encoder without the method it takes.
+
+    >>> from avalanche_memplugins.networks import MLPVAE
+    >>> encoder = FrozenEncoder(MLPVAE(2, hidden=8, size=4), mean=0.5, std=0.5)
+    >>> encoder(torch.zeros(3, 1, 4, 4)).shape
+    torch.Size([3, 2])
+    >>> any(parameter.requires_grad for parameter in encoder.parameters())
+    False
     """
 
     autoencoder: Any

@@ -44,6 +44,11 @@ class HopfieldMemory(AssociativeMemory):
 
     Source: Hopfield 1982; as a comparator Bartunov et al., "Meta-learning deep energy-based memory models", 2020,
     table 1.
+
+    >>> memory = HopfieldMemory(4, seed=0)
+    >>> memory.write(torch.tensor([[[1.0, 0.0, 1.0, 1.0]]]))
+    >>> memory.read(torch.tensor([[[1.0, 0.0, 0.5, 0.5]]]))
+    tensor([[[1., 0., 1., 1.]]])
     """
 
     def __init__(

@@ -37,6 +37,11 @@ class ModernHopfieldMemory(AssociativeMemory):
     :raises ValueError: for arguments out of range, naming the argument.
 
     Source: Ramsauer et al., "Hopfield networks is all you need", 2020.
+
+    >>> memory = ModernHopfieldMemory(3, beta=50.0)
+    >>> memory.write(torch.tensor([[[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]]))
+    >>> memory.read(torch.tensor([[[0.0, 1.0, 0.5]]])).round()
+    tensor([[[0., 1., 1.]]])
     """
 
     def __init__(

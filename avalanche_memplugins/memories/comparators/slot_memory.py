@@ -21,6 +21,13 @@ class SlotMemory(AssociativeMemory):
     :raises TypeError: for another network.
 
     Source: Sukhbaatar et al., "End-to-end memory networks", 2015, as EBMM's comparator (Bartunov et al. 2020).
+
+    >>> memory = SlotMemory(MemoryNetwork(16, code_size=4, hidden=8))
+    >>> memory.write(torch.rand(1, 5, 16))
+    >>> memory.read(torch.rand(1, 2, 16)).shape
+    torch.Size([1, 2, 16])
+    >>> memory.nbytes  # five codes of four floats
+    80
     """
 
     def __init__(self, network: MemoryNetwork) -> None:
