@@ -23,11 +23,11 @@ class DynamicKanervaMemory(KanervaBase):
         z = w^\top M + \mathcal N(0, \sigma^2 I), \quad p(M) = \mathcal{MN}(R, U, I), \quad
         w = (R R^\top + \tfrac{\sigma^2}{\sigma_w^2} I)^{-1} R z
 
-    A write finds the items' addresses under the mean that earlier items left, and takes the exact posterior. Replay draws
-    addresses from a Gaussian fitted to those written,
-    :math:`w \sim \mathcal N(\bar w, \tfrac{\sigma^2}{n} (U^{-1} - U_0^{-1}) - \bar w \bar w^\top)`. This needs only U and
-    the sum of the addresses: no second pass over the data. To :math:`w^\top R` it adds noise as large as what the memory
-    missed of the codes.
+    A write finds the items' addresses under the mean that earlier items left, and takes the exact posterior. Replay
+    draws addresses from a Gaussian fitted to those written,
+    :math:`w \sim \mathcal N(\bar w, \tfrac{\sigma^2}{n} (U^{-1} - U_0^{-1}) - \bar w \bar w^\top)`. This needs only U
+    and the sum of the addresses: no second pass over the data. To :math:`w^\top R` it adds noise as large as what the
+    memory missed of the codes.
 
     A shared memory replays by label: means and variances of addresses are those of the class, correlations are the same
     for all classes.
