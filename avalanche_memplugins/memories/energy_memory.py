@@ -27,8 +27,7 @@ from avalanche_memplugins.memories._energy_eviction import (
     spare_classes,
     with_lost_classes,
 )
-from avalanche_memplugins.memories._energy_reads import SlotReads
-from avalanche_memplugins.memories._energy_slots import EMPTY, TYPES, Precision, SlotBank
+from avalanche_memplugins.memories._energy_slots import EMPTY, TYPES, Precision, SlotBank, SlotReads
 from avalanche_memplugins.memories._generative import TABLE_BYTES, GenerativeMemory, check_count, sums
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
@@ -276,7 +275,7 @@ class EnergyMemory(GenerativeMemory):
         if not self._check(x, y, t, origin):
             return
         patterns, cues = self._encode(x)
-        groups = self._groups(y, t, origin)
+        groups = slot_by_slot(y, t, origin, self.slot_size, by_class=self.by_class)
         # All are written before the first is kept: what fails leaves the memory as it was.
         written = [self._written(patterns[rows], y[rows]) for rows, _, _ in groups]
         self._admit(x, y, t, origin)
@@ -308,7 +307,7 @@ class EnergyMemory(GenerativeMemory):
             self._check(x, y, t, origin)  # of all batches together: no more classes than there is room for
             patterns, cues = self._encode(x)
             kept, share = equal_shares(self.origins[:, 1].cpu(), origin, self.slots, self._generator)
-            groups = self._groups(y, t, origin)
+            groups = slot_by_slot(y, t, origin, self.slot_size, by_class=self.by_class)
             kept, groups = self._spared(kept, groups, y, share) if self.by_class else (kept, groups[:share])
             written = [self._written(patterns[chosen], y[chosen]) for chosen, _, _ in groups]
         except BaseException:
@@ -348,10 +347,6 @@ class EnergyMemory(GenerativeMemory):
             self.normalisation.check(x, f"the memory {type(self).__name__}")
         if self.cue is not None and len(x):
             self.cue.check(x if self.codec is None else self._patterns(x))
-
-    def _groups(self, y: Tensor, t: Tensor | int, origin: Tensor | int) -> list[Group]:
-        """Rows of a batch slot by slot."""
-        return slot_by_slot(y, t, origin, slot_size=self.slot_size, by_class=self.by_class)
 
     def _place(self, label: int | None) -> int | None:
         """Slot that the next one offered takes: None is a new one; -1: none (a reservoir over slots).
@@ -420,7 +415,7 @@ class EnergyMemory(GenerativeMemory):
         else:
             size = self.network.size - self.label_bits
             start = torch.rand(n, size, generator=self._generator).to(self.device)
-        patterns, classes = self._read_in(slots, start, None, None, self.temperature)
+        patterns, classes = self._reads.read(slots, start, self._generator, temperature=self.temperature)
         index = self.labels[slots, places].cpu().long()
         y = self._table[index, 0].to(self.device) if classes is None else classes
         t, origin = self.origins[slots].unbind(1)
@@ -477,15 +472,10 @@ class EnergyMemory(GenerativeMemory):
             raise ValueError(
                 f"slots: expected ({len(cue)},) integers from 0 to {self.filled - 1}, got {slots.tolist()[:8]}"
             )
-        patterns, _ = self._read_in(slots.to(self.device), start, kept, steps, temperature)
-        return self._rows(patterns)
-
-    def _read_in(
-        self, slots: Tensor, start: Tensor, known: Tensor | None, steps: int | None, temperature: float
-    ) -> tuple[Tensor, Tensor | None]:
-        return self._reads.read(
-            slots, start, known=known, steps=steps, temperature=temperature, generator=self._generator
+        patterns, _ = self._reads.read(
+            slots.to(self.device), start, self._generator, known=kept, steps=steps, temperature=temperature
         )
+        return self._rows(patterns)
 
     @torch.no_grad()
     def matching(self, patterns: Tensor, *, known: Tensor | None = None, steps: int | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.memories._kanerva import KanervaBase
-from avalanche_memplugins.memories._kanerva_receipts import Items, Written
+from avalanche_memplugins.memories._kanerva_posteriors import Items, Written
 from avalanche_memplugins.networks import KanervaMachine
 
 
