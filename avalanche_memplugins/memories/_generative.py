@@ -64,6 +64,9 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole, ABC):
     :raises TypeError: for a codec without a latent space, or a seed that is no integer.
     """
 
+    CLASS_BYTES = TABLE_BYTES
+    """Bytes that each class takes, whatever the memory keeps of it."""
+
     store_logits = False
     normalisation: Normalisation | None = None  # of memories that work on pixels
     _fixed: tuple[str, ...] = ("codec.",)  # beginnings of names of what does not hold the stream

@@ -44,15 +44,16 @@ class EnergyMemory(GenerativeMemory):
     (:func:`~avalanche_memplugins.functional.energy_write`, :func:`~avalanche_memplugins.functional.energy_read`). The
     network has been meta-trained on other data; only slots hold the stream.
 
-    **Writing.** Rows of one task label and origin are written ``slot_size`` at a time, the rest into a slot of fewer.
-    With all ``slots`` in use, :meth:`write` keeps a uniform draw of the slots ever offered (a reservoir), and
-    :meth:`consolidate` an equal share for every experience, cut at random. ``by_class`` neither drops the last slot of
-    a class nor turns away its first while another class has two or more: one of the class with the most goes instead,
-    in :meth:`consolidate` one of the same experience if it can. With more classes than slots some class has none.
+    **Writing.** Rows of one task label and origin are written ``slot_size`` at a time; the rest go into a smaller slot.
+    When all ``slots`` are in use, :meth:`write` keeps a uniform draw of all slots offered so far (a reservoir).
+    :meth:`consolidate` gives every experience an equal share, and cuts older shares at random. With ``by_class`` a slot
+    holds one class, and no class loses its last slot, or is turned away, while another class has two or more: a slot of
+    the class with the most goes instead, in :meth:`consolidate` one of the same experience where possible. With more
+    classes than slots some class has none.
 
-    **Replay.** :meth:`sample` draws patterns held and reads each in its slot, from the cue stored with it; without
-    stored cues from noise or from rows given, and then what comes out is whatever minimum is near, with the class of
-    the slot (``by_class=True``) or the one that was read (``label_bits``).
+    **Replay.** :meth:`sample` draws patterns held and reads each in its slot, from the cue stored with it. Without stored
+    cues it reads from noise or from rows given. Then it finds whatever minimum is near, with the class of the slot
+    (``by_class=True``) or the class that was read (``label_bits``).
 
     :param network: meta-trained, for example ``EnergyMemory.from_pretrained("omniglot-28", ...)``. It is
         copied: yours stays as it is, and what becomes of it changes no memory. Each memory counts its copy in
