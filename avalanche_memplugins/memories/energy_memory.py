@@ -51,9 +51,9 @@ class EnergyMemory(GenerativeMemory):
     the class with the most goes instead, in :meth:`consolidate` one of the same experience where possible. With more
     classes than slots some class has none.
 
-    **Replay.** :meth:`sample` draws patterns held and reads each in its slot, from the cue stored with it. Without stored
-    cues it reads from noise or from rows given. Then it finds whatever minimum is near, with the class of the slot
-    (``by_class=True``) or the class that was read (``label_bits``).
+    **Replay.** :meth:`sample` draws patterns held and reads each in its slot, from the cue stored with it. Without
+    stored cues it reads from noise or from rows given. Then it finds whatever minimum is near, with the class of the
+    slot (``by_class=True``) or the class that was read (``label_bits``).
 
     :param network: meta-trained, for example ``EnergyMemory.from_pretrained("omniglot-28", ...)``. It is
         copied: yours stays as it is, and what becomes of it changes no memory. Each memory counts its copy in
