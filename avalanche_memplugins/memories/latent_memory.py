@@ -49,6 +49,11 @@ class LatentMemory(RandomMemory):
                     f"{name}: expected none: a LatentMemory keeps codes and labels only, got {check.show(kwargs[name])}"
                 )
         super().__init__(capacity, codec=copy.deepcopy(codec), **kwargs)
+        if self.needs & {"loss", "logits"}:
+            raise ValueError(
+                f"write_policy: expected one that needs neither loss nor logits, got {self.write_policy!r}: a "
+                "LatentMemory is given the rows of an experience alone"
+            )
 
     @property
     def _nbytes_shared(self) -> int:

@@ -105,9 +105,7 @@ def check_outputs(
         raise ValueError("logits: expected the outputs of every row, as store_logits=True, got None")
     for name, value in (("logits", logits), ("loss", loss)):
         if value is None and name in needs:
-            raise ValueError(
-                f"{name}: expected that of every row, as the policy {name_of(policy)!r} needs it, got None"
-            )
+            raise ValueError(f"{name}: expected that of every row, which {name_of(policy)!r} needs, got None")
     if logits is not None:
         if not stores_logits and "logits" not in needs:
             raise ValueError("logits: expected None, as this memory keeps none without store_logits=True, got some")
