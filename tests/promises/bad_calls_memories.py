@@ -625,6 +625,15 @@ for name in ("Balanced", "GroupBalanced"):
         lambda: {"groups": 3},
         groups=Integer(least=0),
     )
+record("memories.policies.Hardest", P.Hardest, lambda: {"grouping": "class"}, grouping=Name(none=True))
+record("memories.policies.GSS", P.GSS, lambda: {"subset": 3}, subset=Integer())
+for kind in (P.Hardest, P.Herding):
+    record(
+        f"memories.policies.{kind.__name__}.reserve",
+        lambda kind=kind, **a: kind().reserve(**a),
+        lambda: {"groups": 3},
+        groups=Integer(least=0),
+    )
 record("memories.policies.Uniform", P.Uniform, lambda: {"replacement": False}, replacement=Flag())
 
 # ---------------------------------------------------------------- baselines
