@@ -103,12 +103,12 @@ def rows(memory: RandomMemory, *, classes: int = 10, targets: bool = False) -> R
 @pytest.mark.parametrize("read", ["uniform", "cycle", "class_balanced", "task_balanced"])
 @pytest.mark.parametrize("policy", ["ring", "reservoir", "class_balanced", "task_balanced"])
 def test_of_every_policy(policy: str, read: str) -> None:
-    options: dict[str, Any] = {"policy": policy, "read": read, "labels": "uint8", "store_tasks": False}
+    options: dict[str, Any] = {"write_policy": policy, "read_policy": read, "labels": "uint8", "store_tasks": False}
     assert_counted(lambda n: rows(RandomMemory(n, codec=Bits(1), **options)), 2_000, 40_000)
 
 
 def test_of_many_classes() -> None:
-    options: dict[str, Any] = {"policy": "class_balanced", "read": "class_balanced"}
+    options: dict[str, Any] = {"write_policy": "class_balanced", "read_policy": "class_balanced"}
     assert_counted(lambda n: rows(RandomMemory(20_000, codec=Bits(1), **options), classes=n), 10, 5_000)
 
 
@@ -222,7 +222,7 @@ MEMORIES: dict[str, tuple[Callable[[int], Any], int, int]] = {
     "logits": (lambda n: rows(RandomMemory(n, store_logits=True)), 1_000, 4_000),
     "keys": (lambda n: rows(RandomMemory(n, embedding=nn.Linear(WIDTH, 4))), 1_000, 4_000),
     "targets": (lambda n: rows(RandomMemory(n), targets=True), 1_000, 4_000),
-    "gaps": (lambda n: rows(RandomMemory(n, policy=Backwards())), 1_000, 8_000),
+    "gaps": (lambda n: rows(RandomMemory(n, write_policy=Backwards())), 1_000, 8_000),
     "hardest": (lambda n: rows(RandomMemory(n, write_policy=Hardest("class"))), 1_000, 8_000),
     "herding": (lambda n: rows(RandomMemory(n, write_policy="herding")), 200, 800),
     "gss": (lambda n: rows(RandomMemory(n, write_policy="gss")), 500, 2_000),
