@@ -20,7 +20,7 @@ from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._embedding import embed
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns, Targets, targets_in
 from avalanche_memplugins.memories._prefetch import Ahead
-from avalanche_memplugins.memories._saved import SavesToFolder
+from avalanche_memplugins.memories._saved import SavesToFolder, check_made_alike
 from avalanche_memplugins.memories._sizing import one_row, rows_within
 from avalanche_memplugins.memories._soundness import check_rows_sound
 from avalanche_memplugins.memories._written import WrittenSlots
@@ -529,15 +529,16 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def get_extra_state(self) -> dict[str, Any]:
         """All that is not a tensor of rows: counts, policies, the generator."""
+        made_with = self._made_with()
         return {
             "seen": self.seen,
-            "capacity": self.capacity,
+            "capacity": made_with["capacity"],
             "shape": list(self.shape),
             "dtype": str(self.dtype).removeprefix("torch."),
             "generator": self._generator.get_state(),
             "policy": self.write_policy.state_dict(),
             "read": self.read_policy.state_dict(),
-            "parts": self._parts(),
+            "parts": made_with["parts"],
             **self._written.state(),
             **self._columns.state(),
         }
@@ -547,7 +548,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
         :raises ValueError: if it is of a memory with another capacity, policy or codec.
         """
-        self._check_arguments(state)
+        check_made_alike(state, self._made_with())
         written = self._written.restored(state, state["seen"])
         columns = LabelColumns(self.labels, self.store_tasks, targets_in(state))
         self._ahead = None
@@ -559,21 +560,12 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         self.write_policy.load_state_dict(state["policy"])
         self.read_policy.load_state_dict(state["read"])
 
-    def _parts(self) -> list[str]:
+    def _made_with(self) -> dict[str, Any]:
         """What a memory must have been made with to take up this one's state."""
         parts = [policies.identity(part) for part in (self.write_policy, self.read_policy, self.codec)]
         if self.labels != "int32" or not self.store_tasks:
             parts.append(f"labels={self.labels!r}, store_tasks={self.store_tasks}")
-        return parts
-
-    def _check_arguments(self, state: dict[str, Any]) -> None:
-        for name, mine in (("capacity", self.capacity), ("parts", self._parts())):
-            if (theirs := state[name]) == mine:
-                continue
-            if isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
-                differing = [(a, b) for a, b in zip(mine, theirs, strict=True) if a != b]
-                mine, theirs = [a for a, _ in differing], [b for _, b in differing]
-            raise ValueError(f"state: expected that of a memory with {name} {mine}, got {theirs}")
+        return {"capacity": self.capacity, "parts": parts}
 
     def _own_tensors(self) -> dict[str, Tensor]:
         # Only the rows held are written.
@@ -582,7 +574,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         # What may still fail, for want of room, comes first.
-        self._check_arguments(state)
+        check_made_alike(state, self._made_with())
         written = self._written.restored(state, state["seen"])
         if sizes := {name: len(rows) for name, rows in tensors.items() if len(rows) != written.count}:
             raise ValueError(f"state: expected {written.count} rows of each tensor, got {sizes}")
