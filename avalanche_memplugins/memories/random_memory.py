@@ -251,13 +251,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     @property
     def nbytes(self) -> int:
         """Bytes that hold the stream: all slots, filled or not, and the policies' own state."""
-        policies = self.write_policy.nbytes + self.read_policy.nbytes
-        return self.store.nbytes + policies + self._written.nbytes + self._nbytes_shared
-
-    @property
-    def _nbytes_shared(self) -> int:
-        """Those of :attr:`nbytes` that are the same whatever the capacity."""
-        return 0
+        return self.store.nbytes + self.write_policy.nbytes + self.read_policy.nbytes + self._written.nbytes
 
     @property
     def nbytes_fixed(self) -> int:
@@ -268,15 +262,18 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def summary(self) -> Summary:
         """What the memory holds by class (if it does), task and experience; ``str()`` of it is a table."""
-        held = torch.zeros(len(self), 0)
-        if "labels" in self.store:
-            held = self.store["labels"].cpu()[self._written.all()]
-        elif not len(self):
-            held = torch.zeros(0, len(self._columns.names))
-        by = [{} if column is None else counts(column) for column in self._columns.unstack(held)]
-        by[2].pop(-1, None)
-        sizes = self.capacity, len(self), self.seen, self.nbytes, self.nbytes_fixed
-        return Summary(repr(self), *sizes, *by)
+        y, t, origin = self.labels_of(self.slots()) if len(self) else (torch.zeros(0),) * 3
+        return Summary(
+            description=repr(self),
+            capacity=self.capacity,
+            filled=len(self),
+            seen=self.seen,
+            nbytes=self.nbytes,
+            nbytes_fixed=self.nbytes_fixed,
+            per_class={} if self.targets is not None else counts(y),
+            per_task=counts(t),
+            per_experience=counts(origin[origin >= 0]),
+        )
 
     # ---------------------------------------------------------------- write
 
@@ -497,8 +494,9 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         :param slots: as for :meth:`rows`.
         """
         slots = self._written.check(slots)
-        found = {name: self.store.get(name, slots) for name in ("labels", "targets") if name in self.store}
-        return self._labels_in(found or {"codes": self.store.get("codes", slots)})
+        return self._labels_in(
+            {name: self.store.get(name, slots) for name in ("labels", "targets") if name in self.store}
+        )
 
     def _drop_ahead(self) -> Ahead | None:
         ahead = self._ahead
