@@ -371,7 +371,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             labels, columns = self._labelled(y, t, t, batch)
             if batch and looks:
                 columns.check_values(labels, columns.stack(labels, x))
-        content = self._embed(x) if self.embedding is not None and self.keep == "key" else x
+        content = self._embed(x) if self.keep == "key" else x
         self._check_shape(content)
         if looks:
             check.finite("x", x)
@@ -588,9 +588,6 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_ahead": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({POLICIES.get(name, name): value for name, value in state.items()})
 
 
 def _with_labels(values: dict[str, Tensor], stacked: Tensor, columns: LabelColumns) -> dict[str, Tensor]:
