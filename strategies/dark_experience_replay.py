@@ -14,7 +14,7 @@ from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
+from avalanche_memplugins._words import OF_A_STRATEGY, POLICIES, names_ours, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
@@ -38,8 +38,8 @@ class DarkExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
     :param alpha: weight of the outputs' mean square, >= 0.
     :param beta: weight of the stored classes' loss, >= 0.
     :param replay_size: rows of each of the two draws a step; None: as many as the stream's batch has.
-    :param policy: write policy of the memory, see :class:`~avalanche_memplugins.memories.RandomMemory`.
-    :param read: its read policy.
+    :param write_policy: write policy of the memory, see :class:`~avalanche_memplugins.memories.RandomMemory`.
+    :param read_policy: its read policy.
     :param codec: how rows are stored; outputs are float32.
     :param seed: of the memory and of the augmentation. None: drawn from torch's global generator.
     :param augment: random augmentation of the replayed rows, a callable on a batch on the device.
@@ -56,6 +56,7 @@ class DarkExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
     Source: Buzzega et al., "Dark experience for general continual learning", 2020, arXiv 2004.07211.
     """
 
+    @renamed(POLICIES)
     def __init__(
         self,
         *,
@@ -66,8 +67,8 @@ class DarkExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
         alpha: float = 0.1,
         beta: float = 0.5,
         replay_size: int | None = None,
-        policy: str | WritePolicy = "reservoir",
-        read: str | ReadPolicy = "uniform",
+        write_policy: str | WritePolicy = "reservoir",
+        read_policy: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
         augment: Augment | None = None,
         seed: int | None = None,
@@ -93,7 +94,9 @@ class DarkExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
             eval_every=eval_every,
         )
         check.positive_integer("mem_size", mem_size)
-        self.memory = RandomMemory(mem_size, policy=policy, read=read, codec=codec, store_logits=True, seed=seed)
+        self.memory = RandomMemory(
+            mem_size, write_policy=write_policy, read_policy=read_policy, codec=codec, store_logits=True, seed=seed
+        )
         replay = DarkReplayPlugin(
             self.memory, alpha=alpha, beta=beta, replay_size=replay_size, augment=augment, seed=seed
         )

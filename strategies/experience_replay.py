@@ -12,7 +12,7 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
-from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
+from avalanche_memplugins._words import OF_A_STRATEGY, POLICIES, names_ours, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins._augment import Augment
@@ -24,15 +24,16 @@ class ExperienceReplay(RMA):
     """Experience replay: every batch is offered to a reservoir, and a random batch from it is replayed.
 
     :class:`RMA` with other defaults. The reservoir is a uniform sample of the whole stream, whatever its
-    length and its experiences; ``policy="class_balanced"`` shares the slots among classes instead.
+    length and its experiences; ``write_policy="class_balanced"`` shares the slots among classes instead.
 
     :param mem_size: rows held at most.
     :param write_every: iterations between writes; here every batch is offered.
-    :param policy: which rows stay. All other parameters are those of :class:`RMA`.
+    :param write_policy: which rows stay. All other parameters are those of :class:`RMA`.
 
     Source: Chaudhry et al., "On tiny episodic memories in continual learning", 2019 (ER-reservoir).
     """
 
+    @renamed(POLICIES)
     def __init__(
         self,
         *,
@@ -42,8 +43,8 @@ class ExperienceReplay(RMA):
         mem_size: int = 200,
         write_every: int = 1,
         replay_size: int | None = None,
-        policy: str | WritePolicy = "reservoir",
-        read: str | ReadPolicy = "uniform",
+        write_policy: str | WritePolicy = "reservoir",
+        read_policy: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
         augment: Augment | None = None,
         seed: int | None = None,
@@ -63,8 +64,8 @@ class ExperienceReplay(RMA):
             mem_size=mem_size,
             write_every=write_every,
             replay_size=replay_size,
-            policy=policy,
-            read=read,
+            write_policy=write_policy,
+            read_policy=read_policy,
             codec=codec,
             augment=augment,
             seed=seed,

@@ -15,7 +15,7 @@ from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
+from avalanche_memplugins._words import OF_A_STRATEGY, POLICIES, names_ours, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.episodic_memory import EpisodicMemory
 from avalanche_memplugins.memories.policies import WritePolicy
@@ -36,7 +36,7 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
     :param optimizer: PyTorch optimizer.
     :param criterion: loss function.
     :param mem_size: rows held at most.
-    :param policy: write policy of the memory.
+    :param write_policy: write policy of the memory.
     :param codec: how rows are stored.
     :param write_every: steps from one write to the next.
     :param replay: train on a random batch of the memory at every step.
@@ -61,6 +61,7 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
     Source: Sprechmann et al., "Memory-based parameter adaptation", ICLR 2018.
     """
 
+    @renamed(POLICIES)
     def __init__(
         self,
         *,
@@ -68,7 +69,7 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
         optimizer: Optimizer,
         criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
         mem_size: int = 5_000,
-        policy: str | WritePolicy = "reservoir",
+        write_policy: str | WritePolicy = "reservoir",
         codec: str | Codec = "raw",
         write_every: int = 1,
         replay: bool = False,
@@ -104,7 +105,7 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
         )
         check.positive_integer("mem_size", mem_size)
         check.flag("replay", replay)
-        memory = EpisodicMemory(mem_size, policy=policy, codec=codec, seed=seed, max_bytes=max_bytes)
+        memory = EpisodicMemory(mem_size, write_policy=write_policy, codec=codec, seed=seed, max_bytes=max_bytes)
         adaptation = LocalAdaptationPlugin(
             memory,
             neighbours=neighbours,

@@ -14,6 +14,7 @@ from torch.nn import CrossEntropyLoss, Module
 from torch.optim import SGD, Optimizer
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins._words import POLICIES, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
@@ -36,8 +37,8 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
     :param mem_size: codes held at most; None: no memory, as published.
     :param write_every: steps from one write to the next.
     :param replay_size: codes to replay each step; None: as many as the stream's batch has rows.
-    :param policy: write policy of the memory, see :class:`~avalanche_memplugins.memories.RandomMemory`.
-    :param read: read policy of the memory.
+    :param write_policy: write policy of the memory, see :class:`~avalanche_memplugins.memories.RandomMemory`.
+    :param read_policy: read policy of the memory.
     :param codec: how codes are stored.
     :param seed: of the memory. None: drawn from torch's global generator.
     :param train_mb_size: mini-batch size for training.
@@ -53,6 +54,7 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
     Source: Gananath, "Probabilistic memory retrieval", 2022; replay is not part of it.
     """
 
+    @renamed(POLICIES)
     def __init__(
         self,
         *,
@@ -62,8 +64,8 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
         mem_size: int | None = 2_000,
         write_every: int = 1,
         replay_size: int | None = None,
-        policy: str | WritePolicy = "class_balanced",
-        read: str | ReadPolicy = "uniform",
+        write_policy: str | WritePolicy = "class_balanced",
+        read_policy: str | ReadPolicy = "uniform",
         codec: str | Codec = "float16",
         seed: int | None = None,
         train_mb_size: int = 1,
@@ -97,7 +99,9 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
         self.memory: RandomMemory | None = None
         replay: list[SupervisedPlugin] = []
         if mem_size is not None:
-            self.memory = RandomMemory(mem_size, policy=policy, read=read, codec=codec, seed=seed)
+            self.memory = RandomMemory(
+                mem_size, write_policy=write_policy, read_policy=read_policy, codec=codec, seed=seed
+            )
             replay.append(
                 MemoryReplayPlugin(
                     self.memory, at="encoder", write_every=write_every, replay_size=replay_size, seed=seed

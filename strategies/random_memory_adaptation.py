@@ -14,7 +14,7 @@ from torch.nn import CrossEntropyLoss, Module
 from torch.optim import Optimizer
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
+from avalanche_memplugins._words import OF_A_STRATEGY, POLICIES, names_ours, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins import RandomMemoryPlugin
@@ -35,10 +35,10 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
     :param mem_size: rows held at most.
     :param write_every: steps from one write to the next (m).
     :param replay_size: rows to replay each step; None: as many as the stream's batch has.
-    :param policy: write policy of the memory: ``"ring"``, ``"reservoir"``, ``"class_balanced"``,
+    :param write_policy: write policy of the memory: ``"ring"``, ``"reservoir"``, ``"class_balanced"``,
         ``"task_balanced"``, or an object.
-    :param read: read policy of the memory: ``"uniform"``, ``"cycle"``, ``"class_balanced"``, ``"task_balanced"``,
-        or an object.
+    :param read_policy: read policy of the memory: ``"uniform"``, ``"cycle"``, ``"class_balanced"``,
+        ``"task_balanced"``, or an object.
     :param codec: how rows are stored: ``"raw"``, ``"float16"``, ``"uint8"``, or an object.
     :param augment: random augmentation of the replayed rows, a callable on a batch on the device.
     :param seed: of the memory and of the augmentation. None: drawn from torch's global generator.
@@ -54,6 +54,7 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
     Source: Zeta36, "Random memory adaptation", 2018.
     """
 
+    @renamed(POLICIES)
     def __init__(
         self,
         *,
@@ -63,8 +64,8 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
         mem_size: int = 15_000,
         write_every: int = 10,
         replay_size: int | None = None,
-        policy: str | WritePolicy = "ring",
-        read: str | ReadPolicy = "uniform",
+        write_policy: str | WritePolicy = "ring",
+        read_policy: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
         augment: Augment | None = None,
         seed: int | None = None,
@@ -94,8 +95,8 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
             mem_size,
             write_every=write_every,
             replay_size=replay_size,
-            policy=policy,
-            read=read,
+            write_policy=write_policy,
+            read_policy=read_policy,
             codec=codec,
             augment=augment,
             seed=seed,

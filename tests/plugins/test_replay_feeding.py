@@ -139,7 +139,7 @@ def test_logits_at_the_input_after_the_experience() -> None:
 
 
 def test_under_several_heads_codes_after_the_experience_are_those_of_their_rows() -> None:
-    case, memory = CASES["multi-head"], RandomMemory(180, policy="ring")
+    case, memory = CASES["multi-head"], RandomMemory(180, write_policy="ring")
     strategy = run(case, [MemoryReplayPlugin(memory, at="model.features", write_at="experience")], lr=0.0)
     held = memory.rows(torch.arange(180))
     x = torch.cat([torch.stack([row[0] for row in e.dataset]) for e in case.stream()])
