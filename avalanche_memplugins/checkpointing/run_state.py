@@ -24,6 +24,7 @@ from avalanche_memplugins._folders import (
     shown,
 )
 from avalanche_memplugins._loading import telling_misfits
+from avalanche_memplugins._random import capture_random, restore_random
 from avalanche_memplugins.checkpointing._model import capture_model, check_model, grow_model, restore_model
 from avalanche_memplugins.checkpointing._objects import ObjectDecoder, ObjectEncoder, TrialDecoder
 from avalanche_memplugins.checkpointing._optimizer import (
@@ -39,7 +40,6 @@ from avalanche_memplugins.checkpointing._plugins import (
     restore_plugin,
     try_plugin,
 )
-from avalanche_memplugins.checkpointing._random import capture_random, restore_random
 from avalanche_memplugins.checkpointing._tree import Node
 from avalanche_memplugins.checkpointing.errors import CheckpointError, UnsavableError
 
@@ -216,7 +216,7 @@ def _read(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(str(error)) from error
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
-            f"folder: wants a run state of format {FORMAT}, got {manifest.get('format')!r} in {folder}"
+            f"folder: expected a run state of format {FORMAT}, got {manifest.get('format')!r} in {folder}"
         )
     if "manifest_sha256" not in manifest:
         raise CheckpointError(f"folder: the manifest in {folder} is damaged: it lacks its checksum")
@@ -251,7 +251,7 @@ def _check_tensors(node: Node, tensors: dict[str, Tensor]) -> None:
 
 def _check_idle(strategy: Any) -> None:
     if strategy.experience is not None:
-        raise CheckpointError("strategy: wants to be between two calls of train() or eval(), got one inside a call")
+        raise CheckpointError("strategy: expected one between two calls of train() or eval(), got one inside a call")
 
 
 def _holds(folder: str | Path) -> bool:

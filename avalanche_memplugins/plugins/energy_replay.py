@@ -25,14 +25,16 @@ class EnergyReplayPlugin(MemoryReplayPlugin):
     :raises ValueError: for ``cue="current"`` with a memory in which rows read from them have no class.
     """
 
+    memory: EnergyMemory
+
     def __init__(self, memory: EnergyMemory, *, cue: Literal["stored", "current"] = "stored", **kwargs: Any) -> None:
         if not isinstance(check.made("memory", memory), EnergyMemory):
-            raise TypeError(f"memory: wants an EnergyMemory, got {type(memory).__name__}")
+            raise TypeError(f"memory: expected an EnergyMemory, got {type(memory).__name__}")
         self.cue = check.choice("cue", cue, ("stored", "current"))
         if cue == "current" and not (memory.by_class or memory.label_bits):
             raise ValueError(
                 "cue: what is read from rows of the stream has the class of its slot or the one read with it, so "
-                "'current' wants a memory made with by_class=True or label_bits"
+                "'current' expected a memory made with by_class=True or label_bits"
             )
         super().__init__(memory, **kwargs)
 
@@ -40,5 +42,4 @@ class EnergyReplayPlugin(MemoryReplayPlugin):
         if self.cue == "stored":
             return super()._draw(strategy, step)
         x, rows = step.stream[0], step.wanted
-        recall: Recall = self.memory.sample(rows, cue=x.repeat(-(-rows // len(x)), *[1] * (x.ndim - 1))[:rows])
-        return recall
+        return self.memory.sample(rows, cue=x.repeat(-(-rows // len(x)), *[1] * (x.ndim - 1))[:rows])

@@ -34,7 +34,7 @@ class GradientAveragingPlugin(SupervisedPlugin, supports_distributed=True):  # t
         """Leave out what does not fill all shards."""
         rows, ranks = len(strategy.adapted_dataset), _ranks()
         if rows < ranks and ranks > 1:
-            raise ValueError(f"experience: wants a row for each of {ranks} ranks at least, got {rows} rows")
+            raise ValueError(f"experience: expected a row for each of {ranks} ranks at least, got {rows} rows")
         if rows % ranks:
             strategy.adapted_dataset = strategy.adapted_dataset.subset(range(rows - rows % ranks))
 

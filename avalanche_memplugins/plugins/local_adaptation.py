@@ -93,7 +93,7 @@ class LocalAdaptationPlugin(ReadingPlugin):
             backend=backend,
         )
         if memory.keep == "key":
-            raise ValueError("memory: wants one that keeps x, since the model has to run on its rows; got keep='key'")
+            raise ValueError("memory: expected one that keeps x, as the model has to run on its rows, got keep='key'")
         self.steps, self.lr, self.beta = steps, lr, beta
         self.kernel = check.one_of("kernel", kernel, _KERNELS) if isinstance(kernel, str) else kernel
         self.adapt: int | tuple[str, ...]

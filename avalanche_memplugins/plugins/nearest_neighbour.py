@@ -72,7 +72,7 @@ class NearestNeighbourPlugin(ReadingPlugin):
             backend=backend,
         )
         if memory.keep == "key" and key is not None:
-            raise ValueError(f"key: wants a memory that keeps x to make keys of, got keep='key' and key={key!r}")
+            raise ValueError(f"key: expected a memory that keeps x to make keys of, got keep='key' and key={key!r}")
 
     @torch.no_grad()
     def _predict(self, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:

@@ -9,8 +9,7 @@ from avalanche_memplugins._words import OF_REPLAY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
-from avalanche_memplugins.plugins._amount import Amount
-from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
+from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
 
 
 @names_ours(OF_REPLAY)
@@ -32,6 +31,8 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
 
     Source: Zeta36, "Random memory adaptation", 2018.
     """
+
+    memory: RandomMemory
 
     def __init__(
         self,

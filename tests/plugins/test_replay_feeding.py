@@ -153,7 +153,7 @@ def test_arguments_that_exclude_each_other() -> None:
         MemoryReplayPlugin(Listener(), write_at="iteration")
     with pytest.raises(ValueError, match=r"memory: one that learns .* store_logits=True"):
         MemoryReplayPlugin(Listener(store_logits=True))
-    with pytest.raises(TypeError, match="memory: wants a memory with sample and write or consolidate, got list"):
+    with pytest.raises(TypeError, match="memory: expected a memory with sample and write or consolidate, got list"):
         MemoryReplayPlugin([])  # type: ignore[arg-type]
     assert MemoryReplayPlugin(Listener()).write_at == "experience"
     assert MemoryReplayPlugin(RandomMemory(3)).write_at == "iteration"
