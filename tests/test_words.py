@@ -42,7 +42,7 @@ MAKERS: dict[str, Any] = {
 CASES = [
     *((name, "batch_size_mem", "replay_size") for name in list(MAKERS)[2:]),
     *((name, "increasing_replay_size", "replay_size='growing'") for name in list(MAKERS)[2:]),
-    *((name, "storage_policy", "policy") for name in list(MAKERS)[:2]),
+    *((name, "storage_policy", "write_policy") for name in list(MAKERS)[:2]),
     *((name, "max_size", "capacity") for name in list(MAKERS)[:2]),
     *((name, "storage_policy", "memory") for name in list(MAKERS)[2:6]),
     *((name, "storage_policy", "policy") for name in list(MAKERS)[6:]),

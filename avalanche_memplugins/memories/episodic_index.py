@@ -72,7 +72,7 @@ class EpisodicIndex:
         if task is not None:
             slots = slots[self.memory.labels_of(slots)[1].cpu() == task]
         if not len(slots):
-            raise ValueError(f"memory: wants rows to search{'' if task is None else f' of task {task}'}, has none")
+            raise ValueError(f"memory: expected rows to search{'' if task is None else f' of task {task}'}, got none")
         blocks = torch.split(slots, max(1, self.max_bytes // (16 * self.memory.shape.numel())))
         first = self._keys(blocks[0])
         keys = first.new_empty(len(slots), first.shape[1])

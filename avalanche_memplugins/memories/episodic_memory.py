@@ -63,7 +63,7 @@ class EpisodicMemory(RandomMemory):
             raise ValueError(f"x: expected rows of shape {tuple(self.shape)}, got {tuple(x.shape[1:])}")
         if self.embedding is None:
             check.floats(x=x)
-        queries = x if self.embedding is None else self._embed(self.embedding, x)
+        queries = self._embed(x)
         found = self._index.search(queries, k, task=task)
         return Nearest(self.rows(found.indices.flatten().cpu()), found.distances)
 
@@ -78,7 +78,7 @@ class EpisodicMemory(RandomMemory):
             raise ValueError("reembed: expected an embedding and keep='both', so that keys can be made from x again")
         self._ahead = None
         for slots in torch.split(self.slots(), batch_size):
-            self.store.put("keys", slots, self._embed(self.embedding, self.rows(slots).x))
+            self.store.put("keys", slots, self._embed(self.rows(slots).x))
         self._index.refresh()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

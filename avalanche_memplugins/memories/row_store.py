@@ -82,6 +82,21 @@ class RowStore(nn.Module):
             new[:, : old.shape[1]] = old
         self._replace(name, new, file)
 
+    def allocate_all(self, rows: Mapping[str, tuple[Size, torch.dtype]], *, first: bool) -> None:
+        """:meth:`allocate` several tensors.
+
+        :param rows: shape and type of a row, by name.
+        :param first: nothing is held, so that none is left if one cannot be made.
+        """
+        try:
+            for name, (shape, dtype) in rows.items():
+                self.allocate(name, shape, dtype)
+        except BaseException:
+            if first:
+                for name in rows:
+                    self.drop(name)
+            raise
+
     def _made(self, name: str, shape: Size, dtype: torch.dtype) -> tuple[Tensor, IO[bytes] | None]:
         size = Size((self.capacity, *shape))
         if self.storage == "host" or (self.storage == "device" and self.device.type == "cpu"):
@@ -240,7 +255,7 @@ class _Borrower(RowStore):
 def _place(storage: str | Path) -> str | Path:
     """One of ``PLACES``, or a folder."""
     if not isinstance(storage, str | Path):
-        raise TypeError(f"storage: wants 'device', 'host' or a folder, got {type(storage).__name__}")
+        raise TypeError(f"storage: expected 'device', 'host' or a folder, got {type(storage).__name__}")
     if storage in PLACES:
         return storage
     if isinstance(storage, str) and not {"/", os.sep} & set(storage):
@@ -249,7 +264,7 @@ def _place(storage: str | Path) -> str | Path:
         if near or name.partition(":")[0] in _NO_FOLDERS:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"storage: wants 'device', 'host' or a folder, got {storage!r}{hint}; a folder of that name is "
+                f"storage: expected 'device', 'host' or a folder, got {storage!r}{hint}; a folder of that name is "
                 f"{'./' + storage!r}"
             )
     return Path(storage)

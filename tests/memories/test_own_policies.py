@@ -214,7 +214,7 @@ def indices(*values: int) -> Tensor:
 )
 def test_a_placement_that_does_not_fit_is_named_before_anything_is_written(placement: Any, message: str) -> None:
     memory = RandomMemory(5, policy=Wrong((indices(0), indices(0)), placement))
-    with pytest.raises(ValueError, match=f"policy: expected .*{message}"):
+    with pytest.raises(ValueError, match=f"write_policy: expected .*{message}"):
         write(memory, 0)
     assert len(memory) == memory.seen == 0
 
@@ -288,7 +288,7 @@ def test_what_is_no_placement_is_named_and_changes_nothing(number: int, read: st
         write(memory, 0)
     memory.policy.give = lambda batch: BROKEN[number]
     before = state(memory)
-    with pytest.raises(ValueError, match=r"^policy: expected .*, got "):
+    with pytest.raises(ValueError, match=r"^write_policy: expected .*, got "):
         write(memory, 6)
     assert state(memory) == before
 
@@ -344,7 +344,7 @@ def test_what_a_read_policy_chooses_is_looked_at(kind: type[Own]) -> None:
     for chosen in NOT_CHOSEN:
         memory.read.give = lambda filled, chosen=chosen: chosen
         before = state(memory)
-        with pytest.raises(ValueError, match=r"^read: expected .*, got "):
+        with pytest.raises(ValueError, match=r"^read_policy: expected .*, got "):
             memory.sample(3)
         assert state(memory) == before
 
@@ -364,10 +364,10 @@ def test_what_a_policy_lacks_is_named(part: str) -> None:
         assert memory.nbytes
         memory.load_state_dict(memory.state_dict())
 
-    with pytest.raises((TypeError, ValueError), match=f"policy: expected .*got Lacking, without {part}"):
+    with pytest.raises((TypeError, ValueError), match=f"write_policy: expected .*got Lacking, without {part}"):
         use(without(Own, part)())
     if part != "place":
-        with pytest.raises((TypeError, ValueError), match=f"read: expected .*got Lacking, without {part}"):
+        with pytest.raises((TypeError, ValueError), match=f"read_policy: expected .*got Lacking, without {part}"):
             use("ring", read=without(Reads, part)(lambda filled: [0]))
 
 
@@ -375,9 +375,9 @@ def test_what_a_policy_lacks_is_named(part: str) -> None:
 def test_groups_are_of_classes_or_tasks(grouping: Any) -> None:
     policy, read = Own(), Reads(None)
     policy.grouping = read.grouping = grouping
-    with pytest.raises(ValueError, match=r"^policy: expected a grouping of None, 'class' or 'task', got "):
+    with pytest.raises(ValueError, match=r"^write_policy: expected a grouping of None, 'class' or 'task', got "):
         RandomMemory(5, policy=policy)
-    with pytest.raises(ValueError, match=r"^read: expected a grouping of None, 'class' or 'task', got "):
+    with pytest.raises(ValueError, match=r"^read_policy: expected a grouping of None, 'class' or 'task', got "):
         RandomMemory(5, read=read)
 
 

@@ -166,7 +166,7 @@ def test_the_index_of_groups_follows_every_overwriting() -> None:
 def test_a_balanced_policy_wants_groups() -> None:
     policy = GroupBalanced("class")
     policy.start(3)
-    with pytest.raises(ValueError, match="groups: a balanced policy wants"):
+    with pytest.raises(ValueError, match="groups: expected the group of every row"):
         policy.place(0, 2, None, torch.Generator())
 
 

@@ -119,7 +119,7 @@ def test_a_budget_with_logits_and_keys() -> None:
     memory.write(torch.zeros(1, 6), torch.zeros(1, dtype=torch.int64), logits=torch.zeros(1, 4))
     assert memory.capacity == 10_000 // (6 * 4 + 12 + 4 * 4 + 2 * 4)
     assert memory.nbytes <= 10_000
-    with pytest.raises(ValueError, match="classes: a budget with store_logits"):
+    with pytest.raises(ValueError, match="classes: expected the width of the logits, which this memory keeps, got 0"):
         RandomMemory.from_budget(10_000, shape=(6,), store_logits=True)
 
 
@@ -249,11 +249,11 @@ def test_a_mapped_memory_is_the_same_memory_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["hst", "Host", "devices", "cpu", "cuda:0", "gpu", "disk", "mmap", ""])
 def test_a_mistaken_storage_makes_no_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="storage: wants 'device', 'host' or a folder, got") as told:
+    with pytest.raises(ValueError, match="storage: expected 'device', 'host' or a folder, got") as told:
         RandomMemory(5, storage=name).write(*stream(5))
     assert f"a folder of that name is './{name}'" in str(told.value)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(TypeError, match="storage: wants 'device', 'host' or a folder, got int"):
+    with pytest.raises(TypeError, match="storage: expected 'device', 'host' or a folder, got int"):
         RandomMemory(5, storage=3)  # type: ignore[arg-type]
 
 
@@ -316,7 +316,7 @@ X, Y = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
         ({"t": -1}, ValueError, "t: expected integers from 0"),
         ({"t": 1.0}, TypeError, "t: expected an integer or an integer tensor, got float"),
         ({"origin": Y[:1]}, ValueError, "origin: expected shape"),
-        ({"logits": X}, ValueError, "logits: this memory keeps none"),
+        ({"logits": X}, ValueError, "logits: expected None, as this memory keeps none"),
     ],
 )
 @pytest.mark.parametrize("policy", POLICIES)
@@ -351,8 +351,8 @@ def test_a_codec_that_cannot_store_a_batch_changes_nothing() -> None:
     [
         ({"capacity": 0}, "capacity: expected an integer >= 1, got 0"),
         ({"capacity": 2.5}, "capacity: expected an integer >= 1, got 2.5"),
-        ({"policy": "resevoir"}, "policy: expected one of .* did you mean 'reservoir'"),
-        ({"read": "x"}, "read: expected one of"),
+        ({"policy": "resevoir"}, "write_policy: expected one of .* did you mean 'reservoir'"),
+        ({"read": "x"}, "read_policy: expected one of"),
         ({"codec": "uint9"}, "codec: .* did you mean 'uint8'"),
         ({"keep": "x"}, "keep: expected one of 'both', 'key'"),
         ({"validate": "never"}, "validate: expected one of"),
@@ -377,8 +377,8 @@ def test_one_policy_given_to_two_memories_serves_each_alone() -> None:
     ("arguments", "message"),
     [
         ({"codec": Uint8}, r"codec: expected an instance, got the class Uint8; call it: Uint8\(...\)"),
-        ({"policy": Ring}, "policy: expected an instance, got the class Ring"),
-        ({"read": Uniform}, "read: expected an instance, got the class Uniform"),
+        ({"policy": Ring}, "write_policy: expected an instance, got the class Ring"),
+        ({"read": Uniform}, "read_policy: expected an instance, got the class Uniform"),
         ({"embedding": "resnet18"}, "embedding: expected a module or None, got"),
     ],
 )
@@ -406,7 +406,7 @@ def test_sampling_from_nothing_or_nothing_from_something() -> None:
     memory.write(X, Y)
     with pytest.raises(ValueError, match="n: expected an integer >= 1, got 0"):
         memory.sample(0)
-    with pytest.raises(ValueError, match="logits: a memory with store_logits=True wants"):
+    with pytest.raises(ValueError, match="logits: expected the outputs of every row, as store_logits=True, got None"):
         RandomMemory(3, store_logits=True).write(X, Y)
     with pytest.raises(ValueError, match="logits: expected shape \\(4, classes\\), got \\(3, 2\\)"):
         RandomMemory(3, store_logits=True).write(X, Y, logits=torch.zeros(3, 2))

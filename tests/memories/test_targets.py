@@ -131,7 +131,7 @@ def test_the_first_write_fixes_kind_type_and_shape(first: str) -> None:
 def test_what_is_balanced_by_class_needs_classes(name: str, options: dict[str, Any]) -> None:
     memory = RandomMemory(20, **options)
     for call in (memory.write, memory.check_rows):
-        with pytest.raises(ValueError, match=r"y: class_balanced needs integer classes \(B,\), got .*\(B,"):
+        with pytest.raises(ValueError, match=r"y: expected integer classes \(B,\), as .* by class, got .*\(B,"):
             call(ROWS[:4], TARGETS[name][:4])
     assert memory.seen == 0
     memory.write(ROWS[:4], torch.arange(4))  # nothing of it is left
