@@ -27,7 +27,7 @@ OF_REPLAY = {
     **dict.fromkeys(("is_weighted_replay", "weight_replay_loss", "weight_replay_loss_factor"), "replay_weight"),
     **dict.fromkeys(("storage_policy", "buffer", "storage"), "memory"),
     **dict.fromkeys(("latent_layer", "latent_layer_num", "layer", "layer_name"), "at"),
-    "task_balanced_dataloader": "read='task_balanced' of the memory",
+    "task_balanced_dataloader": "read_policy='task_balanced' of the memory",
 }
 OF_A_PLUGIN = {
     **OF_REPLAY,
@@ -38,7 +38,7 @@ OF_A_PLUGIN = {
 OF_A_STRATEGY = {
     **OF_REPLAY,
     **dict.fromkeys(("max_size", "memory_size", "buffer_size", "capacity"), "mem_size"),
-    "storage_policy": "policy",
+    "storage_policy": "write_policy",
 }
 
 

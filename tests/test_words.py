@@ -45,7 +45,7 @@ CASES = [
     *((name, "storage_policy", "write_policy") for name in list(MAKERS)[:2]),
     *((name, "max_size", "capacity") for name in list(MAKERS)[:2]),
     *((name, "storage_policy", "memory") for name in list(MAKERS)[2:6]),
-    *((name, "storage_policy", "policy") for name in list(MAKERS)[6:]),
+    *((name, "storage_policy", "write_policy") for name in list(MAKERS)[6:]),
     *((name, "mem_size", r"the memory's capacity: RandomMemory\(n\)") for name in list(MAKERS)[2:5]),
     *((name, "capacity", "mem_size") for name in list(MAKERS)[6:]),
 ]

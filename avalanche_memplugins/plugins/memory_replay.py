@@ -598,13 +598,13 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
 
 def _check_amount(amount: Amount) -> Amount:
-    if amount is None or callable(amount) or amount == "growing":
+    if amount is None or callable(amount) or (isinstance(amount, str) and amount == "growing"):
         return amount
     return check.positive_integer("replay_size", amount)
 
 
 def _check_weight(value: float | Literal["growing"] | None) -> float | Literal["growing"] | None:
-    if value is None or value == "growing":
+    if value is None or (isinstance(value, str) and value == "growing"):
         return value
     try:
         return check.number("replay_weight", value, above=0, below=1)

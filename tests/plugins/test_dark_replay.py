@@ -55,7 +55,7 @@ class Witness(SupervisedPlugin):
 @pytest.mark.parametrize(("alpha", "beta"), [(0.7, 0.4), (1.5, 0.0), (0.0, 2.0)])
 def test_the_loss_is_the_papers(alpha: float, beta: float, case: str) -> None:
     plugin = DarkReplayPlugin(
-        RandomMemory(40, store_logits=True, policy="reservoir", seed=3), alpha=alpha, beta=beta, replay_size=7
+        RandomMemory(40, store_logits=True, write_policy="reservoir", seed=3), alpha=alpha, beta=beta, replay_size=7
     )
     witness = Witness(plugin, alpha, beta)
     run(CASES[case], [plugin, witness])
@@ -106,7 +106,7 @@ def test_with_outputs_only_it_is_replay_towards_stored_outputs() -> None:
         """The first step has no replay and so no weight of a half."""
 
         def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            if plain._recall is None:
+            if plain._step.recall is None:
                 strategy.loss = 0.5 * strategy.loss
 
     first = run(Case(), [dark], lr=0.05, momentum=0.0)

@@ -127,7 +127,7 @@ def test_layers_below_get_no_gradient_from_latent_replay() -> None:
 def test_latents_are_those_of_their_own_rows(name: str) -> None:
     """Nothing learns here, so a stored latent must be the layer's output for the row it stands for."""
     case = CASES[name]
-    memory = RandomMemory(180, policy="ring")
+    memory = RandomMemory(180, write_policy="ring")
     seen: list[torch.Tensor] = []
 
     class Collect(SupervisedPlugin):
@@ -333,7 +333,7 @@ def test_rehearsal_prevents_forgetting_and_a_ring_too_small_does_not() -> None:
 
     naive = accuracy()
     reservoir = accuracy(MemoryReplayPlugin(RandomMemory(60)))
-    ring = accuracy(MemoryReplayPlugin(RandomMemory(60, policy="ring")))
+    ring = accuracy(MemoryReplayPlugin(RandomMemory(60, write_policy="ring")))
     assert reservoir > naive + 25
     assert ring < reservoir - 15
 

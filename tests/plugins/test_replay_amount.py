@@ -169,7 +169,7 @@ def test_a_run_with_prefetch_is_the_run_without(
     monkeypatch.setattr(Ahead, "use", lambda self, *args: (used.append(self.n), use(self, *args))[1])
     case = Case(options={"train_epochs": 2})
     ends = [
-        weights(run(case, [MemoryReplayPlugin(RandomMemory(40, read=read, seed=3), prefetch=flag, **options)]))
+        weights(run(case, [MemoryReplayPlugin(RandomMemory(40, read_policy=read, seed=3), prefetch=flag, **options)]))
         for flag in (False, True)
     ]
     assert torch.equal(*ends)
@@ -219,7 +219,7 @@ class NoRows:
     "options", [{}, {"replay_weight": 0.5}, {"batch_policy": "replace"}, {"labels": "soft"}, {"labels": "old_model"}]
 )
 def test_a_read_policy_that_gives_no_rows_replays_nothing(options: dict[str, Any]) -> None:
-    plugin = MemoryReplayPlugin(RandomMemory(20, read=NoRows()), **options)
+    plugin = MemoryReplayPlugin(RandomMemory(20, read_policy=NoRows()), **options)
     strategy = run(Case(), [plugin])
     assert plugin.last_replay is None
     alone = run(Case(), [])
