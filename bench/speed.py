@@ -94,7 +94,9 @@ ARMS: dict[str, Callable[[int], list[Any]]] = {
     "RMA + tensor loader + lean": _memory("ring", TensorLoaderPlugin, LeanStepPlugin),
     "ER, reservoir + tensor loader + lean": _memory("reservoir", TensorLoaderPlugin, LeanStepPlugin),
     "ER, reservoir of the past, read in passes + tensor loader + lean": lambda m: [
-        RandomMemoryPlugin(CAPACITY, write_policy="reservoir", read_policy="cycle", write_at="experience", write_every=1),
+        RandomMemoryPlugin(
+            CAPACITY, write_policy="reservoir", read_policy="cycle", write_at="experience", write_every=1
+        ),
         TensorLoaderPlugin(),
         LeanStepPlugin(),
     ],
