@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at
 from avalanche_memplugins.metrics._shares import Hits
+from avalanche_memplugins.plugins import Replayed
 
 Judge = Callable[[Tensor], Tensor]
 
@@ -61,7 +62,7 @@ class ReplayAgreement(GenericPluginMetric):  # type: ignore[misc]
             warnings.warn("no plugin of the strategy replays from a memory: nothing to agree with", stacklevel=2)
             self._warned = True
 
-    def _judged(self, replay: Any) -> Tensor:
+    def _judged(self, replay: Replayed) -> Tensor:
         judge = self.judge
         if isinstance(judge, nn.Module):
             with eval_mode(judge):
