@@ -152,7 +152,7 @@ def _of_source(source: Source) -> Statistics | None:
     return found
 
 
-def _statistics(owner: Any) -> Statistics | None:
+def _statistics(owner: object) -> Statistics | None:
     """Of a ``Normalize``, or of a data set that normalises by itself and says so."""
     mean, std = getattr(owner, "mean", None), getattr(owner, "std", None)
     if callable(mean) or callable(std) or mean is None or std is None:

@@ -381,7 +381,7 @@ def _same_buffers(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _hooks(model: nn.Module, hook: Any) -> Iterator[None]:
+def _hooks(model: nn.Module, hook: Callable[[nn.Module, Any, Any], object]) -> Iterator[None]:
     handles = [m.register_forward_hook(hook) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     try:
         yield
@@ -390,7 +390,7 @@ def _hooks(model: nn.Module, hook: Any) -> Iterator[None]:
             handle.remove()
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def _tensors(tree: object) -> Iterator[Tensor]:
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, dict):

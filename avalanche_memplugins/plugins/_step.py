@@ -38,7 +38,7 @@ class Step:
     :param last: the loss of all rows, with its graph, and the stream's part of it, of the latest pass.
     """
 
-    source: Any = None
+    source: object = None
     repeats: bool = False
     wanted: int = 0
     recall: Recall | None = None
@@ -59,7 +59,7 @@ class Step:
     _cut: list[Tensor] | None = None  # the batch without the rows that replayed ones take the place of
     _joint: list[Tensor] = field(default_factory=list)  # the batch of all rows
     _all: Any = None  # the output of all rows
-    _given: Any = None  # the stream's part of it
+    _given: object = None  # the stream's part of it
     _version: int = 0  # changes of that part in place
     _kept: dict[str, tuple[Any, Any, Any]] = field(default_factory=dict)  # what the model keeps of the batch
 
@@ -84,7 +84,7 @@ class Step:
         self.rows = len(strategy.mbatch[0])
         self._kept = {}
 
-    def is_given(self, output: Any) -> bool:
+    def is_given(self, output: object) -> bool:
         """Whether an output is that of the latest forward pass, or one entry of it."""
         return output is self._given or self._place(output) is not None
 
@@ -166,7 +166,7 @@ class Step:
             for name, (_, stream, _) in self._kept.items():
                 setattr(strategy.model, name, stream)
 
-    def _place(self, output: Any) -> int | None:
+    def _place(self, output: object) -> int | None:
         """Which entry of the output of :meth:`part` another is, if that is a tuple."""
         if isinstance(self._given, tuple):
             return next((i for i, entry in enumerate(self._given) if entry is output), None)

@@ -98,7 +98,7 @@ def check_strategy(strategy: Any, labels: str) -> None:
         )
 
 
-def check_batch(batch: Any, *, labelled: bool) -> None:
+def check_batch(batch: object, *, labelled: bool) -> None:
     """Raise unless a batch is ``[x, y]`` or ``[x, y, t]`` with task labels t.
 
     :param labelled: a third column holds task labels.
@@ -122,7 +122,7 @@ def check_batch(batch: Any, *, labelled: bool) -> None:
     raise ValueError(f"mbatch: expected a list [x, y] or [x, y, t] with integer task labels t (B,), got {_kind(batch)}")
 
 
-def _kind(batch: Any) -> str:
+def _kind(batch: object) -> str:
     if isinstance(batch, dict):
         return f"a dict with the keys {list(batch)}"
     if isinstance(batch, list | tuple):

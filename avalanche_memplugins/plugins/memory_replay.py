@@ -612,5 +612,5 @@ def _check_weight(value: float | Literal["growing"] | None) -> float | Literal["
         raise ValueError(f"replay_weight: expected 0 < w < 1, 'growing' or None, got {check.show(value)}") from None
 
 
-def _replays(plugin: Any) -> bool:
+def _replays(plugin: object) -> bool:
     return isinstance(plugin, MemoryReplayPlugin | ReplayPlugin | GenerativeReplayPlugin)
