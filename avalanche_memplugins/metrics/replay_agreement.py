@@ -38,6 +38,19 @@ class ReplayAgreement(GenericPluginMetric):  # type: ignore[misc]
         iteration. Hits are counted on the device and fetched only when emitted.
     :raises ValueError: for another ``emit_at``.
     :raises TypeError: for a judge that cannot be called.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche.training.plugins import EvaluationPlugin
+    >>> from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                  plugins=[MemoryReplayPlugin(RandomMemory(100))],
+    ...                  evaluator=EvaluationPlugin(ReplayAgreement(lambda x: x.flatten(1)[:, :10]), loggers=[]))
+    >>> results = strategy.train(SplitDigits(5).train_stream[0])
+    >>> 0 <= results["ReplayAgreement_Exp/train_phase/train_stream/Task000/Exp000"] <= 1
+    True
     """
 
     def __init__(

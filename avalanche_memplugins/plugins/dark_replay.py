@@ -41,6 +41,17 @@ class DarkReplayPlugin(MemoryReplayPlugin):
     :raises ValueError: for weights out of range or both 0, and for a memory that keeps no outputs.
     :raises TypeError: for another kind of memory.
 
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> replay = DarkReplayPlugin(RandomMemory(100, store_logits=True), alpha=0.3)
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[replay], train_mb_size=32, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> replay.last_replay is None, replay.memory.sample(3).logits.shape
+    (True, torch.Size([3, 10]))
+
     Source: Buzzega et al., "Dark experience for general continual learning", 2020, section 3 and algorithms 1 and 2.
     """
 

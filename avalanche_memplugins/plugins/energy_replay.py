@@ -23,6 +23,18 @@ class EnergyReplayPlugin(MemoryReplayPlugin):
     :param kwargs: the other arguments of :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`.
     :raises TypeError: for another memory.
     :raises ValueError: for ``cue="current"`` with a memory in which rows read from them have no class.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> from avalanche_memplugins.networks.energy import GatedEnergy
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> memory = EnergyMemory(GatedEnergy(64, hidden=(32,)), slots=2, slot_size=4, seed=0)
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[EnergyReplayPlugin(memory)], train_mb_size=32, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> len(memory)
+    8
     """
 
     memory: EnergyMemory

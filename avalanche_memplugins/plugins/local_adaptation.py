@@ -59,6 +59,20 @@ class LocalAdaptationPlugin(ReadingPlugin):
     :raises TypeError: for a memory that keeps no rows.
     :raises ImportError: backend "faiss" without faiss installed.
 
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> adaptation = LocalAdaptationPlugin(RandomMemory(100), neighbours=5, steps=3, writes=True)
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[adaptation], train_mb_size=32, eval_mb_size=256,
+    ...                  evaluator=None)
+    >>> benchmark = SplitDigits(5)
+    >>> _ = strategy.train(benchmark.train_stream[0])
+    >>> _ = strategy.eval(benchmark.test_stream[:1])
+    >>> len(adaptation.memory)
+    100
+
     Source: Sprechmann et al., "Memory-based parameter adaptation", ICLR 2018.
     """
 

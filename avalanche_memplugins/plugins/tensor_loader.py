@@ -71,6 +71,17 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
     :param train: serve training.
     :param evaluate: serve evaluation.
     :param seed: of the generators that shuffle and augment. None: drawn from torch's global generator.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> loader = TensorLoaderPlugin()
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[loader], train_mb_size=32, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> loader.nbytes > 0
+    True
     """
 
     def __init__(
