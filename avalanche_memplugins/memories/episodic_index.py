@@ -26,6 +26,12 @@ class EpisodicIndex:
     :param max_bytes: working memory of a search, and of the rows embedded at a time.
     :raises ValueError: for a backend that is unknown.
     :raises ImportError: backend "faiss" without faiss installed.
+
+    >>> import torch
+    >>> memory = RandomMemory(100, write_policy="ring")
+    >>> memory.write(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([7, 8, 9]))
+    >>> EpisodicIndex(memory, key=lambda x: -x).search(torch.tensor([[-4.0]]), k=1).indices
+    tensor([[2]])
     """
 
     def __init__(

@@ -35,7 +35,14 @@ class LatentMemory(RandomMemory):
     :param codec: a :class:`~avalanche_memplugins.codecs.StreamCodec`; copied.
     :param kwargs: the other arguments of :class:`RandomMemory`, without logits and embedding.
     :raises TypeError: for another kind of codec.
-    :raises ValueError: for arguments out of range.
+    :raises ValueError: for arguments out of range, or a write policy that needs losses or logits.
+
+    >>> import torch
+    >>> from avalanche_memplugins.networks import MLPVAE
+    >>> memory = LatentMemory(50, codec=StreamCodec(MLPVAE(code_size=2, hidden=8, size=4), steps=3))
+    >>> memory.consolidate([(torch.rand(20, 1, 4, 4), torch.arange(20) % 2, 0)], origin=0)
+    >>> memory.sample(3).x.shape
+    torch.Size([3, 1, 4, 4])
     """
 
     codec: StreamCodec

@@ -365,6 +365,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         :param y: as for :meth:`write`; None: not known yet.
         :param t: as for :meth:`write`.
         """
+        check.rows_of(x)
         self._check_rows(x, y, t, looks=self._looks_at(x))
 
     def _check_rows(self, x: Tensor, y: Tensor | None, t: Tensor | int, *, looks: bool) -> int:

@@ -37,6 +37,13 @@ class RowStore(nn.Module):
         files are working memory: they are this process's alone, and what an earlier one left is written over.
     :raises TypeError: if it is no string or path.
     :raises ValueError: for a name that is likely no folder, saying how to name one.
+
+    >>> import torch
+    >>> store = RowStore(4)
+    >>> store.allocate("codes", torch.Size([2]), torch.uint8)
+    >>> store.put("codes", slice(1, 2), torch.tensor([[7, 8]], dtype=torch.uint8))
+    >>> store.get("codes", torch.tensor([1, 0])).tolist(), store.nbytes
+    ([[7, 8], [0, 0]], 8)
     """
 
     def __init__(self, capacity: int, storage: str | Path = "device") -> None:

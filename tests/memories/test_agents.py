@@ -17,7 +17,7 @@ from avalanche_memplugins.networks import ConditionalVAE
 
 MEMORIES: dict[str, Callable[[], Any]] = {
     "RandomMemory": lambda: RandomMemory(400),
-    "ring": lambda: RandomMemory(400, policy="ring", read="cycle"),
+    "ring": lambda: RandomMemory(400, write_policy="ring", read_policy="cycle"),
     "EpisodicMemory": lambda: EpisodicMemory(400),
     "GaussianMemory": GaussianMemory,
     "DynamicKanervaMemory": lambda: DynamicKanervaMemory(rows=4),

@@ -30,15 +30,17 @@ def embedding() -> nn.Module:
 MEMORIES: dict[str, Any] = {
     "reservoir": lambda: RandomMemory(13, seed=4),
     "balanced": lambda: RandomMemory(
-        11, policy="class_balanced", read="class_balanced", codec=Uint8(), labels="int16", seed=5
+        11, write_policy="class_balanced", read_policy="class_balanced", codec=Uint8(), labels="int16", seed=5
     ),
     "by task, no tasks stored": lambda: RandomMemory(
-        11, policy="task_balanced", read="task_balanced", replacement=True, store_tasks=False, seed=6
+        11, write_policy="task_balanced", read_policy="task_balanced", replacement=True, store_tasks=False, seed=6
     ),
-    "logits": lambda: RandomMemory(10, policy="ring", read="cycle", codec="int8", store_logits=True, seed=7),
-    "keys": lambda: EpisodicMemory(9, policy="reservoir", embedding=embedding(), seed=8),
+    "logits": lambda: RandomMemory(
+        10, write_policy="ring", read_policy="cycle", codec="int8", store_logits=True, seed=7
+    ),
+    "keys": lambda: EpisodicMemory(9, write_policy="reservoir", embedding=embedding(), seed=8),
     "targets": lambda: RandomMemory(8, codec="float16", seed=9),
-    "gaps": lambda: RandomMemory(40, policy=Backwards(), read="task_balanced", seed=10),
+    "gaps": lambda: RandomMemory(40, write_policy=Backwards(), read_policy="task_balanced", seed=10),
 }
 DRAWN = {
     "reservoir": "d9a0bc1177cc2711",

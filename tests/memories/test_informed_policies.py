@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -423,6 +424,17 @@ def test_memories_that_are_given_whole_experiences_refuse_what_they_cannot_tell(
         LatentMemory(5, codec=codec, write_policy=policy)
     with pytest.raises(ValueError, match=r"^memory: expected one that needs no (loss|logits)"):
         RandomMemory(5, write_policy=policy).pre_adapt(None, None)
+
+
+def test_the_policy_of_the_guide_keeps_what_it_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "memories.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "needs" in block]
+    given: dict[str, Any] = {"RandomMemory": RandomMemory}
+    exec(code, given)
+    memory = RandomMemory(4, write_policy=given["Confident"]())
+    loss = torch.tensor([0.1, 0.9, 0.2, 0.8, 0.3, 0.9, 0.9, 0.9])
+    memory.write(torch.arange(8.0)[:, None], torch.zeros(8, dtype=torch.int64), loss=loss)
+    assert held(memory) == [2, 4]
 
 
 def test_herding_serves_a_memory_whose_codec_learns() -> None:

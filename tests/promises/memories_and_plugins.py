@@ -81,7 +81,7 @@ def latent_codec() -> LatentCodec:
 
 MEMORIES: dict[str, Callable[[int], RandomMemory]] = {
     f"{policy}, {read}": lambda capacity, policy=policy, read=read: RandomMemory(  # type: ignore[misc]
-        capacity, policy=policy, read=read, seed=5
+        capacity, write_policy=policy, read_policy=read, seed=5
     )
     for policy in POLICIES
     for read in READS
@@ -188,7 +188,7 @@ PLUGINS["energy, current rows"] = lambda: EnergyReplayPlugin(
 BANKS = {"energy, stored cues", "energy, current rows"}
 for policy in ("ring", "reservoir"):
     PLUGINS[f"MbPA, {policy}"] = lambda policy=policy: LocalAdaptationPlugin(  # type: ignore[misc]
-        EpisodicMemory(40, policy=policy, seed=5), writes=True, neighbours=5, steps=2
+        EpisodicMemory(40, write_policy=policy, seed=5), writes=True, neighbours=5, steps=2
     )
 PLUGINS["nearest neighbours"] = lambda: NearestNeighbourPlugin(EpisodicMemory(40, seed=5), writes=True, neighbours=3)
 PLUGINS["MbPA, 4bit"] = lambda: LocalAdaptationPlugin(

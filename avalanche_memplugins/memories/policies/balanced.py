@@ -29,6 +29,14 @@ class GroupBalanced:
     algorithm R (1985).
 
     :param grouping: ``"class"`` or ``"task"`` (the experience that a row came from).
+    :raises ValueError: for another grouping.
+
+    >>> import torch
+    >>> from avalanche_memplugins import RandomMemory
+    >>> memory = RandomMemory(10, write_policy=GroupBalanced("class"))
+    >>> memory.write(torch.rand(100, 3), (torch.arange(100) > 96).long())  # 97 rows of class 0, 3 of class 1
+    >>> memory.summary().per_class
+    {0: 7, 1: 3}
     """
 
     def __init__(self, grouping: Grouping) -> None:
@@ -36,7 +44,7 @@ class GroupBalanced:
         self.start(0)
 
     def start(self, capacity: int) -> None:
-        """Take up work, empty, on ``capacity`` slots."""
+        """Reset to an empty memory of ``capacity`` slots."""
         self.capacity = capacity
         self._held = SlotGroups(capacity, find=False, count=True)
 

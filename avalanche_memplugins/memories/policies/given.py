@@ -16,7 +16,7 @@ from avalanche_memplugins.memories._written import WrittenSlots
 from avalanche_memplugins.memories.policies.balanced import GroupBalanced
 from avalanche_memplugins.memories.policies.balanced_read import Balanced
 from avalanche_memplugins.memories.policies.cycle import Cycle
-from avalanche_memplugins.memories.policies.gss import GSS
+from avalanche_memplugins.memories.policies.gss import GSS, check_offered
 from avalanche_memplugins.memories.policies.hardest import Hardest
 from avalanche_memplugins.memories.policies.herding import Herding
 from avalanche_memplugins.memories.policies.read import ReadPolicy, Uniform
@@ -137,7 +137,7 @@ def placements(
     arguments = (seen, batch, groups, generator, *(() if offered is None else (offered,)))
     if type(policy) in _OURS:
         if isinstance(policy, GSS) and offered is not None:
-            policy.check(offered)
+            check_offered(offered)
         make_room()
         return policy.place(*arguments)
     with _unchanged_if_it_fails(policy, generator):

@@ -63,21 +63,6 @@ class GSS:
         """Bytes of a score and a gradient for every slot; the first write tells the gradients' width."""
         return self._scores.nbytes + self._gradients.nbytes
 
-    def check(self, offered: Offered) -> None:
-        """Raise unless these are logits and classes that go together.
-
-        :raises ValueError: naming what is missing, or does not fit.
-        """
-        logits, y = offered.logits, offered.y
-        if logits is None or y is None:
-            raise ValueError("logits: expected the outputs of every row, which the policy 'gss' needs, got None")
-        if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
-            raise ValueError(f"y: expected integer classes (B,), which the policy 'gss' needs, got {check.show(y)}")
-        if len(y) and int(y.max()) >= logits.shape[1]:
-            raise ValueError(
-                f"logits: expected an output for each class, got {logits.shape[1]} for class {int(y.max())}"
-            )
-
     def place(
         self,
         seen: int,
@@ -87,7 +72,7 @@ class GSS:
         offered: Offered = Offered(),  # noqa: B008 - cannot change
     ) -> list[Placement]:
         """Slots of the rows that stay; needs ``offered.logits`` and ``offered.y``."""
-        self.check(offered)
+        check_offered(offered)
         gradients = _gradients(offered)
         self._widen(gradients.shape[1])
         gradients = torch.nn.functional.pad(gradients, (0, self._gradients.shape[1] - gradients.shape[1]))
@@ -164,6 +149,20 @@ class GSS:
 
     def __repr__(self) -> str:
         return f"GSS({self.subset})"
+
+
+def check_offered(offered: Offered) -> None:
+    """Raise unless these are logits and classes that go together.
+
+    :raises ValueError: naming what is missing, or does not fit.
+    """
+    logits, y = offered.logits, offered.y
+    if logits is None or y is None:
+        raise ValueError("logits: expected the outputs of every row, which the policy 'gss' needs, got None")
+    if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
+        raise ValueError(f"y: expected integer classes (B,), which the policy 'gss' needs, got {check.show(y)}")
+    if len(y) and int(y.max()) >= logits.shape[1]:
+        raise ValueError(f"logits: expected an output for each class, got {logits.shape[1]} for class {int(y.max())}")
 
 
 def _gradients(offered: Offered) -> Tensor:
