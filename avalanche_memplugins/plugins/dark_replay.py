@@ -11,9 +11,9 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories import RandomMemory, Recall
-from avalanche_memplugins.plugins._augment import Augment
 from avalanche_memplugins.plugins._outputs import main_output
 from avalanche_memplugins.plugins._step import Step
+from avalanche_memplugins.plugins.augment import Augment
 from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
 
 
