@@ -302,6 +302,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         # The stream's own loss is worked out only if somebody is there to read it.
         idle = (EvaluationPlugin, PeriodicEval, Clock, MemoryReplayPlugin, TensorLoaderPlugin, LeanStepPlugin)
         self._loss_is_read = bool(strategy.evaluator.metrics) or any(not isinstance(p, idle) for p in strategy.plugins)
+        if self._tap is not None:
+            self._tap.find(strategy.model)  # the model may have grown
         self.targets.check(strategy)
         self.writing.begin(strategy)
         Once(strategy, "_train_exp", functools.partial(self._take_part, strategy))
@@ -404,7 +406,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         step.begun = True
         check_batch(strategy.mbatch, labelled=self._labelled)
         step.stream = self._stream_of(strategy) if self._others else strategy.mbatch
-        if self.write_at == "experience" and not strategy.clock.train_exp_epochs:
+        if writing.when == "experience" and not strategy.clock.train_exp_epochs:
             writing.test_labels(step.stream[1])
         recall = self._sample(strategy, step)
         # What is written now cannot be replayed before the next iteration.
@@ -487,7 +489,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             recall = recall._replace(x=augmented(self.augment, recall.x, self._generator))
         if self.targets.teacher is None:
             return recall
-        number = self.writing.number if self.write_at == "iteration" else None
+        number = self.writing.number if self.writing.when == "iteration" else None
         return self.targets.set(recall, number, step.stream[0])
 
     def _rows_to_replay(self, strategy: Any, rows: int) -> int:
