@@ -125,8 +125,14 @@ def build(case: Case, plugins: list[Any], *, lr: float = 0.05, momentum: float =
     return Naive(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum),
-        criterion=nn.CrossEntropyLoss(),
-        **{"train_mb_size": 16, "eval_mb_size": 64, "evaluator": None, **case.options, **options},
+        **{
+            "criterion": nn.CrossEntropyLoss(),
+            "train_mb_size": 16,
+            "eval_mb_size": 64,
+            "evaluator": None,
+            **case.options,
+            **options,
+        },
         plugins=plugins,
     )
 

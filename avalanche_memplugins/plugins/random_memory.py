@@ -9,8 +9,7 @@ from avalanche_memplugins._words import OF_REPLAY, POLICIES, names_ours, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
-from avalanche_memplugins.plugins._amount import Amount
-from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
+from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
 
 
 @names_ours(OF_REPLAY)
@@ -30,8 +29,21 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
         independent memory for every task, each giving an equal share.
     :param replay_size: see :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`, as are all others.
 
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> replay = RandomMemoryPlugin(100, write_every=2, codec="int8")
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[replay], train_mb_size=32, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> len(replay.memory), replay.write_every
+    (100, 2)
+
     Source: Zeta36, "Random memory adaptation", 2018.
     """
+
+    memory: RandomMemory
 
     @renamed(POLICIES)
     def __init__(
