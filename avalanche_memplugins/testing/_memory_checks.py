@@ -132,7 +132,7 @@ def check_len_counts_rows_up_to_the_capacity(case: MemoryCase) -> None:
     for number in range(8):
         _write(case, memory, case.rows(BATCH, number), _labels(case, BATCH))
         offered += BATCH
-        most = min(offered, getattr(memory, "capacity", offered))
+        most = min(offered, getattr(memory, "capacity", None) or offered)
         ensure(0 < len(memory) <= most, f"len is {len(memory)} after {offered} rows", f"hold 1 to {most} rows")
 
 
@@ -248,22 +248,23 @@ def check_what_is_read_has_no_gradient(case: MemoryCase) -> None:
     x = case.rows(BATCH, 0)
     if not x.is_floating_point():
         return
-    _write(case, memory, (x * torch.ones(1, requires_grad=True)), _labels(case, BATCH))
+    # Only what is written as the model saw it may take part in a gradient.
+    x.requires_grad_(case.writes == "rows")
+    _write(case, memory, x, _labels(case, BATCH))
     found = _read(case, memory)
     parts = [part for part in ([found] if isinstance(found, Tensor) else found) if isinstance(part, Tensor)]
     ensure(not any(part.requires_grad for part in parts), "what is read requires gradients", "use @torch.no_grad()")
+    ensure(x.grad is None, "the written rows were given a gradient", "detach rows before they are learned from")
 
 
 @promise("modules")
 def check_modes_of_its_networks_stay_as_they_are(case: MemoryCase) -> None:
     """Writing and reading leave train or eval mode and requires_grad of every module as they were."""
-    for training in (True, False):
-        memory = case.make()
-        memory.train(training)
-        before = _modes(memory)
-        _write(case, memory, case.rows(BATCH, 0), _labels(case, BATCH))
-        _read(case, memory, 4)
-        ensure(before == _modes(memory), "a mode or requires_grad has changed", "put modes back in a finally block")
+    memory = case.make()
+    before = _modes(memory)
+    _write(case, memory, case.rows(BATCH, 0), _labels(case, BATCH))
+    _read(case, memory, 4)
+    ensure(before == _modes(memory), "a mode or requires_grad has changed", "put modes back in a finally block")
 
 
 def _modes(memory: Any) -> list[Any]:
@@ -369,19 +370,18 @@ def reached(thing: Any) -> tuple[int, int]:
 def _grown(case: MemoryCase, size: int) -> Any:
     """A memory filled twice over in eight writes, or written rows of so many classes; and read."""
     if case.grows == "classes":
-        memory, each, classes = case.make(), 4 * size, size
+        memory, each, writes, classes = case.make(), 4 * size, 1, size
     else:
-        memory, each, classes = case.make(size), size // 4, 10
-    for number in range(1 if case.grows == "classes" else 8):
-        x, y = case.rows(each, number), torch.arange(each) % classes
-        _write(case, memory, x, y % case.classes if getattr(memory, "store_logits", False) else y, origin=number)
+        memory, each, writes, classes = case.make(size), size // 4, 8, case.classes
+    for number in range(writes):
+        _write(case, memory, case.rows(each, number), torch.arange(each) % classes, origin=number)
         _read(case, memory)
+    _read(case, memory, size)
     return memory
 
 
 def _taken(case: MemoryCase, size: int) -> tuple[int, list[int]]:
     """Bytes that a filled memory counts; and takes: as Python traces them, and as they can be reached."""
-    gc.collect()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -398,6 +398,15 @@ def _taken(case: MemoryCase, size: int) -> tuple[int, list[int]]:
 def check_nbytes_counts_what_is_held(case: MemoryCase) -> None:
     """Bytes that a larger memory takes more are counted by nbytes within 2 %: tensors, and Python objects as well."""
     _grown(case, case.sizes[0])  # what is imported or kept at the first use is no memory's
+    gc.collect()
+    gc.freeze()  # so that later collections look at what is new only
+    try:
+        _bytes_are_counted(case)
+    finally:
+        gc.unfreeze()
+
+
+def _bytes_are_counted(case: MemoryCase) -> None:
     for tries_left in (2, 1, 0):
         (one, less), (other, more) = (_taken(case, size) for size in case.sizes)
         counted = other - one
@@ -432,15 +441,15 @@ def check_nbytes_does_not_shrink(case: MemoryCase) -> None:
 
 @promise("nbytes_fixed")
 def check_nbytes_fixed_does_not_depend_on_the_stream(case: MemoryCase) -> None:
-    """nbytes_fixed is an int >= 0, the same before and after writes."""
-    memory = case.make()
-    before = memory.nbytes_fixed
-    ensure(
-        type(before) is int and before >= 0, f"nbytes_fixed is {before!r}", "return the bytes of frozen networks, or 0"
-    )
-    _write(case, memory, case.rows(BATCH, 0), _labels(case, BATCH))
-    after = memory.nbytes_fixed
-    ensure(after == before, f"nbytes_fixed went from {before} to {after}", "count in nbytes what holds the stream")
+    """nbytes_fixed is an int >= 0, the same after every write."""
+    memory, found = case.make(), []
+    for number in range(3):
+        _write(case, memory, case.rows(BATCH, number), _labels(case, BATCH))
+        found.append(memory.nbytes_fixed)
+    right = type(found[0]) is int and found[0] >= 0
+    ensure(right, f"nbytes_fixed is {found[0]!r}", "return the bytes of frozen networks, or 0")
+    told = f"nbytes_fixed after each of three writes is {found}"
+    ensure(len(set(found)) == 1, told, "count in nbytes what holds the stream")
 
 
 @promise("from_budget")
@@ -460,7 +469,7 @@ def check_from_budget_uses_its_budget(case: MemoryCase) -> None:
     ensure(taken >= share * budget, f"it takes only {taken} of {budget} bytes", "make the largest memory that fits")
 
 
-@promise("write", where=lambda case: case.writes == "rows")
+@promise("write", where=lambda case: case.writes == "rows" and case.write is None)
 def check_the_cost_of_a_write_and_a_read_does_not_grow_with_the_fill(case: MemoryCase) -> None:
     """Writes and reads cost the same whatever the fill and the number of experiences, give or take a factor of five."""
 
@@ -470,7 +479,7 @@ def check_the_cost_of_a_write_and_a_read_does_not_grow_with_the_fill(case: Memor
             for origin in range(experiences):
                 _write(case, memory, case.rows(500 // experiences, number), _labels(case, 500 // experiences), origin)
         best = float("inf")
-        for _ in range(5):
+        for _ in range(3):
             began = time.process_time()
             for _ in range(20):
                 _write(case, memory, x, y, experiences - 1)
@@ -480,7 +489,7 @@ def check_the_cost_of_a_write_and_a_read_does_not_grow_with_the_fill(case: Memor
 
     x, y = case.rows(BATCH, 0), _labels(case, BATCH)
     small = seconds(100, 1, 2)
-    for name, large in (("20,000 rows", (20_000, 40, 2)), ("250 experiences", (100, 2, 250))):
+    for name, large in ((f"{case.fill:,} rows", (case.fill, case.fill // 500, 2)), ("100 experiences", (100, 2, 100))):
         ratio = seconds(*large) / small
         if ratio >= SLOWER:  # another program may have had the processor
             ratio = seconds(*large) / seconds(100, 1, 2)
@@ -493,7 +502,7 @@ def check_the_cost_of_a_write_and_a_read_does_not_grow_with_the_fill(case: Memor
 @promise("state_dict", "load_state_dict")
 def check_a_state_dict_is_all_that_it_takes_to_go_on(case: MemoryCase) -> None:
     """A memory that takes up another's state_dict goes on exactly as that one does, bit for bit."""
-    memory, other = _filled(case), case.make(seed=6)
+    memory, other = _filled(case), _filled(case, batches=3)
     other.load_state_dict(copy.deepcopy(memory.state_dict()))
     equal = same(_goes_on(case, memory), _goes_on(case, other))
     fix = "keep tensors in buffers, and numbers and the generator in get_extra_state and set_extra_state"
@@ -539,7 +548,7 @@ def check_it_moves_to_a_device(case: MemoryCase) -> None:
 def check_what_is_saved_loads_and_saves_equally(case: MemoryCase) -> None:
     """save, load and save again give equal files, and the loaded memory goes on exactly as the saved one."""
     with _folder() as folder:
-        memory, other = _filled(case), _filled(case, seed=6, batches=3)
+        memory, other = _filled(case), _filled(case, batches=3)
         memory.save(folder / "a")
         ensure(other.load(folder / "a") is other, "load did not return the memory", "return self")
         other.save(folder / "b")
@@ -565,7 +574,7 @@ def check_a_folder_of_other_arguments_is_refused(case: MemoryCase) -> None:
 def check_a_damaged_folder_is_refused(case: MemoryCase) -> None:
     """load refuses a folder in which a file is missing, cut off or altered with a ValueError, and changes nothing."""
     with _folder() as folder:
-        memory, other = _filled(case), _filled(case, seed=6, batches=3)
+        memory, other = _filled(case), _filled(case, batches=3)
         memory.save(folder / "a")
         for path in sorted((folder / "a").iterdir()):
             whole = path.read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch

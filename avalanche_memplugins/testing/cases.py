@@ -61,6 +61,7 @@ class MemoryCase:
     :param classes: number of classes in the rows.
     :param grows: what makes the memory take more bytes: a larger ``"capacity"``, or more ``"classes"``.
     :param sizes: two numbers of that, between which it takes at least 40,000 bytes more.
+    :param fill: rows that are held when the cost of a write is measured, beside 100.
     :param traced: compare bytes with what Python allocated; False: only with what can be reached from the memory.
 
     >>> from avalanche_memplugins import RandomMemory
@@ -84,6 +85,7 @@ class MemoryCase:
     classes: int = 6
     grows: Literal["capacity", "classes"] = "capacity"
     sizes: tuple[int, int] = (1_000, 8_000)
+    fill: int = 20_000
     traced: bool = True
 
     def __post_init__(self) -> None:
