@@ -8,7 +8,7 @@ import pickle
 import torch
 from torch import Size, Tensor
 
-from avalanche_memplugins.testing._promise import ensure, promise, same
+from avalanche_memplugins.testing._promise import ensure, pickles, promise, same
 from avalanche_memplugins.testing.cases import CodecCase
 
 BATCH = 12
@@ -149,7 +149,7 @@ def check_copies_have_the_same_name_and_codes(case: CodecCase) -> None:
     codec, x = case.make(), case.rows(BATCH, 0)
     code = codec.encode(x)
     copies = {"a codec made likewise": case.make(), "a deepcopy": copy.deepcopy(codec)}
-    if "<locals>" not in type(codec).__qualname__:
+    if pickles(type(codec)):
         copies["a pickle"] = pickle.loads(pickle.dumps(codec))
     for what, other in copies.items():
         ensure(repr(other) == repr(codec), f"{what} is {other!r}, not {codec!r}", "show the arguments in __repr__")

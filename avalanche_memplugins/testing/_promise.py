@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -77,3 +78,11 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, Sequence) and isinstance(b, Sequence) and not isinstance(a, str):
         return len(a) == len(b) and all(same(one, other) for one, other in zip(a, b, strict=True))
     return bool(a == b)
+
+
+def pickles(kind: type) -> bool:
+    """False for a class that pickle does not find by its name, such as one made in a function or a notebook's exec."""
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind
