@@ -506,6 +506,7 @@ def check_the_cost_of_a_write_and_a_read_does_not_grow_with_the_fill(case: Memor
 def check_a_state_dict_is_all_that_it_takes_to_go_on(case: MemoryCase) -> None:
     """A memory that takes up another's state_dict goes on exactly as that one does, bit for bit."""
     memory, other = _filled(case), _filled(case, batches=3)
+    _read(case, memory)
     other.load_state_dict(copy.deepcopy(memory.state_dict()))
     equal = same(_goes_on(case, memory), _goes_on(case, other))
     fix = "keep tensors in buffers, and numbers and the generator in get_extra_state and set_extra_state"
@@ -546,6 +547,7 @@ def check_what_is_saved_loads_and_saves_equally(case: MemoryCase) -> None:
     """save, load and save again give equal files, and the loaded memory goes on exactly as the saved one."""
     with _folder() as folder:
         memory, other = _filled(case), _filled(case, batches=3)
+        _read(case, memory)
         memory.save(folder / "a")
         ensure(other.load(folder / "a") is other, "load did not return the memory", "return self")
         other.save(folder / "b")

@@ -42,7 +42,7 @@ def public_classes() -> Iterator[type]:
                 yield kind
 
 
-@pytest.mark.parametrize("kind", public_classes(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", list(public_classes()), ids=lambda kind: kind.__name__)
 def test_every_public_class_has_a_case(kind: type) -> None:
     assert kind in {type(case.make()) for case in CASES}
 
