@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avalanche_memplugins.testing._promise import ensure, pickles, promise, same
 from avalanche_memplugins.testing.cases import MemoryCase
@@ -516,9 +516,14 @@ def check_a_state_dict_is_all_that_it_takes_to_go_on(case: MemoryCase) -> None:
 @promise()
 def check_copies_go_on_by_themselves(case: MemoryCase) -> None:
     """copy.deepcopy and pickle give a memory that goes on in the same way, and leaves the first as it was."""
-    for name, copied in (("deepcopy", copy.deepcopy), ("pickle", lambda memory: pickle.loads(pickle.dumps(memory)))):
+    ways: dict[str, Callable[[Any], Any]] = {
+        "deepcopy": copy.deepcopy,
+        "pickle": lambda memory: pickle.loads(pickle.dumps(memory)),
+    }
+    for name, copied in ways.items():
         memory = _filled(case)
-        if name == "pickle" and not all(pickles(type(module)) for module in getattr(memory, "modules", list)()):
+        modules = memory.modules() if isinstance(memory, nn.Module) else [memory]
+        if name == "pickle" and not all(pickles(type(module)) for module in modules):
             continue
         before, other = _state(memory), copied(memory)
         found = _goes_on(case, other)

@@ -169,7 +169,8 @@ def check_every_row_is_kept_equally_often(case: PolicyCase) -> None:
     stream, repeats, batch = 60, 600, 12
     counts = np.zeros(stream)
     for seed in range(repeats):
-        policy, generator, held = _started(case, 15), _generator(seed), {}
+        policy, generator = _started(case, 15), _generator(seed)
+        held: dict[int, int] = {}
         for seen in range(0, stream, batch):
             groups = None if policy.grouping is None else [(seen + row) // 20 for row in range(batch)]
             more = {} if case.needs is None else case.needs(batch, seen)

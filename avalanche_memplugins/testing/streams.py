@@ -34,7 +34,7 @@ def rows(n: int, seed: int) -> TensorDataset:
     x = centres[y] + torch.randn(n, FEATURES, generator=generator)
     x[:, -1] = torch.arange(n) / 1_000
     data = TensorDataset(x, y)
-    data.targets = y.tolist()
+    data.targets = y.tolist()  # type: ignore[attr-defined]
     return data
 
 
@@ -61,7 +61,7 @@ def plain() -> Any:
             x, y = data.tensors
             mine = (y == first) | (y == first + 1)
             part = TensorDataset(x[mine], y[mine])
-            part.targets = y[mine].tolist()
+            part.targets = y[mine].tolist()  # type: ignore[attr-defined]
             parts[name].append(as_classification_dataset(part))
     return benchmark_from_datasets(**parts)
 
@@ -131,7 +131,8 @@ class Scenario:
     def stream(self) -> Iterable[Any]:
         """Training experiences; an online stream is cut into pieces of ten rows."""
         train = self.benchmark().train_stream
-        return split_online_stream(train, experience_size=10, seed=0) if self.online else train
+        experiences: Iterable[Any] = split_online_stream(train, experience_size=10, seed=0) if self.online else train
+        return experiences
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -146,7 +147,7 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
-class Watcher(SupervisedPlugin):
+class Watcher(SupervisedPlugin):  # type: ignore[misc]
     """Looks over the strategy's shoulder from the evaluator's place, at the end of each iteration.
 
     ``numbers`` of the rows in each batch, ``outputs`` their count, ``losses`` as the strategy says, ``own_losses`` as
