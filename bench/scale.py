@@ -158,14 +158,16 @@ def capacity_table(found: dict[str, dict[int, Any]]) -> str:
 
 
 ARMS: dict[str, Callable[[str], list[Any]]] = {
-    "RMA": lambda folder: [MemoryReplayPlugin(RandomMemory(10_000, policy="ring"))],
+    "RMA": lambda folder: [MemoryReplayPlugin(RandomMemory(10_000, write_policy="ring"))],
     "RMA + tensor loader + lean": lambda folder: [
-        MemoryReplayPlugin(RandomMemory(10_000, policy="ring")),
+        MemoryReplayPlugin(RandomMemory(10_000, write_policy="ring")),
         TensorLoaderPlugin(),
         LeanStepPlugin(),
     ],
     "RMA memory-mapped + tensor loader + lean": lambda folder: [
-        MemoryReplayPlugin(RandomMemory(10_000, policy="ring", storage=Path(tempfile.mkdtemp(dir=folder)) / "rows")),
+        MemoryReplayPlugin(
+            RandomMemory(10_000, write_policy="ring", storage=Path(tempfile.mkdtemp(dir=folder)) / "rows")
+        ),
         TensorLoaderPlugin(),
         LeanStepPlugin(),
     ],

@@ -63,9 +63,10 @@ def test_a_strategy_as_printed_trains(page: str, blocks: int, given: dict[str, A
 
 
 def test_memories() -> None:
-    block, agent = code("docs/memories.md")
+    block, own, agent = code("docs/memories.md")
     given: dict[str, Any] = {"benchmark": SplitDigits(n_experiences=2, seed=0)}
     exec(block, given)
+    exec(own, dict(given))
     exec(agent, given)
     assert len(given["agent"].memory) == 500
     text = (ROOT / "docs/memories.md").read_text(encoding="utf-8")

@@ -143,11 +143,11 @@ def trained(kind: Any, **options: Any) -> Tensor:
 
 SHAPE = {"shape": (8,)}
 MEMORIES: dict[str, Callable[..., Any]] = {
-    "RandomMemory": lambda **o: RandomMemory(30, policy="reservoir", **o),
-    "RandomMemory.from_budget": lambda **o: RandomMemory.from_budget(1_500, policy="reservoir", **SHAPE, **o),
-    "EpisodicMemory": lambda **o: EpisodicMemory(30, policy="reservoir", **o),
+    "RandomMemory": lambda **o: RandomMemory(30, write_policy="reservoir", **o),
+    "RandomMemory.from_budget": lambda **o: RandomMemory.from_budget(1_500, write_policy="reservoir", **SHAPE, **o),
+    "EpisodicMemory": lambda **o: EpisodicMemory(30, write_policy="reservoir", **o),
     "LatentMemory": lambda **o: LatentMemory(
-        30, codec=StreamCodec(autoencoder(), steps=2, mean=0.5, std=0.05), policy="reservoir", **o
+        30, codec=StreamCodec(autoencoder(), steps=2, mean=0.5, std=0.05), write_policy="reservoir", **o
     ),
     "GaussianMemory": GaussianMemory,
     "GaussianMemory.from_budget": lambda **o: GaussianMemory.from_budget(2_000, classes=6, **SHAPE, **o),
@@ -168,7 +168,7 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[[Any], Tensor]]] = {
     "HopfieldMemory": (lambda **o: HopfieldMemory(64, rule="hebb", **o), recalled),
     "MemoryReplayPlugin": (lambda **o: MemoryReplayPlugin(RandomMemory(4, seed=1), **o), ordered),
     "RandomMemoryPlugin": (
-        lambda **o: RandomMemoryPlugin(30, policy="reservoir", **o),
+        lambda **o: RandomMemoryPlugin(30, write_policy="reservoir", **o),
         lambda p: torch.cat([drawn(p.memory).flatten(), ordered(p)]),
     ),
     "LatentReplayPlugin": (lambda **o: LatentReplayPlugin(RandomMemory(4, seed=1), at="features", **o), ordered),
@@ -290,7 +290,7 @@ def test_a_drawn_seed_is_part_of_the_state(name: str) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: RandomMemoryPlugin(30, policy="reservoir", augment=lambda x: x + torch.randn(x.shape)),
+        lambda: RandomMemoryPlugin(30, write_policy="reservoir", augment=lambda x: x + torch.randn(x.shape)),
         lambda: MemoryReplayPlugin(VAEMemory(conditional(), steps=4, batch_size=8), replay_weight="growing"),
         lambda: MemoryReplayPlugin(DynamicKanervaMemory(rows=4)),
     ],

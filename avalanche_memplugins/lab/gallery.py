@@ -89,7 +89,7 @@ def replay_figure(x: Tensor, y: Tensor, options: Gallery) -> Figure:
 
     def rows(codec: Any) -> RandomMemory:
         return RandomMemory.from_budget(
-            budget, shape=shape, codec=codec, labels="uint8", store_tasks=False, read="class_balanced", seed=seed
+            budget, shape=shape, codec=codec, labels="uint8", store_tasks=False, read_policy="class_balanced", seed=seed
         )
 
     kanerva = DynamicKanervaMemory.from_budget

@@ -46,7 +46,7 @@ def make_memory(spec: RunSpec, *, steps: int = 2_000) -> Any:
         return _vae(spec, info, steps)
     kind = EpisodicMemory if spec.strategy in SEARCHED else RandomMemory
     settings: dict[str, Any] = {
-        "policy": "ring" if spec.strategy == "rma" else spec.all_options.get("policy", "reservoir"),
+        "write_policy": "ring" if spec.strategy == "rma" else spec.all_options.get("policy", "reservoir"),
         "codec": _codec(spec, info),
         "seed": spec.seed,
     }

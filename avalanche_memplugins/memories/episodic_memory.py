@@ -15,7 +15,16 @@ from avalanche_memplugins.memories.recall import Recall
 
 
 class Nearest(NamedTuple):
-    """``rows``: a :class:`Recall` of Q·k rows, query by query; ``distance`` ``(Q, k)`` squared."""
+    """What :meth:`EpisodicMemory.nearest` finds.
+
+    ``rows``: a :class:`Recall` of Q·k rows, query by query; ``distance`` ``(Q, k)``, squared.
+
+    >>> import torch
+    >>> memory = EpisodicMemory(10)
+    >>> memory.write(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([7, 8, 9]))
+    >>> memory.nearest(torch.tensor([[4.0]]), k=2).distance
+    tensor([[1., 9.]])
+    """
 
     rows: Recall
     distance: Tensor
@@ -37,6 +46,12 @@ class EpisodicMemory(RandomMemory):
     :raises ImportError: backend "faiss" without faiss installed.
 
     Source: Sprechmann et al., "Memory-based parameter adaptation", ICLR 2018.
+
+    >>> import torch
+    >>> memory = EpisodicMemory(100, write_policy="ring")
+    >>> memory.write(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([7, 8, 9]))
+    >>> memory.nearest(torch.tensor([[4.0]]), k=1).rows.y
+    tensor([9])
     """
 
     def __init__(self, capacity: int, *, backend: Backend = "torch", max_bytes: int = 64 << 20, **kwargs: Any) -> None:
@@ -63,7 +78,7 @@ class EpisodicMemory(RandomMemory):
             raise ValueError(f"x: expected rows of shape {tuple(self.shape)}, got {tuple(x.shape[1:])}")
         if self.embedding is None:
             check.floats(x=x)
-        queries = x if self.embedding is None else self._embed(self.embedding, x)
+        queries = self._embed(x)
         found = self._index.search(queries, k, task=task)
         return Nearest(self.rows(found.indices.flatten().cpu()), found.distances)
 
@@ -78,7 +93,7 @@ class EpisodicMemory(RandomMemory):
             raise ValueError("reembed: expected an embedding and keep='both', so that keys can be made from x again")
         self._ahead = None
         for slots in torch.split(self.slots(), batch_size):
-            self.store.put("keys", slots, self._embed(self.embedding, self.rows(slots).x))
+            self.store.put("keys", slots, self._embed(self.rows(slots).x))
         self._index.refresh()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ import torch
 from avalanche.evaluation import GenericPluginMetric
 from torch import Tensor
 
+from avalanche_memplugins._random import isolated
 from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at
 from avalanche_memplugins.metrics._shares import RowMean
-from avalanche_memplugins.plugins._augment import isolated
 
 
 class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
@@ -50,7 +50,7 @@ class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
                 continue
             self._draws += 1
             with isolated(replay.x.device, self._draws):
-                parts = bound(replay.x, replay.label) if _wants_classes(bound) else bound(replay.x)
+                parts = bound(replay.x, replay.label) if _takes_classes(bound) else bound(replay.x)
             values: Tensor = getattr(parts, "total", parts)
             self._metric.update(values)
         if not found and not self._warned:
@@ -64,7 +64,7 @@ class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
         return f"ReplayBound_{SUFFIX[self._emit_at]}"
 
 
-def _wants_classes(bound: Callable[..., Any]) -> bool:
+def _takes_classes(bound: Callable[..., Any]) -> bool:
     return "y" in inspect.signature(bound).parameters
 
 

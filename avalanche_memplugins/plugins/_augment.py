@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins._random import isolated
 
 Augment = Callable[[Tensor], Tensor]
 
@@ -18,19 +18,8 @@ def check_augment(augment: Augment | None) -> Augment | None:
     if isinstance(augment, type):
         check.made("augment", augment)
     if augment is not None and not callable(augment):
-        raise TypeError(f"augment: got {type(augment).__name__}, want a callable on a batch, or None")
+        raise TypeError(f"augment: expected a callable on a batch, or None, got {type(augment).__name__}")
     return augment
-
-
-@contextmanager
-def isolated(device: torch.device, seed: int) -> Iterator[None]:
-    """Torch's global generators, of the CPU and of ``device``, set from ``seed`` meanwhile and put back after."""
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed(seed)
-        yield
 
 
 def augmented(augment: Augment, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -46,5 +35,5 @@ def augmented(augment: Augment, x: Tensor, generator: torch.Generator) -> Tensor
         out = augment(x)
     if not isinstance(out, Tensor) or not out.ndim or len(out) != len(x):
         got = f"{len(out)} rows" if isinstance(out, Tensor) and out.ndim else type(out).__name__
-        raise ValueError(f"augment: wants a batch of as many rows as it was given, {len(x)}, got {got}")
+        raise ValueError(f"augment: expected a batch of as many rows as it was given, {len(x)}, got {got}")
     return out

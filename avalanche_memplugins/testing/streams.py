@@ -192,8 +192,14 @@ def build(scenario: Scenario, plugins: list[Any], *, lr: float = 0.05, momentum:
     return Naive(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum),
-        criterion=nn.CrossEntropyLoss(),
-        **{"train_mb_size": 16, "eval_mb_size": 64, "evaluator": None, **scenario.options, **options},
+        **{
+            "criterion": nn.CrossEntropyLoss(),
+            "train_mb_size": 16,
+            "eval_mb_size": 64,
+            "evaluator": None,
+            **scenario.options,
+            **options,
+        },
         plugins=plugins,
     )
 

@@ -52,7 +52,7 @@ def test_bitwise_at_every_boundary(policy: str, model: str, optimizer: str, layo
     "kwargs",
     [
         {"codec": Uint8(mean=0.0, std=8.0, lossy=True)},
-        {"codec": "float16", "read": "class_balanced"},
+        {"codec": "float16", "read_policy": "class_balanced"},
         {"store_logits": True},
         {"write_at": "experience"},
         {"at": "trunk", "replay_weight": "growing"},

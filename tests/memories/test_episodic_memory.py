@@ -18,7 +18,7 @@ def brute(queries, keys, k):
     return squared.sort(dim=1, stable=True).indices[:, :k]
 
 
-@pytest.mark.parametrize("options", [{}, {"policy": "ring"}, {"codec": "float16"}, {"storage": "host"}])
+@pytest.mark.parametrize("options", [{}, {"write_policy": "ring"}, {"codec": "float16"}, {"storage": "host"}])
 def test_nearest_are_those_among_the_rows_held(options):
     memory = EpisodicMemory(30, seed=1, **options)
     memory.write(rows(50), torch.arange(50))
@@ -107,7 +107,7 @@ def test_search_tables_do_not_count_as_memory():
     memory.write(rows(20), torch.arange(20))
     before = memory.nbytes
     memory.nearest(rows(1), 1)
-    assert memory.nbytes == before == memory.store.nbytes + memory.policy.nbytes + memory.read.nbytes
+    assert memory.nbytes == before == memory.store.nbytes + memory.write_policy.nbytes + memory.read_policy.nbytes
 
 
 def test_bad_calls_are_named():

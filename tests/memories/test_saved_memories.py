@@ -225,7 +225,7 @@ def test_mapped_files_have_their_blocks_from_the_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("told", ["beforehand", "by the system"])
 def test_a_mapped_file_larger_than_the_disk_is_refused(told: str, tmp_path: Path, monkeypatch: Any) -> None:
-    memory = RandomMemory(10**12, storage=tmp_path / "rows", policy="ring")
+    memory = RandomMemory(10**12, storage=tmp_path / "rows", write_policy="ring")
     if told == "by the system":
         monkeypatch.setattr(_drafts, "free_bytes", lambda folder: None)
         monkeypatch.setattr(_mapped, "free_bytes", lambda folder: 7)

@@ -93,7 +93,7 @@ def tiny() -> GatedEnergy:
 CODEC = Values((3, "x", Anything(), torch.ones(3), RandomAutoencoder))
 SHARED: dict[str, Any] = {"seed": Seed()}
 RANDOM: dict[str, Any] = {
-    "capacity": Integer(), "policy": Name(), "read": Name(), "replacement": Flag(), "codec": Name(),
+    "capacity": Integer(), "write_policy": Name(), "read_policy": Name(), "replacement": Flag(), "codec": Name(),
     "labels": Name(typo="int33"), "store_tasks": Flag(), "store_logits": Flag(),
     "embedding": Values((3, "x", nn.Linear)), "keep": Name(), "storage": Values((3, None, "", b"x", "a\0b")),
     "validate": Name(), "seed": Seed(),
@@ -102,7 +102,7 @@ RANDOM: dict[str, Any] = {
 
 def random_options(**more: Any) -> dict[str, Any]:
     return {
-        "capacity": 8, "policy": "reservoir", "read": "uniform", "replacement": False, "codec": "raw",
+        "capacity": 8, "write_policy": "reservoir", "read_policy": "uniform", "replacement": False, "codec": "raw",
         "labels": "int32",
         "store_tasks": True, "store_logits": False, "embedding": None, "keep": "both", "storage": "device",
         "validate": "auto", "seed": 0, **more,
@@ -622,6 +622,15 @@ for name in ("Balanced", "GroupBalanced"):
     record(
         f"memories.policies.{name}.reserve",
         lambda name=name, **a: getattr(P, name)("class").reserve(**a),
+        lambda: {"groups": 3},
+        groups=Integer(least=0),
+    )
+record("memories.policies.Hardest", P.Hardest, lambda: {"grouping": "class"}, grouping=Name(none=True))
+record("memories.policies.GSS", P.GSS, lambda: {"subset": 3}, subset=Integer())
+for kind in (P.Hardest, P.Herding):
+    record(
+        f"memories.policies.{kind.__name__}.reserve",
+        lambda kind=kind, **a: kind().reserve(**a),
         lambda: {"groups": 3},
         groups=Integer(least=0),
     )

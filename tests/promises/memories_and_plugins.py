@@ -224,8 +224,8 @@ def associative(name: str, make: Callable[[], Any], sizes: tuple[int, int], **op
 
 
 MEMORIES = [
-    *(random_memory(policy, policy=policy) for policy in ("ring", "reservoir", "class_balanced", "task_balanced")),
-    *(random_memory(f"{read} read", read=read) for read in ("cycle", "class_balanced", "task_balanced")),
+    *(random_memory(policy, write_policy=policy) for policy in ("ring", "reservoir", "class_balanced", "task_balanced")),
+    *(random_memory(f"{read} read", read_policy=read) for read in ("cycle", "class_balanced", "task_balanced")),
     random_memory("float16", codec="float16", error=2e-3),
     random_memory("4bit", codec=lambda: Bits(4, **PIXELS), labels="int16", error=0.5 / 15 / 0.05 + 1e-4),
     random_memory("int8", codec="int8", error=HALF_A_STEP),
@@ -329,11 +329,11 @@ def stream_memory() -> LatentMemory:
 
 
 PLUGINS = [
-    replay("ring", lambda: rows(policy="ring"), keeps_all=False),
+    replay("ring", lambda: rows(write_policy="ring"), keeps_all=False),
     replay("reservoir", rows),
-    replay("reservoir, cycle", lambda: rows(read="cycle")),
-    replay("class_balanced", lambda: rows(policy="class_balanced", read="class_balanced")),
-    replay("task_balanced", lambda: rows(policy="task_balanced", read="task_balanced")),
+    replay("reservoir, cycle", lambda: rows(read_policy="cycle")),
+    replay("class_balanced", lambda: rows(write_policy="class_balanced", read_policy="class_balanced")),
+    replay("task_balanced", lambda: rows(write_policy="task_balanced", read_policy="task_balanced")),
     replay("4bit", lambda: rows(codec=Bits(4, **PIXELS), labels="int16")),
     replay("latent codec", lambda: rows(codec=latent_codec())),
     PluginCase("RMA", lambda: RandomMemoryPlugin(40, write_every=3), keeps_all=False),
@@ -377,7 +377,7 @@ PLUGINS = [
             energy_memory(by_class=True, precision="int8"), cue="current", replay_weight="growing"
         ),
     ),
-    PluginCase("MbPA, ring", lambda: mbpa(policy="ring"), keeps_all=False),
+    PluginCase("MbPA, ring", lambda: mbpa(write_policy="ring"), keeps_all=False),
     PluginCase("MbPA, reservoir", mbpa),
     PluginCase("MbPA, 4bit", lambda: mbpa(codec=Bits(4, **PIXELS))),
     PluginCase(

@@ -28,7 +28,8 @@ EXCEPTIONS = {
     **dict.fromkeys(
         (
             "functional.Neighbours", "memories.Nearest", "memories.Recall", "memories.Summary", "networks.EpisodeBound",
-            "networks.VAEBound", "plugins.Replayed", "memories.policies.Placement", "benchmarks.DigitsData",
+            "networks.VAEBound", "plugins.Replayed", "memories.policies.Placement",
+            "memories.policies.Offered", "benchmarks.DigitsData",
             "benchmarks.BenchmarkInfo", "pretrained.Pretrained", "pretrained.PretrainedEnergy", "lab.Outcome",
             "lab.MemoryInfo", "lab.Absent", "lab.StrategyInfo", "checkpointing.CheckpointError",
         ),
@@ -36,7 +37,8 @@ EXCEPTIONS = {
     ),
     **dict.fromkeys(
         (
-            "memories.policies.Cycle", "memories.policies.Ring", "memories.policies.Reservoir",
+            "memories.policies.Cycle", "memories.policies.Herding", "memories.policies.Ring",
+            "memories.policies.Reservoir",
             "plugins.GradientAveragingPlugin", "metrics.MemoryNovelty", "checkpointing.avalanche_checkpoint_compat",
             "benchmarks.digits", "pretrained.names", "pretrained.energy_names",
         ),
@@ -45,7 +47,8 @@ EXCEPTIONS = {
     **dict.fromkeys(
         (
             "memories.policies.ReadPolicy", "memories.policies.WritePolicy", "lab.Executor",
-            "networks.energy.EnergyNetwork",
+            "networks.energy.EnergyNetwork", "memories.Memory", "memories.WritableMemory", "memories.LearningMemory",
+            "memories.SupportsForget", "memories.SupportsPredict",
         ),
         PROTOCOL,
     ),

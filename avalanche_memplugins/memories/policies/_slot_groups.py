@@ -234,6 +234,14 @@ def water_level(limits: Integers, total: int) -> tuple[int, int]:
     return level, int(total - full[first] - level * (len(limits) - first))
 
 
+def fair_shares(wanted: Integers, total: int) -> Integers:
+    """:func:`water_level` as a share for each; of those above the level the last ones take the rest."""
+    level, rest = water_level(wanted, total)
+    shares: Integers = np.minimum(wanted, level)
+    shares[np.flatnonzero(wanted > level)[::-1][:rest]] += 1
+    return shares
+
+
 def numbers_within(lengths: Integers) -> Integers:
     """``0, 1, ..., length - 1`` of every length, one after the other."""
     ends = lengths.cumsum()

@@ -24,6 +24,14 @@ class Balanced:
     :param grouping: ``"class"`` or ``"task"`` (the experience that a row came from).
     :param replacement: draw rows of a group independently; otherwise each at most once: a group smaller than its
         share gives all it has, and the others share the rest, so that ``count`` rows come back if there are as many.
+    :raises ValueError: for another grouping.
+
+    >>> import torch
+    >>> from avalanche_memplugins import RandomMemory
+    >>> memory = RandomMemory(100, read_policy=Balanced("class"))
+    >>> memory.write(torch.rand(100, 3), (torch.arange(100) > 89).long())  # 90 rows of class 0, 10 of class 1
+    >>> memory.sample(16).y.bincount()
+    tensor([8, 8])
     """
 
     def __init__(self, grouping: Grouping, *, replacement: bool = False) -> None:
@@ -32,7 +40,7 @@ class Balanced:
         self.start(0)
 
     def start(self, capacity: int) -> None:
-        """Take up work, empty, on ``capacity`` slots."""
+        """Reset to an empty memory of ``capacity`` slots."""
         self.capacity = capacity
         self._held = SlotGroups(capacity, find=True, count=False)
 

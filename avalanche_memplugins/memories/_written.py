@@ -80,7 +80,7 @@ class WrittenSlots:
         :raises TypeError: if they are no integer tensor.
         :raises ValueError: if not, naming one that does not.
         """
-        if not isinstance(slots, Tensor) or not counts(slots):
+        if not isinstance(slots, Tensor) or not _integers(slots):
             got = slots.dtype if isinstance(slots, Tensor) else type(slots).__name__
             raise TypeError(f"{name}: expected an integer tensor (n,), got {got}")
         if slots.ndim != 1:
@@ -127,6 +127,5 @@ class WrittenSlots:
         return fresh
 
 
-def counts(numbers: Tensor) -> bool:
-    """Whether a tensor holds integers."""
+def _integers(numbers: Tensor) -> bool:
     return not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)

@@ -10,6 +10,8 @@ import torch
 from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins.codecs import Codec
+from avalanche_memplugins.memories.policies.given import identity
 from avalanche_memplugins.memories.row_store import RowStore
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def check_rows_sound(memory: RandomMemory) -> None:
     _check_policies(memory, slots, dict(zip(("class", "t", "task"), labels, strict=True)))
     rows = memory.rows(slots[_telling_rows(labels, held)])
     store = _Looking(memory.store)
-    kept = {id(memory.store): store, id(memory.embedding): memory.embedding, id(memory.codec): _AsTheyAre()}
+    kept = {id(memory.store): store, id(memory.embedding): memory.embedding, id(memory.codec): _AsTheyAre(memory.codec)}
     trial: Any = copy.deepcopy(memory, kept)
     # What is not looked at may hold anything.
     trial.validate = "first"
@@ -57,13 +59,17 @@ def check_rows_sound(memory: RandomMemory) -> None:
 
     def write() -> None:
         logits = None if rows.logits is None else rows.logits.nan_to_num()
+        if logits is None and "logits" in trial.needs:
+            classes = int(rows.y.max()) + 1 if rows.y.ndim == 1 and not rows.y.is_floating_point() else 1
+            logits = torch.zeros(len(rows.x), classes)
+        loss = torch.zeros(len(rows.x)) if "loss" in trial.needs else None
         x = rows.x.nan_to_num() if rows.x.is_floating_point() else rows.x
-        trial.write(x, rows.y, rows.t, origin=rows.origin.clamp_min(0), logits=logits)
+        trial.write(x, rows.y, rows.t, origin=rows.origin.clamp_min(0), logits=logits, loss=loss)
 
     trial.sample(min(_ROWS, held))
     write()
-    trial.policy.start(memory.capacity)
-    trial.read.start(memory.capacity)
+    trial.write_policy.start(memory.capacity)
+    trial.read_policy.start(memory.capacity)
     trial.seen = 0
     store.put_names.clear()
     write()
@@ -84,7 +90,7 @@ def _check_numbers(memory: RandomMemory) -> int:
 
 def _check_policies(memory: RandomMemory, slots: Tensor, labels: dict[str, Tensor]) -> None:
     """Raise unless balanced policies know the groups of the rows, and how many of each were offered."""
-    for policy in (memory.policy, memory.read):
+    for policy in (memory.write_policy, memory.read_policy):
         state = policy.state_dict()
         wanted = labels.get(policy.grouping or "")
         if (
@@ -99,13 +105,13 @@ def _check_policies(memory: RandomMemory, slots: Tensor, labels: dict[str, Tenso
             wanted = group[slots]  # of which the rows know nothing
         known = len(group) > int(slots[-1]) and torch.equal(group[slots], wanted)
         if not known or int((group >= 0).sum()) > len(slots):
-            raise ValueError(f"state: its policy {policy!r} has the rows in other groups than their labels say")
+            raise ValueError(f"state: its policy {identity(policy)} has the rows in other groups than their labels say")
         groups, sizes = wanted.unique(return_counts=True)
         if "offered" in state:
             offered = dict(zip(state["offered_group"].tolist(), state["offered"].tolist(), strict=True))
             few = any(offered.get(g, 0) < n for g, n in zip(groups.tolist(), sizes.tolist(), strict=True))
             if few or sum(offered.values()) != memory.seen or len(offered) != len(state["offered"]):
-                raise ValueError(f"state: its policy {policy!r} counts other rows than were offered")
+                raise ValueError(f"state: its policy {identity(policy)} counts other rows than were offered")
 
 
 def _telling_rows(labels: Sequence[Tensor], held: int) -> Tensor:
@@ -149,11 +155,11 @@ class _AsTheyAre:
 
     fits = 1
 
+    def __init__(self, codec: Codec) -> None:
+        self.decode = codec.decode
+
     def check(self, x: Tensor) -> None:
         """Nothing is wrong."""
 
     def encode(self, x: Tensor) -> Tensor:
         return x
-
-    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
-        return code

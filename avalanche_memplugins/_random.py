@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,3 +38,29 @@ def restore_random(states: dict[str, Any]) -> None:
         )
     for index, state in enumerate(states["cuda"][:here]):
         torch.cuda.set_rng_state(state.cpu(), index)
+
+
+@contextmanager
+def frozen_generators() -> Iterator[None]:
+    """Leave Python's, NumPy's and torch's CPU generators as they were found.
+
+    For work that is done once, or not at all if its result is at hand already: neither may shift a run's numbers.
+    """
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - transforms use this one
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])  # noqa: NPY002
+        torch.set_rng_state(state[2])
+
+
+@contextmanager
+def isolated(device: torch.device, seed: int) -> Iterator[None]:
+    """Torch's global generators, of the CPU and of ``device``, set from ``seed`` meanwhile and put back after."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
+        yield
