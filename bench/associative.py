@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate
 
 from avalanche_memplugins.codecs import Bits, Codec, Downsampled, Uint8
 from avalanche_memplugins.functional.episodes import corrupt_strings, erase_block, image_episodes, string_episodes
-from avalanche_memplugins.memories.baselines import HopfieldMemory, ModernHopfieldMemory, SlotMemory
+from avalanche_memplugins.memories.comparators import HopfieldMemory, ModernHopfieldMemory, SlotMemory
 from avalanche_memplugins.networks.memory_network import MemoryNetwork, train_memory_network
 
 COMMAND = "OMP_NUM_THREADS=1 python bench/associative.py --data DIR"

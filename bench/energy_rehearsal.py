@@ -146,7 +146,7 @@ def pixel_error(memory: Any, x: Tensor, y: Tensor) -> float:
     order = (y if memory.by_class else y // 2).argsort(stable=True)
     fresh.write(x[order], y[order])
     slots, places = fresh.labels.ne(255).nonzero().unbind(1)
-    out, _ = fresh._read_in(slots, fresh._stored_cues(slots, places))
+    out, _ = fresh._read_in(slots, fresh._stored_cues(slots, places), None, None, 0.0)
     rows = torch.cat([part for _, part in sorted(_written(fresh, y[order]).items())])
     return float((fresh._rows(out) - x[order][rows]).square().flatten(1).sum(1).mean())
 

@@ -53,6 +53,12 @@ class DynamicKanervaMemory(KanervaBase):
 
     Sources: Wu et al., "Learning attractor dynamics for generative memory", 2018, section 3. Replay from fitted
     addresses is this library's.
+
+    >>> memory = DynamicKanervaMemory(rows=4, seed=0)
+    >>> memory.write(torch.rand(20, 6), torch.arange(20) % 2)
+    >>> recall = memory.sample(4)
+    >>> recall.x.shape, recall.y.unique()
+    (torch.Size([4, 6]), tensor([0, 1]))
     """
 
     def __init__(
@@ -155,7 +161,7 @@ class DynamicKanervaMemory(KanervaBase):
         return self._given_prior
 
     def _addresses(self, mean: Tensor, code: Tensor, x: Tensor) -> Tensor:
-        return kanerva_address(mean, code, ridge=self._noise / self.address_std**2)
+        return kanerva_address(mean, code, ridge=self._posteriors.noise_var / self.address_std**2)
 
     def _prior_addresses(self) -> tuple[Tensor, Tensor]:
         classes, factor = len(self._table), self.address_std * torch.eye(self.rows, device=self.device)

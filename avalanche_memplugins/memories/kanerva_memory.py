@@ -9,7 +9,8 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs.latent import LatentCodec
-from avalanche_memplugins.memories._kanerva import Items, KanervaBase, Written
+from avalanche_memplugins.memories._kanerva import KanervaBase
+from avalanche_memplugins.memories._kanerva_receipts import Items, Written
 from avalanche_memplugins.networks import KanervaMachine
 
 
@@ -40,6 +41,13 @@ class KanervaMemory(KanervaBase):
     :raises ValueError: for arguments out of range, naming the argument.
 
     Source: Wu et al., "The Kanerva machine", 2018, section 3.
+
+    >>> memory = KanervaMemory(KanervaMachine(code_size=4, rows=3, width=4), seed=0)
+    >>> memory.write(torch.rand(6, 1, 28, 28), torch.arange(6) % 2)
+    >>> memory.sample(4).x.shape
+    torch.Size([4, 1, 28, 28])
+    >>> memory.read(torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 1, 28, 28])
     """
 
     def __init__(
@@ -87,14 +95,12 @@ class KanervaMemory(KanervaBase):
         """
         self._check_cue("x", x)
         check.labels("y", y, len(x))
-        index = self._places(y)
+        index = self._index(y)
         code = self._to_codes(x).double()
         if self.share == "all":
-            labels = torch.zeros(len(x), len(self._table), dtype=code.dtype, device=code.device)
-            labels[torch.arange(len(x)), index.to(code.device)] = self.label_scale
-            code = torch.cat([code, labels], 1)
-        slot = (torch.zeros_like(index) if self.share == "all" else index).to(self.device)
-        counts = self._slot_counts(self._table[:, 1]).to(self.device)[slot].unsqueeze(-1)
+            code = self._labelled(code, index)
+        slot = self._posteriors.slot(index).to(self.device)
+        counts = self._posteriors.counts(self._table[:, 1]).to(self.device)[slot].unsqueeze(-1)
         missed = (self.residual[slot].double() / counts).sqrt()
         self.unwrite(Written(slot, self._addresses(code, code, x), code, missed, index, Items(len(x))))
 

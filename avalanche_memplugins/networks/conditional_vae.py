@@ -33,6 +33,10 @@ class ConditionalVAE(nn.Module):
 
     Source: van de Ven & Tolias, "Three scenarios for continual learning", 2019 (2 x 400, z of 100); conditional:
     Sohn, Lee & Yan, "Learning structured output representation", 2015.
+
+    >>> vae = ConditionalVAE((1, 4, 4), code_size=3, hidden=(8,), classes=2)
+    >>> vae.decode(torch.zeros(2, 3), torch.tensor([0, 1])).shape
+    torch.Size([2, 1, 4, 4])
     """
 
     log_variance: nn.Parameter | None

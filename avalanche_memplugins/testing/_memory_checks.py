@@ -39,12 +39,18 @@ def _write(case: MemoryCase, memory: Any, x: Tensor, y: Tensor, origin: int = 0,
         case.write(memory, x, y, origin)
     elif case.writes == "experiences":
         memory.consolidate([(x, y, torch.full((len(y),), task))], origin=origin)
-    elif getattr(memory, "store_logits", False):
-        # The outputs of a network that knows nothing of the rows, in the same way each time.
-        logits = torch.randn(len(x), case.classes, generator=torch.Generator().manual_seed(len(x)))
-        memory.write(x, y, task, origin=origin, logits=logits)
     else:
-        memory.write(x, y, task, origin=origin)
+        memory.write(x, y, task, origin=origin, **_outputs(case, memory, len(x)))
+
+
+def _outputs(case: MemoryCase, memory: Any, rows: int) -> dict[str, Tensor]:
+    """What the memory asks for of a network that knows nothing of the rows."""
+    needs = set(getattr(memory, "needs", ()))
+    if getattr(memory, "store_logits", False):
+        needs.add("logits")
+    logits = torch.randn(rows, case.classes, generator=torch.Generator().manual_seed(rows))
+    known = {"logits": logits, "loss": logits.logsumexp(1) - logits[:, 0]}
+    return {name: value for name, value in known.items() if name in needs}
 
 
 def _filled(case: MemoryCase, *, capacity: int = 40, seed: int = 5, batches: int = 8) -> Any:

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from avalanche_memplugins.memories.policies import Offered
+from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.testing._promise import ensure, promise, same
-from avalanche_memplugins.testing.cases import PolicyCase
+from avalanche_memplugins.testing.cases import PolicyCase, vectors
 
 CAPACITY = 30
 UNLIKELY = 1e-5
@@ -42,27 +45,62 @@ def _started(case: PolicyCase, capacity: int = CAPACITY) -> Any:
 # ------------------------------------------------------------------------------------------------ write policies
 
 
-def _place(case: PolicyCase, policy: Any, seen: int, batch: int, generator: torch.Generator) -> list[tuple[Rows, Rows]]:
-    more = {} if case.needs is None else case.needs(batch, seen)
-    placed = policy.place(seen, batch, _groups(policy, seen, batch), generator, **more)
-    return [(_indices(rows, batch), _indices(slots, policy_capacity(policy))) for rows, slots in placed]
+def _recall(numbers: list[int]) -> Recall:
+    """Rows of the stream by their numbers."""
+    x = torch.stack([vectors(1, number)[0] for number in numbers]) if numbers else vectors(0, 0)
+    y = torch.tensor([number % 3 for number in numbers], dtype=torch.int64)
+    return Recall(x, y, torch.zeros_like(y), torch.zeros_like(y))
 
 
-def policy_capacity(policy: Any) -> int:
-    """The capacity that a policy was started with, if it keeps it."""
-    return int(getattr(policy, "capacity", CAPACITY))
+class _Offering:
+    """Offers the rows of a stream to a policy, and knows which row is in which slot."""
+
+    def __init__(self, policy: Any, generator: torch.Generator, capacity: int = CAPACITY) -> None:
+        self.policy, self.generator, self.capacity = policy, generator, capacity
+        self.seen = 0
+        self.held: dict[int, int] = {}
+
+    def place(self, batch: int, groups: list[int] | None) -> list[tuple[Rows, Rows]]:
+        """Rows of the next batch that are kept, and their slots."""
+        numbers = list(range(self.seen, self.seen + batch))
+        more = [self._offered(numbers)] if getattr(self.policy, "needs", ()) else []
+        found = self.policy.place(self.seen, batch, groups, self.generator, *more)
+        placed = [(_indices(rows, batch), _indices(slots, self.capacity)) for rows, slots in found]
+        self.held |= {slot: self.seen + row for rows, slots in placed for row, slot in zip(rows, slots, strict=False)}
+        self.seen += batch
+        return placed
+
+    def _offered(self, numbers: list[int]) -> Offered:
+        new, needs = _recall(numbers), self.policy.needs
+        logits = new.x[:, :3]
+        known = {"x": new.x, "y": new.y, "logits": logits, "loss": cross_entropy(logits, new.y, reduction="none")}
+        # What it holds is asked for while the batch is placed: those of the batch are not among it yet.
+        before = dict(self.held)
+        return Offered(
+            **{name: known[name] for name in needs},
+            **({"key": new.x, "y": new.y} if "x" in needs else {}),
+            held=lambda slots: _recall([before[slot] for slot in slots.tolist()]),
+        )
+
+    def stream(self, until: int = 200) -> Iterator[tuple[int, int, list[tuple[Rows, Rows]]]]:
+        """Batches of many sizes: the number of the first row, their size, and where they went."""
+        sizes = itertools.cycle((1, 7, 3, 50, 10))
+        while self.seen < until:
+            first, batch = self.seen, next(sizes)
+            yield first, batch, self.place(batch, _groups(self.policy, first, batch))
+
+    def of(self, policy: Any) -> _Offering:
+        """The same offering to a policy that takes its place, with a generator in the same state."""
+        other = _Offering(policy, _generator(), self.capacity)
+        other.generator.set_state(self.generator.get_state())
+        other.seen, other.held = self.seen, dict(self.held)
+        return other
 
 
 def _stream(
-    case: PolicyCase, policy: Any, generator: torch.Generator, *, rows: int = 200, first: int = 0
+    case: PolicyCase, policy: Any, generator: torch.Generator
 ) -> Iterator[tuple[int, int, list[tuple[Rows, Rows]]]]:
-    """Batches of many sizes: the number of the first row, their size, and where they went."""
-    sizes = itertools.cycle((1, 7, 3, 50, 10))
-    seen = first
-    while seen < rows:
-        batch = next(sizes)
-        yield seen, batch, _place(case, policy, seen, batch, generator)
-        seen += batch
+    return _Offering(policy, generator).stream()
 
 
 @promise("place")
@@ -111,15 +149,13 @@ def check_choices_come_from_the_generator(case: PolicyCase) -> None:
 @promise("place", "state_dict", "load_state_dict")
 def check_a_restored_write_policy_goes_on_exactly(case: PolicyCase) -> None:
     """A policy that takes up another's state_dict, and a deepcopy, go on exactly as that one does."""
-    policy, generator = _started(case), _generator(1)
-    *_, (seen, batch, _) = _stream(case, policy, generator, rows=100)
+    offering = _Offering(_started(case), _generator(1))
+    list(offering.stream(until=100))
+    policy = offering.policy
     copied, restored = copy.deepcopy(policy), _started(case)
     restored.load_state_dict(copy.deepcopy(policy.state_dict()))
-    state, seen = generator.get_state(), seen + batch
-    found = []
-    for other in (copied, restored, policy):
-        generator.set_state(state)
-        found.append(list(_stream(case, other, generator, rows=250, first=seen)))
+    others = [offering.of(other) for other in (copied, restored, policy)]
+    found = [list(other.stream(until=250)) for other in others]
     fix = "put all that place uses into state_dict, as tensors and numbers"
     ensure(found[0] == found[2], "a deepcopy goes on differently", fix)
     ensure(found[1] == found[2], "a restored policy goes on differently", fix)
@@ -130,7 +166,7 @@ def check_start_empties_the_policy(case: PolicyCase) -> None:
     """A policy that was used and started anew works as a new one does, on the capacity that it is given then."""
     used, new = _started(case, 17), _started(case)
     if hasattr(used, "place"):
-        list(_stream(case, used, _generator(1)))
+        list(_Offering(used, _generator(1), 17).stream())
         used.start(CAPACITY)
         equal = list(_stream(case, used, _generator(2))) == list(_stream(case, new, _generator(2)))
     else:
@@ -169,15 +205,12 @@ def check_every_row_is_kept_equally_often(case: PolicyCase) -> None:
     stream, repeats, batch = 60, 600, 12
     counts = np.zeros(stream)
     for seed in range(repeats):
-        policy, generator = _started(case, 15), _generator(seed)
-        held: dict[int, int] = {}
+        offering = _Offering(_started(case, 15), _generator(seed), 15)
         for seen in range(0, stream, batch):
-            groups = None if policy.grouping is None else [(seen + row) // 20 for row in range(batch)]
-            more = {} if case.needs is None else case.needs(batch, seen)
-            for rows, slots in policy.place(seen, batch, groups, generator, **more):
-                held |= dict(zip(_indices(slots, 15), (seen + row for row in _indices(rows, batch)), strict=True))
-        counts[list(held.values())] += 1
-    parts = [counts] if policy.grouping is None else np.split(counts, 3)
+            grouped = offering.policy.grouping is not None
+            offering.place(batch, [(seen + row) // 20 for row in range(batch)] if grouped else None)
+        counts[list(offering.held.values())] += 1
+    parts = np.split(counts, 3) if offering.policy.grouping else [counts]
     for part in parts:
         ensure(
             _evenness(part, repeats) > UNLIKELY,

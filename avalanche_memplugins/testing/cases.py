@@ -49,7 +49,7 @@ class MemoryCase:
     :param factory: makes a memory: ``factory(capacity, seed=seed)``. Torch's global generator is seeded before.
     :param expected_failures: names of checks that are known to fail, with the reason. One that passes is reported.
     :param rows: rows of the stream.
-    :param writes: ``"rows"``: by ``write(x, y, t, origin=...)``, with ``logits`` if the memory has ``store_logits``;
+    :param writes: ``"rows"``: by ``write(x, y, t, origin=...)``, with ``logits`` and ``loss`` if the memory ``needs`` them;
         ``"experiences"``: by ``consolidate(batches, origin=...)``.
     :param reads: ``"sample"``: by ``sample(n)``; ``"cue"``: by ``read(x)`` only; ``"predict"``: by ``predict(x)`` only.
     :param write: other way to write: ``write(memory, x, y, origin)``.
@@ -148,7 +148,6 @@ class PolicyCase:
     :param factory: makes a policy: ``factory()``.
     :param expected_failures: names of checks that are known to fail, with the reason. One that passes is reported.
     :param uniform: it claims that every row (of a group, if the policy has a grouping) is kept or drawn equally often.
-    :param needs: for a policy that asks for more of a row, makes it: ``needs(rows, seed)`` gives keywords of ``place``.
 
     >>> from avalanche_memplugins.memories.policies import Reservoir
     >>> PolicyCase("reservoir", Reservoir, uniform=True).make()
@@ -159,7 +158,6 @@ class PolicyCase:
     factory: Callable[[], Any]
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     uniform: bool = False
-    needs: Callable[[int, int], dict[str, Any]] | None = None
 
     def make(self) -> Any:
         """A new policy."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from _comparators import NAMES, made
 from torch import Tensor, nn
 
 from avalanche_memplugins import EpisodicMemory, RandomMemory
@@ -24,11 +25,10 @@ from avalanche_memplugins.memories import (
     LatentMemory,
     VAEMemory,
 )
-from avalanche_memplugins.memories.baselines import HopfieldMemory, ModernHopfieldMemory, SlotMemory
+from avalanche_memplugins.memories.comparators import ModernHopfieldMemory
 from avalanche_memplugins.memories.policies import Hardest, Placement, Ring
 from avalanche_memplugins.networks import ConditionalVAE, KanervaMachine
 from avalanche_memplugins.networks.energy import GatedEnergy
-from avalanche_memplugins.networks.memory_network import MemoryNetwork
 
 WIDTH = 16
 GROWN = 40_000
@@ -239,14 +239,12 @@ MEMORIES: dict[str, tuple[Callable[[int], Any], int, int]] = {
     "energy, by class": (lambda n: energy(n, by_class=True, precision="int8"), 10, 700),
     "VAE, wide": (lambda n: generated(vae(n), 4), 10, 800),
     "VAE, many classes": (lambda n: generated(vae(8), n), 10, 500),
-    "Hopfield": (lambda n: associative(HopfieldMemory(WIDTH), n), 2, 100),
-    "modern Hopfield": (lambda n: associative(ModernHopfieldMemory(WIDTH, beta=1.0), n), 2, 150),
+    **{name: (lambda n, name=name: associative(made(name, WIDTH), n), 2, 300) for name in NAMES},  # type: ignore[misc]
     "modern Hopfield, 1bit": (
         lambda n: associative(ModernHopfieldMemory(WIDTH, beta=1.0, codec=Bits(1)), n),
         20,
         4_000,
     ),
-    "slots": (lambda n: associative(SlotMemory(MemoryNetwork(WIDTH, code_size=8)), n), 2, 300),
     "dictionary": (dictionary, 100, 600),
 }
 

@@ -1,8 +1,9 @@
-"""Calls of ``memories``, ``memories.policies`` and ``memories.baselines``."""
+"""Calls of ``memories``, ``memories.policies`` and ``memories.comparators``."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,7 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from _call_record import record
+from _call_record import RECORDS, record
+from _comparators import made as comparator
 from bad_calls_codecs import NORMALISED, dynamic, kanerva
 from bad_calls_functional import normal
 from bad_values import (
@@ -34,7 +36,7 @@ from torch.utils.data import TensorDataset
 
 from avalanche_memplugins import memories as M
 from avalanche_memplugins.codecs import StreamCodec, Uint8
-from avalanche_memplugins.memories import baselines as B
+from avalanche_memplugins.memories import comparators as B
 from avalanche_memplugins.memories import policies as P
 from avalanche_memplugins.networks.energy import GatedEnergy
 
@@ -636,10 +638,10 @@ for kind in (P.Hardest, P.Herding):
     )
 record("memories.policies.Uniform", P.Uniform, lambda: {"replacement": False}, replacement=Flag())
 
-# ---------------------------------------------------------------- baselines
+# ---------------------------------------------------------------- comparators
 
 record(
-    "memories.baselines.HopfieldMemory",
+    "memories.comparators.HopfieldMemory",
     B.HopfieldMemory,
     lambda: {"size": 4, "rule": "hebb", "update": "synchronous", "keep_diagonal": False, "sweeps": 2, "seed": 0},
     size=Integer(),
@@ -650,7 +652,7 @@ record(
     seed=Seed(),
 )
 record(
-    "memories.baselines.ModernHopfieldMemory",
+    "memories.comparators.ModernHopfieldMemory",
     B.ModernHopfieldMemory,
     lambda: {
         "size": 4,
@@ -676,7 +678,7 @@ record(
     shape=Shape(none=True),
 )
 record(
-    "memories.baselines.ModernHopfieldMemory.from_budget",
+    "memories.comparators.ModernHopfieldMemory.from_budget",
     B.ModernHopfieldMemory.from_budget,
     lambda: {"nbytes": 1_000, "size": 4, "codec": None, "shape": None, "beta": 1.0},
     nbytes=Integer(),
@@ -684,7 +686,7 @@ record(
     codec=CODEC,
     shape=Shape(none=True),
 )
-record("memories.baselines.SlotMemory", B.SlotMemory, lambda: {"network": slot_network()}, network=Thing())
+record("memories.comparators.SlotMemory", B.SlotMemory, lambda: {"network": slot_network()}, network=Thing())
 
 
 def slot_network() -> Any:
@@ -698,24 +700,52 @@ def bits() -> Tensor:
 
 
 def associative(name: str) -> Any:
-    made: Any = {
-        "HopfieldMemory": lambda: B.HopfieldMemory(WIDTH),
-        "ModernHopfieldMemory": lambda: B.ModernHopfieldMemory(WIDTH, beta=1.0),
-        "SlotMemory": lambda: B.SlotMemory(slot_network()),
-    }[name]()
+    made = comparator(name, WIDTH)
     made.write(bits())
     return made
 
 
+def constructed(name: str, call: Any, arguments: dict[str, Any]) -> None:
+    """Record a call by what the annotations of its arguments say of them."""
+    kinds: dict[str, Any] = {}
+    for argument, parameter in inspect.signature(call).parameters.items():
+        annotation, none = str(parameter.annotation).removesuffix(" | None"), "| None" in str(parameter.annotation)
+        if argument == "seed":
+            kinds[argument] = Seed()
+        elif annotation == "bool":
+            kinds[argument] = Flag()
+        elif annotation == "int":
+            kinds[argument] = Integer(least=0, none=none)
+        elif annotation == "float":
+            kinds[argument] = Number(none=none)
+        elif annotation.startswith("Literal['"):
+            kinds[argument] = Name(none=none)
+    record(name, call, lambda: {**{argument: default_of(call, argument) for argument in kinds}, **arguments}, **kinds)
+
+
+def default_of(call: Any, argument: str) -> Any:
+    default = inspect.signature(call).parameters[argument].default
+    return None if default is inspect.Parameter.empty else default
+
+
+for name in B.__all__:
+    if f"memories.comparators.{name}" not in RECORDS:
+        constructed(f"memories.comparators.{name}", getattr(B, name), {"size": WIDTH})
+        if hasattr(getattr(B, name), "from_budget"):
+            constructed(
+                f"memories.comparators.{name}.from_budget",
+                getattr(B, name).from_budget,
+                {"size": WIDTH, "nbytes": 1_000},
+            )
 for name in B.__all__:
     record(
-        f"memories.baselines.{name}.write",
+        f"memories.comparators.{name}.write",
         lambda name=name, **a: associative(name).write(**a),
         lambda: {"patterns": bits()},
         patterns=Array(finite=True, rows=True),
     )
     record(
-        f"memories.baselines.{name}.read",
+        f"memories.comparators.{name}.read",
         lambda name=name, **a: associative(name).read(**a),
         lambda: {"cue": bits(), "known": None},
         cue=Array(finite=True, rows=True),

@@ -31,8 +31,23 @@ from avalanche_memplugins.memories import (
     LatentMemory,
     VAEMemory,
 )
-from avalanche_memplugins.memories.baselines import HopfieldMemory, ModernHopfieldMemory, SlotMemory
-from avalanche_memplugins.memories.policies import Balanced, Cycle, GroupBalanced, Reservoir, Ring, Uniform
+from avalanche_memplugins.memories.comparators import (
+    HopfieldMemory,
+    ModernHopfieldMemory,
+    SlotMemory,
+    SparseDistributedMemory,
+)
+from avalanche_memplugins.memories.policies import (
+    GSS,
+    Balanced,
+    Cycle,
+    GroupBalanced,
+    Hardest,
+    Herding,
+    Reservoir,
+    Ring,
+    Uniform,
+)
 from avalanche_memplugins.networks import ConditionalVAE, KanervaMachine, MemoryNetwork
 from avalanche_memplugins.networks.energy import GatedEnergy
 from avalanche_memplugins.plugins import EnergyReplayPlugin
@@ -161,6 +176,10 @@ POLICIES = [
     PolicyCase("reservoir", Reservoir, uniform=True),
     PolicyCase("class_balanced", lambda: GroupBalanced("class"), uniform=True),
     PolicyCase("task_balanced", lambda: GroupBalanced("task"), uniform=True),
+    PolicyCase("hardest", Hardest),
+    PolicyCase("hardest, by class", lambda: Hardest("class")),
+    PolicyCase("herding", Herding),
+    PolicyCase("gss", GSS),
     PolicyCase("uniform", Uniform, uniform=True),
     PolicyCase("uniform, replacement", lambda: Uniform(replacement=True), uniform=True),
     PolicyCase("cycle", Cycle, uniform=True),
@@ -224,8 +243,12 @@ def associative(name: str, make: Callable[[], Any], sizes: tuple[int, int], **op
 
 
 MEMORIES = [
-    *(random_memory(policy, write_policy=policy) for policy in ("ring", "reservoir", "class_balanced", "task_balanced")),
+    *(
+        random_memory(policy, write_policy=policy)
+        for policy in ("ring", "reservoir", "class_balanced", "task_balanced")
+    ),
     *(random_memory(f"{read} read", read_policy=read) for read in ("cycle", "class_balanced", "task_balanced")),
+    *(random_memory(policy, write_policy=policy) for policy in ("hardest", "herding", "gss")),
     random_memory("float16", codec="float16", error=2e-3),
     random_memory("4bit", codec=lambda: Bits(4, **PIXELS), labels="int16", error=0.5 / 15 / 0.05 + 1e-4),
     random_memory("int8", codec="int8", error=HALF_A_STEP),
@@ -297,6 +320,7 @@ MEMORIES = [
         budget=(200 * 128, 0.98),  # of 200 episodes
         from_budget=lambda nbytes: ModernHopfieldMemory.from_budget(nbytes // 200, size=16, beta=4.0),
     ),
+    associative("sparse distributed", lambda: SparseDistributedMemory(16, locations=50, seed=0), (40, 400)),
     associative("slots", lambda: SlotMemory(MemoryNetwork(16, code_size=8)), (40, 1_200)),
     MemoryCase(
         "dictionary",

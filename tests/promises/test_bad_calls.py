@@ -15,8 +15,8 @@ import pytest
 from _call_record import RECORDS, Record
 
 PACKAGES = (
-    "benchmarks", "checkpointing", "codecs", "functional", "lab", "memories", "memories.baselines", "memories.policies",
-    "metrics", "networks", "networks.energy", "plugins", "pretrained", "strategies",
+    "benchmarks", "checkpointing", "codecs", "functional", "lab", "memories", "memories.comparators",
+    "memories.policies", "metrics", "networks", "networks.energy", "plugins", "pretrained", "strategies",
 )  # fmt: skip
 RESULT = "a tuple or record that the library makes and gives back; it has no call of its own"
 BARE = "takes no arguments"

@@ -29,7 +29,7 @@ def public_classes() -> Iterator[type]:
     """Classes that a user can make a memory, codec, policy or plugin of."""
     kinds = {
         "memories": lambda kind: issubclass(kind, nn.Module),
-        "memories.baselines": lambda kind: issubclass(kind, nn.Module),
+        "memories.comparators": lambda kind: issubclass(kind, nn.Module),
         "memories.policies": lambda kind: hasattr(kind, "place") or hasattr(kind, "choose"),
         "codecs": lambda kind: hasattr(kind, "encode"),
         "plugins": lambda kind: issubclass(kind, SupervisedPlugin),

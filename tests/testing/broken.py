@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from avalanche_memplugins import GaussianMemory, RandomMemory
 from avalanche_memplugins.codecs import Float16, Int8, Raw
 from avalanche_memplugins.functional import reservoir_slots
-from avalanche_memplugins.memories.baselines import HopfieldMemory
+from avalanche_memplugins.memories.comparators import HopfieldMemory
 from avalanche_memplugins.memories.policies import Cycle, Placement, Reservoir, Ring, Uniform
 from avalanche_memplugins.testing import CodecCase, MemoryCase, PluginCase, PolicyCase
 

@@ -15,7 +15,7 @@ from avalanche_memplugins.benchmarks.digits_data import digits
 from avalanche_memplugins.benchmarks.roots import data_root
 from avalanche_memplugins.codecs import LatentCodec
 from avalanche_memplugins.functional.episodes import corrupt_strings, erase_block, image_episodes, string_episodes
-from avalanche_memplugins.memories._energy_reads import CODE_SPAN
+from avalanche_memplugins.memories import EnergyMemory
 
 from .options import EnergyTraining
 
@@ -60,7 +60,7 @@ class Codes(Task):
     """Codes of an auto-encoder, [-3, 3] standard deviations to [0, 1]; cues are their signs, as 0 or 1."""
 
     def __init__(self, codes: Tensor) -> None:
-        self.codes = (codes / (2 * CODE_SPAN) + 0.5).clamp(0, 1)
+        self.codes = (codes / (2 * EnergyMemory.CODE_SPAN) + 0.5).clamp(0, 1)
         self.size = codes.shape[1]
 
     def episodes(self, episodes: int, patterns: int, *, generator: torch.Generator) -> Tensor:

@@ -33,6 +33,16 @@ class EnergyNetwork(nn.Module, ABC):
     :param deviation_rate: rate of the pull towards the initial weights; None: without the term; wants ``slope_rate``.
     :param read_rate: first step size of reading to start from.
     :raises ValueError: for numbers out of range.
+
+    >>> class Bowl(EnergyNetwork):  # around one written point
+    ...     def energy(self, x, weights):
+    ...         return (x - weights[0].unsqueeze(1)).square().sum(-1)
+    ...
+    ...     def architecture(self):
+    ...         return {}
+    >>> network = Bowl((2,), {"centre": torch.zeros(1, 2)}, write_rate=0.25)
+    >>> network.write(torch.full((1, 3, 2), 0.5))[0].shape
+    torch.Size([1, 2])
     """
 
     def __init__(
