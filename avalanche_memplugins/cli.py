@@ -11,7 +11,8 @@ import textwrap
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TextIO
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO
 
 import tyro
 from rich.console import Console, Group, RenderableType
@@ -22,12 +23,27 @@ from rich.text import Text
 from avalanche_memplugins import __version__
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
-from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare, presets
-from avalanche_memplugins.lab.energy.options import EnergyTraining
+from avalanche_memplugins.energy_training.options import EnergyTraining
+from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare
 from avalanche_memplugins.lab.frontier import Frontier, draw_frontier
-from avalanche_memplugins.lab.gallery_options import Gallery
-from avalanche_memplugins.lab.reproduce import Reproduction, reproduce
-from avalanche_memplugins.lab.rewrite import Report, rewrite
+from avalanche_memplugins.lab.report import Report, rewrite
+from avalanche_memplugins.lab.reproduce import Reproduction, load_preset, preset_names, reproduce
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Draw what memories replay, how reads restore damaged images, and how addresses look."""
+
+    images: Literal["digits", "mnist", "fashion"] = "digits"
+    """Images to write: the digits that come with scikit-learn, enlarged, or a data set of 28 x 28 images."""
+    budget: str = "50KB"
+    """Most bytes of each memory, such as 50KB or 2MB."""
+    seed: int = 0
+    """Seed of the draws."""
+    data_root: Annotated[Path | None, tyro.conf.arg(aliases=["--data"])] = None
+    """Folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("gallery")
+    """Folder for the pictures."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +127,12 @@ def _done(given: list[str]) -> int:
         return 0
     if isinstance(command, Gallery):
         # Brings in torch, for which the other commands' first lines need not wait.
-        from avalanche_memplugins.lab.gallery import draw_gallery
+        from avalanche_memplugins.gallery import draw_gallery
 
-        draw_gallery(command, console)
+        draw_gallery(**vars(command), console=console)
         return 0
     if isinstance(command, EnergyTraining):
-        from avalanche_memplugins.lab.energy.train import Training
+        from avalanche_memplugins.energy_training.train import Training
 
         training = Training(command)
         score = training.run(console)
@@ -236,8 +252,8 @@ def show_lists(console: Console) -> None:
         source = "comes with scikit-learn" if info.local else "from MEMPLUGINS_DATA, or downloaded"
         benchmarks.append((info.name, f"{info.summary}; {info.scenario}; {source}"))
     published = []
-    for name in presets.names():
-        preset = presets.load_preset(name)
+    for name in preset_names():
+        preset = load_preset(name)
         published.append((name, f"{preset.summary}; about {preset.minutes:g} min a seed on one core"))
     lists = {
         "strategies": strategies,

@@ -385,7 +385,7 @@ def test_ctrl_c_at_any_moment_of_the_start(moment: str, tmp_path: Path) -> None:
     points = {
         "import": ("builtins.__import__", "lambda name, *a, **k: (name == 'tyro' and hit()) or real(name, *a, **k)"),
         "start": ("multiprocessing.forkserver.ensure_running", "lambda *a, **k: (hit(), real(*a, **k))[1]"),
-        "data": ("avalanche_memplugins.lab.compare.check_before", "lambda *a, **k: (hit(), real(*a, **k))[1]"),
+        "data": ("avalanche_memplugins.lab.options.check_before", "lambda *a, **k: (hit(), real(*a, **k))[1]"),
     }
     place, wrapper = points[moment]
     module, name = place.rsplit(".", 1)
