@@ -26,6 +26,7 @@ from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 from avalanche_memplugins.energy_training.options import EnergyTraining
 from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare
 from avalanche_memplugins.lab.frontier import Frontier, draw_frontier
+from avalanche_memplugins.lab.options import UNSET
 from avalanche_memplugins.lab.report import Report, rewrite
 from avalanche_memplugins.lab.reproduce import Reproduction, load_preset, preset_names, reproduce
 
@@ -40,7 +41,7 @@ class Gallery:
     """Most bytes of each memory, such as 50KB or 2MB."""
     seed: int = 0
     """Seed of the draws."""
-    data_root: Annotated[Path | None, tyro.conf.arg(aliases=["--data"])] = None
+    data_root: Annotated[Path | None, tyro.conf.arg(aliases=["--data"]), UNSET] = None
     """Folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("gallery")
     """Folder for the pictures."""
@@ -51,22 +52,18 @@ class Listing:
     """Show strategies, memories, benchmarks and presets, and what is left out and why."""
 
 
-Command = (
-    Annotated[Comparison, tyro.conf.subcommand("compare")]
-    | Annotated[Frontier, tyro.conf.subcommand("frontier")]
-    | Annotated[Reproduction, tyro.conf.subcommand("reproduce")]
-    | Annotated[Gallery, tyro.conf.subcommand("gallery")]
-    | Annotated[EnergyTraining, tyro.conf.subcommand("train-energy")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Listing, tyro.conf.subcommand("list")]
-)
-COMMANDS = ("compare", "frontier", "reproduce", "gallery", "train-energy", "report", "list")
+Command = Comparison | Frontier | Reproduction | Gallery | EnergyTraining | Report | Listing
+COMMANDS: dict[str, type[Command]] = {
+    "compare": Comparison,
+    "frontier": Frontier,
+    "reproduce": Reproduction,
+    "gallery": Gallery,
+    "train-energy": EnergyTraining,
+    "report": Report,
+    "list": Listing,
+}
 _LONGEST = 1_000  # letters of an error
 _TEXT = 30  # columns that a line of the lists needs beside its name
-_ABOUT = (
-    "Memory plugins for Avalanche: compare them, at equal bytes too, reproduce published numbers. "
-    "`memplugins --version` tells the version."
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,12 +107,11 @@ def _done(given: list[str]) -> int:
     if given == ["--version"]:
         print(f"memplugins {__version__}")
         return 0
+    if not given or given[0] in ("-h", "--help"):
+        show_help(_Screen())
+        return 0 if given else 2  # nothing was asked for
     try:
-        command = _parsed(given or ["--help"])
-    except SystemExit:
-        if given:
-            raise
-        return 2  # the help was shown, but nothing was asked for
+        command = _parsed(given)
     except BrokenPipeError as problem:
         raise _ReaderLeftError from problem
     console = _Screen()
@@ -209,18 +205,16 @@ def _parsed(arguments: list[str]) -> Command:
     """The command with its options.
 
     :raises ValueError: if there is no command of that name.
-    :raises SystemExit: once help, or what is wrong, has been shown.
+    :raises SystemExit: once a command's help, or what is wrong, has been shown.
     """
-    if arguments and not arguments[0].startswith("-"):
-        look_up("command", arguments[0], dict.fromkeys(COMMANDS))
+    command = look_up("command", arguments[0], COMMANDS)
     wants_help = {"-h", "--help"} & set(arguments)
     with redirect_stdout(_Wrapped(sys.stdout)) if wants_help else nullcontext():
         return tyro.cli(
-            Command,
-            prog="memplugins",
-            description=_ABOUT,
-            args=arguments,
-            config=(tyro.conf.FlagConversionOff,),
+            command,
+            prog=f"memplugins {arguments[0]}",
+            args=arguments[1:],
+            config=(tyro.conf.FlagConversionOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
         )
 
 
@@ -242,6 +236,16 @@ def _broken(line: str, width: int) -> str:
     if len(line) <= width or "\x1b" in line:
         return line
     return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+
+
+def show_help(console: Console) -> None:
+    """Print what the commands are for."""
+    first_lines = [(name, (options.__doc__ or "").partition("\n")[0]) for name, options in COMMANDS.items()]
+    console.print("usage: memplugins COMMAND [OPTIONS]\n", markup=False)
+    console.print("Memory plugins for Avalanche: compare them at equal bytes, reproduce published numbers.\n")
+    console.print(_named(first_lines, console.width))
+    console.print("\n`memplugins COMMAND --help` shows the options of a command.")
+    console.print("`memplugins --version` shows the version.")
 
 
 def show_lists(console: Console) -> None:

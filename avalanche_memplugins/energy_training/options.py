@@ -8,79 +8,81 @@ from typing import Annotated, Literal
 
 import tyro
 
+from avalanche_memplugins.lab.options import UNSET
+
 
 @dataclass(frozen=True)
 class EnergyTraining:
     """Meta-train an energy network: write patterns, read them from damaged cues, learn from the error.
 
-    Stopped in any way and started again with the same options, it goes on from its last checkpoint.
+    Training that was stopped in any way goes on from its last checkpoint when the same command is given again.
     """
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """file for the weights, .safetensors; the checkpoint lies beside it"""
+    """File for the weights, .safetensors. The checkpoint lies beside it."""
     data: Literal["strings", "digits", "omniglot", "mnist", "fashion", "codes"] = "strings"
-    """random bits; scikit-learn's digits; training images of a data set; or Omniglot's codes under omniglot28-vae"""
+    """Patterns: random bits, scikit-learn's digits, images of a data set, or Omniglot's codes under omniglot28-vae."""
     size: int = 28
-    """side to which images are reduced by area; the digits are 8 x 8 as they are"""
+    """Side to which images are reduced. The digits stay 8 x 8."""
     bits: int = 128
-    """length of a string"""
-    data_root: Path | None = None
-    """folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given"""
+    """Length of a string of bits."""
+    data_root: Annotated[Path | None, UNSET] = None
+    """Folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given."""
     network: Literal["gated", "fully-connected", "convolutional"] = "gated"
-    """the energy: hops on the (whitened) pattern, or one of the paper's image networks"""
+    """The energy: hops on the (whitened) pattern, or one of the paper's image networks."""
     writable: int = 64
-    """columns or channels that are written"""
+    """Columns or channels that are written."""
     width: int = 192
-    """of the state"""
+    """Width of the state."""
     hops: int = 1
-    """refinements of the state"""
+    """Refinements of the state."""
     rank: int = 256
-    """whitened coordinates of images"""
+    """Whitened coordinates of images."""
     write_steps: int = 10
-    """steps of gradient descent in a write; 0: a network that cannot write, the control"""
+    """Steps of gradient descent in a write. 0 gives a network that cannot write, as a control."""
     read_steps: int = 5
-    """steps of a read"""
+    """Steps of a read."""
     write_rate: float = 40.0
-    """rate of writing to start from"""
+    """First value of the rate of writing."""
     read_rate: float = 1.0
-    """step size of reading to start from"""
-    slope_rate: float | None = None
-    """rate of the gradient norm's term to start from; without the term if not given"""
-    deviation_rate: float | None = None
-    """rate of the pull to the initial weights; without the term if not given"""
-    patterns: tuple[int, ...] = (32, 64, 96)
-    """patterns an episode, drawn anew for each step"""
+    """First value of the step size of reading."""
+    slope_rate: Annotated[float | None, UNSET] = None
+    """First value of the rate of the gradient norm's term; by default there is no such term."""
+    deviation_rate: Annotated[float | None, UNSET] = None
+    """First value of the rate of the pull to the initial weights; by default there is no such term."""
+    patterns: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")] = (32, 64, 96)
+    """Patterns an episode; one of these numbers is drawn for each step."""
     rows: int = 256
-    """patterns a step: as many episodes as hold them"""
+    """Patterns a step; a step has as many episodes as hold them."""
     cue: Literal["block", "thumbnail", "both"] = "block"
-    """of images: a block of half the side erased, a quarter of the side enlarged again, or either"""
+    """How images are damaged: a block of half the side erased, the image enlarged from a quarter, or either."""
     classes: int = 0
-    """draw each episode's images from so many classes, as an experience's are; 0: from all"""
+    """Draw each episode's images from so many classes; 0 draws from all."""
     thicken: float = 0.0
-    """share of the images whose strokes are thickened"""
+    """Share of the images whose strokes are thickened."""
     thicken_pixels: int = 1
-    """by how much at most"""
+    """Most pixels by which strokes are thickened."""
     label_bits: int = 0
-    """classes to be remembered with the images, as entries behind their pixels; 0: none"""
-    init: Path | None = None
-    """file of an energy network of the same sizes to start from; further steps repeat its last ones"""
-    minutes: float | None = None
-    """CPU time to train for, 10 if neither this nor steps is given; the learning rate falls with it"""
-    steps: int | None = None
-    """steps to train for instead: the same weights whatever the machine's load"""
+    """Classes to remember with the images, as entries behind their pixels; 0 remembers none."""
+    init: Annotated[Path | None, UNSET] = None
+    """File of an energy network of the same sizes to start from. Further steps repeat its last ones."""
+    minutes: Annotated[float | None, UNSET] = None
+    """CPU minutes to train; by default 10, unless steps are given. The learning rate falls over this time."""
+    steps: Annotated[int | None, UNSET] = None
+    """Steps to train instead. The weights are then the same, whatever the machine's load."""
     lr: float = 5e-3
-    """learning rate of AdamW, after 100 steps of warm-up and before a cosine to 0"""
+    """Learning rate of AdamW, after 100 steps of warm-up and before a cosine to 0."""
     clip: float = 1.0
-    """largest norm of a gradient"""
+    """Largest norm of a gradient."""
     last: float = 5.0
-    """weight of the last read step's error; the others weigh 1"""
+    """Weight of the last read step's error; the others weigh 1."""
     average: float = 0.999
-    """decay of the average of weights that is validated and kept"""
+    """Decay of the average of the weights, which is validated and kept."""
     validate_every: int = 500
-    """steps between validations and checkpoints"""
+    """Steps between validations, each with a checkpoint."""
     checkpoint: bool = False
-    """compute writes and reads again for the backward pass: less memory, more time"""
+    """Compute writes and reads again for the backward pass: less memory, more time."""
     first_order: bool = False
-    """take the gradients of writes as constants: faster, and worse"""
+    """Treat the gradients of writes as constants: faster, but worse."""
     seed: int = 0
-    """of weights, episodes and cues"""
+    """Seed of weights, episodes and cues."""

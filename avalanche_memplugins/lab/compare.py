@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from rich.console import Console
 from rich.text import Text
@@ -14,7 +14,7 @@ from avalanche_memplugins.benchmarks.names import look_up
 
 from .display import say, tell
 from .executors import Executor
-from .options import StreamOptions, check_seeds, check_strategy, own_first
+from .options import NAMES, UNSET, StreamOptions, check_seeds, check_strategy, own_first
 from .report import FILES, note, tables, write_files
 from .spec import RunSpec
 from .store import RunResult
@@ -35,22 +35,20 @@ class Comparison(StreamOptions):
 
     COMMAND: ClassVar[str] = "compare"
 
-    benchmarks: tuple[str, ...] = ("split-digits", "permuted-digits")
+    benchmarks: Annotated[tuple[str, ...], NAMES] = ("split-digits", "permuted-digits")
     """Benchmarks by name; `memplugins list` shows them."""
-    strategies: tuple[str, ...] = ("naive", "replay", "rma", "er-reservoir", "cumulative")
+    strategies: Annotated[tuple[str, ...], NAMES] = ("naive", "replay", "rma", "er-reservoir", "cumulative")
     """Strategies by name; `memplugins list` shows them."""
     seeds: int = 3
     """Number of seeds: 0, 1, 2, ..."""
-    baseline: str | None = None
+    baseline: Annotated[str | None, UNSET] = None
     """Strategy that differences are taken from; by default replay if it takes part, else the first."""
     memory_size: int = 200
     """Most rows that each memory may hold."""
-    budget: str | None = None
-    """Most bytes that each memory may take, such as 50KB or 2MB, instead of rows. Strategies that cannot be sized run
-    all the same; the table shows what they hold."""
+    budget: Annotated[str | None, UNSET] = None
+    """Most bytes that each memory may take, such as 50KB or 2MB, instead of rows, where a strategy can be sized."""
     out: Path = Path("results/compare")
-    """Folder for results, tables and pictures. Other options make another report; the earlier one is then kept in its
-    subfolder `earlier`."""
+    """Folder for results, tables and pictures. A report that other options made is kept in its folder `earlier`."""
 
     def specs(self) -> list[RunSpec]:
         """All runs, seed by seed, so that whole comparisons are done early.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from rich.console import Console
 from rich.text import Text
@@ -17,7 +17,7 @@ from .before import unsuitable
 from .display import say, tell
 from .executors import Executor
 from .formatting import NumberTable, amounts, count, label, nbytes
-from .options import StreamOptions, check_seeds, check_strategy, own_first
+from .options import BYTES, NAMES, StreamOptions, check_seeds, check_strategy, own_first
 from .report import note
 from .spec import RunSpec
 from .store import RunResult, write_whole
@@ -44,7 +44,7 @@ class Frontier(StreamOptions):
 
     benchmark: str = "split-digits"
     """Benchmark by name; `memplugins list` shows them."""
-    strategies: tuple[str, ...] = (
+    strategies: Annotated[tuple[str, ...], NAMES] = (
         "er-reservoir",
         "er-uint8",
         "er-4bit",
@@ -59,9 +59,14 @@ class Frontier(StreamOptions):
         "vae",
         "replay",
     )
-    """Strategies by name; a budget must be able to size them. One that does not suit the benchmark or a budget is
-    left out, with a message."""
-    budgets: tuple[str, ...] = ("5KB", "10KB", "20KB", "50KB", "100KB")
+    """Strategies by name. One that does not suit the benchmark or a budget is left out, with a message."""
+    budgets: Annotated[tuple[str, ...], BYTES] = (
+        "5KB",
+        "10KB",
+        "20KB",
+        "50KB",
+        "100KB",
+    )
     """Most bytes that each memory may take, such as 50KB or 2MB."""
     seeds: int = 5
     """Number of seeds: 0, 1, 2, ..."""

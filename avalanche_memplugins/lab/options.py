@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
+import tyro
 from rich.console import Console
 
 from avalanche_memplugins.benchmarks.names import look_up
@@ -23,6 +24,10 @@ from .strategies import ABSENT, STRATEGIES, StrategyInfo
 
 MOST_SEEDS = 10_000
 T = TypeVar("T")
+# How options look in ``--help``: those whose text says what happens without them show no default.
+UNSET = tyro.conf.arg(help_behavior_hint="")
+NAMES = tyro.conf.arg(metavar="NAME [NAME ...]")
+BYTES = tyro.conf.arg(metavar="BYTES [BYTES ...]")
 
 
 def own_first(cls: type[T]) -> type[T]:
@@ -43,17 +48,17 @@ class RunOptions:
 
     COMMAND: ClassVar[str] = ""
 
-    jobs: int | None = None
+    jobs: Annotated[int | None, UNSET] = None
     """Runs at a time, each in a process of its own; by default as many as the cores hold."""
     threads: int = 1
     """Threads of a run."""
     gpus: float = 0.0
     """Share of a GPU that a run takes; 0 trains on the CPU."""
-    ray_address: str | None = None
+    ray_address: Annotated[str | None, UNSET] = None
     """Ray cluster that does the runs, such as auto or HOST:PORT; by default this machine does them."""
-    log: tuple[str, ...] = ()
+    log: Annotated[tuple[str, ...], NAMES, UNSET] = ()
     """Avalanche's loggers, which write to the folder `logs`: csv, tensorboard, wandb."""
-    data_root: Path | None = None
+    data_root: Annotated[Path | None, UNSET] = None
     """Folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given."""
     out: Path = Path("results")
     """Folder for the results."""
@@ -111,13 +116,13 @@ class RunOptions:
 class StreamOptions(RunOptions):
     """What all runs of a comparison have in common: the stream's length, the model, the optimiser."""
 
-    experiences: int | None = None
+    experiences: Annotated[int | None, UNSET] = None
     """Number of experiences of a stream; by default what is usual for the benchmark."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, UNSET] = None
     """Epochs of training on each experience; by default what is usual for the benchmark."""
-    train_rows: int | None = None
+    train_rows: Annotated[int | None, UNSET] = None
     """Train on only so many rows of each experience, drawn by the seed, the same for all; by default on all."""
-    test_rows: int | None = None
+    test_rows: Annotated[int | None, UNSET] = None
     """Test on only so many rows of each experience, drawn likewise; by default on all."""
     batch_size: int = 32
     """Rows of the stream a step; a replay strategy trains on as many more from its memory."""

@@ -22,6 +22,7 @@ from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 
 from .display import say
 from .formatting import NumberTable, amounts, count, label, nbytes, percent
+from .options import UNSET
 from .spec import RunSpec
 from .store import ResultStore, RunResult, check_writable, sealed, unsealed, write_whole
 from .strategies import STRATEGIES
@@ -40,7 +41,7 @@ class Report:
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Where `memplugins compare` wrote to."""
-    baseline: str | None = None
+    baseline: Annotated[str | None, UNSET] = None
     """Strategy that differences are taken from; by default that of the last comparison."""
 
 

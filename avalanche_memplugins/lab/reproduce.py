@@ -19,7 +19,7 @@ from avalanche_memplugins.benchmarks.names import look_up
 from .display import say, tell
 from .executors import Executor
 from .formatting import NumberTable, percent
-from .options import RunOptions, check_seeds, check_strategy, own_first
+from .options import UNSET, RunOptions, check_seeds, check_strategy, own_first
 from .report import note
 from .spec import RunSpec
 from .store import RunResult, write_whole
@@ -205,17 +205,17 @@ def _values(node: Any, known: dict[int, float]) -> float:
 class Reproduction(RunOptions):
     """Run a preset, and compare what it gives with what was published.
 
-    `memplugins list` shows the presets, with the time that they take. Runs that are already done are taken from the
-    output folder. The exit status is 0 only if every number is reproduced.
+    The presets, with the time that they take, are listed by `memplugins list`. Runs that are already done are taken
+    from the output folder. The exit status is 0 only if every number is reproduced.
     """
 
     COMMAND: ClassVar[str] = "reproduce"
 
     preset: Annotated[str, tyro.conf.Positional]
     """Name of a preset, or a YAML file of your own."""
-    rows: tuple[str, ...] = ()
+    rows: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROW [ROW ...]"), UNSET] = ()
     """Only these rows, by label; by default all."""
-    seeds: int | None = None
+    seeds: Annotated[int | None, UNSET] = None
     """Number of seeds: 0, 1, 2, ...; by default the preset's."""
     out: Path = Path("results/reproduce")
     """Folder for results and tables."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, TypeVar
 
-from filelock import AcquireReturnProxy, FileLock
+from filelock import FileLock
 
 from avalanche_memplugins._drafts import draft_of, real_place, sync, telling
 
@@ -215,7 +215,7 @@ class ResultStore:
             return None
 
 
-def _locked(path: Path) -> AcquireReturnProxy:
+def _locked(path: Path) -> contextlib.AbstractContextManager[object]:
     """Take the lock of that name, which the system frees when its holder dies; waits while another process has it."""
     lock = FileLock(path)
     while True:

@@ -310,7 +310,7 @@ def test_a_training_starts_from_another_with_more_steps(tmp_path: Path) -> None:
     assert torch.equal(new.write_rates[2:], old.write_rates[-1:].expand(2, -1, -1))
     assert torch.equal(new.read_momenta[2:], old.read_momenta[-1:])
     other = EnergyTraining(out=tmp_path / "other.safetensors", init=path, **{**SMALL, "width": SMALL["width"] + 1})
-    with pytest.raises(ValueError, match=r"init: wants a network of the same sizes, .* differs in .*norm_scale"):
+    with pytest.raises(ValueError, match=r"init: expected a network of the same sizes, .* differs in .*norm_scale"):
         Training(other)
 
 
