@@ -15,7 +15,7 @@ from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 from .formatting import label, nbytes
 from .frontier import LINES
 from .strategies import STRATEGIES
-from .table import accuracy_matrix, interval
+from .table import accuracy_matrix, interval, mean_matrix, seen_so_far
 
 # Okabe & Ito's colours, which colour-blind readers tell apart, then black and a brown; markers tell the same once more.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8B5A2B")
@@ -60,7 +60,7 @@ def accuracy_curves(table: pd.DataFrame) -> Figure:
         of_benchmark = table[table["benchmark"] == benchmark]
         ends = {}
         for strategy, lines in of_benchmark.groupby("strategy", sort=False):
-            curves = np.stack([_seen_so_far(accuracy_matrix(run)) for _, run in lines.groupby("run", sort=False)])
+            curves = 100 * np.stack([seen_so_far(accuracy_matrix(run)) for _, run in lines.groupby("run", sort=False)])
             middle, half = np.array([interval(column.tolist()) for column in curves.T]).T
             steps = np.arange(1, len(middle) + 1)
             color, marker = style[str(strategy)]
@@ -98,8 +98,7 @@ def accuracy_matrices(table: pd.DataFrame) -> Figure:
             if lines.empty:
                 panel.set_axis_off()
                 continue
-            runs = [accuracy_matrix(run) for _, run in lines.groupby("run", sort=False)]
-            image = _heatmap(panel, 100 * np.mean(runs, axis=0))
+            image = _heatmap(panel, 100 * mean_matrix(lines))
             panel.set_title(label(strategy), fontsize=10)
             panel.set_xlabel("tested on", fontsize=9)
             if k == 0:
@@ -125,10 +124,6 @@ def _explain(figure: Figure, table: pd.DataFrame, *, bands: bool) -> None:
     seeds = int(table["seed"].nunique())
     text = "one seed" if seeds == 1 else f"mean over {seeds} seeds" + ", bands: 95 % t-intervals" * bands
     figure.suptitle(text, x=0.01, ha="left", fontsize=9, color="#555555")
-
-
-def _seen_so_far(matrix: np.ndarray) -> np.ndarray:
-    return np.array([100 * row[: i + 1].mean() for i, row in enumerate(matrix)])
 
 
 def _styles(strategies: list[str]) -> dict[str, tuple[str, str]]:

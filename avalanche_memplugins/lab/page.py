@@ -19,19 +19,23 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from matplotlib.ticker import MaxNLocator
 
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 
 from .formatting import amounts, count, label, last_line, percent
 from .spec import RunSpec
 from .store import RunResult
-from .table import accuracy_matrix, summarise, tidy
+from .table import accuracy_matrix, mean_matrix, seen_so_far, summarise, tidy
 
 # Floor and ceilings, drawn in the text's own colour.
 _PLAIN = ("naive", "cumulative", "joint")
 WIDTH = 360
 _LABELS = 122
 _RIGHT = WIDTH - 14
+_CIVIDIS = colormaps["cividis"]  # which colour-blind readers see as it is
 
 
 def render(
@@ -55,7 +59,7 @@ def render(
     for benchmark in dict.fromkeys(table["benchmark"]):
         specs = [result.spec for result in results if result.spec.benchmark == benchmark]
         of_benchmark, lines = table[table["benchmark"] == benchmark], summary[summary["benchmark"] == benchmark]
-        sections.append(_Section(str(benchmark), specs, of_benchmark, lines, baseline, styles).values())
+        sections.append(_section(specs, of_benchmark, lines.to_dict("records"), baseline, styles))
     environment = Environment(
         loader=PackageLoader("avalanche_memplugins.lab", ""),
         autoescape=True,
@@ -66,6 +70,8 @@ def render(
     return environment.get_template("page.html").render(
         sections=sections,
         baseline=_label(baseline),
+        percent=percent,
+        amount=amount,
         command=command,
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         runs=count(len(results), "run"),
@@ -79,130 +85,69 @@ def render(
     )
 
 
-@dataclass
-class _Section:
-    """One benchmark."""
+def _section(
+    specs: list[RunSpec], table: pd.DataFrame, lines: list[dict[Any, Any]], baseline: str, styles: dict[str, int]
+) -> dict[str, Any]:
+    """What the template shows of one benchmark: its numbers and its charts."""
+    spec = specs[0]
+    by_seed: dict[str, dict[int, float]] = {line["strategy"]: {} for line in lines}
+    for (name, seed), run in table.groupby(["strategy", "seed"], sort=True):
+        by_seed[str(name)][int(str(seed))] = 100 * float(accuracy_matrix(run)[-1].mean())
+    marks, differences = [], []
+    for line in lines:
+        name, middle, half = line["strategy"], 100 * line["accuracy"], 100 * line["accuracy_half_width"]
+        seeds, others = by_seed[name], by_seed.get(baseline, {})
+        mark = Mark(
+            label=_label(name),
+            style=styles[name],
+            middle=middle,
+            low=middle - half,
+            high=middle + half,
+            dots=tuple(seeds.values()),
+        )
+        marks.append(mark)
+        if name != baseline and math.isfinite(line["difference"]):
+            low, high = 100 * line["difference_low"], 100 * line["difference_high"]
+            dots = tuple(seeds[seed] - others[seed] for seed in sorted(seeds.keys() & others.keys()))
+            differences.append(replace(mark, middle=100 * line["difference"], low=low, high=high, dots=dots))
 
-    name: str
-    specs: list[RunSpec]
-    table: pd.DataFrame
-    summary: pd.DataFrame
-    baseline: str
-    styles: dict[str, int]
+    # Without the dots, which have no place beside another axis.
+    def against(column: str) -> list[Mark]:
+        return [replace(mark, x=line[column], dots=()) for mark, line in zip(marks, lines, strict=True)]
 
-    def values(self) -> dict[str, Any]:
-        spec = self.specs[0]
-        strategies = [str(name) for name in self.summary["strategy"]]
-        seeds = self._by_seed()
-        lines = {str(line["strategy"]): line for line in self.summary.to_dict("records")}
-        marks = {
-            name: Mark(
-                label=_label(name),
-                style=self.styles[name],
-                middle=100 * lines[name]["accuracy"],
-                low=100 * (lines[name]["accuracy"] - lines[name]["accuracy_half_width"]),
-                high=100 * (lines[name]["accuracy"] + lines[name]["accuracy_half_width"]),
-                dots=tuple(100 * value for value in seeds[name].values()),
-            )
-            for name in strategies
-        }
-        differences = [
-            Mark(
-                label=_label(name),
-                style=self.styles[name],
-                middle=100 * lines[name]["difference"],
-                low=100 * lines[name]["difference_low"],
-                high=100 * lines[name]["difference_high"],
-                dots=tuple(
-                    100 * (value - seeds[self.baseline][seed])
-                    for seed, value in seeds[name].items()
-                    if seed in seeds[self.baseline]
-                ),
-            )
-            for name in strategies
-            if name != self.baseline and math.isfinite(lines[name]["difference"])
-        ]
-        # Without the dots, which have no place beside another axis.
-        bare = {name: replace(mark, dots=()) for name, mark in marks.items()}
-        by_bytes = [replace(mark, x=lines[name]["memory_bytes"]) for name, mark in bare.items()]
-        by_seconds = [replace(mark, x=lines[name]["train_seconds"]) for name, mark in bare.items()]
-        matrices = {name: self._matrix(name) for name in strategies}
-        ranked = sorted(marks.values(), key=lambda mark: -mark.middle)
-        return {
-            "name": self.name,
-            "facts": self._facts(spec),
-            "rows": [self._row(lines[name], marks[name]) for name in strategies],
-            "legend": [(Markup(key(mark)), mark.label) for mark in marks.values()],
-            "accuracy": Markup(intervals(ranked, title="accuracy after the last experience, percent")),
-            "differences": differences
-            and Markup(
-                intervals(
-                    sorted(differences, key=lambda mark: -mark.middle),
-                    title=f"accuracy less that of {_label(self.baseline)}, points",
-                    zero=True,
-                )
-            ),
-            "curves": Markup(
-                curves(
-                    [(marks[name], _seen_so_far(matrix)) for name, matrix in matrices.items()],
-                    title="accuracy on the experiences seen so far, percent",
-                )
-            ),
-            "by_bytes": Markup(scatter(by_bytes, title="accuracy against bytes from the stream", unit="B")),
-            "by_seconds": Markup(scatter(by_seconds, title="accuracy against seconds of training", unit="s")),
-            "matrices": [
-                (_label(name), Markup(heatmap(matrix, title=f"accuracies of {_label(name)}, percent")))
-                for name, matrix in matrices.items()
-            ],
-            "seeds": sorted({seed for values in seeds.values() for seed in values}),
-            "by_seed": [
-                (_label(name), {seed: f"{100 * value:.1f}" for seed, value in values.items()})
-                for name, values in seeds.items()
-            ],
-        }
+    def ranked(found: list[Mark]) -> list[Mark]:
+        return sorted(found, key=lambda mark: -mark.middle)
 
-    def _facts(self, spec: RunSpec) -> str:
-        info = BENCHMARKS[spec.benchmark]
-        facts = [
-            info.scenario,
-            *amounts(spec),
-            count(len({one.seed for one in self.specs}), "seed"),
-            spec.model,
-            f"{spec.optimizer} lr {spec.lr:g}",
-            f"batches of {spec.batch_size}",
-        ]
-        return ", ".join(facts)
-
-    def _row(self, line: Mapping[Any, Any], mark: Mark) -> dict[str, Any]:
-        name = str(line["strategy"])
-        is_baseline = name == self.baseline
-        low, high = line["difference_low"], line["difference_high"]
-        return {
-            "key": Markup(key(mark)),
-            "label": mark.label,
-            "seeds": int(line["seeds"]),
-            "accuracy": percent(line["accuracy"], line["accuracy_half_width"]),
-            "difference": "baseline" if is_baseline else percent(line["difference"], sign="+"),
-            "interval": "" if is_baseline or not math.isfinite(low) else f"{100 * low:+.1f} to {100 * high:+.1f}",
-            "forgetting": percent(line["forgetting"], line["forgetting_half_width"]),
-            "backward": percent(line["backward_transfer"], line["backward_transfer_half_width"], sign="+"),
-            "forward": percent(line["forward_transfer"], line["forward_transfer_half_width"], sign="+"),
-            "memory": amount(line["memory_bytes"], "B"),
-            "fixed": amount(line["fixed_bytes"], "B") if line["fixed_bytes"] else "-",
-            "seconds": f"{line['train_seconds']:.1f}",
-        }
-
-    def _by_seed(self) -> dict[str, dict[int, float]]:
-        values: dict[str, dict[int, float]] = {}
-        for (name, seed), run in self.table.groupby(["strategy", "seed"], sort=False):
-            values.setdefault(str(name), {})[int(str(seed))] = float(accuracy_matrix(run)[-1].mean())
-        return {name: dict(sorted(seeds.items())) for name, seeds in values.items()}
-
-    def _matrix(self, name: str) -> np.ndarray:
-        lines = self.table[self.table["strategy"] == name]
-        runs = [accuracy_matrix(run) for _, run in lines.groupby("run", sort=False)]
-        mean: np.ndarray = 100 * np.mean(runs, axis=0)
-        return mean
+    matrices = [100 * mean_matrix(table[table["strategy"] == line["strategy"]]) for line in lines]
+    named = list(zip(marks, matrices, strict=True))
+    less = f"accuracy less that of {_label(baseline)}, points"
+    return {
+        "name": spec.benchmark,
+        "facts": ", ".join(
+            [
+                BENCHMARKS[spec.benchmark].scenario,
+                *amounts(spec),
+                count(len({one.seed for one in specs}), "seed"),
+                spec.model,
+                f"{spec.optimizer} lr {spec.lr:g}",
+                f"batches of {spec.batch_size}",
+            ]
+        ),
+        "rows": list(zip(marks, lines, strict=True)),
+        "accuracy": intervals(ranked(marks), title="accuracy after the last experience, percent"),
+        "differences": differences and intervals(ranked(differences), title=less, zero=True),
+        "curves": curves(
+            [(mark, seen_so_far(matrix).tolist()) for mark, matrix in named],
+            title="accuracy on the experiences seen so far, percent",
+        ),
+        "by_bytes": scatter(against("memory_bytes"), title="accuracy against bytes from the stream", unit="B"),
+        "by_seconds": scatter(against("train_seconds"), title="accuracy against seconds of training", unit="s"),
+        "matrices": [
+            (mark.label, heatmap(matrix, title=f"accuracies of {mark.label}, percent")) for mark, matrix in named
+        ],
+        "seeds": sorted({seed for values in by_seed.values() for seed in values}),
+        "by_seed": [(_label(name), values) for name, values in by_seed.items()],
+    }
 
 
 def _names(results: Sequence[RunResult]) -> dict[str, str]:
@@ -227,10 +172,6 @@ def _label(name: str) -> str:
 def _styles(strategies: list[str]) -> dict[str, int]:
     free = [name for name in strategies if name not in _PLAIN]
     return {name: free.index(name) if name in free else -1 - _PLAIN.index(name) for name in strategies}
-
-
-def _seen_so_far(matrix: np.ndarray) -> list[float]:
-    return [float(row[: i + 1].mean()) for i, row in enumerate(matrix)]
 
 
 def _environment(results: Sequence[RunResult]) -> list[tuple[str, str]]:
@@ -269,8 +210,14 @@ class Mark:
         """Class names of its colour."""
         return "mark" if self.style < 0 else f"mark s{self.style % 6}"
 
+    @property
+    def key(self) -> Markup:
+        """The sample of its colour and shape for a legend."""
+        sample = shape(self, 8, 8, size=5)
+        return Markup(f'<svg class="key" viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">{sample}</svg>')
 
-def intervals(marks: Sequence[Mark], *, title: str, zero: bool = False, digits: int = 1) -> str:
+
+def intervals(marks: Sequence[Mark], *, title: str, zero: bool = False, digits: int = 1) -> Markup:
     """A line a strategy: its mean, its interval, and a dot a seed.
 
     :param zero: whether the axis shows 0, as a line.
@@ -296,7 +243,7 @@ def intervals(marks: Sequence[Mark], *, title: str, zero: bool = False, digits: 
     return _svg(height, parts, title)
 
 
-def curves(lines: Sequence[tuple[Mark, Sequence[float]]], *, title: str) -> str:
+def curves(lines: Sequence[tuple[Mark, Sequence[float]]], *, title: str) -> Markup:
     """Percent (0 to 100) after each experience, a line a strategy."""
     height, left, bottom = 230, 34, 196
     n = max(len(values) for _, values in lines)
@@ -322,7 +269,7 @@ def curves(lines: Sequence[tuple[Mark, Sequence[float]]], *, title: str) -> str:
     return _svg(height, parts, title)
 
 
-def scatter(marks: Sequence[Mark], *, title: str, unit: str) -> str:
+def scatter(marks: Sequence[Mark], *, title: str, unit: str) -> Markup:
     """Percent against bytes or seconds on a log scale; what takes nothing stands at the left, apart.
 
     :param marks: ``x`` is the bytes or seconds, >= 0.
@@ -357,7 +304,7 @@ def scatter(marks: Sequence[Mark], *, title: str, unit: str) -> str:
     return _svg(height, parts, title)
 
 
-def heatmap(matrix: np.ndarray, *, title: str) -> str:
+def heatmap(matrix: np.ndarray, *, title: str) -> Markup:
     """Percent on each experience (across) after each one (down)."""
     n = len(matrix)
     left, top = 32, 8
@@ -371,7 +318,7 @@ def heatmap(matrix: np.ndarray, *, title: str) -> str:
             hint = f"trained on {i + 1}, tested on {k + 1}: {value:.1f} %"
             parts.append(
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell + 0.2:.1f}" height="{cell + 0.2:.1f}" '
-                f'fill="{_cividis(value / 100)}"><title>{hint}</title></rect>'
+                f'fill="{to_hex(_CIVIDIS(value / 100))}"><title>{hint}</title></rect>'
             )
             if n <= 10:
                 ink = "#fff" if value < 55 else "#000"
@@ -385,12 +332,6 @@ def heatmap(matrix: np.ndarray, *, title: str) -> str:
         parts.append(_text(left + (i + 0.5) * cell, top + n * cell + 20, str(i + 1), "big", "middle"))
     parts.append(_text(left + n * cell / 2, height - 3, "tested on", "big", "middle"))
     return _svg(height, parts, title)
-
-
-def key(mark: Mark) -> str:
-    """The sample of a strategy's colour and shape for a legend."""
-    sample = shape(mark, 8, 8, size=5)
-    return f'<svg class="key" viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">{sample}</svg>'
 
 
 def shape(mark: Mark, x: float, y: float, *, size: float = 4.2, hint: str = "") -> str:
@@ -415,10 +356,8 @@ def axis(low: float, high: float) -> tuple[float, float, list[float]]:
     """Round ends that hold both values, and round ticks between them."""
     if high - low < 1e-9:
         low, high = low - 1, high + 1
-    step = 10.0 ** math.floor(math.log10((high - low) / 3))
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 5)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return first * step, last * step, [i * step for i in range(first, last + 1)]
+    ticks = [float(tick) for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)]
+    return ticks[0], ticks[-1], ticks
 
 
 def percent_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
@@ -449,18 +388,10 @@ def amount(value: float, unit: str) -> str:
     return f"{value / 1000**power:.3g} {('', 'k', 'M', 'G')[power]}B"
 
 
-def _cividis(part: float) -> str:
-    # Four points of the map, which colour-blind readers see as it is.
-    points = np.array([[0, 32, 76], [87, 93, 109], [165, 154, 107], [255, 233, 69]])
-    at = min(max(part, 0.0), 1.0) * 3
-    i = min(int(at), 2)
-    red, green, blue = (points[i] + (at - i) * (points[i + 1] - points[i])).round().astype(int)
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
-def _svg(height: float, parts: Sequence[str], title: str) -> str:
+def _svg(height: float, parts: Sequence[str], title: str) -> Markup:
     label = escape(title, quote=True)
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    whole = "".join(parts)
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{label}">{whole}</svg>')
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:

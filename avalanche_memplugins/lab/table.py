@@ -45,6 +45,24 @@ def accuracy_matrix(table: pd.DataFrame) -> np.ndarray:
     return square.to_numpy(dtype=np.float64)
 
 
+def mean_matrix(table: pd.DataFrame) -> np.ndarray:
+    """Accuracy ``(T, T)``, mean over the runs whose tidy lines these are."""
+    matrices = [accuracy_matrix(run) for _, run in table.groupby("run", sort=False)]
+    mean: np.ndarray = np.mean(matrices, axis=0)
+    return mean
+
+
+def seen_so_far(matrix: np.ndarray) -> np.ndarray:
+    """Accuracy ``(T,)`` after each experience, mean over the experiences up to it.
+
+    :param matrix: ``(T, T)``, from :func:`accuracy_matrix`.
+
+    >>> seen_so_far(np.array([[0.9, 0.1], [0.5, 0.7]])).round(3).tolist()
+    [0.9, 0.6]
+    """
+    return np.array([row[: i + 1].mean() for i, row in enumerate(matrix)])
+
+
 def untrained_accuracy(table: pd.DataFrame) -> np.ndarray:
     """Accuracy ``(T,)`` before any training, of the tidy lines of one run; ``(0,)`` if it was not measured."""
     lines = table[(table["metric"] == "accuracy") & (table["trained_experience"] < 0)]

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from avalanche_memplugins.cli import main
 from avalanche_memplugins.lab import Comparison, ResultStore, RunResult, RunSpec, compare, figures
-from avalanche_memplugins.lab.page import Mark, amount, axis, intervals, key, log_ticks, render
+from avalanche_memplugins.lab.page import Mark, amount, axis, intervals, log_ticks, render
 from avalanche_memplugins.lab.table import summarise, tidy
 
 STRATEGIES = ("naive", "replay", "rma", "er-reservoir", "cumulative")
@@ -198,9 +198,9 @@ def test_amounts_for_a_reader(value: float, unit: str, shown: str) -> None:
 
 
 def test_thirty_strategies_have_thirty_signs() -> None:
-    signs = {key(Mark(label="", style=i, middle=0)) for i in range(36)}
+    signs = {Mark(label="", style=i, middle=0).key for i in range(36)}
     assert len(signs) == 36
-    assert len({key(Mark(label="", style=-i, middle=0)) for i in (1, 2, 3)}) == 3
+    assert len({Mark(label="", style=-i, middle=0).key for i in (1, 2, 3)}) == 3
 
 
 class Executor:
