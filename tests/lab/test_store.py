@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -123,3 +124,53 @@ def test_what_cannot_be_written_is_told_by_its_name(name: str, tmp_path: Path) -
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UnwritableError, match=r"^out: "):
         write_whole(tmp_path / name, b"new")
+
+
+def test_a_claim_waits_for_its_holder_whose_death_frees_it(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    reading, writing = os.pipe()
+    holder = os.fork()
+    if not holder:
+        try:
+            with store.claim(spec()) as folder:
+                folder.mkdir()
+                os.write(writing, b"x")
+                time.sleep(60)
+        finally:
+            os._exit(1)
+    os.read(reading, 1)
+    found: list[bool] = []
+
+    def wait() -> None:
+        with store.claim(spec()) as folder:
+            found.append(folder.exists())
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    with store.claim(spec(seed=1)):
+        waiter.join(0.3)
+    assert found == [], "another run is free all the same"
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    waiter.join(10)
+    assert found == [True], "the state of the killed process is still there"
+
+
+def test_who_has_waited_holds_the_lock_that_others_find(
+    spec: Callable[..., RunSpec], result: Callable[..., RunResult], tmp_path: Path
+) -> None:
+    store, found = ResultStore(tmp_path), []
+
+    def wait() -> None:
+        with store.claim(spec()) as folder:
+            found.append(folder.with_suffix(".lock").exists())
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    with store.claim(spec()):
+        waiter.start()
+        waiter.join(0.3)
+        assert found == []
+        store.put(result(spec()))
+    waiter.join(10)
+    assert found == [True]
+    assert not (tmp_path / ".unfinished").exists()
