@@ -9,11 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from avalanche_memplugins._drafts import UnwritableError
 from avalanche_memplugins.lab import ResultStore, RunResult, RunSpec
+from avalanche_memplugins.lab import store as module
 from avalanche_memplugins.lab.store import write_whole
 
 
@@ -156,21 +159,31 @@ def test_a_claim_waits_for_its_holder_whose_death_frees_it(spec: Callable[..., R
     assert found == [True], "the state of the killed process is still there"
 
 
-def test_who_has_waited_holds_the_lock_that_others_find(
+def test_a_lock_whose_file_has_just_been_removed_is_not_taken(
+    spec: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder before removes the file: who has opened it by then holds a lock that nobody else finds."""
+    late = []
+
+    class Late(FileLock):
+        def acquire(self, *args: Any, **options: Any) -> Any:
+            held = super().acquire(*args, **options)
+            if not late:
+                late.append(Path(self.lock_file).unlink())
+            return held
+
+    monkeypatch.setattr(module, "FileLock", Late)
+    with ResultStore(tmp_path).claim(spec()) as folder:
+        assert late
+        assert folder.with_suffix(".lock").exists()
+
+
+def test_a_run_with_a_result_leaves_no_lock(
     spec: Callable[..., RunSpec], result: Callable[..., RunResult], tmp_path: Path
 ) -> None:
-    store, found = ResultStore(tmp_path), []
-
-    def wait() -> None:
+    store = ResultStore(tmp_path)
+    for done in (RunResult(spec=spec(), error="no"), result(spec())):
         with store.claim(spec()) as folder:
-            found.append(folder.with_suffix(".lock").exists())
-
-    waiter = threading.Thread(target=wait, daemon=True)
-    with store.claim(spec()):
-        waiter.start()
-        waiter.join(0.3)
-        assert found == []
-        store.put(result(spec()))
-    waiter.join(10)
-    assert found == [True]
-    assert not (tmp_path / ".unfinished").exists()
+            folder.mkdir()
+            store.put(done)
+        assert not (tmp_path / ".unfinished").exists()
