@@ -1,5 +1,4 @@
-"""The command line: ``memplugins compare``, ``frontier``, ``reproduce``, ``gallery``, ``train-energy``, ``report``,
-``list``."""
+"""The command line ``memplugins``."""
 
 from __future__ import annotations
 
@@ -70,10 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``memplugins``.
 
     :param arguments: of the command line; None: those of this process.
-    :returns: exit status: 0; 1 if a run failed or a number was not reproduced; 2 for what cannot be done as asked (bad
-        arguments, damaged files, a full disk), told in one line; 130 after Ctrl-C; 141 if who reads the output has
-        left, as ``| head`` does.
-    :raises SystemExit: once help has been shown, or what is wrong with an option.
+    :returns: exit status: 0 if all went well; 1 if a run failed or a number was not reproduced; 2 if it cannot be done
+        as asked (bad arguments, damaged files, a full disk), which one line explains; 130 after Ctrl-C; 141 if the
+        reader of the output has left, as ``| head`` does.
+    :raises SystemExit: after the help of a command, or an error in its options, has been shown.
+
+    >>> main(["--version"])  # doctest: +ELLIPSIS
+    memplugins ...
+    0
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _drop_output()
         return 2
     except RuntimeError as problem:
-        # Torch's own words for a size that somebody has asked for and nobody can hold.
+        # Torch's words for sizes that no memory can hold.
         if not any(word in str(problem) for word in ("allocate memory", "overflow", "out of memory")):
             raise
         _tell(MemoryError())
@@ -103,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _done(given: list[str]) -> int:
-    """Do what the arguments say; gives the exit status."""
+    """Do what the arguments say; returns the exit status."""
     if given == ["--version"]:
         print(f"memplugins {__version__}")
         return 0
@@ -122,7 +125,7 @@ def _done(given: list[str]) -> int:
         console.print(Text("written: " + ", ".join(map(str, rewrite(command, console)))), soft_wrap=True)
         return 0
     if isinstance(command, Gallery):
-        # Brings in torch, for which the other commands' first lines need not wait.
+        # Imported here, since it imports torch: the other commands need not wait for that.
         from avalanche_memplugins.gallery import draw_gallery
 
         draw_gallery(**vars(command), console=console)
@@ -145,18 +148,18 @@ def _done(given: list[str]) -> int:
 
 
 class _ReaderLeftError(Exception):
-    """Nobody reads the output any more."""
+    """The reader of the output has left."""
 
 
 class _Screen(Console):
-    """Standard output. Rich by itself would end the process with status 1 when the reader leaves."""
+    """Standard output. Without this, rich ends the process with status 1 when the reader leaves."""
 
     def on_broken_pipe(self) -> None:
-        """As rich calls it."""
+        """Called by rich."""
         raise _ReaderLeftError
 
 
-# One character for one, so that tables stay straight on a terminal that is not Unicode.
+# One character for each, so that tables stay straight on a terminal without Unicode.
 _STAND_INS = {
     **dict.fromkeys("─━╌╴╶╸╺", "-"),
     **dict.fromkeys("│┃", "|"),
@@ -173,7 +176,7 @@ def _stand_in(problem: UnicodeError) -> tuple[str, int]:
 
 
 def _prepare_output() -> None:
-    """Standard output and error that take whatever is written, closed ones and old terminals, too."""
+    """Make standard output and error take whatever is written, even if they are closed or know no Unicode."""
     codecs.register_error("memplugins", _stand_in)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -183,13 +186,13 @@ def _prepare_output() -> None:
 
 
 def _drop_output() -> None:
-    """Drop what cannot be written: Python would try again at its end, and complain."""
+    """Drop what cannot be written; otherwise Python tries again at its end, and complains."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(problem: BaseException) -> None:
-    """One line on standard error, whatever a file's contents have put into the message."""
+    """Print an error as one line, even if the content of a file has put line breaks into it."""
     if isinstance(problem, MemoryError):
         text = "not enough memory for what was asked"
     elif isinstance(problem, OSError) and problem.strerror:
@@ -205,7 +208,7 @@ def _parsed(arguments: list[str]) -> Command:
     """The command with its options.
 
     :raises ValueError: if there is no command of that name.
-    :raises SystemExit: once a command's help, or what is wrong, has been shown.
+    :raises SystemExit: after the command's help, or an error in its options, has been shown.
     """
     command = look_up("command", arguments[0], COMMANDS)
     wants_help = {"-h", "--help"} & set(arguments)
@@ -219,7 +222,7 @@ def _parsed(arguments: list[str]) -> Command:
 
 
 class _Wrapped:
-    """A terminal that breaks long lines between words: tyro wraps what stands in boxes, but not the text above them."""
+    """A terminal that breaks long lines between words. Tyro wraps the text in boxes, but not the text above them."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -274,7 +277,7 @@ def show_lists(console: Console) -> None:
 
 
 def _named(lines: Sequence[tuple[str, str]], width: int) -> RenderableType:
-    """Names beside what they are; on a narrow screen above it."""
+    """Names with their texts beside them, or below them on a narrow screen."""
     longest = max(len(name) for name, _ in lines)
     if longest + _TEXT > width:
         return Group(
