@@ -24,9 +24,9 @@ from avalanche_memplugins._random import capture_random, restore_random
 
 from .loggers import close_loggers, open_loggers
 from .progress import Checkpoint, Progress
-from .result import RunResult
 from .settings import Settings
 from .spec import RunSpec
+from .store import RunResult
 
 _NOISE = ("DeprecationWarning:", "UserWarning: No loggers specified", "UserWarning: no QP solver found")
 

@@ -25,12 +25,12 @@ THUMBNAIL = 4  # by which a thumbnail's side is smaller
 
 
 class Task(ABC):
-    """Episodes of one kind: :meth:`episodes` gives patterns ``(E, N, D)``, :meth:`cues` damages them."""
+    """A source of episodes: :meth:`episodes` returns patterns ``(E, N, D)``, :meth:`cues` damages them."""
 
     size: int
-    """D, numbers a pattern."""
+    """D, the length of a pattern."""
     images: Tensor | None = None
-    """Patterns ``(M, ...)`` to take the statistics of for whitening."""
+    """Patterns ``(M, ...)`` whose statistics are used for whitening."""
 
     @abstractmethod
     def episodes(self, episodes: int, patterns: int, *, generator: torch.Generator) -> Tensor:
@@ -57,7 +57,7 @@ class Strings(Task):
 
 
 class Codes(Task):
-    """Codes of an auto-encoder, [-3, 3] standard deviations to [0, 1]; cues are their signs, as 0 or 1."""
+    """Codes of an auto-encoder, scaled from [-3, 3] standard deviations to [0, 1]; cues are their signs, as 0 or 1."""
 
     def __init__(self, codes: Tensor) -> None:
         self.codes = (codes / (2 * EnergyMemory.CODE_SPAN) + 0.5).clamp(0, 1)
@@ -77,10 +77,9 @@ class Images(Task):
 
     :param images: ``(M, 1, S, S)``.
     :param cue: ``"block"``, ``"thumbnail"`` or ``"both"``.
-    :param label_bits: classes, drawn at random, to be remembered with the images: one-hot behind the pixels; 0.5 in
-        cues.
-    :param labels: ``(M,)`` classes of the images, wanted for ``classes``.
-    :param classes: draw each episode's images from so many classes, as an experience's are; 0: from all.
+    :param label_bits: classes, drawn at random, to remember with the images: one-hot behind the pixels, 0.5 in cues.
+    :param labels: ``(M,)``, classes of the images; needed for ``classes``.
+    :param classes: draw each episode's images from so many classes; 0: from all.
     """
 
     def __init__(
@@ -91,10 +90,10 @@ class Images(Task):
         self.rows: list[Tensor] = []
         if classes:
             if labels is None:
-                raise ValueError("labels: wanted for episodes of so many classes, got None")
+                raise ValueError("labels: expected some, since classes are given, got None")
             self.rows = [(labels == label).nonzero()[:, 0] for label in torch.unique(labels)]
             if classes > len(self.rows):
-                raise ValueError(f"classes: wants at most the {len(self.rows)} of the images, got {classes}")
+                raise ValueError(f"classes: expected at most the {len(self.rows)} of the images, got {classes}")
         self.side = images.shape[-1]
         self.size = self.side**2 + label_bits
         self.images = images
@@ -222,7 +221,7 @@ def load_images(name: str, root: Path, *, size: int, train: bool) -> tuple[Tenso
         of = kind(str(root), train=train, download=False)
         stack, labels = of.data, of.targets
     if size > stack.shape[-1]:
-        raise ValueError(f"size: wants at most {stack.shape[-1]} for {name}, got {size}")
+        raise ValueError(f"size: expected at most {stack.shape[-1]} for {name}, got {size}")
     parts = [
         interpolate(part.unsqueeze(1).float() / 255, (size, size), mode="area") for part in torch.split(stack, 1000)
     ]
