@@ -52,7 +52,8 @@ def cholesky_factors(covariance: Tensor) -> Tensor:
         raise ValueError(
             "covariance: expected positive definite matrices, got one that is not; add a ridge to its diagonal"
         )
-    return factor
+    lower: Tensor = factor
+    return lower
 
 
 def inverse_factors(factor: Tensor) -> Tensor:
@@ -64,7 +65,8 @@ def inverse_factors(factor: Tensor) -> Tensor:
     check.floats(factor=factor)
     _square("factor", factor)
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
-    return torch.linalg.solve_triangular(factor, eye, upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
+    return inverse
 
 
 def whitened_log_density(x: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:

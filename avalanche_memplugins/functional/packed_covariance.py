@@ -64,7 +64,8 @@ def pack_covariance(covariance: Tensor, bits: int) -> PackedCovariance:
     correlation = correlation - torch.diag_embed(correlation.diagonal(dim1=1, dim2=2)) + eye
     factor = _factor((correlation + _RIDGE * eye) / (1 + _RIDGE)).tril(-1)
     scale, integers = _quantised(factor, bits)
-    rows, columns = torch.tril_indices(*matrix.shape[1:], offset=-1, device=matrix.device)
+    width = matrix.shape[1]
+    rows, columns = torch.tril_indices(width, width, offset=-1, device=matrix.device)
     return PackedCovariance(_packed(integers[:, rows, columns], bits), scale, *stored)
 
 
@@ -177,13 +178,15 @@ def _sigma(deviation: Tensor, unit: Tensor) -> Tensor:
 
 def _factor(correlation: Tensor) -> Tensor:
     """Cholesky factors; of a matrix that rounding made indefinite, those of its nearest definite one."""
-    factor, info = torch.linalg.cholesky_ex(correlation)
+    lower, info = torch.linalg.cholesky_ex(correlation)
+    factor: Tensor = lower
     if not bool((info != 0).any()):
         return factor
     values, vectors = torch.linalg.eigh(correlation)
     nearest = (vectors * values.clamp_min(_RIDGE)[:, None]) @ vectors.mT
     norm = nearest.diagonal(dim1=1, dim2=2).sqrt()
-    return torch.linalg.cholesky(nearest / (norm[:, :, None] * norm[:, None, :]))
+    factor = torch.linalg.cholesky(nearest / (norm[:, :, None] * norm[:, None, :]))
+    return factor
 
 
 def _quantised(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -219,7 +222,8 @@ def _unpacked(codes: Tensor, bits: int, count: int) -> Tensor:
         shifts = torch.tensor([0, 2, 4], dtype=torch.uint8, device=codes.device)
         spare = ((three >> 6) << shifts).sum(-1, keepdim=True, dtype=torch.uint8)
         values = torch.cat([three & 63, spare], -1).flatten(1)[:, :count]
-    return values.to(torch.int16) - 2 ** (bits - 1)
+    signed: Tensor = values.to(torch.int16) - 2 ** (bits - 1)
+    return signed
 
 
 def _size(count: int, bits: int) -> int:

@@ -27,7 +27,8 @@ LAB = "values of the lab, checked as runs are described; their wrong calls are i
 EXCEPTIONS = {
     **dict.fromkeys(
         (
-            "functional.Neighbours", "functional.PackedCovariance", "memories.Nearest", "memories.Recall", "memories.Summary", "networks.EpisodeBound",
+            "functional.Neighbours", "functional.PackedCovariance", "memories.Nearest", "memories.Recall",
+            "memories.Summary", "networks.EpisodeBound",
             "networks.VAEBound", "plugins.Replayed", "memories.policies.Placement", "benchmarks.DigitsData",
             "benchmarks.BenchmarkInfo", "pretrained.Pretrained", "pretrained.PretrainedEnergy", "lab.Outcome",
             "lab.MemoryInfo", "lab.Absent", "lab.StrategyInfo", "checkpointing.CheckpointError",
