@@ -17,6 +17,7 @@ from avalanche_memplugins.functional.divergences import (
     kl_standard_normal,
 )
 from avalanche_memplugins.functional.energy import decreasing_steps, energy_read, energy_write, reconstruction_loss
+from avalanche_memplugins.functional.experts import fit_experts, product_of_experts
 from avalanche_memplugins.functional.gaussian import (
     draw_low_rank,
     merge_low_rank,
@@ -78,6 +79,7 @@ __all__ = [
     "draw_low_rank",
     "energy_read",
     "energy_write",
+    "fit_experts",
     "from_scaled_int8",
     "gaussian_log_density",
     "gaussian_nll",
@@ -105,6 +107,7 @@ __all__ = [
     "pack_factors",
     "pack_triangle",
     "packed_covariance_size",
+    "product_of_experts",
     "pseudo_inverse_rule",
     "reconstruction_loss",
     "reservoir_slots",

@@ -27,21 +27,21 @@ def settled_nbytes(
     experiences: int,
     *,
     rank: int | None = 16,
-    tied: bool = False,
+    tied: bool | Literal["unit"] = False,
     components: int = 1,
     by: str = "class",
     precision: Precision = "float32",
 ) -> int:
     """Bytes of a memory that is settled, with so many classes of codes of a width in so many experiences."""
-    times, bare = (experiences if by == "experience" else 1), tied and rank == 0
+    times, bare = (experiences if by == "experience" else 1), bool(tied) and rank == 0
     groups, triangle = classes * components * times, width * (width + 1) // 2
     rank = None if rank is None else min(rank, width)
     total = classes * TABLE_BYTES + (12 * groups if components > 1 or by == "experience" else 0)
     if precision == "float32":
         own = triangle if rank is None else (rank + (not bare)) * width
-        return total + 4 * (groups * (width + own) + (times * triangle if tied else 0))
+        return total + 4 * (groups * (width + own) + (times * triangle if tied is True else 0))
     own = 0 if bare else packed_covariance_size(width, precision, rank)
-    shared = times * packed_covariance_size(width, precision) if tied else 0
+    shared = times * packed_covariance_size(width, precision) if tied is True else 0
     return total + 3 * width + groups * (width + 4 + own) + shared
 
 

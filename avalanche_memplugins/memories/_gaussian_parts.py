@@ -177,6 +177,7 @@ class Discriminant:
                 self.whitening.append(inverse_factors(cholesky_factors(mixed + _TINY * eye)).float())
             return
         if own is None:
+            self.whitening.append(eye.float())  # nearest mean
             return
         tied = shared.double() if shared is not None else self._mean_covariance(own)[None]
         if self.is_low_rank and own[1] is not None:

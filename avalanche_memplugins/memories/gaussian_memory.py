@@ -55,7 +55,8 @@ class GaussianMemory(GenerativeMemory):
     :param balance: what ``sample`` draws, and how often ``predict`` expects it: every ``"class"`` as often as the
         others, or in proportion to the ``"count"`` of its rows.
     :param tied: keep one full covariance that all share (LDA), beside ``rank`` factors and the variances of each;
-        with ``rank=0`` it stands alone.
+        with ``rank=0`` it stands alone. ``"unit"``, with ``rank=0``: keep means alone and take every covariance to be
+        the identity (nearest mean); samples are these means.
     :param components: M, Gaussians a class at most, found by one-pass k-means: from the class's first 80 rows, which
         are kept until then, and then by the nearest running mean.
     :param by: a Gaussian for each ``"class"``, or for each class in each ``"experience"``, for streams where classes
@@ -94,7 +95,7 @@ class GaussianMemory(GenerativeMemory):
         *,
         rank: int | None = 16,
         balance: Literal["class", "count"] = "class",
-        tied: bool = False,
+        tied: bool | Literal["unit"] = False,
         components: int = 1,
         by: Literal["class", "experience"] = "class",
         precision: Precision = "float32",
@@ -105,7 +106,8 @@ class GaussianMemory(GenerativeMemory):
         codec: Any | None = None,
         seed: int | None = None,
     ) -> None:
-        check.flag("tied", tied)
+        if tied != "unit":
+            check.flag("tied", tied)
         super().__init__(codec=codec, seed=seed)
         self.rank = None if rank is None else check.integer("rank", rank, least=0)
         self.balance = check.choice("balance", balance, ("class", "count"))
@@ -116,10 +118,12 @@ class GaussianMemory(GenerativeMemory):
         self.settles_at = check.choice("settle", settle, ("experience", "write"))
         self.shrinkage = check.number("shrinkage", shrinkage, least=0, most=1)
         self.ridge = check.number("ridge", ridge, least=0)
-        if tied and rank is None:
+        if tied is True and rank is None:
             raise ValueError("rank: with tied=True expected an integer >= 0, as whole matrices have a mean, got None")
-        if tied and components > 1:
+        if tied is True and components > 1:
             raise ValueError(f"components: with tied=True expected 1, got {components}")
+        if tied == "unit" and rank != 0:
+            raise ValueError(f"rank: with tied='unit' expected 0, as no spread is kept, got {rank}")
         self.embedding: nn.Module | None = None
         if embedding is not None:
             check.instance("embedding", embedding, nn.Module, "a module or None")
@@ -127,7 +131,13 @@ class GaussianMemory(GenerativeMemory):
                 raise ValueError("embedding: expected None beside a codec, which makes the codes, got both")
             self.embedding = copy.deepcopy(embedding).requires_grad_(False).eval()
         # spread: (K, r, C) factors F, or (K, C (C + 1) / 2) triangles of the scatter; shared: such triangles.
-        names = ["mean", "spread", "residual", *(["shared"] if tied else []), *(["waiting"] if components > 1 else [])]
+        names = [
+            "mean",
+            "spread",
+            "residual",
+            *(["shared"] if tied is True else []),
+            *(["waiting"] if components > 1 else []),
+        ]
         for name in names:
             self.register_buffer(name, torch.zeros(0))
         self.packed = None if self.precision == "float32" else PackedGaussians(self.precision, self.rank)
@@ -295,7 +305,7 @@ class GaussianMemory(GenerativeMemory):
         count, rows = (v.to(self.device) for v in (count, rows))
         _, mean, growth = merge_moments(count, self.mean[at].double(), batch, rows)
         self.mean[at] = mean.float()
-        if self.tied:
+        if self.tied is True:
             self._take_in_shared(index, sizes, growth)
         if self.rank is None:
             self.spread[at] += pack_triangle(growth.mT @ growth).float()
@@ -326,7 +336,7 @@ class GaussianMemory(GenerativeMemory):
         rows = self._group_rows()[self._open.long()].to(self.device).double()
         shared = self._open_shared.long().to(self.device)
         variances: list[Tensor] = []
-        if self.tied:
+        if self.tied is True:
             covariance = self._shared_covariance()
             variances.append(covariance.diagonal(dim1=1, dim2=2).mean(0))
             packed.put_shared(shared, covariance)
@@ -340,8 +350,10 @@ class GaussianMemory(GenerativeMemory):
                 diagonal = self.residual.double() / rows[:, None]
                 variances.append((first.square().sum(1) + diagonal).mean(0))
             packed.put_own(own, first, diagonal)
+        if not variances:
+            variances.append(torch.ones_like(self.mean[0]))
         packed.put_means(own, self.mean, variances[0].sqrt().float())
-        for name in ("mean", "spread", "residual", *(["shared"] if self.tied else [])):
+        for name in ("mean", "spread", "residual", *(["shared"] if self.tied is True else [])):
             self.register_buffer(name, self.get_buffer(name).new_zeros(0))
         self._open, self._open_shared = self._open[:0], self._open_shared[:0]
 
@@ -397,7 +409,7 @@ class GaussianMemory(GenerativeMemory):
         live = (rows > 0).nonzero().flatten()
         mean, own = self._gaussians(live)
         shared, of = None, torch.zeros(len(live), dtype=torch.int64)
-        if self.tied:
+        if self.tied is True:
             of = self._shared_of(live)
             shared = self._all_shared()
         device = self.device
@@ -482,6 +494,9 @@ class GaussianMemory(GenerativeMemory):
 
     def _drawn_from(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Means, factors and residuals of groups ``(n,)``."""
+        if self.tied == "unit":
+            mean, (factors, _) = self._gaussians(index)
+            return mean, factors, None
         if self._is_bare:
             of, place = torch.unique(self._shared_of(index), return_inverse=True)
             factors = symmetric_factors(self._all_shared()[of.to(self.device)]).float()
@@ -519,7 +534,7 @@ class GaussianMemory(GenerativeMemory):
     @property
     def _is_bare(self) -> bool:
         """Whether groups have no covariance of their own."""
-        return self.tied and self.rank == 0
+        return bool(self.tied) and self.rank == 0
 
     def _group_kind(self) -> Tensor:
         """Index ``(G,)`` of the class of each group, on the CPU."""
@@ -728,7 +743,7 @@ class GaussianMemory(GenerativeMemory):
         rows = groups if self.packed is None else len(self._open)
         like = {name: (rows, *tail) for name, tail in self._tails(width).items()}
         count = self._shared_count() if groups else 0
-        if self.tied:
+        if self.tied is True:
             like["shared"] = (count if self.packed is None else len(self._open_shared), width * (width + 1) // 2)
         if self.components > 1:
             like["waiting"] = (len(self._waits), width)
@@ -740,7 +755,7 @@ class GaussianMemory(GenerativeMemory):
             if packed > groups or still:
                 raise ValueError(f"state: expected each of {groups} groups packed or open, got {packed} packed")
             shared = len(self.packed.shared_codes)
-            if self.tied and (shared > count or set(range(shared, count)) - set(self._open_shared.tolist())):
+            if self.tied is True and (shared > count or set(range(shared, count)) - set(self._open_shared.tolist())):
                 raise ValueError(f"state: expected each of {count} shared matrices packed or open, got {shared} packed")
             self.packed.check_sound(packed, shared, width, own=not self._is_bare)
         variances = self.residual

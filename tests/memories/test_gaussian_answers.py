@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import NearestCentroid
 from torch import Tensor, nn
 
 from avalanche_memplugins.memories import GaussianMemory
@@ -22,6 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "rank": {"rank": 2},
     "diagonal": {"rank": 0},
     "tied": {"tied": True, "rank": 0},
+    "unit": {"tied": "unit", "rank": 0},
     "tied and rank": {"tied": True, "rank": 2},
     "mixtures": {"rank": None, "components": 3},
     "mixtures of rank": {"rank": 2, "components": 2},
@@ -70,6 +72,17 @@ def test_without_shrinkage_it_is_the_discriminants_of_scikit_learn() -> None:
         np.testing.assert_allclose(got[:, 5:].numpy(), expected, rtol=2e-2, atol=2e-2)
 
 
+def test_of_means_alone_it_is_the_nearest_mean() -> None:
+    x, y = stream(600)
+    queries = stream(200, seed=1)[0]
+    expected = NearestCentroid().fit(x.numpy(), y.numpy()).predict(queries.numpy())
+    memory = filled(**KINDS["unit"])
+    assert np.array_equal(memory.predict(queries).argmax(1).numpy(), expected)
+    assert memory.nbytes == 3 * (4 * WIDTH + 32)
+    recall = memory.sample(9)
+    assert torch.equal(recall.x, memory.mean[[memory.classes.index(label) for label in recall.y.tolist()]])
+
+
 def test_shrinkage_goes_from_each_classes_covariance_to_their_mean() -> None:
     memory = filled(rank=None, shrinkage=0.7, ridge=0.05)
     x, y = (part.double().numpy() for part in stream(600))
@@ -92,7 +105,7 @@ def test_shrinkage_goes_from_each_classes_covariance_to_their_mean() -> None:
 def test_in_fewer_bits_it_answers_nearly_the_same(kind: str) -> None:
     x, y = stream(300, seed=1)
     right = [float((filled(**KINDS[kind], precision=p).predict(x).argmax(1) == y).float().mean()) for p in PRECISIONS]
-    assert right[0] > 0.85
+    assert right[0] > (0.5 if kind == "unit" else 0.85)
     assert min(right[1:3]) > right[0] - 0.03
     assert right[3] > right[0] - 0.06
 
@@ -226,7 +239,7 @@ def test_samples_have_the_moments_that_are_held(kind: str, precision: Any) -> No
     for label in (5, 6, 7):
         rows, mine = recall.x[recall.y == label].double(), x[y == label].double()
         assert float(((rows.mean(0) - mine.mean(0)).abs() / mine.std(0)).max()) < 0.12
-        if "tied" not in kind:
+        if "tied" not in kind and kind != "unit":
             assert float((rows.std(0) / mine.std(0) - 1).abs().max()) < 0.1
 
 
@@ -354,6 +367,7 @@ def test_arguments_that_exclude_each_other_are_told() -> None:
     for options, message in (
         ({"tied": True, "rank": None}, "rank: with tied=True expected an integer"),
         ({"tied": True, "components": 2}, "components: with tied=True expected 1, got 2"),
+        ({"tied": "unit"}, "rank: with tied='unit' expected 0, as no spread is kept, got 16"),
         ({"precision": 5}, "precision: expected 'float32', 8, 6 or 4 bits, got 5"),
         ({"precision": True}, "precision: expected 'float32', 8, 6 or 4 bits, got True"),
         ({"components": 0}, "components: expected an integer >= 1"),

@@ -541,3 +541,18 @@ record(
     bits=FEW,
     rank=Integer(least=0, none=True),
 )
+record(
+    "functional.product_of_experts",
+    F.product_of_experts,
+    lambda: {"log_probabilities": normal(2, 3, 4), "weights": torch.ones(2)},
+    log_probabilities=Array(last=False),
+    weights=Array(rows=True),
+)
+record(
+    "functional.fit_experts",
+    F.fit_experts,
+    lambda: {"log_probabilities": normal(2, 3, 4), "y": torch.tensor([0, 1, 3]), "steps": 2},
+    log_probabilities=Array(finite=True, last=False),
+    y=Labels(),
+    steps=Integer(),
+)

@@ -143,7 +143,7 @@ record(
     },
     rank=Integer(least=0, none=True),
     balance=Name(),
-    tied=Flag(),
+    tied=Values((None, "no", 1, [])),
     components=Integer(),
     by=Name(),
     precision=Values((None, 5, "float16", True, 1.5, [4])),
