@@ -85,7 +85,9 @@ METHODS = {
         ),
         "takes no arguments of the user's",
     ),
-    **dict.fromkeys(("train", "update", "serve"), "called by torch, Avalanche or a plugin"),
+    **dict.fromkeys(
+        ("train", "update", "serve", "make_optimizer", "training_epoch"), "called by torch, Avalanche or a plugin"
+    ),
 }  # fmt: skip
 
 # Two arguments do not go together: either may be named.
