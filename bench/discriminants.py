@@ -225,8 +225,12 @@ def measure(stream: str, seed: int) -> dict[str, Any]:
         hits = [rows.predict(x, classes=10).argmax(1) == p.y for x, p in zip(queries, test, strict=True)]
         score = 100 * float(torch.cat(hits).float().mean())
         found[f"control: 1-NN, 4-bit 14 x 14 rows, {budget // 1000} kB"] = {
-            "right": score, "memory": f"{len(rows)} rows", "bytes": rows.nbytes, "fixed": 0, "seconds": time.process_time() - began,
-        }  # fmt: skip
+            "right": score,
+            "memory": f"{len(rows)} rows",
+            "bytes": rows.nbytes,
+            "fixed": 0,
+            "seconds": time.process_time() - began,
+        }
     return found
 
 

@@ -82,6 +82,9 @@ class Untrained(SupervisedTemplate):  # type: ignore[misc]
             self.mbatch = batch
             self._unpack_minibatch()
             self._before_training_iteration(**kwargs)
+            # Metrics of training look at these; they say nothing here.
+            self.mb_output = self.forward()
+            self.loss = self.criterion()
             self._after_training_iteration(**kwargs)
 
 

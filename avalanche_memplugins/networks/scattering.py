@@ -107,7 +107,7 @@ class Scattering(nn.Module):
         if not len(x):
             return x.new_zeros(0, self.numbers, dtype=torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            return torch.cat([self._vectors(part.float() * self.std + self.mean) for part in x.split(_ROWS)])
+            return torch.cat([self._vectors(part.float() * self.std + self.mean) for part in torch.split(x, _ROWS)])
 
     def _vectors(self, images: Tensor) -> Tensor:
         found = self._coefficients(nn.functional.pad(images, self.padding).flatten(0, 1))
@@ -129,7 +129,8 @@ class Scattering(nn.Module):
 
     def _averaged(self, maps: Tensor) -> Tensor:
         # The Gaussian is a product of two: twice a matrix is less work than two Fourier transforms.
-        return self.rows @ maps @ self.columns.mT
+        averages: Tensor = self.rows @ maps @ self.columns.mT
+        return averages
 
 
 def _halves(spare: int) -> tuple[int, int]:
@@ -167,7 +168,7 @@ def _average(scales: int, side: int) -> Tensor:
     """The matrix ``(side / 2^J, side)`` that smooths a line by the Gaussian and reads it every ``2^J`` pixels."""
     sigma, step = 0.8 * 2 ** (scales - 1), 2**scales
     spectrum = torch.exp(-0.5 * sigma**2 * _periodic(side) ** 2).sum(0)
-    line = torch.fft.ifft(spectrum).real
+    line: Tensor = torch.fft.ifft(spectrum).real
     at, pixel = torch.arange(step // 2, side, step)[:, None], torch.arange(side)
     return line[(at - pixel) % side]
 
@@ -175,4 +176,5 @@ def _average(scales: int, side: int) -> Tensor:
 def _orthonormal(width: int, numbers: int, seed: int) -> Tensor:
     drawn = torch.randn(width, numbers, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     basis, upper = torch.linalg.qr(drawn)
-    return basis * upper.diagonal().sign()  # which is free in a QR decomposition
+    signs: Tensor = upper.diagonal().sign()  # which are free in a QR decomposition
+    return basis * signs

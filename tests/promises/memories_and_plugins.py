@@ -12,6 +12,7 @@ from avalanche_memplugins import (
     DarkReplayPlugin,
     LatentReplayPlugin,
     LocalAdaptationPlugin,
+    MemoryPredictionPlugin,
     MemoryReplayPlugin,
     NearestNeighbourPlugin,
     RandomMemory,
@@ -153,6 +154,12 @@ PLUGINS["Gaussian"] = lambda: MemoryReplayPlugin(GaussianMemory(rank=2, seed=5))
 PLUGINS["Gaussian, full, after the experience"] = lambda: MemoryReplayPlugin(
     GaussianMemory(rank=None, seed=5), write_at="experience"
 )
+PLUGINS["Gaussian, packed mixtures"] = lambda: MemoryReplayPlugin(
+    GaussianMemory(rank=None, precision=6, components=2, seed=5)
+)
+PLUGINS["Gaussian, answering"] = lambda: MemoryPredictionPlugin(
+    GaussianMemory(tied=True, rank=1, precision=8, by="experience", seed=5), writes=True
+)
 PLUGINS["Kanerva"] = lambda: MemoryReplayPlugin(DynamicKanervaMemory(rows=4, seed=5))
 PLUGINS["Kanerva, shared, after the experience"] = lambda: MemoryReplayPlugin(
     DynamicKanervaMemory(rows=8, share="all", seed=5), write_at="experience"
@@ -164,7 +171,9 @@ PLUGINS["VAE without classes"] = lambda: MemoryReplayPlugin(
 )
 MODELS = {
     "Gaussian",
+    "Gaussian, answering",
     "Gaussian, full, after the experience",
+    "Gaussian, packed mixtures",
     "Kanerva",
     "Kanerva machine",
     "Kanerva, shared, after the experience",
