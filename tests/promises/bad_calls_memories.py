@@ -129,11 +129,60 @@ record(
 record(
     "memories.GaussianMemory",
     M.GaussianMemory,
-    lambda: {"rank": 2, "balance": "class", "codec": None, "seed": 0},
+    lambda: {
+        "rank": 2,
+        "balance": "class",
+        "tied": False,
+        "components": 2,
+        "by": "class",
+        "precision": 6,
+        "settle": "experience",
+        "shrinkage": 0.5,
+        "ridge": 0.1,
+        "embedding": None,
+        "codec": None,
+        "seed": 0,
+    },
     rank=Integer(least=0, none=True),
     balance=Name(),
+    tied=Values((None, "no", 1, [])),
+    components=Integer(),
+    by=Name(),
+    precision=Values((None, 5, "float16", True, 1.5, [4])),
+    settle=Name(),
+    shrinkage=Number(least=0, most=1),
+    ridge=Number(least=0),
+    embedding=Values((3, "x", nn.Linear)),
     codec=CODEC,
     **SHARED,
+)
+record(
+    "memories.EpisodicMemory.predict",
+    lambda **a: HELD["EpisodicMemory"]().predict(**a),
+    lambda: {"x": x(2), "classes": 9, "task": None, "k": 2, "temperature": 1.0, "without_itself": False},
+    x=Array(finite=True),
+    classes=Integer(none=True, huge=False),
+    task=Integer(least=0, none=True, huge=False),
+    k=Integer(huge=False),
+    temperature=Number(above=0, none=True),
+    without_itself=Flag(),
+)
+record(
+    "memories.GaussianMemory.predict",
+    lambda **a: HELD["GaussianMemory"]().predict(**a),
+    lambda: {"x": x(2), "classes": 9, "task": None},
+    x=Array(finite=True),
+    classes=Integer(none=True, huge=False),
+    task=Integer(least=0, none=True, huge=False),
+)
+record("memories.GaussianMemory.settle", HELD["GaussianMemory"]().settle, dict)
+record(
+    "memories.GaussianMemory.settled_nbytes",
+    lambda **a: M.GaussianMemory(rank=2).settled_nbytes(**a),
+    lambda: {"classes": 2, "width": 3, "experiences": 1},
+    classes=Integer(),
+    width=Integer(),
+    experiences=Integer(),
 )
 KANERVA: dict[str, Any] = {
     "share": Name(), "label_scale": Number(above=0), "address": Name(), "read_steps": Integer(least=0),

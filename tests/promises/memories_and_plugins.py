@@ -14,6 +14,7 @@ from avalanche_memplugins import (
     LatentReplayPlugin,
     LeanStepPlugin,
     LocalAdaptationPlugin,
+    MemoryPredictionPlugin,
     MemoryReplayPlugin,
     NearestNeighbourPlugin,
     RandomMemory,
