@@ -1,5 +1,16 @@
 """Pure tensor maths: no state, no Avalanche."""
 
+from avalanche_memplugins.functional.context_model import (
+    code_length,
+    context_count,
+    count_contexts,
+    decode_images,
+    encode_images,
+    fit_probabilities,
+    from_rounded_probabilities,
+    pixel_contexts,
+    round_probabilities,
+)
 from avalanche_memplugins.functional.divergences import (
     bernoulli_nll,
     gaussian_nll,
@@ -36,6 +47,7 @@ from avalanche_memplugins.functional.quantise import (
     scaled_int8,
     unpack_bits,
 )
+from avalanche_memplugins.functional.range_coder import decode_bits, encode_bits
 from avalanche_memplugins.functional.ranking import auroc
 from avalanche_memplugins.functional.reservoir import (
     distinct_integers,
@@ -52,11 +64,20 @@ __all__ = [
     "address_second_moment",
     "auroc",
     "bernoulli_nll",
+    "code_length",
+    "context_count",
+    "count_contexts",
+    "decode_bits",
+    "decode_images",
     "decreasing_steps",
     "distinct_integers",
     "draw_low_rank",
+    "encode_bits",
+    "encode_images",
     "energy_read",
     "energy_write",
+    "fit_probabilities",
+    "from_rounded_probabilities",
     "from_scaled_int8",
     "gaussian_nll",
     "hebb_rule",
@@ -77,9 +98,11 @@ __all__ = [
     "nearest_relative",
     "pack_bits",
     "pack_triangle",
+    "pixel_contexts",
     "pseudo_inverse_rule",
     "reconstruction_loss",
     "reservoir_slots",
+    "round_probabilities",
     "round_to_int8",
     "sample_latents",
     "scaled_int8",
