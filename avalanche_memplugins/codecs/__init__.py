@@ -6,7 +6,21 @@ from avalanche_memplugins.codecs.downsampled import Downsampled
 from avalanche_memplugins.codecs.int8 import Int8
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.codecs.plain import Float16, Raw
+from avalanche_memplugins.codecs.product_quantised import ProductQuantised
+from avalanche_memplugins.codecs.quantised import Quantised
 from avalanche_memplugins.codecs.stream import StreamCodec
 from avalanche_memplugins.codecs.uint8 import Uint8
 
-__all__ = ["Bits", "Codec", "Downsampled", "Float16", "Int8", "LatentCodec", "Raw", "StreamCodec", "Uint8"]
+__all__ = [
+    "Bits",
+    "Codec",
+    "Downsampled",
+    "Float16",
+    "Int8",
+    "LatentCodec",
+    "ProductQuantised",
+    "Quantised",
+    "Raw",
+    "StreamCodec",
+    "Uint8",
+]

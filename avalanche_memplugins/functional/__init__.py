@@ -1,5 +1,6 @@
 """Pure tensor maths: no state, no Avalanche."""
 
+from avalanche_memplugins.functional.clustering import k_means
 from avalanche_memplugins.functional.context_model import (
     code_length,
     context_count,
@@ -42,7 +43,10 @@ from avalanche_memplugins.functional.modern_hopfield import modern_hopfield_read
 from avalanche_memplugins.functional.neighbours import KeyTable, Neighbours, nearest
 from avalanche_memplugins.functional.quantise import (
     from_scaled_int8,
+    gaussian_levels,
+    nearest_levels,
     pack_bits,
+    packed_size,
     round_to_int8,
     scaled_int8,
     unpack_bits,
@@ -79,10 +83,12 @@ __all__ = [
     "fit_probabilities",
     "from_rounded_probabilities",
     "from_scaled_int8",
+    "gaussian_levels",
     "gaussian_nll",
     "hebb_rule",
     "hopfield_recall",
     "inverse_distance",
+    "k_means",
     "kanerva_address",
     "kanerva_dynamic_write",
     "kanerva_posterior",
@@ -95,9 +101,11 @@ __all__ = [
     "merge_moments",
     "modern_hopfield_read",
     "nearest",
+    "nearest_levels",
     "nearest_relative",
     "pack_bits",
     "pack_triangle",
+    "packed_size",
     "pixel_contexts",
     "pseudo_inverse_rule",
     "reconstruction_loss",
