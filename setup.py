@@ -27,6 +27,8 @@ setup(
             "lab/html_report/*.html",
             "pretrained/*.md",
             "pretrained/*.safetensors",
+            "pretrained/contexts/*.md",
+            "pretrained/contexts/*.safetensors",
             "pretrained/energy/*.md",
             "pretrained/energy/*.safetensors",
             "presets/*.yaml",

@@ -13,8 +13,8 @@ def k_means(rows: Tensor, count: int, *, steps: int = 25, generator: torch.Gener
 
     .. math:: \min_\mu \sum_b \min_i \lVert x_b - \mu_i \rVert^2
 
-    It begins with rows drawn far apart (k-means++), and stops early once nothing moves. A centre with no rows takes the place of
-    the row that is farthest from its own.
+    It begins with rows drawn far apart (k-means++), and stops early once nothing moves. A centre with no rows takes the
+    place of the row that is farthest from its own.
 
     :param rows: floating-point ``(B, F)``, finite.
     :param count: of the centres, 1 to B.

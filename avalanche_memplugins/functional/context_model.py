@@ -234,7 +234,8 @@ def _contexts(levels: Bytes, bits: int) -> tuple[Bytes, Integers]:
         for dy, dx, down, up in template.terms[first:last].tolist():
             context += work[:, :, 2 + dy : 2 + dy + height, 2 + dx : 2 + dx + width] >> down << up
         found[..., plane] = (levels >> (bits - 1 - plane)) & 1
-    return found.reshape(rows, -1), contexts.reshape(rows, -1)
+    count = channels * height * width * bits
+    return found.reshape(rows, count), contexts.reshape(rows, count)
 
 
 def _decode_together(

