@@ -39,6 +39,7 @@ setup(
         "torch>=2.4",
         "torchvision>=0.19",
         "numpy",
+        "pillow",
         "numba",  # codes images in microseconds; without it NumPy does, some thirty times slower
         "safetensors",
         "scikit-learn",  # the embedded digits; avalanche-lib needs it too

@@ -4,6 +4,7 @@ from avalanche_memplugins.codecs.bits import Bits
 from avalanche_memplugins.codecs.codec import Codec
 from avalanche_memplugins.codecs.downsampled import Downsampled
 from avalanche_memplugins.codecs.entropy_coded import EntropyCoded
+from avalanche_memplugins.codecs.image_file import ImageFile
 from avalanche_memplugins.codecs.int8 import Int8
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.codecs.plain import Float16, Raw
@@ -19,6 +20,7 @@ __all__ = [
     "Downsampled",
     "EntropyCoded",
     "Float16",
+    "ImageFile",
     "Int8",
     "LatentCodec",
     "ProductQuantised",

@@ -122,7 +122,8 @@ class EntropyCoded(nn.Module):
     def decode_rows(self, buffer: Tensor, starts: Tensor, lengths: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Rows ``(B, *shape)``, as the inner codec gives them back."""
         levels = self._decode_levels(buffer, starts, lengths, shape)
-        return self.inner.decode(pack_bits(levels.flatten(1), self.bits), shape, dtype)
+        pixels = self.codec.from_levels(levels, dtype)
+        return self.inner.enlarge(pixels, shape, dtype) if isinstance(self.inner, Downsampled) else pixels
 
     def fit(self, x: Tensor) -> None:
         """Choose the table that suits these rows; rows coded before are then to be coded anew, see :meth:`refitted`.

@@ -151,14 +151,14 @@ class ByteStore:
             found[here] = held.lengths[inside[here]].astype(np.int64) + held.width
         return torch.from_numpy(found)
 
-    def room_for(self, lengths: Tensor) -> int:
-        """Bytes that further rows of these lengths take, at most.
+    def excess(self, gone: Tensor | list[int], lengths: Tensor) -> int:
+        """Bytes that :meth:`replace` would go beyond the budget by; 0 or below if the rows fit.
 
-        :param lengths: int64 ``(B,)``.
+        :param gone: as for :meth:`replace`, like ``lengths``.
         """
         sizes = self._sizes(lengths)
-        pages = self._added(np.zeros(int(sizes.sum()), dtype=np.uint8), sizes, list(self._pages[-1:]))
-        return sum(page.nbytes for page in pages) - sum(page.nbytes for page in self._pages[-1:]) + 4
+        pages = self._replaced(gone, np.zeros(int(sizes.sum()), dtype=np.uint8), sizes)
+        return sum(page.nbytes for page in pages) - self.budget_bytes
 
     def replace(self, gone: Tensor | list[int], buffer: Tensor, lengths: Tensor) -> None:
         """Take rows out and put others at the end; nothing changes if an error is raised.
@@ -174,11 +174,7 @@ class ByteStore:
                 f"buffer: expected uint8 ({int(sizes.sum())},), as the lengths say, got {buffer.dtype} "
                 f"{tuple(buffer.shape)}"
             )
-        out = np.sort(self._numbers("gone", torch.as_tensor(gone, dtype=torch.int64)))
-        if (out[1:] == out[:-1]).any():
-            raise ValueError("gone: expected different rows, got one twice")
-        pages = self._removed(out)
-        pages = [*pages[:-1], *self._added(buffer.cpu().numpy(), sizes, pages[-1:])]
+        pages = self._replaced(gone, buffer.cpu().numpy(), sizes)
         taken = sum(page.nbytes for page in pages)
         if taken > self.budget_bytes:
             raise ValueError(f"buffer: expected rows that fit into {self.budget_bytes} bytes, got {taken} in all")
@@ -237,6 +233,13 @@ class ByteStore:
         self._pages = list(pages)
         self._ends = np.cumsum([len(page.lengths) for page in pages], dtype=np.int64)
         self._taken = sum(page.nbytes for page in pages)
+
+    def _replaced(self, gone: Tensor | list[int], data: Bytes, sizes: Integers) -> list[_Page]:
+        out = np.sort(self._numbers("gone", torch.as_tensor(gone, dtype=torch.int64)))
+        if (out[1:] == out[:-1]).any():
+            raise ValueError("gone: expected different rows, got one twice")
+        pages = self._removed(out)
+        return [*pages[:-1], *self._added(data, sizes, pages[-1:])]
 
     def _removed(self, rows: Integers) -> list[_Page]:
         """The pages without these rows, ascending; those that became small are put together."""

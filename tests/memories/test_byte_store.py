@@ -69,15 +69,16 @@ def test_a_row_of_fifteen_bytes_takes_sixteen_and_an_eighth() -> None:
     assert store.costs(torch.tensor([5, 9])).tolist() == [16, 16]
 
 
-def test_room_is_never_said_too_small() -> None:
+def test_what_goes_beyond_the_budget_is_said_before() -> None:
     rng = np.random.default_rng(0)
     for page_bytes in (1, 300, 1 << 17):
         store = ByteStore(10**7, page_bytes=page_bytes)
         for _ in range(60):
             lengths = LENGTHS["a few long"](rng, int(rng.integers(0, 30)))
-            said, before = store.room_for(torch.from_numpy(lengths)), store.nbytes
-            put(store, [], [bytes(int(n)) for n in lengths])
-            assert store.nbytes - before <= said <= store.nbytes - before + 4
+            gone = rng.permutation(len(store))[: int(rng.integers(0, 20))].tolist()
+            said = store.excess(gone, torch.from_numpy(lengths))
+            put(store, gone, [bytes(int(n)) for n in lengths])
+            assert store.nbytes - store.budget_bytes == said
 
 
 def test_an_error_changes_nothing() -> None:
