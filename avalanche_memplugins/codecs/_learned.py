@@ -22,7 +22,7 @@ class Learned:
         self.names = names
         for name in names:
             module.register_buffer(name, torch.zeros(0))
-        module.register_load_state_dict_pre_hook(self._resize)
+        module.register_load_state_dict_pre_hook(self._resize)  # type: ignore[no-untyped-call]
 
     def _resize(self, module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
         # A state is loaded only into buffers of its shape and type.

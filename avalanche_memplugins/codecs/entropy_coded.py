@@ -121,6 +121,7 @@ class EntropyCoded(nn.Module):
 
     def decode_rows(self, buffer: Tensor, starts: Tensor, lengths: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Rows ``(B, *shape)``, as the inner codec gives them back."""
+        check.coding(shape, dtype)
         levels = self._decode_levels(buffer, starts, lengths, shape)
         pixels = self.codec.from_levels(levels, dtype)
         return self.inner.enlarge(pixels, shape, dtype) if isinstance(self.inner, Downsampled) else pixels
@@ -183,7 +184,7 @@ class EntropyCoded(nn.Module):
 
     def _small(self, shape: Size) -> Size:
         """Shape of the image that is stored."""
-        if len(shape) != 3:
+        if len(check.integers("shape", shape)) != 3:
             raise ValueError(f"shape: the codec EntropyCoded expected that of images (C, H, W), got {tuple(shape)}")
         side = self.inner.size if isinstance(self.inner, Downsampled) else None
         return Size(shape) if side is None else Size((shape[0], side, side))

@@ -12,6 +12,7 @@ from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs.uint8 import Uint8
+from avalanche_memplugins.functional.range_coder import check_pieces
 
 Format = Literal["png", "jpeg", "webp"]
 _PNG_HEAD, _PNG_END = 33, 12  # signature and IHDR; IEND
@@ -99,7 +100,8 @@ class ImageFile:
 
     def decode_rows(self, buffer: Tensor, starts: Tensor, lengths: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images as their files give them back."""
-        levels = torch.empty(len(starts), *shape, dtype=torch.uint8)
+        check_pieces(buffer, starts, lengths)
+        levels = torch.empty(len(starts), *check.coding(shape, dtype), dtype=torch.uint8)
         pieces = zip(starts.tolist(), lengths.tolist(), strict=True)
         for row, (start, length) in enumerate(pieces):
             levels[row] = self._image(buffer[start : start + length].numpy().tobytes(), Size(shape))

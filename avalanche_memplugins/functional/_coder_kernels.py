@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,11 @@ BOTTOM = 1 << 48
 """An interval below this gives off a byte."""
 Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
+Array: TypeAlias = Any
+"""An array whose numbers numba computes with in the very types they have, unlike mypy's view of NumPy's."""
 
 
-def encode_rows(bits: Bytes, ones: NDArray[np.uint16], out: Bytes, lengths: Integers) -> None:
+def encode_rows(bits: Array, ones: Array, out: Array, lengths: Array) -> None:
     """Code each row of ``bits`` ``(B, n)`` into ``out`` ``(B, width)``, zero before; its bytes into ``lengths``."""
     for row in range(bits.shape[0]):
         low, width, size = 0, TOP, 0
@@ -59,7 +61,7 @@ def encode_rows(bits: Bytes, ones: NDArray[np.uint16], out: Bytes, lengths: Inte
         lengths[row] = size
 
 
-def decode_rows(buffer: Bytes, starts: Integers, lengths: Integers, ones: NDArray[np.uint16], bits: Bytes) -> None:
+def decode_rows(buffer: Array, starts: Array, lengths: Array, ones: Array, bits: Array) -> None:
     """The inverse of :func:`encode_rows`: fills ``bits`` ``(B, n)``."""
     for row in range(bits.shape[0]):
         place, end = starts[row], starts[row] + lengths[row]
@@ -87,14 +89,14 @@ def decode_rows(buffer: Bytes, starts: Integers, lengths: Integers, ones: NDArra
 
 
 def decode_images(
-    buffer: Bytes,
-    starts: Integers,
-    lengths: Integers,
-    ones: NDArray[np.uint16],
-    terms: Integers,
-    planes: Integers,
-    work: Integers,
-    levels: Bytes,
+    buffer: Array,
+    starts: Array,
+    lengths: Array,
+    ones: Array,
+    terms: Array,
+    planes: Array,
+    work: Array,
+    levels: Array,
 ) -> None:
     """Decode images whose bits were coded with the probabilities of their contexts.
 
@@ -144,9 +146,7 @@ def decode_images(
                     levels[row, channel, y, x] = level
 
 
-def decode_binary_images(
-    buffer: Bytes, starts: Integers, lengths: Integers, ones: NDArray[np.uint16], work: Bytes, levels: Bytes
-) -> None:
+def decode_binary_images(buffer: Array, starts: Array, lengths: Array, ones: Array, work: Array, levels: Array) -> None:
     """:func:`decode_images` of 1 bit a pixel: the ten neighbours slide along as three numbers, which is faster.
 
     :param work: ``(H + 2, W + 4)``, zero.

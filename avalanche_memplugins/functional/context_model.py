@@ -51,7 +51,9 @@ class _Template:
 
 @cache
 def _template(bits: int) -> _Template:
-    terms, planes, contexts = [], [], 0
+    terms: list[tuple[int, int, int, int]] = []
+    planes: list[tuple[int, int, int, int]] = []
+    contexts = 0
     for plane, neighbours in enumerate(_PLANES[bits]):
         first, width = len(terms), 0
         for dy, dx, drop in reversed(neighbours):
@@ -111,9 +113,10 @@ def fit_probabilities(counts: Tensor, prior: Tensor | None = None, *, strength: 
     :param prior: :math:`65536\\, p_0`, ``(contexts,)``; None: a half.
     :param strength: :math:`s` > 0, how many observations the prior counts for.
     """
-    if check.tensor("counts", counts).ndim != 2 or counts.shape[1] != 2:
-        raise ValueError(f"counts: expected (contexts, 2), got {tuple(counts.shape)}")
+    _check_counts(counts)
     check.number("strength", strength, above=0)
+    if prior is not None:
+        check.like("prior", check.tensor("prior", prior), counts.shape[:1], "one a context")
     before = torch.full((len(counts),), 0.5, dtype=torch.float64) if prior is None else prior.double() / ONE
     zeros, ones = counts.double().unbind(1)
     found = (ones + strength * before) / (zeros + ones + strength)
@@ -126,6 +129,8 @@ def code_length(counts: Tensor, ones: Tensor) -> float:
     :param counts: ``(contexts, 2)`` of :func:`count_contexts`.
     :param ones: ``(contexts,)``.
     """
+    _check_counts(counts)
+    check.like("ones", check.tensor("ones", ones), counts.shape[:1], "one a context")
     share = ones.double() / ONE
     zeros, hits = counts.double().unbind(1)
     return float(-(zeros * (1 - share).log2() + hits * share.log2()).sum())
@@ -263,6 +268,11 @@ def _decode_together(
                     level = 2 * level + decoder.next(table[context])
                 work[:, y + 2, x + 2] = level
         levels[:, channel] = work[:, 2:, 2:-2]
+
+
+def _check_counts(counts: Tensor) -> None:
+    if check.tensor("counts", counts).ndim != 2 or counts.shape[1] != 2:
+        raise ValueError(f"counts: expected (contexts, 2), got {tuple(counts.shape)}")
 
 
 def _bits(bits: int) -> int:

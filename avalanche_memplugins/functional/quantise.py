@@ -61,7 +61,7 @@ def unpack_bits(code: Tensor, bits: int, count: int) -> Tensor:
     if bits == 8:
         return code.clone()
     if 8 % bits:
-        single = unpack_bits(code, 1, count * bits).unflatten(-1, (count, bits))
+        single = unpack_bits(code, 1, count * bits).view(*code.shape[:-1], count, bits)
         values = single[..., 0].clone()
         for i in range(1, bits):
             values |= single[..., i] << i
@@ -101,13 +101,14 @@ def gaussian_levels(bits: int) -> Tensor:
 def _gaussian_levels(bits: int) -> Tensor:
     count = 1 << bits
     # Near the fixed point for many levels: those of a normal distribution three times as wide in variance.
-    levels = 3**0.5 * torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)
+    levels: Tensor = 3**0.5 * torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)
     infinite = torch.tensor([torch.inf], dtype=torch.float64)
     for _ in range(2_000):
         ends = torch.cat([-infinite, (levels[1:] + levels[:-1]) / 2, infinite])
         density = torch.exp(-0.5 * ends.square()) / (2 * torch.pi) ** 0.5
         levels = (density[:-1] - density[1:]) / torch.special.ndtr(ends).diff()
-    return (levels - levels.flip(0)) / 2
+    symmetric: Tensor = (levels - levels.flip(0)) / 2
+    return symmetric
 
 
 def nearest_levels(values: Tensor, levels: Tensor) -> Tensor:

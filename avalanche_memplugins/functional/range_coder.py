@@ -87,8 +87,9 @@ def check_pieces(buffer: Any, starts: Any, lengths: Any) -> None:
         raise ValueError(f"lengths: expected int64, got {lengths.dtype}")
     check.like("lengths", lengths, starts.shape, "one a start")
     if len(starts):
-        if int(starts.min()) < 0 or int(lengths.min()) < 0:
-            raise ValueError("starts: expected starts and lengths >= 0, got some below")
+        for name, value in (("starts", starts), ("lengths", lengths)):
+            if int(value.min()) < 0:
+                raise ValueError(f"{name}: expected numbers >= 0, got {int(value.min())}")
         if int((starts + lengths).max()) > len(buffer):
             raise ValueError(f"lengths: expected rows within {len(buffer)} bytes, got {int((starts + lengths).max())}")
 

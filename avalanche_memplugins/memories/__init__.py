@@ -1,6 +1,5 @@
 """What is remembered."""
 
-from avalanche_memplugins.memories.byte_store import ByteStore
 from avalanche_memplugins.memories.coded_memory import CodedMemory
 from avalanche_memplugins.memories.differentiable_neural_dictionary import DifferentiableNeuralDictionary
 from avalanche_memplugins.memories.dynamic_kanerva_memory import DynamicKanervaMemory
@@ -15,7 +14,6 @@ from avalanche_memplugins.memories.summary import Summary
 from avalanche_memplugins.memories.vae_memory import VAEMemory
 
 __all__ = [
-    "ByteStore",
     "CodedMemory",
     "DifferentiableNeuralDictionary",
     "DynamicKanervaMemory",

@@ -69,6 +69,9 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
     torch.Size([4, 1, 28, 28])
     """
 
+    codec: VariableCodec
+    _here: Tensor
+
     def __init__(
         self,
         budget_bytes: int | str,
@@ -118,8 +121,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
     @property
     def device(self) -> torch.device:
         """Where samples come out."""
-        here: Tensor = self._here  # type: ignore[assignment]
-        return here.device
+        return self._here.device
 
     @property
     def nbytes(self) -> int:
@@ -129,7 +131,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
     @property
     def nbytes_fixed(self) -> int:
         """The codec's bytes that do not depend on the stream."""
-        return int(self.codec.nbytes_fixed)
+        return self.codec.nbytes_fixed
 
     def summary(self) -> Summary:
         """What the memory holds by class, task and experience; ``str()`` of it is a table."""
@@ -179,6 +181,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         :raises TypeError: if an argument is of a wrong kind.
         :raises ValueError: if shapes, types or values do not fit, or the budget is below a single row.
         """
+        check.labels("y", y, check.rows_of(x))
         columns = self._checked(x, y, t, t if origin is None else origin)
         if not len(x):
             return
@@ -324,7 +327,8 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         rows = self.slots()
         buffer, starts, lengths = self.store.read(rows)
         header = self._header_bytes
-        codec, code, sizes = self.codec.refitted(buffer, starts + header, lengths - header, self.shape)  # type: ignore[attr-defined]
+        learner: Any = self.codec
+        codec, code, sizes = learner.refitted(buffer, starts + header, lengths - header, self.shape)
         headers = buffer[starts[:, None] + torch.arange(header)]
         self._taken_since_fit, self._held_at_fit = 0, max(_REFIT, len(self))
         store = ByteStore(self.budget_bytes - codec.nbytes - (self.nbytes - self.store.nbytes - self.codec.nbytes))
@@ -358,7 +362,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         :param slots: int64 ``(n,)`` on the CPU, from 0 to ``len(memory) - 1``.
         :raises ValueError: for numbers that there are not.
         """
-        buffer, starts, lengths = self.store.read(slots)
+        buffer, starts, lengths = self.store.read(check.row_slots(slots, len(self)).long())
         header = self._header_bytes
         x = self.codec.decode_rows(buffer, starts + header, lengths - header, self.shape, self.dtype)
         y, t, origin = self._labels_in(buffer, starts)
@@ -369,7 +373,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
 
         :param slots: as for :meth:`rows`.
         """
-        buffer, starts, _ = self.store.read(slots)
+        buffer, starts, _ = self.store.read(check.row_slots(slots, len(self)).long())
         return self._labels_in(buffer, starts)
 
     @property
@@ -408,7 +412,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         made = [repr(self), self.labels, self.store_tasks]
         if list(state["made"]) != made:
             raise ValueError(f"state: expected that of {made}, got {list(state['made'])}")
-        codec = copy.deepcopy(self.codec)
+        codec: Any = copy.deepcopy(self.codec)
         if hasattr(codec, "load_state_dict"):
             codec.load_state_dict({**codec.state_dict(), **state["codec"]})
         if hasattr(codec, "_check_sound"):

@@ -15,11 +15,10 @@ from avalanche_memplugins.functional import (
     decode_images,
     encode_images,
     fit_probabilities,
-    from_rounded_probabilities,
     pixel_contexts,
     range_coder,
-    round_probabilities,
 )
+from avalanche_memplugins.functional.context_model import from_rounded_probabilities, round_probabilities
 
 # By the docstring: neighbours (line, column, bits left out), the most significant first.
 NEIGHBOURS = {

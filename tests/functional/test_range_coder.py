@@ -113,5 +113,5 @@ def test_what_does_not_fit_is_told() -> None:
     zero = torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="lengths: expected rows within 0 bytes, got 1"):
         decode_bits(torch.zeros(0, dtype=torch.uint8), zero, zero + 1, ones)
-    with pytest.raises(ValueError, match="starts: expected starts and lengths >= 0"):
+    with pytest.raises(ValueError, match="starts: expected numbers >= 0, got -1"):
         decode_bits(torch.zeros(0, dtype=torch.uint8), zero - 1, zero, ones)
