@@ -27,6 +27,8 @@ setup(
             "lab/*.html",
             "pretrained/*.md",
             "pretrained/*.safetensors",
+            "pretrained/contexts/*.md",
+            "pretrained/contexts/*.safetensors",
             "pretrained/energy/*.md",
             "pretrained/energy/*.safetensors",
             "presets/*.yaml",
@@ -37,6 +39,8 @@ setup(
         "torch>=2.4",
         "torchvision>=0.19",
         "numpy",
+        "pillow",
+        "numba",  # codes images in microseconds; without it NumPy does, some thirty times slower
         "safetensors",
         "scikit-learn",  # the embedded digits; avalanche-lib needs it too
         "scipy",

@@ -1,5 +1,15 @@
 """Pure tensor maths: no state, no Avalanche."""
 
+from avalanche_memplugins.functional.clustering import k_means
+from avalanche_memplugins.functional.context_model import (
+    code_length,
+    context_count,
+    count_contexts,
+    decode_images,
+    encode_images,
+    fit_probabilities,
+    pixel_contexts,
+)
 from avalanche_memplugins.functional.discriminant import (
     cholesky_factors,
     class_log_posterior,
@@ -50,11 +60,14 @@ from avalanche_memplugins.functional.packed_covariance import (
 )
 from avalanche_memplugins.functional.quantise import (
     from_scaled_int8,
+    gaussian_levels,
+    nearest_levels,
     pack_bits,
     round_to_int8,
     scaled_int8,
     unpack_bits,
 )
+from avalanche_memplugins.functional.range_coder import decode_bits, encode_bits
 from avalanche_memplugins.functional.ranking import auroc
 from avalanche_memplugins.functional.reservoir import (
     distinct_integers,
@@ -74,19 +87,29 @@ __all__ = [
     "bernoulli_nll",
     "cholesky_factors",
     "class_log_posterior",
+    "code_length",
+    "context_count",
+    "count_contexts",
+    "decode_bits",
+    "decode_images",
     "decreasing_steps",
     "distinct_integers",
     "draw_low_rank",
+    "encode_bits",
+    "encode_images",
     "energy_read",
     "energy_write",
     "fit_experts",
+    "fit_probabilities",
     "from_scaled_int8",
+    "gaussian_levels",
     "gaussian_log_density",
     "gaussian_nll",
     "hebb_rule",
     "hopfield_recall",
     "inverse_distance",
     "inverse_factors",
+    "k_means",
     "kanerva_address",
     "kanerva_dynamic_write",
     "kanerva_posterior",
@@ -101,12 +124,14 @@ __all__ = [
     "merge_scatters",
     "modern_hopfield_read",
     "nearest",
+    "nearest_levels",
     "nearest_relative",
     "pack_bits",
     "pack_covariance",
     "pack_factors",
     "pack_triangle",
     "packed_covariance_size",
+    "pixel_contexts",
     "product_of_experts",
     "pseudo_inverse_rule",
     "reconstruction_loss",

@@ -29,7 +29,7 @@ def square(x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
 FREE = Array(last=False)
 GENERATOR = Values((3, "cpu", torch.Generator))
 LINEAR = nn.Linear(3, 4)
-BITS = Values((3, 0, True, "4", 1.5, None))
+BITS = Values((9, 0, True, "4", 1.5, None))
 
 
 def local(**more: Any) -> dict[str, Any]:
@@ -555,4 +555,105 @@ record(
     log_probabilities=Array(finite=True, last=False),
     y=Labels(),
     steps=Integer(),
+)
+
+PLANES = Values((3, 0, True, "4", 1.5, None))
+PIECES: dict[str, Any] = {
+    "buffer": Array(floats=True, last=False),
+    "starts": Values((None, 3, "x", torch.tensor([0.5]), torch.tensor([-1]), torch.tensor([99]), torch.tensor(0))),
+    "lengths": Values((None, 3, "x", torch.tensor([0.5]), torch.tensor([-1]), torch.tensor([99]), torch.tensor(0))),
+}
+BETWEEN_PIECES = {"starts": ("starts", "lengths")}
+SHARES = Values((None, 3, "x", torch.ones(1, 8), torch.zeros(1, 8, dtype=torch.int64), torch.full((1, 8), 65536)))
+TABLE = Values((None, 3, "x", torch.ones(1024), torch.zeros(1024, dtype=torch.int64), torch.ones(5, dtype=torch.int64)))
+LEVELS = Values((None, 3, "x", torch.ones(1, 1, 4, 4), torch.full((1, 1, 4, 4), 2, dtype=torch.uint8), torch.ones(4)))
+COUNTS = Values((None, 3, "x", torch.ones(4), torch.ones(4, 3)))
+
+
+def levels() -> Tensor:
+    return torch.ones(1, 1, 4, 4, dtype=torch.uint8)
+
+
+def pieces(size: int) -> dict[str, Any]:
+    code = torch.ones(size, dtype=torch.uint8)
+    return {"buffer": code, "starts": torch.tensor([0]), "lengths": torch.tensor([size])}
+
+
+def table() -> Tensor:
+    return torch.full((1024,), 9, dtype=torch.int64)
+
+
+record(
+    "functional.encode_bits",
+    F.encode_bits,
+    lambda: {"bits": torch.ones(1, 8, dtype=torch.uint8), "ones": torch.full((1, 8), 9)},
+    bits=Values((None, 3, "x", torch.ones(1, 8), torch.full((1, 8), 2, dtype=torch.uint8), torch.ones(8))),
+    ones=SHARES,
+)
+record(
+    "functional.decode_bits",
+    F.decode_bits,
+    lambda: {**pieces(2), "ones": torch.full((1, 8), 9)},
+    BETWEEN_PIECES,
+    ones=SHARES,
+    **PIECES,
+)
+for name in ("pixel_contexts", "count_contexts"):
+    record(
+        f"functional.{name}",
+        getattr(F, name),
+        lambda: {"levels": levels(), "bits": 1},
+        levels=LEVELS,
+        bits=PLANES,
+    )
+record("functional.context_count", F.context_count, lambda: {"bits": 1}, bits=PLANES)
+record(
+    "functional.encode_images",
+    F.encode_images,
+    lambda: {"levels": levels(), "bits": 1, "ones": table()},
+    levels=LEVELS,
+    bits=PLANES,
+    ones=TABLE,
+)
+record(
+    "functional.decode_images",
+    F.decode_images,
+    lambda: {**pieces(2), "bits": 1, "shape": (1, 4, 4), "ones": table()},
+    BETWEEN_PIECES,
+    bits=PLANES,
+    shape=Values((None, 3, "x", (1, 4), (0, 4, 4), (1.5, 4, 4))),
+    ones=TABLE,
+    **PIECES,
+)
+record(
+    "functional.fit_probabilities",
+    F.fit_probabilities,
+    lambda: {"counts": torch.ones(4, 2), "prior": torch.full((4,), 9), "strength": 4.0},
+    counts=COUNTS,
+    prior=Values((3, "x", torch.ones(3))),
+    strength=Number(above=0),
+)
+record(
+    "functional.code_length",
+    F.code_length,
+    lambda: {"counts": torch.ones(4, 2), "ones": torch.full((4,), 9)},
+    counts=COUNTS,
+    ones=Values((None, 3, "x", torch.ones(3))),
+)
+record("functional.gaussian_levels", F.gaussian_levels, lambda: {"bits": 2}, bits=BITS)
+record(
+    "functional.nearest_levels",
+    F.nearest_levels,
+    lambda: {"values": normal(3, 4), "levels": torch.tensor([-1.0, 1.0])},
+    values=Array(last=False, flat=False),
+    levels=Values((None, 3, "x", torch.ones(0), torch.ones(257), torch.ones(2, 2))),
+)
+record(
+    "functional.k_means",
+    F.k_means,
+    lambda: {"rows": normal(6, 3), "count": 2, "steps": 2, "generator": None},
+    rows=Array(last=False),
+    count=Integer(huge=True),
+    steps=Integer(huge=False),
+    generator=GENERATOR,
 )

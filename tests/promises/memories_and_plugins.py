@@ -14,7 +14,6 @@ from avalanche_memplugins import (
     LatentReplayPlugin,
     LeanStepPlugin,
     LocalAdaptationPlugin,
-    MemoryPredictionPlugin,
     MemoryReplayPlugin,
     NearestNeighbourPlugin,
     RandomMemory,
