@@ -210,6 +210,11 @@ class NoRows:
     def choose(self, *args: Any) -> list[int]:
         return []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
 
 @pytest.mark.parametrize(
     "options", [{}, {"replay_weight": 0.5}, {"batch_policy": "replace"}, {"labels": "soft"}, {"labels": "old_model"}]
