@@ -260,7 +260,7 @@ MEMORIES = [
     *(random_memory(f"{read} read", read_policy=read) for read in ("cycle", "class_balanced", "task_balanced")),
     random_memory("hardest", write_policy="hardest"),
     random_memory("herding", write_policy="herding", sizes=(100, 900), fill=1_000),
-    random_memory("gss", write_policy="gss", sizes=(100, 900), fill=1_000),
+    random_memory("gss", write_policy="gss", sizes=(100, 1_600), fill=1_000),
     random_memory("float16", codec="float16", error=2e-3),
     random_memory("4bit", codec=lambda: Bits(4, **PIXELS), labels="int16", error=0.5 / 15 / 0.05 + 1e-4),
     random_memory("int8", codec="int8", error=HALF_A_STEP),
