@@ -634,11 +634,13 @@ class GaussianMemory(GenerativeMemory):
         spread = (width * (width + 1) // 2,) if self.rank is None else (min(self.rank, width), width)
         return {"mean": (width,), "spread": spread, "residual": (0 if self.rank is None else own,)}
 
-    def _group(self, codes: Tensor, classes: Tensor, experiences: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _group(
+        self, codes: Tensor, classes: Tensor, experiences: Tensor | int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The groups of rows, entered into their table.
 
         :param classes: index ``(B,)`` of each row's class.
-        :param experiences: number ``(B,)`` of each row's experience.
+        :param experiences: number ``(B,)`` of each row's experience, or one for all.
         :returns: as ``_enrol`` does, and the rows that the groups had before.
         """
         of = torch.zeros_like(classes)

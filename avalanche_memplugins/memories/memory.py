@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins.memories.recall import Recall
+from avalanche_memplugins.memories.summary import Summary
 
 
 class Memory(Protocol):
@@ -64,3 +65,21 @@ class LearningMemory(Memory, Protocol):
 
     def consolidate(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]], *, origin: int) -> None:
         """Learn from batches ``(x, y, t)`` that can be iterated again and again, each time a fresh pass."""
+
+
+class AnsweringMemory(WritableMemory, Protocol):
+    """Classifies rows by itself.
+
+    It may have ``settle()``, which a plugin calls at the end of each experience: what waits for that, such as packing
+    what was written, is done then.
+    """
+
+    def predict(self, x: Tensor, *, classes: int | None = None, task: int | None = None) -> Tensor:
+        """Log posteriors ``(B, classes)`` of rows ``(B, *shape)``; minus infinity for a class that was not seen.
+
+        :param classes: columns; None: as many as the largest class held, and one.
+        :param task: only classes, or rows, of this task label; None: all.
+        """
+
+    def summary(self) -> Summary:
+        """What it holds, by class and by task."""
