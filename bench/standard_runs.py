@@ -25,9 +25,8 @@ from avalanche_memplugins.lab import STRATEGIES, LocalProcesses, ResultStore, Ru
 from avalanche_memplugins.lab.frontier import points
 from avalanche_memplugins.lab.frontier_figure import frontier_figure
 from avalanche_memplugins.lab.html_report import render
-from avalanche_memplugins.lab.memory_factory import make_memory
 from avalanche_memplugins.lab.store import write_whole
-from avalanche_memplugins.lab.strategies import OURS
+from avalanche_memplugins.lab.strategies import OURS, make_memory
 from avalanche_memplugins.lab.sweep import sweep
 
 STREAMS = (

@@ -12,7 +12,7 @@ from .runner import run_all
 from .settings import Settings
 from .spec import RunSpec
 from .store import ResultStore
-from .strategies import ABSENT, STRATEGIES, Absent, StrategyInfo
+from .strategies import ABSENT, STRATEGIES, Absent, Recipe
 
 __all__ = [
     "ABSENT",
@@ -25,11 +25,11 @@ __all__ = [
     "LocalProcesses",
     "MemoryInfo",
     "Outcome",
+    "Recipe",
     "ResultStore",
     "RunResult",
     "RunSpec",
     "Settings",
-    "StrategyInfo",
     "compare",
     "run_all",
 ]

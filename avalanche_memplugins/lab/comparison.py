@@ -13,7 +13,7 @@ from avalanche_memplugins.benchmarks.registry import get_benchmark
 
 from .settings import Settings
 from .spec import RunSpec
-from .strategies import ABSENT, STRATEGIES, StrategyInfo
+from .strategies import ABSENT, STRATEGIES, Recipe, find_recipe
 
 MOST_SEEDS = 10_000
 
@@ -145,14 +145,14 @@ def check_seeds(seeds: int) -> None:
         raise ValueError(f"seeds: expected an integer from 1 to {MOST_SEEDS}, got {seeds!r}")
 
 
-def check_strategy(name: str) -> StrategyInfo:
+def check_strategy(name: str) -> Recipe:
     """The strategy of that name, if it can run here.
 
     :raises ValueError: if there is none, or a module that it needs is missing.
     """
     if name in (left_out := {absent.name: absent for absent in ABSENT}):
         raise ValueError(f"strategy: {name} is left out: {left_out[name].reason}")
-    info = look_up("strategy", name, STRATEGIES)
+    info = find_recipe(name)
     if info.requires and importlib.util.find_spec(info.requires) is None:
         raise ValueError(f"strategy: {name} {info.note}")
     return info

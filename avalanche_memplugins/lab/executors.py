@@ -44,7 +44,7 @@ class InProcess:
         """As :meth:`Executor.run`."""
         import torch
 
-        from .perform import perform
+        from .run import perform
 
         for spec in specs:
             threads = torch.get_num_threads()

@@ -29,8 +29,7 @@ with suppress(Exception), warnings.catch_warnings():
         _import(name)
     for name in ("evaluation.metrics", "logging", "training.plugins"):
         _import(f"avalanche.{name}")
-    for name in ("builders", "execute", "perform"):
-        _import(f"avalanche_memplugins.lab.{name}")
+    _import("avalanche_memplugins.lab.run")
     _import("sklearn.datasets")
     # The first optimiser brings in the compiler's modules.
     torch = sys.modules["torch"]

@@ -106,7 +106,7 @@ def _do(spec: RunSpec, store: ResultStore, settings: Settings, token: Path, data
     """Do a run on a node, in the results' folder if it is seen from there."""
     import tempfile
 
-    from .perform import perform
+    from .run import perform
     from .worker import warm_up
 
     if data is not None and not os.environ.get(ENV):

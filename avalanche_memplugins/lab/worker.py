@@ -35,7 +35,7 @@ def serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Setting
     os.dup2(file, 1)
     os.dup2(file, 2)
     try:
-        from .perform import perform
+        from .run import perform
 
         warm_up(settings.threads)
         result = perform(spec, store, settings)

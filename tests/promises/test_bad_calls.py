@@ -30,7 +30,7 @@ EXCEPTIONS = {
             "functional.Neighbours", "memories.Nearest", "memories.Recall", "memories.Summary", "networks.EpisodeBound",
             "networks.VAEBound", "plugins.Replayed", "memories.policies.Placement", "benchmarks.DigitsData",
             "benchmarks.BenchmarkInfo", "pretrained.Pretrained", "pretrained.PretrainedEnergy", "lab.Outcome",
-            "lab.MemoryInfo", "lab.Absent", "lab.StrategyInfo", "checkpointing.CheckpointError",
+            "lab.MemoryInfo", "lab.Absent", "lab.Recipe", "checkpointing.CheckpointError",
         ),
         RESULT,
     ),
