@@ -24,7 +24,7 @@ setup(
     package_data={
         "avalanche_memplugins": [
             "py.typed",
-            "lab/html_report/*.html",
+            "lab/*.html",
             "pretrained/*.md",
             "pretrained/*.safetensors",
             "pretrained/energy/*.md",
@@ -44,6 +44,7 @@ setup(
         "matplotlib",
         "pyyaml",
         "Jinja2",
+        "filelock",
         "tyro",
         "rich",
     ],

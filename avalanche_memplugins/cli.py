@@ -11,7 +11,8 @@ import textwrap
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TextIO
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO
 
 import tyro
 from rich.console import Console, Group, RenderableType
@@ -22,12 +23,28 @@ from rich.text import Text
 from avalanche_memplugins import __version__
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
-from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare, presets
-from avalanche_memplugins.lab.energy.options import EnergyTraining
+from avalanche_memplugins.energy_training.options import EnergyTraining
+from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare
 from avalanche_memplugins.lab.frontier import Frontier, draw_frontier
-from avalanche_memplugins.lab.gallery_options import Gallery
-from avalanche_memplugins.lab.reproduce import Reproduction, reproduce
-from avalanche_memplugins.lab.rewrite import Report, rewrite
+from avalanche_memplugins.lab.options import UNSET
+from avalanche_memplugins.lab.report import Report, rewrite
+from avalanche_memplugins.lab.reproduce import Reproduction, load_preset, preset_names, reproduce
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Draw what memories replay, how reads restore damaged images, and how addresses look."""
+
+    images: Literal["digits", "mnist", "fashion"] = "digits"
+    """Images to write: the digits that come with scikit-learn, enlarged, or a data set of 28 x 28 images."""
+    budget: str = "50KB"
+    """Most bytes of each memory, such as 50KB or 2MB."""
+    seed: int = 0
+    """Seed of the draws."""
+    data_root: Annotated[Path | None, tyro.conf.arg(aliases=["--data"]), UNSET] = None
+    """Folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("gallery")
+    """Folder for the pictures."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +52,18 @@ class Listing:
     """Show strategies, memories, benchmarks and presets, and what is left out and why."""
 
 
-Command = (
-    Annotated[Comparison, tyro.conf.subcommand("compare")]
-    | Annotated[Frontier, tyro.conf.subcommand("frontier")]
-    | Annotated[Reproduction, tyro.conf.subcommand("reproduce")]
-    | Annotated[Gallery, tyro.conf.subcommand("gallery")]
-    | Annotated[EnergyTraining, tyro.conf.subcommand("train-energy")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Listing, tyro.conf.subcommand("list")]
-)
-COMMANDS = ("compare", "frontier", "reproduce", "gallery", "train-energy", "report", "list")
+Command = Comparison | Frontier | Reproduction | Gallery | EnergyTraining | Report | Listing
+COMMANDS: dict[str, type[Command]] = {
+    "compare": Comparison,
+    "frontier": Frontier,
+    "reproduce": Reproduction,
+    "gallery": Gallery,
+    "train-energy": EnergyTraining,
+    "report": Report,
+    "list": Listing,
+}
 _LONGEST = 1_000  # letters of an error
 _TEXT = 30  # columns that a line of the lists needs beside its name
-_ABOUT = (
-    "Memory plugins for Avalanche: compare them, at equal bytes too, reproduce published numbers. "
-    "`memplugins --version` tells the version."
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,12 +107,11 @@ def _done(given: list[str]) -> int:
     if given == ["--version"]:
         print(f"memplugins {__version__}")
         return 0
+    if not given or given[0] in ("-h", "--help"):
+        show_help(_Screen())
+        return 0 if given else 2  # nothing was asked for
     try:
-        command = _parsed(given or ["--help"])
-    except SystemExit:
-        if given:
-            raise
-        return 2  # the help was shown, but nothing was asked for
+        command = _parsed(given)
     except BrokenPipeError as problem:
         raise _ReaderLeftError from problem
     console = _Screen()
@@ -111,12 +123,12 @@ def _done(given: list[str]) -> int:
         return 0
     if isinstance(command, Gallery):
         # Brings in torch, for which the other commands' first lines need not wait.
-        from avalanche_memplugins.lab.gallery import draw_gallery
+        from avalanche_memplugins.gallery import draw_gallery
 
-        draw_gallery(command, console)
+        draw_gallery(**vars(command), console=console)
         return 0
     if isinstance(command, EnergyTraining):
-        from avalanche_memplugins.lab.energy.train import Training
+        from avalanche_memplugins.energy_training.train import Training
 
         training = Training(command)
         score = training.run(console)
@@ -193,18 +205,16 @@ def _parsed(arguments: list[str]) -> Command:
     """The command with its options.
 
     :raises ValueError: if there is no command of that name.
-    :raises SystemExit: once help, or what is wrong, has been shown.
+    :raises SystemExit: once a command's help, or what is wrong, has been shown.
     """
-    if arguments and not arguments[0].startswith("-"):
-        look_up("command", arguments[0], dict.fromkeys(COMMANDS))
+    command = look_up("command", arguments[0], COMMANDS)
     wants_help = {"-h", "--help"} & set(arguments)
     with redirect_stdout(_Wrapped(sys.stdout)) if wants_help else nullcontext():
         return tyro.cli(
-            Command,
-            prog="memplugins",
-            description=_ABOUT,
-            args=arguments,
-            config=(tyro.conf.FlagConversionOff,),
+            command,
+            prog=f"memplugins {arguments[0]}",
+            args=arguments[1:],
+            config=(tyro.conf.FlagConversionOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
         )
 
 
@@ -228,6 +238,16 @@ def _broken(line: str, width: int) -> str:
     return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
 
 
+def show_help(console: Console) -> None:
+    """Print what the commands are for."""
+    first_lines = [(name, (options.__doc__ or "").partition("\n")[0]) for name, options in COMMANDS.items()]
+    console.print("usage: memplugins COMMAND [OPTIONS]\n", markup=False)
+    console.print("Memory plugins for Avalanche: compare them at equal bytes, reproduce published numbers.\n")
+    console.print(_named(first_lines, console.width))
+    console.print("\n`memplugins COMMAND --help` shows the options of a command.")
+    console.print("`memplugins --version` shows the version.")
+
+
 def show_lists(console: Console) -> None:
     """Print what there is, by name."""
     strategies = [(one.name, one.summary + (f"; note: {one.note}" if one.note else "")) for one in STRATEGIES.values()]
@@ -236,8 +256,8 @@ def show_lists(console: Console) -> None:
         source = "comes with scikit-learn" if info.local else "from MEMPLUGINS_DATA, or downloaded"
         benchmarks.append((info.name, f"{info.summary}; {info.scenario}; {source}"))
     published = []
-    for name in presets.names():
-        preset = presets.load_preset(name)
+    for name in preset_names():
+        preset = load_preset(name)
         published.append((name, f"{preset.summary}; about {preset.minutes:g} min a seed on one core"))
     lists = {
         "strategies": strategies,

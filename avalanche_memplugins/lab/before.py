@@ -12,10 +12,9 @@ from pathlib import Path
 from avalanche_memplugins.benchmarks.registry import BenchmarkInfo
 from avalanche_memplugins.benchmarks.roots import data_root
 
-from .settings import Settings
-from .spec import RunSpec
+from .spec import RunSpec, Settings
 from .store import check_writable
-from .strategies import CODECS
+from .strategies import CODECS, STRATEGIES
 
 _SHOWN = 4
 
@@ -33,17 +32,36 @@ def check_before(specs: Sequence[RunSpec], out: Path, settings: Settings, *, her
     """
     kinds = list(dict.fromkeys(replace(spec, seed=0) for spec in specs))
     problems = list(dict.fromkeys(why for spec in kinds if (why := _length(spec))))
-    problems += [f"{spec.strategy} on {spec.benchmark}: {why}" for spec in kinds if (why := unsuitable(spec))]
+    problems += [f"{spec.method} on {spec.benchmark}: {why}" for spec in kinds if (why := unsuitable(spec))]
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError("; ".join(problems[:_SHOWN]) + more)
     if here:
+        _check_own(kinds, settings)
         if too_large := list(dict.fromkeys(why for spec in kinds if (why := _too_large(spec)))):
             raise ValueError("; ".join(too_large[:_SHOWN]))
         with settings.data():
             for info in {spec.benchmark: spec.info for spec in specs}.values():
                 _check_data(info)
     check_writable(out)
+
+
+def _check_own(specs: Sequence[RunSpec], settings: Settings) -> None:
+    """Try what a user brings, and models that do not suit every benchmark, once each."""
+    # By what may fail: a strategy of ours builds with whatever the others give.
+    tried = {
+        replace(spec, strategy="naive", options=(), budget=None) if spec.strategy in STRATEGIES else spec: spec
+        for spec in specs
+        if spec.code or spec.model not in ("mlp", "linear", "linear-zero")
+    }
+    if not tried:
+        return
+    # Brings in torch.
+    from .run import check_own
+
+    with settings.data():
+        for spec in tried:
+            check_own(spec)
 
 
 def _length(spec: RunSpec) -> str | None:

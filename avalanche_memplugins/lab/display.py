@@ -1,4 +1,4 @@
-"""Progress on the screen: a live table in a terminal, plain lines elsewhere."""
+"""What the screen shows while runs are done: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from .comparison import label
-from .result import RunResult
+from .formatting import count, label, last_line
 from .spec import RunSpec
+from .store import ResultStore, RunResult
 
 
 class Display(Protocol):
@@ -114,14 +114,14 @@ class LiveDisplay:
         table.add_column("accuracy so far, %", style="dim")
         for benchmark in benchmarks:
             table.add_column(benchmark)
-        for strategy in dict.fromkeys(spec.strategy for spec in self.specs):
+        for strategy in dict.fromkeys(spec.method for spec in self.specs):
             table.add_row(label(strategy), *(self._cell(benchmark, strategy) for benchmark in benchmarks))
         return Group(table, self.bar)
 
     def _cell(self, benchmark: str, strategy: str) -> Text:
         cell, accuracies = Text(), []
         for spec in self.specs:
-            if (spec.benchmark, spec.strategy) != (benchmark, strategy):
+            if (spec.benchmark, spec.method) != (benchmark, strategy):
                 continue
             result = self.results.get(spec)
             if result is None:
@@ -154,12 +154,16 @@ class _TimeLeft(ProgressColumn):
         return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left", "cyan")
 
 
-def count(number: int, thing: str) -> str:
-    """The number and its thing, in the plural where that is due."""
-    return f"{number} {thing}{'s' * (number != 1)}"
+def say(console: Console, text: object) -> None:
+    """A line that a reader should not miss."""
+    console.print(Text(str(text), "yellow"), soft_wrap=True)
 
 
-def last_line(result: RunResult) -> str:
-    """What a failed run's traceback ends with."""
-    lines = (result.error or "").strip().splitlines()
-    return lines[-1] if lines else "no message"
+def tell(console: Console, results: Sequence[RunResult], store: ResultStore) -> None:
+    """The failures, with where their tracebacks are, and the runs' warnings, each once."""
+    for result in results:
+        if not result.ok:
+            line = f"FAILED {result.spec.title}: {last_line(result)}\n  traceback in {store.path(result.spec)}"
+            console.print(Text(line, "red"), soft_wrap=True)
+    for warning in dict.fromkeys(text for result in results for text in result.warnings):
+        say(console, f"warned: {warning}")

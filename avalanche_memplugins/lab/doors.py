@@ -309,11 +309,31 @@ def returned(kind: str, name: str, value: Any) -> Any:
     :raises ValueError: otherwise; the error shows the signature.
     """
     door = DOORS[kind]
-    missing = [part for part in door.parts if not hasattr(value, part)]
+    value_of = getattr(value, "strategy", value) if kind == "strategy" else value
+    missing = [part for part in door.parts if not hasattr(value_of, part)]
     if missing or isinstance(value, type):
         why = "a class" if isinstance(value, type) else f"a {type(value).__name__} without {', '.join(missing)}"
         raise ValueError(f"{kind}: expected {name}{door.call} to return {door.gives}, got {why}")
     return value
+
+
+def make(kind: str, name: str, known: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
+    """Call a function of the user's, and check what it returns.
+
+    :param kind: as in :func:`load`, likewise ``name`` and ``known``.
+    :param arguments: for the function, likewise ``options``.
+    :raises ValueError: as :func:`load` and :func:`returned`; and for whatever the function raises, with its cause.
+
+    >>> make("schedule", "builtins:max", {}, 1, 2)
+    Traceback (most recent call last):
+    ValueError: schedule: expected builtins:max(optimizer, steps) to return a torch scheduler, got a int without step
+    """
+    function = load(kind, name, known)
+    try:
+        value = function(*arguments, **options)
+    except Exception as problem:
+        raise ValueError(f"{kind}: {name} raised {type(problem).__name__}: {problem}") from problem
+    return returned(kind, name, value)
 
 
 def options_of(kind: str, function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:

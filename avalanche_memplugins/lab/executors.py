@@ -1,15 +1,16 @@
-"""Where runs are executed."""
+"""Does the runs that are not done yet, in this process, in others or on a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from .result import RunResult
-from .settings import Settings
-from .spec import RunSpec
-from .store import ResultStore
+from rich.console import Console
+
+from .display import display_for, say
+from .spec import RunSpec, Settings
+from .store import ResultStore, RunResult
 
 
 class Executor(Protocol):
@@ -72,7 +73,7 @@ def open_executor(
             import torch
 
             if not torch.cuda.is_available():
-                raise ValueError(f"gpus: wants 0 where torch finds no CUDA device, got {settings.gpus:g}")
+                raise ValueError(f"gpus: expected 0, since torch finds no CUDA device, got {settings.gpus:g}")
         return LocalProcesses(jobs, settings)
     from .ray_executor import RayExecutor
 
@@ -96,3 +97,47 @@ def executor_for(
         # Whoever names another cluster next would else go on with this one.
         if given is None and hasattr(executor, "close"):
             executor.close()
+
+
+def run_all(
+    specs: Sequence[RunSpec],
+    store: ResultStore,
+    executor: Executor,
+    on_result: Callable[[RunResult, bool], None] = lambda result, fresh: None,
+    *,
+    console: Console | None = None,
+) -> list[RunResult]:
+    """Results of all runs, those in the store and those still to do.
+
+    A result is in the store before it is reported, and a run under way leaves its state in the store after each
+    experience: whatever ends this early, the next call goes on from there. A run that had failed is tried again,
+    from its beginning.
+
+    :param specs: the runs; one named twice is done once.
+    :param store: where results are, and go.
+    :param executor: does the runs.
+    :param on_result: called with each result and whether it is fresh: first for those in the store.
+    :param console: shows the progress, and after Ctrl-C how to go on; None: nothing is shown.
+    :returns: a result for each run, in the order of ``specs``.
+    """
+    if console is not None:
+        try:
+            with display_for(console, specs, min(executor.jobs, len(specs))) as display:
+                return run_all(specs, store, executor, display.show)
+        except KeyboardInterrupt:
+            done = sum(1 for spec in specs if (known := store.get(spec)) is not None and known.ok)
+            kept = f"{done} of {len(specs)} runs are kept in {store.folder}"
+            say(console, f"stopped: {kept}; the same command goes on from there")
+            raise
+    results: dict[RunSpec, RunResult] = {}
+    for spec in dict.fromkeys(specs):
+        known = store.get(spec)
+        if known is not None and known.ok:
+            results[spec] = known
+            on_result(known, False)
+    missing = [spec for spec in dict.fromkeys(specs) if spec not in results]
+    for result in executor.run(missing, store):
+        result = store.keep(result)
+        results[result.spec] = result
+        on_result(result, True)
+    return [results[spec] for spec in dict.fromkeys(specs)]

@@ -196,7 +196,7 @@ def find_model(name: str) -> ModelInfo:
     options, more = doors.options_of("model", function)
 
     def checked(*args: Any, **options: Any) -> Module:
-        module: Module = doors.returned("model", name, function(*args, **options))
+        module: Module = doors.make("model", name, MODELS, *args, **options)
         return module
 
     return ModelInfo(name=name, summary=doors.summary_of(function), make=checked, options=options, open_options=more)

@@ -13,10 +13,8 @@ from typing import Any
 
 from avalanche_memplugins.benchmarks.roots import ENV
 
-from .result import RunResult
-from .settings import Settings
-from .spec import RunSpec
-from .store import ResultStore
+from .spec import RunSpec, Settings
+from .store import ResultStore, RunResult
 
 RETRIES = 5
 _WAIT = 5.0
@@ -41,7 +39,7 @@ class RayExecutor:
 
     def __init__(self, address: str, *, settings: Settings | None = None, retries: int = RETRIES) -> None:
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise ValueError(f"retries: wants an integer >= 0, got {retries!r}")
+            raise ValueError(f"retries: expected an integer >= 0, got {retries!r}")
         self.address = address
         self.settings = settings or Settings()
         self.retries = retries
@@ -106,8 +104,8 @@ def _do(spec: RunSpec, store: ResultStore, settings: Settings, token: Path, data
     """Do a run on a node, in the results' folder if it is seen from there."""
     import tempfile
 
+    from .processes import warm_up
     from .run import perform
-    from .worker import warm_up
 
     if data is not None and not os.environ.get(ENV):
         os.environ[ENV] = data

@@ -38,10 +38,8 @@ from avalanche_memplugins.checkpointing import CheckpointError, load_run_state, 
 from avalanche_memplugins.checkpointing._random import capture_random, restore_random
 from avalanche_memplugins.lab.models import find_model
 from avalanche_memplugins.lab.nets import TaskMasked, task_classes
-from avalanche_memplugins.lab.result import RunResult, checked_numbers
-from avalanche_memplugins.lab.settings import Settings
-from avalanche_memplugins.lab.spec import PROTOCOL, RunSpec
-from avalanche_memplugins.lab.store import ResultStore, sealed, unsealed, write_whole
+from avalanche_memplugins.lab.spec import PROTOCOL, RunSpec, Settings
+from avalanche_memplugins.lab.store import ResultStore, RunResult, checked_numbers, sealed, unsealed, write_whole
 from avalanche_memplugins.lab.strategies import LABEL_BYTES, Built, Setup
 from avalanche_memplugins.lab.strategies.loops import Scheduled, ServedTests, StopAfter
 from avalanche_memplugins.lab.streams import open_benchmark
@@ -260,6 +258,36 @@ def build(spec: RunSpec, benchmark: Any, evaluator: Any) -> Built:
         )
     )
     return built
+
+
+def check_own(spec: RunSpec) -> None:
+    """Build a run once, without training it, and put two rows through its model.
+
+    :param spec: the run.
+    :raises ValueError: if a function of the user's own fails, or returns something else than it must.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            benchmark = open_benchmark(spec)
+            built = build(spec, benchmark, EvaluationPlugin())
+            make_schedule(spec.schedule, built.strategy.optimizer, steps=10)
+            built.memory_bytes()
+            rows = torch.stack([benchmark.train_stream[0].dataset[0][0]] * 2)
+            tasks = () if spec.info.scenario != "task-incremental" else (0,)
+            with torch.no_grad():
+                shape = tuple(built.strategy.model.eval()(rows, *tasks).shape)
+    except ValueError:
+        raise
+    except Exception as problem:  # whatever the user's functions raise
+        told = "".join(traceback.format_tb(problem.__traceback__)[-1:]).strip().partition("\n")[0]
+        raise ValueError(
+            f"{spec.method} with {spec.model} on {spec.benchmark}: {type(problem).__name__}: {problem} ({told})"
+        ) from problem
+    if shape != (2, spec.info.n_classes):
+        raise ValueError(
+            f"model: expected {spec.model} to make outputs (2, {spec.info.n_classes}) of two rows, got {shape}"
+        )
 
 
 @dataclass

@@ -1,21 +1,28 @@
-"""What one run is."""
+"""What one run is, and how runs are carried out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
 from avalanche_memplugins._bytes import parse_bytes
+from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import BenchmarkInfo
+from avalanche_memplugins.benchmarks.roots import ENV
+from avalanche_memplugins.benchmarks.roots import data_root as find_root
 from avalanche_memplugins.lab import doors, streams
 from avalanche_memplugins.lab.models import MODELS, TORCHVISION, find_model
-from avalanche_memplugins.lab.strategies import CODECS, STRATEGIES, Recipe, find_recipe, named, own_label, parsed
+from avalanche_memplugins.lab.strategies import CODECS, STRATEGIES, Recipe, changed, find_recipe, named
+from avalanche_memplugins.lab.strategies.memory import MEMORIES
 from avalanche_memplugins.lab.training import OPTIMIZERS, SCHEDULES, check_rates
 
 # Counts up whenever the same spec would give other numbers than before, so that old results are not taken for new.
@@ -40,6 +47,8 @@ _LATER = (
     "code",
 )
 Pairs = tuple[tuple[str, Any], ...]
+MOST_THREADS = 1024
+LOGGERS = ("csv", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,27 +119,25 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         counts = ("n_experiences", "epochs", "memory_size", "hidden", "batch_size", "seed", "hidden_layers")
-        optional = tuple(
-            field for field in ("iterations", "train_rows", "test_rows") if getattr(self, field) is not None
-        )
-        for field in counts + optional:
-            value, least = getattr(self, field), 0 if field == "seed" else 1
+        optional = tuple(name for name in ("iterations", "train_rows", "test_rows") if getattr(self, name) is not None)
+        for name in counts + optional:
+            value, least = getattr(self, name), 0 if name == "seed" else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{field}: expected an integer >= {least}, got {short(value)}")
+                raise ValueError(f"{name}: expected an integer >= {least}, got {short(value)}")
             if value > _MOST:
-                raise ValueError(f"{field}: expected an integer up to {_MOST}, got {short(value)}")
-        for field, low, high in (
+                raise ValueError(f"{name}: expected an integer up to {_MOST}, got {short(value)}")
+        for name, low, high in (
             ("lr", None, math.inf),
             ("dropout", 0.0, 1.0),
             ("momentum", 0.0, 1.0),
             ("weight_decay", 0.0, math.inf),
         ):
             # 1 and 1.0 are the same run and must have the same hash.
-            object.__setattr__(self, field, _number(field, getattr(self, field), low, high))
+            object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
         if not isinstance(self.code, str):
             raise ValueError(f"code: expected text, got {short(self.code)}")
-        for field in ("options", "benchmark_options", "model_options"):
-            object.__setattr__(self, field, _frozen(_as_dict(field, getattr(self, field))))
+        for name in ("options", "benchmark_options", "model_options"):
+            object.__setattr__(self, name, _frozen(_as_dict(name, getattr(self, name))))
         if not self.code:
             self._look_up()
         elif not self._own() and streams.folder_of(self.benchmark) is None:
@@ -162,7 +169,7 @@ class RunSpec:
         ]
         if self.strategy in STRATEGIES:
             names += [
-                ("memory", options.get("memory", ""), {"rows": None}),
+                ("memory", options.get("memory", ""), MEMORIES),
                 ("codec", options.get("codec", ""), CODECS),
             ]
         return [(kind, name, known) for kind, name, known in names if name and name not in known]
@@ -184,15 +191,10 @@ class RunSpec:
         if self.iterations is not None:
             object.__setattr__(self, "epochs", 1)
         model = MODELS.get(self.model) if self.code else find_model(self.model)
-        for field, owner in (("options", recipe), ("model_options", model)):
+        for name, owner in (("options", recipe), ("model_options", model)):
             if owner is not None:
-                options = owner.with_defaults(dict(getattr(self, field)))
-                changed = {
-                    name: value
-                    for name, value in options.items()
-                    if name not in owner.options or value != owner.options[name]
-                }
-                object.__setattr__(self, field, _frozen(changed))
+                options = owner.with_defaults(dict(getattr(self, name)))
+                object.__setattr__(self, name, _frozen(changed(options, owner.options)))
 
     @property
     def recipe(self) -> Recipe:
@@ -277,12 +279,57 @@ def _number(field: str, value: Any, low: float | None, high: float) -> float:
     return number
 
 
-def label_of(method: str) -> str:
-    """Name of a strategy, with its options if it has any, for tables and pictures.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Threads, device and loggers of every run; none of them is in a run's hash.
 
-    >>> label_of("er-4bit"), label_of("er:codec=2bit"), label_of("mypackage.methods:hardest")
-    ('ER 4-bit', 'ER (codec=2bit)', 'hardest')
+    :param threads: of a run, 1 to 1024. Sums may be added in another order with another number, so a table that is to
+        repeat bit for bit needs the same number.
+    :param gpus: share of a GPU that a run takes, >= 0. Above 0 runs train on it; Ray places them by it.
+    :param loggers: of Avalanche, from :data:`LOGGERS`; ``wandb`` and ``tensorboard`` need their packages.
+    :param data_root: folder of the data sets, as torchvision lays them out; None: ``MEMPLUGINS_DATA``.
+    :param folder: where the command was given; on a machine that has it, a run works there, so that a user's own
+        modules and folders are found.
+    :raises ValueError: naming the setting that is out of range or unknown, or a folder that does not exist.
     """
-    name, options = parsed(method)
-    label = STRATEGIES[name].label if name in STRATEGIES else own_label(name)
-    return f"{label} ({method[len(name) + 1 :]})" if options else label
+
+    threads: int = 1
+    gpus: float = 0.0
+    loggers: tuple[str, ...] = ()
+    data_root: Path | None = None
+    folder: Path = field(default_factory=Path.cwd)
+
+    def __post_init__(self) -> None:
+        threads = self.threads
+        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+            raise ValueError(f"threads: expected an integer from 1 to {MOST_THREADS}, got {threads!r}")
+        if isinstance(self.gpus, bool) or not isinstance(self.gpus, int | float) or not 0 <= self.gpus < float("inf"):
+            raise ValueError(f"gpus: expected a number >= 0, got {self.gpus!r}")
+        for name in self.loggers:
+            look_up("log", name, dict.fromkeys(LOGGERS))
+        if self.data_root is not None:
+            # Absolute: a node of a cluster works in another folder.
+            object.__setattr__(self, "data_root", Path(os.path.abspath(find_root(self.data_root) or "")))
+
+    @property
+    def device(self) -> str:
+        """Where models are trained, as torch names it."""
+        return "cuda" if self.gpus else "cpu"
+
+    @contextmanager
+    def data(self) -> Iterator[None]:
+        """Within it a run works in :attr:`folder`, and reads its data from :attr:`data_root`, if that is given."""
+        place, before = Path.cwd(), os.environ.get(ENV)
+        if self.folder.is_dir():
+            os.chdir(self.folder)
+        if self.data_root is not None:
+            os.environ[ENV] = str(self.data_root)
+        try:
+            yield
+        finally:
+            os.chdir(place)
+            if self.data_root is not None:
+                if before is None:
+                    del os.environ[ENV]
+                else:
+                    os.environ[ENV] = before

@@ -96,7 +96,7 @@ def _of_folder(options: dict[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _facts(name: str, n_experiences: int, benchmark_options: Any) -> BenchmarkInfo:
     function = doors.load("benchmark", name, BENCHMARKS)
-    benchmark = _opened(name, function, n_experiences, 0, dict(benchmark_options))
+    benchmark = _opened(name, n_experiences, 0, dict(benchmark_options))
     return BenchmarkInfo(
         name=name,
         summary=doors.summary_of(function),
@@ -121,12 +121,8 @@ def _classes(benchmark: Any) -> set[int]:
     return {int(label) for stream in streams for experience in stream for label in experience.dataset.targets}
 
 
-def _opened(name: str, function: Any, n_experiences: int, seed: int, options: dict[str, Any]) -> Any:
-    try:
-        found = function(n_experiences, seed=seed, **options)
-    except TypeError as problem:
-        raise ValueError(f"benchmark: {name} cannot be called with {options or 'no options'}: {problem}") from problem
-    doors.returned("benchmark", name, found)
+def _opened(name: str, n_experiences: int, seed: int, options: dict[str, Any]) -> Any:
+    found = doors.make("benchmark", name, BENCHMARKS, n_experiences, seed=seed, **options)
     lengths = len(found.train_stream), len(found.test_stream)
     if lengths != (n_experiences, n_experiences):
         raise ValueError(
@@ -153,8 +149,7 @@ def open_benchmark(spec: RunSpec) -> Any:
         if info.draws_rows:
             return benchmark
     else:
-        function = doors.load("benchmark", spec.benchmark, BENCHMARKS)
-        benchmark = _opened(spec.benchmark, function, spec.n_experiences, spec.seed, options)
+        benchmark = _opened(spec.benchmark, spec.n_experiences, spec.seed, options)
     if spec.train_rows is None and spec.test_rows is None:
         return benchmark
     sides = (benchmark.train_stream, spec.train_rows), (benchmark.test_stream, spec.test_rows)

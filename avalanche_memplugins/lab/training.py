@@ -65,9 +65,8 @@ def make_optimizer(
     if name in OPTIMIZERS:
         optimizer: Optimizer = getattr(torch.optim, OPTIMIZERS[name])(trained, lr=lr, **settings)
         return optimizer
-    made = doors.load("optimizer", name, OPTIMIZERS)(trained, lr=lr, **settings)
-    checked: Optimizer = doors.returned("optimizer", name, made)
-    return checked
+    own: Optimizer = doors.make("optimizer", name, OPTIMIZERS, trained, lr=lr, **settings)
+    return own
 
 
 def make_schedule(name: str, optimizer: Optimizer, steps: int) -> Any:
@@ -81,6 +80,6 @@ def make_schedule(name: str, optimizer: Optimizer, steps: int) -> Any:
     0.1
     """
     if name in SCHEDULES:
-        make = SCHEDULES[name]
-        return None if make is None else make(optimizer, steps)
-    return doors.returned("schedule", name, doors.load("schedule", name, SCHEDULES)(optimizer, steps))
+        known = SCHEDULES[name]
+        return None if known is None else known(optimizer, steps)
+    return doors.make("schedule", name, SCHEDULES, optimizer, steps)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from avalanche_memplugins.lab import LocalProcesses, ResultStore, RunResult, RunSpec, Settings, processes, worker
+from avalanche_memplugins.lab import LocalProcesses, ResultStore, RunResult, RunSpec, Settings, processes
 
 
 def fake_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Settings, log: str) -> None:
@@ -35,7 +35,7 @@ def fake_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Se
 def sleeping_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Settings, log: str) -> None:
     """Never ends by itself."""
     store.folder.mkdir(exist_ok=True)
-    threading.Thread(target=worker._die_with_the_reader, args=(pipe.fileno(),), daemon=True).start()
+    threading.Thread(target=processes._die_with_the_reader, args=(pipe.fileno(),), daemon=True).start()
     (store.folder / "pids").write_text(f"{os.getpid()} {parent_process().pid}")
     time.sleep(600)
 
@@ -132,10 +132,10 @@ def test_an_installation_that_cannot_be_imported_fails_the_run(
     def broken(threads: int) -> None:
         raise ImportError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(worker, "warm_up", broken)
+    monkeypatch.setattr(processes, "warm_up", broken)
     monkeypatch.setattr(os, "dup2", lambda *streams: None)
     monkeypatch.setattr(signal, "signal", lambda *handler: None)
     pipe = _Pipe()
-    worker.serve(pipe, spec(), ResultStore(tmp_path), Settings(), str(tmp_path / "log"))  # type: ignore[arg-type]
+    processes.serve(pipe, spec(), ResultStore(tmp_path), Settings(), str(tmp_path / "log"))  # type: ignore[arg-type]
     assert [result.spec for result in pipe.sent] == [spec()]
     assert "torchvision::nms" in str(pipe.sent[0].error)

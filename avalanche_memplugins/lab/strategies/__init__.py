@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from avalanche_memplugins.lab import doors
 from avalanche_memplugins.lab.strategies.avalanche import ABSENT, Absent
 from avalanche_memplugins.lab.strategies.avalanche import BASELINES as _BASELINES
 from avalanche_memplugins.lab.strategies.memory import CODECS, make_memory
 from avalanche_memplugins.lab.strategies.ours import OURS as _OURS
-from avalanche_memplugins.lab.strategies.recipe import LABEL_BYTES, Built, Recipe, Setup
+from avalanche_memplugins.lab.strategies.recipe import LABEL_BYTES, Built, Recipe, Setup, changed
 
 __all__ = [
     "ABSENT",
@@ -24,6 +25,7 @@ __all__ = [
     "Built",
     "Recipe",
     "Setup",
+    "changed",
     "find_recipe",
     "held_bytes",
     "make_memory",
@@ -31,6 +33,7 @@ __all__ = [
     "own_label",
     "parsed",
     "parsed_options",
+    "sizing",
 ]
 
 OURS: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _OURS}
@@ -55,10 +58,8 @@ def find_recipe(name: str) -> Recipe:
     options, more = doors.options_of("strategy", function)
 
     def build(setup: Setup) -> Built:
-        made = function(setup, **dict(setup.spec.options))
-        built = made if isinstance(made, Built) else Built(made, lambda: held_bytes(made, setup.row_bytes))
-        doors.returned("strategy", name, built.strategy)
-        return built
+        made = doors.make("strategy", name, STRATEGIES, setup, **dict(setup.spec.options))
+        return made if isinstance(made, Built) else Built(made, lambda: held_bytes(made, setup.row_bytes))
 
     return Recipe(
         name=name,
@@ -78,6 +79,16 @@ def own_label(name: str) -> str:
     'hardest'
     """
     return name.rpartition(":")[2]
+
+
+def sizing(method: str) -> Literal["rows", "bytes", "no"]:
+    """What sizes the memory of a strategy, see :class:`.Recipe`; a user's own is sized by rows.
+
+    >>> sizing("gaussian"), sizing("er:codec=2bit")
+    ('bytes', 'rows')
+    """
+    name, _ = parsed(method)
+    return STRATEGIES[name].sized if name in STRATEGIES else "rows"
 
 
 def held_bytes(strategy: Any, row_bytes: int) -> int:
@@ -114,10 +125,8 @@ def parsed(text: str) -> tuple[str, dict[str, Any]]:
     >>> parsed("mypackage.methods:hardest:share=0.5,balanced=true")
     ('mypackage.methods:hardest', {'share': 0.5, 'balanced': True})
     """
-    name, _, last = text.rpartition(":")
-    if not name or "=" not in last:
-        return text, {}
-    return name, parsed_options(last.split(","))
+    found = re.fullmatch(r"(.+?):(\w+=.*)", text) if isinstance(text, str) else None
+    return (text, {}) if found is None else (found[1], parsed_options(found[2].split(",")))
 
 
 def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:

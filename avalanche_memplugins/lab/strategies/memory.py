@@ -79,6 +79,9 @@ CODECS: Mapping[str, CodecInfo] = {
 }
 
 
+MEMORIES: Mapping[str, str] = {"rows": "RandomMemory, or EpisodicMemory where rows are searched"}
+
+
 def codec_of(name: str, spec: RunSpec) -> str | Codec:
     """The codec that an option names, for the rows of a run.
 
@@ -87,13 +90,14 @@ def codec_of(name: str, spec: RunSpec) -> str | Codec:
     :raises ValueError: if there is none, or it does not suit the run's rows.
     """
     info = spec.info
-    make = CODECS[name].make if name in CODECS else doors.load("codec", name, CODECS)
+    if name not in CODECS:
+        own: Codec = doors.make("codec", name, CODECS, info.input_shape, **spec.normalisation)
+        return own
     try:
-        codec: str | Codec = make(info.input_shape, **spec.normalisation)
+        return CODECS[name].make(info.input_shape, **spec.normalisation)
     except ValueError as problem:
         of = f"those of {info.name} are {info.input_shape}"
         raise ValueError(f"strategy: {spec.strategy} {problem}; {of}") from problem
-    return codec if name in CODECS else doors.returned("codec", name, codec)
 
 
 def rows_of(spec: RunSpec, *, searched: bool = False, logits: bool = False) -> Any:
@@ -112,9 +116,7 @@ def rows_of(spec: RunSpec, *, searched: bool = False, logits: bool = False) -> A
     if own != "rows":
         capacity = spec.memory_size if spec.budget is None else None
         facts = {"shape": info.input_shape, "classes": info.n_classes, "experiences": spec.n_experiences}
-        make = doors.load("memory", own, {"rows": None})
-        memory = make(capacity, budget=spec.budget, codec=codec, seed=spec.seed, **facts)
-        return doors.returned("memory", own, memory)
+        return doors.make("memory", own, MEMORIES, capacity, budget=spec.budget, codec=codec, seed=spec.seed, **facts)
     kind = EpisodicMemory if searched else RandomMemory
     settings: dict[str, Any] = {
         "policy": options["policy"],

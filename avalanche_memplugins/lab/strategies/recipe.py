@@ -152,6 +152,15 @@ def with_defaults(
     return {**defaults, **given}
 
 
+def changed(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that are not at their defaults.
+
+    >>> changed({"momentum": 0.9, "nesterov": False}, {"momentum": 0.0, "nesterov": False})
+    {'momentum': 0.9}
+    """
+    return {name: value for name, value in options.items() if name not in defaults or value != defaults[name]}
+
+
 def _like(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -91,10 +91,10 @@ class Images(Task):
         self.rows: list[Tensor] = []
         if classes:
             if labels is None:
-                raise ValueError("labels: wanted for episodes of so many classes, got None")
+                raise ValueError("labels: expected some, since classes are given, got None")
             self.rows = [(labels == label).nonzero()[:, 0] for label in torch.unique(labels)]
             if classes > len(self.rows):
-                raise ValueError(f"classes: wants at most the {len(self.rows)} of the images, got {classes}")
+                raise ValueError(f"classes: expected at most the {len(self.rows)} of the images, got {classes}")
         self.side = images.shape[-1]
         self.size = self.side**2 + label_bits
         self.images = images
@@ -222,7 +222,7 @@ def load_images(name: str, root: Path, *, size: int, train: bool) -> tuple[Tenso
         of = kind(str(root), train=train, download=False)
         stack, labels = of.data, of.targets
     if size > stack.shape[-1]:
-        raise ValueError(f"size: wants at most {stack.shape[-1]} for {name}, got {size}")
+        raise ValueError(f"size: expected at most {stack.shape[-1]} for {name}, got {size}")
     parts = [
         interpolate(part.unsqueeze(1).float() / 255, (size, size), mode="area") for part in torch.split(stack, 1000)
     ]

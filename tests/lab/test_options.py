@@ -72,7 +72,7 @@ def test_this_machine_does_the_runs_where_no_cluster_is_named() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_told_before_any_run() -> None:
-    with pytest.raises(ValueError, match=r"gpus: wants 0 where torch finds no CUDA device, got 0\.5"):
+    with pytest.raises(ValueError, match=r"gpus: expected 0, since torch finds no CUDA device, got 0\.5"):
         open_executor(settings=Settings(gpus=0.5))
 
 

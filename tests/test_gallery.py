@@ -10,8 +10,7 @@ import torch
 from matplotlib.image import imread
 
 from avalanche_memplugins.cli import main
-from avalanche_memplugins.lab.gallery import _grid_figure, _two_of_each, images, occlude
-from avalanche_memplugins.lab.gallery_options import Gallery
+from avalanche_memplugins.gallery import _grid_figure, _two_of_each, load_images, occlude
 
 
 def test_the_command_draws_every_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +42,7 @@ def test_a_missing_folder_is_told_by_the_options_name(capsys: pytest.CaptureFixt
 
 
 def test_digits_stand_as_those_of_mnist_do() -> None:
-    x, y = images(Gallery())
+    x, y = load_images("digits", seed=0)
     assert x.shape == (1797, 1, 28, 28)
     assert 0 <= float(x.min()) <= float(x.max()) <= 1
     assert not x[:, :, :4].any()

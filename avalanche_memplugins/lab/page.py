@@ -1,21 +1,187 @@
-"""Charts as SVG text. Colours and fonts come from the page's style sheet, so they follow light and dark.
+"""The comparison as one HTML file that needs nothing else: no network, no scripts, no files beside it.
 
-All are 360 units wide: at that width letters of 11 units are readable on a phone, and a wider screen shows several
-side by side.
+Its charts are SVG text. Colours and fonts come from the page's style sheet, so they follow light and dark. All charts
+are 360 units wide: at that width letters of 11 units are readable on a phone, and a wider screen shows several side by
+side.
 """
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from html import escape
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from matplotlib.ticker import MaxNLocator
 
+from avalanche_memplugins.benchmarks.registry import BENCHMARKS
+
+from .formatting import amounts, count, label, last_line, percent
+from .spec import RunSpec
+from .store import RunResult
+from .table import accuracy_matrix, mean_matrix, seen_so_far, summarise, tidy
+
+# Floor and ceilings, drawn in the text's own colour.
+_PLAIN = ("naive", "cumulative", "joint")
 WIDTH = 360
 _LABELS = 122
 _RIGHT = WIDTH - 14
+_CIVIDIS = colormaps["cividis"]  # which colour-blind readers see as it is
+
+
+def render(
+    results: Sequence[RunResult], baseline: str, *, command: str, pictures: Mapping[str, bytes] | None = None
+) -> str:
+    """The whole page.
+
+    :param results: of all runs, failed ones too.
+    :param baseline: strategy that differences are taken from.
+    :param command: the command line that makes the results.
+    :param pictures: PNG files by caption, to be shown at the end.
+    """
+    names = _names(results)
+    table = tidy(results)
+    table["strategy"] = table["run"].map(names)
+    if baseline not in set(table["strategy"]):
+        baseline = next((name for name in dict.fromkeys(table["strategy"]) if name.split(" ")[0] == baseline), baseline)
+    summary = summarise(table, baseline) if len(table) else pd.DataFrame()
+    styles = _styles(list(dict.fromkeys(table["strategy"])))
+    sections = []
+    for benchmark in dict.fromkeys(table["benchmark"]):
+        specs = [result.spec for result in results if result.spec.benchmark == benchmark]
+        of_benchmark, lines = table[table["benchmark"] == benchmark], summary[summary["benchmark"] == benchmark]
+        sections.append(_section(specs, of_benchmark, lines.to_dict("records"), baseline, styles))
+    environment = Environment(
+        loader=PackageLoader("avalanche_memplugins.lab", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        sections=sections,
+        baseline=_label(baseline),
+        percent=percent,
+        amount=amount,
+        command=command,
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        runs=count(len(results), "run"),
+        failed=[(result.spec.title, last_line(result), result.error) for result in results if not result.ok],
+        warnings=list(dict.fromkeys(text for result in results for text in result.warnings)),
+        environment=_environment(results),
+        pictures=[
+            (caption, f"data:image/png;base64,{base64.b64encode(content).decode()}")
+            for caption, content in (pictures or {}).items()
+        ],
+    )
+
+
+def _section(
+    specs: list[RunSpec], table: pd.DataFrame, lines: list[dict[Any, Any]], baseline: str, styles: dict[str, int]
+) -> dict[str, Any]:
+    """What the template shows of one benchmark: its numbers and its charts."""
+    spec = specs[0]
+    by_seed: dict[str, dict[int, float]] = {line["strategy"]: {} for line in lines}
+    for (name, seed), run in table.groupby(["strategy", "seed"], sort=True):
+        by_seed[str(name)][int(str(seed))] = 100 * float(accuracy_matrix(run)[-1].mean())
+    marks, differences = [], []
+    for line in lines:
+        name, middle, half = line["strategy"], 100 * line["accuracy"], 100 * line["accuracy_half_width"]
+        seeds, others = by_seed[name], by_seed.get(baseline, {})
+        mark = Mark(
+            label=_label(name),
+            style=styles[name],
+            middle=middle,
+            low=middle - half,
+            high=middle + half,
+            dots=tuple(seeds.values()),
+        )
+        marks.append(mark)
+        if name != baseline and math.isfinite(line["difference"]):
+            low, high = 100 * line["difference_low"], 100 * line["difference_high"]
+            dots = tuple(seeds[seed] - others[seed] for seed in sorted(seeds.keys() & others.keys()))
+            differences.append(replace(mark, middle=100 * line["difference"], low=low, high=high, dots=dots))
+
+    # Without the dots, which have no place beside another axis.
+    def against(column: str) -> list[Mark]:
+        return [replace(mark, x=line[column], dots=()) for mark, line in zip(marks, lines, strict=True)]
+
+    def ranked(found: list[Mark]) -> list[Mark]:
+        return sorted(found, key=lambda mark: -mark.middle)
+
+    matrices = [100 * mean_matrix(table[table["strategy"] == line["strategy"]]) for line in lines]
+    named = list(zip(marks, matrices, strict=True))
+    less = f"accuracy less that of {_label(baseline)}, points"
+    return {
+        "name": spec.benchmark,
+        "facts": ", ".join(
+            [
+                BENCHMARKS[spec.benchmark].scenario,
+                *amounts(spec),
+                count(len({one.seed for one in specs}), "seed"),
+                spec.model,
+                f"{spec.optimizer} lr {spec.lr:g}",
+                f"batches of {spec.batch_size}",
+            ]
+        ),
+        "rows": list(zip(marks, lines, strict=True)),
+        "accuracy": intervals(ranked(marks), title="accuracy after the last experience, percent"),
+        "differences": differences and intervals(ranked(differences), title=less, zero=True),
+        "curves": curves(
+            [(mark, seen_so_far(matrix).tolist()) for mark, matrix in named],
+            title="accuracy on the experiences seen so far, percent",
+        ),
+        "by_bytes": scatter(against("memory_bytes"), title="accuracy against bytes from the stream", unit="B"),
+        "by_seconds": scatter(against("train_seconds"), title="accuracy against seconds of training", unit="s"),
+        "matrices": [
+            (mark.label, heatmap(matrix, title=f"accuracies of {mark.label}, percent")) for mark, matrix in named
+        ],
+        "seeds": sorted({seed for values in by_seed.values() for seed in values}),
+        "by_seed": [(_label(name), values) for name, values in by_seed.items()],
+    }
+
+
+def _names(results: Sequence[RunResult]) -> dict[str, str]:
+    """Name of each run's strategy by the run's key; with its bytes where it runs with several budgets."""
+    budgets: dict[tuple[str, str], set[int | None]] = {}
+    for result in results:
+        budgets.setdefault((result.spec.benchmark, result.spec.method), set()).add(result.spec.budget)
+    names = {}
+    for result in results:
+        spec = result.spec
+        several = len(budgets[spec.benchmark, spec.method]) > 1
+        extra = "rows" if spec.budget is None else amount(spec.budget, "B")
+        names[spec.key] = f"{spec.method} {extra}" if several else spec.method
+    return names
+
+
+def _label(name: str) -> str:
+    strategy, _, extra = name.partition(" ")
+    return f"{label(strategy)} {extra}".strip()
+
+
+def _styles(strategies: list[str]) -> dict[str, int]:
+    free = [name for name in strategies if name not in _PLAIN]
+    return {name: free.index(name) if name in free else -1 - _PLAIN.index(name) for name in strategies}
+
+
+def _environment(results: Sequence[RunResult]) -> list[tuple[str, str]]:
+    """Each fact with all values that the runs had: more than one where they ran on several machines or versions."""
+    facts: dict[str, list[str]] = {}
+    for result in results:
+        for name, value in result.environment.items():
+            if value not in facts.setdefault(name, []):
+                facts[name].append(value)
+    return [(name, "; ".join(values)) for name, values in facts.items()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +210,14 @@ class Mark:
         """Class names of its colour."""
         return "mark" if self.style < 0 else f"mark s{self.style % 6}"
 
+    @property
+    def key(self) -> Markup:
+        """The sample of its colour and shape for a legend."""
+        sample = shape(self, 8, 8, size=5)
+        return Markup(f'<svg class="key" viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">{sample}</svg>')
 
-def intervals(marks: Sequence[Mark], *, title: str, zero: bool = False, digits: int = 1) -> str:
+
+def intervals(marks: Sequence[Mark], *, title: str, zero: bool = False, digits: int = 1) -> Markup:
     """A line a strategy: its mean, its interval, and a dot a seed.
 
     :param zero: whether the axis shows 0, as a line.
@@ -71,7 +243,7 @@ def intervals(marks: Sequence[Mark], *, title: str, zero: bool = False, digits: 
     return _svg(height, parts, title)
 
 
-def curves(lines: Sequence[tuple[Mark, Sequence[float]]], *, title: str) -> str:
+def curves(lines: Sequence[tuple[Mark, Sequence[float]]], *, title: str) -> Markup:
     """Percent (0 to 100) after each experience, a line a strategy."""
     height, left, bottom = 230, 34, 196
     n = max(len(values) for _, values in lines)
@@ -97,7 +269,7 @@ def curves(lines: Sequence[tuple[Mark, Sequence[float]]], *, title: str) -> str:
     return _svg(height, parts, title)
 
 
-def scatter(marks: Sequence[Mark], *, title: str, unit: str) -> str:
+def scatter(marks: Sequence[Mark], *, title: str, unit: str) -> Markup:
     """Percent against bytes or seconds on a log scale; what takes nothing stands at the left, apart.
 
     :param marks: ``x`` is the bytes or seconds, >= 0.
@@ -132,7 +304,7 @@ def scatter(marks: Sequence[Mark], *, title: str, unit: str) -> str:
     return _svg(height, parts, title)
 
 
-def heatmap(matrix: np.ndarray, *, title: str) -> str:
+def heatmap(matrix: np.ndarray, *, title: str) -> Markup:
     """Percent on each experience (across) after each one (down)."""
     n = len(matrix)
     left, top = 32, 8
@@ -146,7 +318,7 @@ def heatmap(matrix: np.ndarray, *, title: str) -> str:
             hint = f"trained on {i + 1}, tested on {k + 1}: {value:.1f} %"
             parts.append(
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell + 0.2:.1f}" height="{cell + 0.2:.1f}" '
-                f'fill="{_cividis(value / 100)}"><title>{hint}</title></rect>'
+                f'fill="{to_hex(_CIVIDIS(value / 100))}"><title>{hint}</title></rect>'
             )
             if n <= 10:
                 ink = "#fff" if value < 55 else "#000"
@@ -160,12 +332,6 @@ def heatmap(matrix: np.ndarray, *, title: str) -> str:
         parts.append(_text(left + (i + 0.5) * cell, top + n * cell + 20, str(i + 1), "big", "middle"))
     parts.append(_text(left + n * cell / 2, height - 3, "tested on", "big", "middle"))
     return _svg(height, parts, title)
-
-
-def key(mark: Mark) -> str:
-    """The sample of a strategy's colour and shape for a legend."""
-    sample = shape(mark, 8, 8, size=5)
-    return f'<svg class="key" viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">{sample}</svg>'
 
 
 def shape(mark: Mark, x: float, y: float, *, size: float = 4.2, hint: str = "") -> str:
@@ -190,10 +356,8 @@ def axis(low: float, high: float) -> tuple[float, float, list[float]]:
     """Round ends that hold both values, and round ticks between them."""
     if high - low < 1e-9:
         low, high = low - 1, high + 1
-    step = 10.0 ** math.floor(math.log10((high - low) / 3))
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 5)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return first * step, last * step, [i * step for i in range(first, last + 1)]
+    ticks = [float(tick) for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)]
+    return ticks[0], ticks[-1], ticks
 
 
 def percent_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
@@ -224,18 +388,10 @@ def amount(value: float, unit: str) -> str:
     return f"{value / 1000**power:.3g} {('', 'k', 'M', 'G')[power]}B"
 
 
-def _cividis(part: float) -> str:
-    # Four points of the map, which colour-blind readers see as it is.
-    points = np.array([[0, 32, 76], [87, 93, 109], [165, 154, 107], [255, 233, 69]])
-    at = min(max(part, 0.0), 1.0) * 3
-    i = min(int(at), 2)
-    red, green, blue = (points[i] + (at - i) * (points[i + 1] - points[i])).round().astype(int)
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
-def _svg(height: float, parts: Sequence[str], title: str) -> str:
+def _svg(height: float, parts: Sequence[str], title: str) -> Markup:
     label = escape(title, quote=True)
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    whole = "".join(parts)
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{label}">{whole}</svg>')
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:

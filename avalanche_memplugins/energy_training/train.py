@@ -19,10 +19,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from avalanche_memplugins._folders import CorruptedFolderError, holds_folder, load_folder, save_folder
 from avalanche_memplugins.functional.energy import reconstruction_loss
+from avalanche_memplugins.lab.store import check_writable
 from avalanche_memplugins.networks.energy import EnergyNetwork
 from avalanche_memplugins.pretrained import load_energy, save_energy
 
-from ..store import check_writable
 from .build import build, start_from
 from .options import EnergyTraining
 from .tasks import Task, tasks

@@ -1,7 +1,8 @@
-"""A table of numbers that loses none on a narrow screen."""
+"""Numbers and names for a reader: on the screen, in pictures, in the report."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
@@ -11,8 +12,82 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
+from .spec import RunSpec
+from .store import RunResult
+from .strategies import STRATEGIES, own_label, parsed
+
 _NAME = 14  # columns that a name keeps at least, if its words are so long
 _BESIDE, _GAP = 2, 2  # what the box takes at its ends, and before each column
+
+
+def label(strategy: str) -> str:
+    """Name of a strategy, with its options if it has any, in tables and pictures.
+
+    >>> label("er-reservoir"), label("er:codec=2bit"), label("mypackage.methods:hardest")
+    ('ER-reservoir', 'ER (codec=2bit)', 'hardest')
+    """
+    name, options = parsed(strategy)
+    known = STRATEGIES[name].label if name in STRATEGIES else own_label(name)
+    return f"{known} ({strategy[len(name) + 1 :]})" if options else known
+
+
+def count(number: int, thing: str) -> str:
+    """The number and its thing, in the plural where that is due.
+
+    >>> count(1, "run"), count(3, "seed")
+    ('1 run', '3 seeds')
+    """
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def nbytes(number: float) -> str:
+    """A number of bytes in decimal units.
+
+    >>> nbytes(54_400)
+    '54.4 kB'
+    """
+    if number < 1000:
+        return f"{number:.0f} B"
+    for unit in ("kB", "MB"):
+        number /= 1000
+        if number < 1000:
+            return f"{number:.1f} {unit}"
+    return f"{number / 1000:.1f} GB"
+
+
+def percent(value: float, half_width: float = math.nan, sign: str = "") -> str:
+    """A share in percent with half of its interval; ``-`` if it is not known.
+
+    :param value: the share; NaN if it is not known.
+    :param half_width: of its interval; NaN if there is none.
+    :param sign: ``"+"`` shows the sign of positive values, too.
+
+    >>> percent(0.905, 0.0124), percent(0.02, sign="+"), percent(float("nan"))
+    ('90.5 ± 1.2', '+2.0', '-')
+    """
+    if not math.isfinite(value):
+        return "-"
+    return f"{100 * value:{sign}.1f}" + (f" ± {100 * half_width:.1f}" if math.isfinite(half_width) else "")
+
+
+def amounts(spec: RunSpec) -> list[str]:
+    """How much a run trains on: experiences, epochs or steps, and rows where they are fewer than all.
+
+    :param spec: the run.
+    """
+    passes = count(spec.epochs, "epoch") if spec.iterations is None else f"{spec.iterations:,} steps"
+    rows = [
+        f"{number:,} {kind} rows each"
+        for number, kind in ((spec.train_rows, "training"), (spec.test_rows, "test"))
+        if number is not None
+    ]
+    return [count(spec.n_experiences, "experience"), f"{passes} each", *rows]
+
+
+def last_line(result: RunResult) -> str:
+    """What a failed run's traceback ends with."""
+    lines = (result.error or "").strip().splitlines()
+    return lines[-1] if lines else "no message"
 
 
 class NumberTable:
@@ -29,7 +104,7 @@ class NumberTable:
 
     def add_row(self, name: str, *cells: str | Text, style: str = "") -> None:
         """A row; numbers that are missing at its end are empty."""
-        texts = [cell if isinstance(cell, Text) else Text(cell) for cell in cells]
+        texts = [cell if isinstance(cell, Text) else Text(cell, "dim" if cell == "-" else "") for cell in cells]
         self.rows.append((name, texts + [Text("")] * (len(self.headings) - len(texts)), style))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:

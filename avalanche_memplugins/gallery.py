@@ -16,9 +16,8 @@ from torch import Tensor
 
 from avalanche_memplugins import pretrained
 from avalanche_memplugins._bytes import parse_bytes
-from avalanche_memplugins.benchmarks.roots import data_root
+from avalanche_memplugins.benchmarks.roots import data_root as find_root
 from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec, Uint8
-from avalanche_memplugins.lab.gallery_options import Gallery
 from avalanche_memplugins.lab.store import check_writable, write_whole
 from avalanche_memplugins.memories import DynamicKanervaMemory, EnergyMemory, GaussianMemory, RandomMemory, VAEMemory
 from avalanche_memplugins.networks import ConditionalVAE, DynamicKanervaMachine
@@ -30,26 +29,35 @@ STEPS = (1, 2, 3, 5)
 _DPI = 110
 
 
-def draw_gallery(options: Gallery, console: Console) -> list[Path]:
-    """Draw all pictures into ``options.out``; gives their paths.
+def draw_gallery(
+    out: Path, *, images: str, budget: str | int, seed: int, data_root: Path | None = None, console: Console
+) -> list[Path]:
+    """Draw what each memory replays and what reads make of it.
 
+    :param out: folder for the pictures.
+    :param images: what to write into the memories: ``"digits"``, ``"mnist"`` or ``"fashion"``.
+    :param budget: most bytes of each memory, such as ``"50KB"``.
+    :param seed: of the draws, 0 to 2**31 - 1.
+    :param data_root: folder of the data sets, as torchvision lays them out; None: ``MEMPLUGINS_DATA``.
+    :param console: where to print the pictures' paths.
+    :returns: the paths.
     :raises ValueError: for a budget that is too small for a memory, or a missing data set.
     """
-    parse_bytes(options.budget)
-    if not 0 <= options.seed < 2**31:
-        raise ValueError(f"seed: expected an integer from 0 to {2**31 - 1}, got {options.seed}")
-    x, y = images(options)
-    check_writable(options.out)
+    budget = parse_bytes(budget)
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed: expected an integer from 0 to {2**31 - 1}, got {seed}")
+    x, y = load_images(images, seed=seed, data_root=data_root)
+    check_writable(out)
     try:
-        figures = {"replay": replay_figure(x, y, options)}
-        figures |= reading_figures(x, options.seed)
+        figures = {"replay": replay_figure(x, y, budget=budget, seed=seed)}
+        figures |= reading_figures(x, seed)
     except ValueError:
         with suppress(OSError):
-            options.out.rmdir()  # which was made for nothing
+            out.rmdir()  # which was made for nothing
         raise
     paths = []
     for name, figure in figures.items():
-        path = options.out / f"{name}.png"
+        path = out / f"{name}.png"
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=_DPI)
         write_whole(path, content.getvalue())
@@ -58,9 +66,15 @@ def draw_gallery(options: Gallery, console: Console) -> list[Path]:
     return paths
 
 
-def images(options: Gallery) -> tuple[Tensor, Tensor]:
-    """Images ``(N, 1, 28, 28)`` in [0, 1] in random order, and their classes."""
-    if options.images == "digits":
+def load_images(name: str, *, seed: int, data_root: Path | None = None) -> tuple[Tensor, Tensor]:
+    """Images ``(N, 1, 28, 28)`` in [0, 1] in random order, and their classes ``(N,)``.
+
+    :param name: ``"digits"``, ``"mnist"`` or ``"fashion"``.
+    :param seed: of the order.
+    :param data_root: as for :func:`draw_gallery`.
+    :raises ValueError: if the data set is not there and cannot be downloaded.
+    """
+    if name == "digits":
         from sklearn.datasets import load_digits
 
         bunch: Any = load_digits()
@@ -71,21 +85,21 @@ def images(options: Gallery) -> tuple[Tensor, Tensor]:
     else:
         from torchvision.datasets import MNIST, FashionMNIST
 
-        kind = MNIST if options.images == "mnist" else FashionMNIST
-        root = data_root(options.data_root) or Path.home() / ".avalanche" / "data"
+        kind = MNIST if name == "mnist" else FashionMNIST
+        root = find_root(data_root) or Path.home() / ".avalanche" / "data"
         try:
             data = kind(str(root), train=True, download=True)
         except (OSError, RuntimeError) as problem:
-            raise ValueError(f"data: {options.images} is not in {root}, and cannot be got: {problem}") from problem
+            raise ValueError(f"data: {name} is not in {root}, and cannot be got: {problem}") from problem
         x, y = data.data[:10_000, None] / 255.0, data.targets[:10_000]
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(options.seed))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     return x[order], y[order]
 
 
-def replay_figure(x: Tensor, y: Tensor, options: Gallery) -> Figure:
+def replay_figure(x: Tensor, y: Tensor, *, budget: int, seed: int) -> Figure:
     """A row a memory, two drawn rows of each class."""
     latent = LatentCodec.from_pretrained(CODEC)
-    budget, seed, shape = parse_bytes(options.budget), options.seed, (1, 28, 28)
+    shape = (1, 28, 28)
 
     def rows(codec: Any) -> RandomMemory:
         return RandomMemory.from_budget(

@@ -65,5 +65,5 @@ def start_from(network: EnergyNetwork, other: EnergyNetwork) -> None:
     shapes = [{name: value.shape for name, value in state.items()} for state in (mine, theirs)]
     differ = sorted(name for name in mine.keys() | theirs.keys() if shapes[0].get(name) != shapes[1].get(name))
     if differ:
-        raise ValueError(f"init: wants a network of the same sizes, got one that differs in {', '.join(differ)}")
+        raise ValueError(f"init: expected a network of the same sizes, got one that differs in {', '.join(differ)}")
     network.load_state_dict(theirs)

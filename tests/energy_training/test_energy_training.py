@@ -11,9 +11,9 @@ from rich.console import Console
 from torch import Tensor
 
 from avalanche_memplugins.benchmarks.digits_data import digits
-from avalanche_memplugins.lab.energy.options import EnergyTraining
-from avalanche_memplugins.lab.energy.tasks import Codes, Images, tasks, thickened, thumbnails
-from avalanche_memplugins.lab.energy.train import Score, Training, evaluate
+from avalanche_memplugins.energy_training.options import EnergyTraining
+from avalanche_memplugins.energy_training.tasks import Codes, Images, tasks, thickened, thumbnails
+from avalanche_memplugins.energy_training.train import Score, Training, evaluate
 from avalanche_memplugins.pretrained import load_energy
 
 SMALL: dict[str, Any] = {
@@ -278,9 +278,9 @@ def test_episodes_of_few_classes() -> None:
     assert all(len(episode.unique()) == 2 for episode in seen)
     assert len(seen.unique()) == 8
     assert all(len(episode.mean(-1).unique()) == 6 for episode in x)
-    with pytest.raises(ValueError, match="classes: wants at most the 8 of the images, got 9"):
+    with pytest.raises(ValueError, match="classes: expected at most the 8 of the images, got 9"):
         Images(images, "block", labels=labels, classes=9)
-    with pytest.raises(ValueError, match="labels: wanted for episodes of so many classes"):
+    with pytest.raises(ValueError, match="labels: expected some, since classes are given"):
         Images(images, "block", classes=2)
 
 
@@ -310,7 +310,7 @@ def test_a_training_starts_from_another_with_more_steps(tmp_path: Path) -> None:
     assert torch.equal(new.write_rates[2:], old.write_rates[-1:].expand(2, -1, -1))
     assert torch.equal(new.read_momenta[2:], old.read_momenta[-1:])
     other = EnergyTraining(out=tmp_path / "other.safetensors", init=path, **{**SMALL, "width": SMALL["width"] + 1})
-    with pytest.raises(ValueError, match=r"init: wants a network of the same sizes, .* differs in .*norm_scale"):
+    with pytest.raises(ValueError, match=r"init: expected a network of the same sizes, .* differs in .*norm_scale"):
         Training(other)
 
 

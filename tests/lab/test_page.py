@@ -23,7 +23,7 @@ from rich.console import Console
 
 from avalanche_memplugins.cli import main
 from avalanche_memplugins.lab import Comparison, ResultStore, RunResult, RunSpec, compare, figures
-from avalanche_memplugins.lab.html_report import render, svg
+from avalanche_memplugins.lab.page import Mark, amount, axis, intervals, log_ticks, render
 from avalanche_memplugins.lab.table import summarise, tidy
 
 STRATEGIES = ("naive", "replay", "rma", "er-reservoir", "cumulative")
@@ -105,7 +105,7 @@ def test_the_table_has_the_summarys_numbers() -> None:
         assert row[4].startswith(f"{100 * line['forgetting']:.1f} ±")
         assert row[5].startswith(f"{100 * line['backward_transfer']:+.1f} ±")
         assert row[6].startswith(f"{100 * line['forward_transfer']:+.1f} ±")
-        assert row[7] == svg.amount(line["memory_bytes"], "B")
+        assert row[7] == amount(line["memory_bytes"], "B")
         assert row[9:] == [f"{line['train_seconds']:.1f}", "3"]
     assert "box-0; box-1; box-2" in reader.text, "all machines are named"
 
@@ -161,8 +161,8 @@ def test_only_failures_make_a_page_that_says_so(spec: Callable[..., RunSpec]) ->
 
 
 def test_charts_place_values_where_the_axis_says() -> None:
-    marks = [svg.Mark(label=str(v), style=i, middle=v, low=v - 1, high=v + 1) for i, v in enumerate((20.0, 50.0, 95.0))]
-    drawn = svg.intervals(marks, title="t")
+    marks = [Mark(label=str(v), style=i, middle=v, low=v - 1, high=v + 1) for i, v in enumerate((20.0, 50.0, 95.0))]
+    drawn = intervals(marks, title="t")
     ticks = {float(t): float(x) for x, t in re.findall(r'class="tick" x="([\d.]+)"[^>]*>([\d.]+)<', drawn)}
     (a, xa), (b, xb) = min(ticks.items()), max(ticks.items())
     ends = re.findall(r'class="mark s\d whisker" x1="([\d.]+)" y1="[\d.]+" x2="([\d.]+)"', drawn)
@@ -173,7 +173,7 @@ def test_charts_place_values_where_the_axis_says() -> None:
 
 @pytest.mark.parametrize("values", [[0.3], [5.0, 5.1], [0, 100], [-60.0, 12.0], [1e-3, 2e-3]])
 def test_an_axis_holds_its_values_between_few_round_ticks(values: list[float]) -> None:
-    low, high, ticks = svg.axis(min(values), max(values))
+    low, high, ticks = axis(min(values), max(values))
     assert low <= min(values) <= max(values) <= high
     assert 2 <= len(ticks) <= 7
     steps = np.diff(ticks)
@@ -182,7 +182,7 @@ def test_an_axis_holds_its_values_between_few_round_ticks(values: list[float]) -
 
 @pytest.mark.parametrize("values", [[1.0], [54_400.0], [900.0, 1100.0], [10.0, 2e9], [3e4, 5e5], [1e-3, 1e9]])
 def test_log_ticks_hold_their_values(values: list[float]) -> None:
-    ticks = svg.log_ticks(values)
+    ticks = log_ticks(values)
     assert ticks[0] < min(values) <= max(values) < ticks[-1]
     assert 2 <= len(ticks) <= 6
     assert ticks == sorted(set(ticks))
@@ -194,13 +194,13 @@ def test_log_ticks_hold_their_values(values: list[float]) -> None:
      (20, "s", "20 s"), (0.5, "s", "0.5 s"), (1e5, "s", "1e5 s")],
 )  # fmt: skip
 def test_amounts_for_a_reader(value: float, unit: str, shown: str) -> None:
-    assert svg.amount(value, unit) == shown
+    assert amount(value, unit) == shown
 
 
 def test_thirty_strategies_have_thirty_signs() -> None:
-    signs = {svg.key(svg.Mark(label="", style=i, middle=0)) for i in range(36)}
+    signs = {Mark(label="", style=i, middle=0).key for i in range(36)}
     assert len(signs) == 36
-    assert len({svg.key(svg.Mark(label="", style=-i, middle=0)) for i in (1, 2, 3)}) == 3
+    assert len({Mark(label="", style=-i, middle=0).key for i in (1, 2, 3)}) == 3
 
 
 class Executor:

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from avalanche_memplugins.lab.number_table import NumberTable
+from avalanche_memplugins.lab.formatting import NumberTable
 
 
 def shown(table: NumberTable, width: int) -> str:

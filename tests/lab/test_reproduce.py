@@ -11,9 +11,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from avalanche_memplugins.lab import InProcess, RunResult, RunSpec, presets
-from avalanche_memplugins.lab.presets import PresetRow, load_preset
-from avalanche_memplugins.lab.reproduce import Reproduction, reproduce, verdict
+from avalanche_memplugins.lab import InProcess, RunResult, RunSpec
+from avalanche_memplugins.lab.reproduce import (
+    PresetRow,
+    Reproduction,
+    load_preset,
+    preset_names,
+    reproduce,
+    verdict,
+)
 
 TINY = """
 summary: digits in seconds
@@ -48,10 +54,10 @@ def test_the_presets_that_were_asked_for_are_there() -> None:
         "three-scenarios-split-mnist",
         "clb-split-mnist",
         "der-permuted-mnist",
-    } <= set(presets.names())
+    } <= set(preset_names())
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_read_with_source_and_valid_runs(name: str) -> None:
     preset = load_preset(name)
     assert preset.name == name
