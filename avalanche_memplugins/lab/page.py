@@ -125,7 +125,7 @@ def _section(
         "name": spec.benchmark,
         "facts": ", ".join(
             [
-                BENCHMARKS[spec.benchmark].scenario,
+                scenario_of(spec.benchmark),
                 *amounts(spec),
                 count(len({one.seed for one in specs}), "seed"),
                 spec.model,

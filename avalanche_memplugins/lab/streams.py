@@ -51,6 +51,17 @@ def check_name(name: str) -> None:
         doors.load("benchmark", name, BENCHMARKS)
 
 
+def scenario_of(name: str) -> str:
+    """Scenario of a benchmark, for a reader; a user's own is not opened for it.
+
+    >>> scenario_of("permuted-digits"), scenario_of("mypackage.streams:make")
+    ('domain-incremental', 'a stream of your own')
+    """
+    if folder_of(name) is not None:
+        return "class-incremental"
+    return BENCHMARKS[name].scenario if name in BENCHMARKS else "a stream of your own"
+
+
 def defaults_of(name: str, benchmark_options: Any = ()) -> tuple[int, int]:
     """Usual length of a stream, and usual epochs an experience.
 
@@ -123,6 +134,11 @@ def _classes(benchmark: Any) -> set[int]:
 
 def _opened(name: str, n_experiences: int, seed: int, options: dict[str, Any]) -> Any:
     found = doors.make("benchmark", name, BENCHMARKS, n_experiences, seed=seed, **options)
+    if not hasattr(found.train_stream[0], "task_labels"):
+        # What Avalanche's `benchmark_from_datasets` leaves out and its strategies ask for.
+        from avalanche.benchmarks import with_classes_timeline, with_task_labels
+
+        found = with_task_labels(with_classes_timeline(found))
     lengths = len(found.train_stream), len(found.test_stream)
     if lengths != (n_experiences, n_experiences):
         raise ValueError(
