@@ -1,4 +1,4 @@
-"""Pictures of what memories hold: what was written, what each replays, what reads make of it."""
+"""Pictures of memories: what was written, what each memory replays, what reads restore."""
 
 from __future__ import annotations
 
@@ -97,7 +97,13 @@ def load_images(name: str, *, seed: int, data_root: Path | None = None) -> tuple
 
 
 def replay_figure(x: Tensor, y: Tensor, *, budget: int, seed: int) -> Figure:
-    """A row a memory, two drawn rows of each class."""
+    """What each memory replays: a line for each memory, two samples of each class.
+
+    :param x: images ``(N, 1, 28, 28)``.
+    :param y: their classes ``(N,)``.
+    :param budget: most bytes of each memory.
+    :param seed: of the draws.
+    """
     latent = LatentCodec.from_pretrained(CODEC)
     shape = (1, 28, 28)
 
@@ -147,7 +153,11 @@ def _energy(budget: int, seed: int) -> EnergyMemory:
 
 
 def reading_figures(x: Tensor, seed: int) -> dict[str, Figure]:
-    """Reads of occluded images, interpolations and weights, from 32 images written to a trained machine's memory."""
+    """Reads of occluded images, interpolations and weights, of 32 images written to a trained Kanerva machine.
+
+    :param x: images ``(N, 1, 28, 28)``, N >= 32.
+    :param seed: of the draws.
+    """
     machine = cast(DynamicKanervaMachine, pretrained.load(READER).autoencoder)
     memory = DynamicKanervaMemory.from_machine(machine, seed=seed)
     written = x[:32]

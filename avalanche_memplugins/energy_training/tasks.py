@@ -25,12 +25,12 @@ THUMBNAIL = 4  # by which a thumbnail's side is smaller
 
 
 class Task(ABC):
-    """Episodes of one kind: :meth:`episodes` gives patterns ``(E, N, D)``, :meth:`cues` damages them."""
+    """A source of episodes: :meth:`episodes` returns patterns ``(E, N, D)``, :meth:`cues` damages them."""
 
     size: int
-    """D, numbers a pattern."""
+    """D, the length of a pattern."""
     images: Tensor | None = None
-    """Patterns ``(M, ...)`` to take the statistics of for whitening."""
+    """Patterns ``(M, ...)`` whose statistics are used for whitening."""
 
     @abstractmethod
     def episodes(self, episodes: int, patterns: int, *, generator: torch.Generator) -> Tensor:
@@ -57,7 +57,7 @@ class Strings(Task):
 
 
 class Codes(Task):
-    """Codes of an auto-encoder, [-3, 3] standard deviations to [0, 1]; cues are their signs, as 0 or 1."""
+    """Codes of an auto-encoder, scaled from [-3, 3] standard deviations to [0, 1]; cues are their signs, as 0 or 1."""
 
     def __init__(self, codes: Tensor) -> None:
         self.codes = (codes / (2 * CODE_SPAN) + 0.5).clamp(0, 1)
@@ -77,10 +77,9 @@ class Images(Task):
 
     :param images: ``(M, 1, S, S)``.
     :param cue: ``"block"``, ``"thumbnail"`` or ``"both"``.
-    :param label_bits: classes, drawn at random, to be remembered with the images: one-hot behind the pixels; 0.5 in
-        cues.
-    :param labels: ``(M,)`` classes of the images, wanted for ``classes``.
-    :param classes: draw each episode's images from so many classes, as an experience's are; 0: from all.
+    :param label_bits: classes, drawn at random, to remember with the images: one-hot behind the pixels, 0.5 in cues.
+    :param labels: ``(M,)``, classes of the images; needed for ``classes``.
+    :param classes: draw each episode's images from so many classes; 0: from all.
     """
 
     def __init__(

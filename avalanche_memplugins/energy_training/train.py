@@ -1,4 +1,4 @@
-"""The loop of meta-training: episodes in, best weights out, whatever interrupts it."""
+"""The training loop of energy networks. It goes on from its last checkpoint after an interruption."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VALIDATION_SEED = 20_200_213
 
 
 class Score(NamedTuple):
-    """How well held-out patterns are read, means over the numbers of patterns trained on."""
+    """How well held-out patterns are read; means over the options' numbers of patterns."""
 
     error: float
     """squared error of a pattern after the last read"""
@@ -47,9 +47,9 @@ class Score(NamedTuple):
 
 
 class Training:
-    """Meta-training of one network; :meth:`run` goes on from the checkpoint if there is one.
+    """Meta-training of one network. It goes on from the checkpoint if there is one.
 
-    :param options: what to train, on what, for how long.
+    :param options: what to train, on what data, for how long.
     :raises ValueError: for options that do not fit together, or a checkpoint made with others.
     """
 
@@ -77,13 +77,13 @@ class Training:
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, 0 to 1."""
+        """Share of the training that is done, in [0, 1]."""
         if self.options.steps is not None:
             return min(1.0, self.step / self.options.steps)
         return min(1.0, self.seconds / (60 * (self.options.minutes or MINUTES)))
 
     def run(self, console: Console | None = None) -> Score:
-        """Train to the end; returns the best validation score, whose weights are kept."""
+        """Train to the end; returns the best validation score. The weights that reached it are kept."""
         console = console or Console()
         check_writable(self.options.out.parent)
         try:
@@ -118,7 +118,7 @@ class Training:
         return self.best_score
 
     def save(self) -> Path:
-        """Write the best weights where the options say, with recipe and score; returns the path."""
+        """Write the best weights to the file that the options name, with recipe and score; returns its path."""
         if self.best_score is None:
             raise ValueError("minutes, steps: expected more than 0, got nothing to save")
         manifest = {
@@ -179,7 +179,7 @@ class Training:
 
     @torch.no_grad()
     def validate(self) -> Score:
-        """Score of the averaged weights on held-out episodes, the same each time."""
+        """Score of the averaged weights on held-out episodes, which are the same each time."""
         scores = [evaluate(self.average, self.validation_task, patterns) for patterns in self.options.patterns]
         return Score(*(sum(values) / len(scores) for values in zip(*scores, strict=True)))
 
@@ -228,7 +228,7 @@ class Training:
         self.best_score, self.history = best_score, history
 
     def _checked_tensors(self, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-        """The optimiser's moments; raises unless all tensors are as this training's own would be."""
+        """The optimiser's moments; raises an error unless all tensors are those of this training."""
         wanted = {"generator": self.generator.get_state()}
         state = self.network.state_dict()
         wanted |= {f"{part}.{name}": value for part in ("network", "average", "best") for name, value in state.items()}
@@ -257,11 +257,11 @@ class Training:
         try:
             torch.Generator().set_state(tensors["generator"])
         except RuntimeError as problem:
-            raise self._damaged("generator: is no state of a generator") from problem
+            raise self._damaged("generator: expected the state of a random generator") from problem
         return moments
 
     def _checked_numbers(self, manifest: dict[str, Any]) -> tuple[int, float, int, Score | None, list[list[float]]]:
-        """Step, seconds, skipped steps, best score and history; raises unless they can be a training's."""
+        """Step, seconds, skipped steps, best score and history; raises an error for impossible values."""
         step, skipped = (manifest.get(name) for name in ("step", "skipped"))
         seconds, best, history = (manifest.get(name) for name in ("seconds", "best_score", "history"))
         for name, count in (("step", step), ("skipped", skipped)):
@@ -324,7 +324,7 @@ def evaluate(
 
 
 def _kept(options: EnergyTraining) -> dict[str, Any]:
-    """Options that a checkpoint must agree in, as JSON gives them back."""
+    """Options that must be the same in a checkpoint, as JSON values."""
     values = {name: value for name, value in asdict(options).items() if name not in ("out", "data_root")}
     kept: dict[str, Any] = json.loads(json.dumps(values, default=lambda path: path.name))
     return kept

@@ -93,12 +93,12 @@ class Comparison(StreamOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a comparison has brought.
+    """What a comparison returns.
 
-    :param results: of all runs, failed ones too.
+    :param results: of all runs, also of failed ones.
     :param tidy: every number, see :func:`.tidy`.
-    :param summary: a line a strategy, see :func:`.summarise`.
-    :param files: what was written.
+    :param summary: a line for each strategy, see :func:`.summarise`.
+    :param files: the files written.
     """
 
     results: list[RunResult]
@@ -108,12 +108,21 @@ class Outcome:
 
 
 def compare(comparison: Comparison, *, console: Console | None = None, executor: Executor | None = None) -> Outcome:
-    """Do the runs that are not done, then write and print tables and pictures.
+    """Do the runs that are not done yet, then write and print tables and pictures.
 
     :param comparison: what to compare.
     :param console: where to print; None: standard output.
-    :param executor: does the runs; None: processes of this machine.
+    :param executor: does the runs; None: what the comparison's options say.
     :raises ValueError: if a setting is out of range or unknown, before anything is run.
+
+    >>> import tempfile
+    >>> from avalanche_memplugins.lab import InProcess
+    >>> short = {"benchmarks": ("split-digits",), "strategies": ("naive",), "seeds": 1, "experiences": 2, "hidden": 8}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     comparison = Comparison(**short, epochs=1, out=Path(folder))
+    ...     outcome = compare(comparison, console=Console(quiet=True), executor=InProcess())
+    >>> outcome.summary[["strategy", "seeds"]].to_dict("records")
+    [{'strategy': 'naive', 'seeds': 1}]
     """
     if not isinstance(comparison, Comparison):
         raise TypeError(f"comparison: expected a Comparison, got {type(comparison).__name__}: {comparison!r}")

@@ -19,7 +19,7 @@ from .store import ResultStore, RunResult
 
 
 class Display(Protocol):
-    """Shows how far the runs are."""
+    """Shows the progress of runs."""
 
     def __enter__(self) -> Display: ...
 
@@ -28,17 +28,17 @@ class Display(Protocol):
     ) -> None: ...
 
     def show(self, result: RunResult, fresh: bool) -> None:
-        """One more run is done; ``fresh`` if it was done now and not before."""
+        """Show one more result; ``fresh`` means that it was done now and not by an earlier command."""
         ...
 
 
 def display_for(console: Console, specs: Sequence[RunSpec], jobs: int) -> Display:
-    """The display that fits the console."""
+    """The display that suits the console."""
     return LiveDisplay(console, specs, jobs) if console.is_terminal else PlainDisplay(console, specs, jobs)
 
 
 class PlainDisplay:
-    """A line a run."""
+    """Prints a line for each run."""
 
     def __init__(self, console: Console, specs: Sequence[RunSpec], jobs: int) -> None:
         self.console, self.total, self.done = console, len(specs), 0
@@ -103,7 +103,7 @@ class LiveDisplay:
         self.bar.advance(self.task)
 
     def seconds_left(self) -> float | None:
-        """By the runs that were done now, those of earlier commands cost nothing; None before the first one."""
+        """Estimate from the runs that were done now, not by earlier commands; None before the first one."""
         if not self.fresh:
             return None
         return (time.monotonic() - self.begin) / self.fresh * (len(self.specs) - len(self.results))
@@ -146,7 +146,7 @@ class _TimeLeft(ProgressColumn):
         self.display = display
 
     def render(self, task: Task) -> Text:
-        """As rich wants it."""
+        """As :meth:`rich.progress.ProgressColumn.render`."""
         left = self.display.seconds_left()
         if left is None:
             return Text("time left unknown", "dim")

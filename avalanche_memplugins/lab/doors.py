@@ -19,7 +19,6 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -293,14 +292,16 @@ def check_call(kind: str, name: str, function: Any) -> None:
     door = DOORS[kind]
     if not callable(function):
         raise ValueError(f"{kind}: expected a function {door.call}, got {name}, which is {short(function)}")
-    with suppress(ValueError):  # of built-in functions that tell no signature
+    try:
         signature = inspect.signature(function)
-        try:
-            signature.bind(*range(door.arguments), **dict.fromkeys(door.keywords))
-        except TypeError as problem:
-            raise ValueError(
-                f"{kind}: expected a function that can be called as {door.call}, got {name}{signature}: {problem}"
-            ) from None
+    except ValueError:  # a built-in function that tells no signature
+        return
+    try:
+        signature.bind(*range(door.arguments), **dict.fromkeys(door.keywords))
+    except TypeError as problem:
+        raise ValueError(
+            f"{kind}: expected a function that can be called as {door.call}, got {name}{signature}: {problem}"
+        ) from None
 
 
 def returned(kind: str, name: str, value: Any) -> Any:

@@ -188,10 +188,9 @@ def frontier_figure(table: pd.DataFrame) -> Figure:
         _draw(panel, sized, side)
         _furnish(panel, sized, title)
     panels[0].set_ylabel("accuracy on all experiences at the end, %", color=_INK)
-    info = BENCHMARKS[str(table["benchmark"].iloc[0])]
-    figure.suptitle(
-        f"Accuracy against bytes of memory: {info.summary}", x=0.008, ha="left", fontweight="bold", fontsize=14
-    )
+    name = str(table["benchmark"].iloc[0])
+    summary = BENCHMARKS[name].summary if name in BENCHMARKS else name
+    figure.suptitle(f"Accuracy against bytes of memory: {summary}", x=0.008, ha="left", fontweight="bold", fontsize=14)
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
     seeds = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
     note = "one seed" if most == 1 else f"mean of {seeds}, bars: 95 % t-intervals"

@@ -74,9 +74,13 @@ class Frontier(StreamOptions):
     """Folder for results, table and picture."""
 
     def specs(self) -> tuple[list[RunSpec], dict[tuple[str, int], str]]:
-        """All runs, seed by seed, and why a strategy is missing at a budget.
+        """All runs, seed by seed, and the reasons why strategies are left out at a budget.
 
         :raises ValueError: naming the setting that is out of range or unknown.
+
+        >>> specs, missing = Frontier(strategies=("er-4bit",), budgets=("5KB",), seeds=1).specs()
+        >>> [(spec.strategy, spec.budget) for spec in specs]
+        [('naive', None), ('joint', None), ('er-4bit', 5000)]
         """
         check_seeds(self.seeds)
         for field in ("strategies", "budgets"):
@@ -143,11 +147,11 @@ def points(results: Sequence[RunResult]) -> pd.DataFrame:
 def draw_frontier(
     frontier: Frontier, *, console: Console | None = None, executor: Executor | None = None
 ) -> tuple[list[RunResult], list[Path]]:
-    """Do the runs that are not done, then print the table and write table and picture.
+    """Do the runs that are not done yet, then print the table and write table and picture.
 
     :param frontier: what to draw.
     :param console: where to print; None: standard output.
-    :param executor: does the runs; None: processes of this machine.
+    :param executor: does the runs; None: what the options say.
     :returns: all results, and the files written.
     :raises ValueError: if a setting is out of range or unknown, before anything is run.
     """

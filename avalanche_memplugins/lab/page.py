@@ -23,11 +23,10 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
-from avalanche_memplugins.benchmarks.registry import BENCHMARKS
-
 from .formatting import amounts, count, label, last_line, percent
 from .spec import RunSpec
 from .store import RunResult
+from .streams import scenario_of
 from .table import accuracy_matrix, mean_matrix, seen_so_far, summarise, tidy
 
 # Floor and ceilings, drawn in the text's own colour.

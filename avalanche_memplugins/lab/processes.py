@@ -25,15 +25,19 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class LocalProcesses:
-    """A process for each run, forked from one that has imported Avalanche already, which takes longer than a small run.
+    """Does each run in a process of its own, several at a time.
 
-    Several runs side by side on a thread each are faster than one run on several, and repeatable. A process that
-    dies (out of memory, a crash in native code) fails its run and no other; what it printed last becomes part of
-    the run's error. If this process is killed, the runs' processes end, too.
+    The processes are forked from one that has imported Avalanche already, since the import takes longer than a small
+    run. Several runs side by side on a thread each are faster than one run on several threads, and repeatable. If a
+    process dies (out of memory, a crash in native code), only its own run fails; what the process printed last
+    becomes part of the run's error. If this process is killed, its children end, too.
 
-    :param jobs: processes at a time, >= 1; None: as many as their threads fill the cores.
+    :param jobs: processes at a time, >= 1; None: as many as fill the cores with their threads.
     :param settings: how; None: one thread a run.
     :raises ValueError: if ``jobs`` is below 1.
+
+    >>> LocalProcesses(jobs=2).jobs
+    2
     """
 
     def __init__(self, jobs: int | None = None, settings: Settings | None = None) -> None:
@@ -185,13 +189,13 @@ def serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Setting
         warm_up(settings.threads)
         result = perform(spec, store, settings)
     except Exception:
-        # Only an installation that cannot be imported or a full disk comes here; a run keeps its own failures.
+        # A run reports its own failures: only a broken installation or a full disk comes here.
         result = RunResult(spec=spec, error=traceback.format_exc())
     pipe.send(result)
 
 
 def warm_up(threads: int) -> None:
-    """Do what torch and Avalanche do on first use, so that the first experience's seconds are its own."""
+    """Do now what torch and Avalanche do on first use, so that the first experience is not charged for it."""
     import torch
     from avalanche.training import Naive
 
@@ -205,9 +209,9 @@ def warm_up(threads: int) -> None:
 
 
 def _die_with_the_reader(pipe: int) -> None:
-    """End the process once nobody waits for its result: the parent has been killed, or has given up this run.
+    """End the process when nobody waits for its result: the parent was killed, or has given up this run.
 
-    It would else hold the run's lock to its end.
+    Otherwise it would hold the run's lock until it ends.
     """
     parent = parent_process()
     if parent is None:

@@ -18,7 +18,6 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from avalanche_memplugins.benchmarks.names import look_up
-from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 
 from .display import say
 from .formatting import NumberTable, amounts, count, label, nbytes, percent
@@ -26,6 +25,7 @@ from .options import UNSET
 from .spec import RunSpec
 from .store import ResultStore, RunResult, check_writable, sealed, unsealed, write_whole
 from .strategies import STRATEGIES
+from .streams import scenario_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,17 +48,17 @@ class Report:
 def note(
     out: Path, *, command: str, baseline: str | None, runs: list[str], name: str = _HEAD, files: Sequence[str]
 ) -> Path | None:
-    """Write down what a folder is about, so that :func:`rewrite` knows it while the runs still go on.
+    """Record which runs a folder is about, so that :func:`rewrite` knows them while they are still going on.
 
-    What another comparison has written there is moved aside first, so that no report is lost.
+    The report of another comparison in the same folder is moved aside first, so that no report is lost.
 
     :param out: the folder.
     :param command: the command line that makes it.
     :param baseline: strategy that differences are taken from, if any are.
     :param runs: keys of the runs, in their order.
-    :param name: of the file that tells it.
+    :param name: of the file that records them.
     :param files: names of what the command writes.
-    :returns: where an earlier report is now; None if there was none, or it was of the same runs.
+    :returns: where the earlier report is now; None if there was none, or if it is about the same runs.
     """
     head = {"command": command, "baseline": baseline, "runs": runs}
     known, kept = _head(out / name), None
@@ -75,7 +75,7 @@ def _about(head: dict[str, Any]) -> Any:
 
 
 def _aside(out: Path, head: dict[str, Any] | None, name: str, files: Sequence[str]) -> Path:
-    """Move files of an earlier report to a folder of their own; the same report takes the same folder again."""
+    """Move the files of an earlier report to a folder of their own. The same report always gets the same folder."""
     if head is not None:
         folder = out / EARLIER / hashlib.sha256(json.dumps(_about(head)).encode()).hexdigest()[:8]
     else:
@@ -90,7 +90,7 @@ def _aside(out: Path, head: dict[str, Any] | None, name: str, files: Sequence[st
 
 
 def _head(path: Path) -> dict[str, Any] | None:
-    """What :func:`note` wrote; None if it is not there or damaged: it names runs, and can be done without."""
+    """What :func:`note` wrote; None if the file is missing or damaged."""
     try:
         head = unsealed(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
@@ -101,11 +101,11 @@ def _head(path: Path) -> dict[str, Any] | None:
 
 
 def rewrite(report: Report, console: Console | None = None) -> list[Path]:
-    """Do what ``memplugins report`` says.
+    """Write the report of a folder anew from its results, without doing any run.
 
     :param report: which folder.
-    :param console: told of results that are left out.
-    :returns: what was written.
+    :param console: where to say which results are left out.
+    :returns: the files written.
     :raises ValueError: if the folder holds no results, or none of the baseline.
     """
     console = console or Console(quiet=True)
@@ -151,11 +151,11 @@ def rewrite(report: Report, console: Console | None = None) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What was written.
+    """What :func:`write_files` wrote.
 
     :param numbers: see :func:`.tidy`.
     :param summary: see :func:`.summarise`.
-    :param files: in the order of writing; none if no run has ended.
+    :param files: the files written; empty if no run has ended.
     :param notes: what was left out, and why.
     """
 
@@ -171,7 +171,7 @@ def write_files(out: Path, results: Sequence[RunResult], baseline: str, *, comma
     :param out: the folder.
     :param results: of all runs, failed ones too.
     :param baseline: strategy that differences are taken from.
-    :param command: what the report names as the command that makes it.
+    :param command: the command line that the report names.
     """
     # Here and not above: whoever asks for help, or does runs, need not wait for pandas and matplotlib.
     from . import figures, page, table
@@ -208,17 +208,16 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 
 def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> Iterator[RenderableType]:
-    """A table for each benchmark and the notes that belong to them.
+    """A table for each benchmark, then notes, to be printed.
 
     :param summary: from :func:`.summarise`.
-    :param specs: the runs that it is of.
-    :param baseline: strategy that differences were taken from.
+    :param specs: the runs that it summarises.
+    :param baseline: strategy that differences are taken from.
     """
     for benchmark, lines in summary.groupby("benchmark", sort=False):
         spec = next(spec for spec in specs if spec.benchmark == benchmark)
-        info = BENCHMARKS[spec.benchmark]
         seeds = len({spec.seed for spec in specs})
-        facts = ", ".join([info.scenario, *amounts(spec), count(seeds, "seed")])
+        facts = ", ".join([scenario_of(spec.benchmark), *amounts(spec), count(seeds, "seed")])
         yield Text(f"{benchmark}: {facts}", "bold")
         table = NumberTable("strategy", ("accuracy %", f"vs {baseline}", "forgetting", "memory", "train"))
         best = lines.loc[~lines["strategy"].isin(["naive", "cumulative", "joint"]), "accuracy"].max()
@@ -243,12 +242,12 @@ def _notes(specs: Sequence[RunSpec]) -> str:
         f"{spec.memory_size} rows" if spec.budget is None else f"{nbytes(spec.budget)}, where a strategy can be sized"
     )
     notes = [
-        "accuracy: mean over experiences after the last one; ± is a 95 % t-interval over seeds; "
-        "differences are paired by seed.",
+        "accuracy: mean over experiences after the last one. ± is a 95 % t-interval over seeds. "
+        "Differences are paired by seed.",
         "forgetting: best earlier accuracy less the last, mean over all experiences but the last "
         "(Chaudhry et al. 2018).",
-        "memory: bytes held from the stream at the end; a row of Avalanche's Replay and of Cumulative counts as its "
-        "float32 pixels + 16 bytes of labels. After a +: bytes needed besides, whatever the stream.",
+        "memory: bytes of stream data held at the end; a row of Avalanche's Replay and of Cumulative counts as its "
+        "float32 pixels + 16 bytes of labels. After a +: bytes of networks that do not depend on the stream.",
         "train: wall-clock seconds of training in all, on one thread.",
         f"the same for all: {spec.model}, {spec.optimizer} lr {spec.lr:g}, batches of {spec.batch_size}, memories of "
         f"{size}; replay adds as many rows as the batch has.",

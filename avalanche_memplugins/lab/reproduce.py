@@ -33,10 +33,14 @@ class PresetRow:
     """One published number.
 
     :param label: as in the source.
-    :param run: fields of a :class:`.RunSpec`, but for the seed.
+    :param run: fields of a :class:`.RunSpec`, without the seed.
     :param expected: accuracy after the last experience, mean over experiences, %.
-    :param tolerance: points by which a measured mean may differ, > 0.
+    :param tolerance: percentage points by which the measured mean may differ, > 0.
     :param note: what a reader of the verdict must know.
+
+    >>> run = {"benchmark": "split-digits", "strategy": "naive", "n_experiences": 5}
+    >>> PresetRow(label="None", run=run, expected=20, tolerance=2).spec(seed=3).title
+    'split-digits · naive · seed 3'
     """
 
     label: str
@@ -46,7 +50,7 @@ class PresetRow:
     note: str = ""
 
     def spec(self, seed: int) -> RunSpec:
-        """The run of a seed."""
+        """The run with that seed."""
         return RunSpec(**{"epochs": 1, **self.run, "seed": seed})
 
 
@@ -54,13 +58,13 @@ class PresetRow:
 class Preset:
     """A published table, or a part of it.
 
-    :param name: of its file.
+    :param name: name of its file.
     :param summary: one line for a reader.
     :param source: where the numbers are published.
-    :param seeds: that a measurement takes by default, >= 1.
-    :param minutes: that all rows of one seed take on one core, about.
+    :param seeds: default number of seeds, >= 1.
+    :param minutes: estimated time of all rows for one seed on one core.
     :param rows: the numbers.
-    :param note: where the setting here differs from the source's.
+    :param note: how the setting here differs from the source's.
     """
 
     name: str
@@ -73,16 +77,24 @@ class Preset:
 
 
 def preset_names() -> tuple[str, ...]:
-    """Names of the presets that come with the library."""
+    """Names of the presets that come with the library.
+
+    >>> "clb-split-mnist" in preset_names()
+    True
+    """
     return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
 
 
 def load_preset(name: str | Path) -> Preset:
-    """Read a preset, and check every run of it.
+    """Read a preset and check each of its runs.
 
     :param name: one of :func:`preset_names`, or the path of a YAML file of your own.
-    :raises ValueError: for an unknown name, with the nearest; for a file that is missing or no preset, naming the
+    :raises ValueError: for an unknown name, with the nearest one; for a file that is missing or no preset, naming the
         row and field.
+
+    >>> preset = load_preset("rma-permuted-mnist")
+    >>> preset.rows[0].label, preset.rows[0].expected
+    ('10 tasks', 76.8)
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
@@ -158,10 +170,10 @@ def _number(where: str, value: Any) -> None:
 
 
 def _read_yaml(path: Path) -> Any:
-    """What a YAML file says.
+    """The content of a YAML file.
 
-    :raises ValueError: if it cannot be read, is no YAML, or would take more than a preset needs: aliases that name each
-        other stand for billions of values in a few lines.
+    :raises ValueError: if it cannot be read, is no YAML, or has more values than a preset needs: with aliases, a few
+        lines can stand for billions of values.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -187,7 +199,7 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _values(node: Any, known: dict[int, float]) -> float:
-    """Values that a node of YAML stands for, its aliases' own counted each time; one that holds itself has no end."""
+    """Number of values that a YAML node stands for, with aliases counted each time; infinite if it contains itself."""
     if id(node) in known:
         return known[id(node)]
     known[id(node)] = math.inf
@@ -223,13 +235,13 @@ class Reproduction(RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What came out for a row.
+    """The outcome for a row.
 
-    :param row: what was expected.
+    :param row: the published number.
     :param measured: mean over seeds, %; NaN if no run ended.
-    :param half_width: of its 95 % t-interval, NaN for one seed.
-    :param seeds: runs that ended.
-    :param failed: runs that did not.
+    :param half_width: half of its 95 % t-interval; NaN for one seed.
+    :param seeds: number of runs that ended.
+    :param failed: number of runs that failed.
     """
 
     row: PresetRow
@@ -257,11 +269,11 @@ class Verdict:
 def reproduce(
     reproduction: Reproduction, *, console: Console | None = None, executor: Executor | None = None
 ) -> list[Verdict]:
-    """Do the runs that are not done, then print and write the table of expected and measured.
+    """Do the runs that are not done yet, then print and write a table of expected and measured numbers.
 
     :param reproduction: which preset, and how.
     :param console: where to print; None: standard output.
-    :param executor: does the runs; None: processes of this machine.
+    :param executor: does the runs; None: what the options say.
     :raises ValueError: if the preset or a row is unknown or damaged, before anything is run.
     """
     console = console or Console()
@@ -303,7 +315,11 @@ def reproduce(
 
 
 def verdict(row: PresetRow, results: list[RunResult]) -> Verdict:
-    """What the runs of a row say."""
+    """The verdict on a row.
+
+    :param row: the published number.
+    :param results: of its runs, also of failed ones.
+    """
     from .table import interval
 
     accuracies = [100 * result.final_accuracy for result in results if result.ok]

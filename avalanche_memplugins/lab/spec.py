@@ -22,7 +22,7 @@ from avalanche_memplugins.benchmarks.roots import data_root as find_root
 from avalanche_memplugins.lab import doors, streams
 from avalanche_memplugins.lab.models import MODELS, TORCHVISION, find_model
 from avalanche_memplugins.lab.strategies import CODECS, STRATEGIES, Recipe, changed, find_recipe, named
-from avalanche_memplugins.lab.strategies.memory import MEMORIES
+from avalanche_memplugins.lab.strategies.memory import OWN_ROWS
 from avalanche_memplugins.lab.training import OPTIMIZERS, SCHEDULES, check_rates
 
 # Counts up whenever the same spec would give other numbers than before, so that old results are not taken for new.
@@ -138,11 +138,12 @@ class RunSpec:
             raise ValueError(f"code: expected text, got {short(self.code)}")
         for name in ("options", "benchmark_options", "model_options"):
             object.__setattr__(self, name, _frozen(_as_dict(name, getattr(self, name))))
-        if not self.code:
+        read_back = bool(self.code)
+        if not read_back:
             self._look_up()
         elif not self._own() and streams.folder_of(self.benchmark) is None:
             object.__setattr__(self, "code", "")  # as of a spec that was replaced
-        self._normalise()
+        self._normalise(read_back)
 
     def _look_up(self) -> None:
         """Raise unless all names mean something; read the user's own files."""
@@ -169,7 +170,7 @@ class RunSpec:
         ]
         if self.strategy in STRATEGIES:
             names += [
-                ("memory", options.get("memory", ""), MEMORIES),
+                ("memory", options.get("memory", ""), OWN_ROWS),
                 ("codec", options.get("codec", ""), CODECS),
             ]
         return [(kind, name, known) for kind, name, known in names if name and name not in known]
@@ -179,10 +180,12 @@ class RunSpec:
         if self.code and (now := replace(self, code="").code) != self.code:
             raise ValueError(f"code: expected the files as they were when the runs began, {self.code}, got {now}")
 
-    def _normalise(self) -> None:
-        """Normalise a spec so that equal runs have equal hashes: what plays no part is at its default."""
-        # What is read back has been normalised, and the user's functions may be gone.
-        recipe = STRATEGIES.get(self.strategy) if self.code else self.recipe
+    def _normalise(self, read_back: bool) -> None:
+        """Normalise a spec so that equal runs have equal hashes: what plays no part is at its default.
+
+        :param read_back: whether it has been normalised before, and the user's functions may be gone.
+        """
+        recipe = STRATEGIES.get(self.strategy) if read_back else self.recipe
         if self.budget is not None:
             if recipe is not None and recipe.sized == "no":
                 raise ValueError(f"budget: {self.strategy} has no memory that a budget could size, expected None")
@@ -190,7 +193,7 @@ class RunSpec:
             object.__setattr__(self, "memory_size", type(self).memory_size)
         if self.iterations is not None:
             object.__setattr__(self, "epochs", 1)
-        model = MODELS.get(self.model) if self.code else find_model(self.model)
+        model = MODELS.get(self.model) if read_back else find_model(self.model)
         for name, owner in (("options", recipe), ("model_options", model)):
             if owner is not None:
                 options = owner.with_defaults(dict(getattr(self, name)))

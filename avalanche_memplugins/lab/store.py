@@ -32,19 +32,25 @@ _LONGEST_NAME = 80
 class RunResult:
     """Numbers of a run that ended, or the traceback of one that failed.
 
-    With T experiences:
+    T is the number of experiences.
 
     :param spec: the run.
-    :param untrained: ``(T,)`` [0, 1], test accuracy on each experience before any training; empty where the model gives
-        none, and in results of earlier versions.
+    :param untrained: ``(T,)``, [0, 1]: test accuracy on each experience before any training; empty if the model cannot
+        tell it, and in results of earlier versions.
     :param accuracy: ``(T, T)``, [0, 1]: row i, column k is the test accuracy on experience k after training on i.
-    :param train_seconds: ``(T,)`` wall-clock seconds of training on each experience, evaluation left out.
-    :param memory_bytes: ``(T,)`` bytes held from the stream after each experience.
-    :param fixed_bytes: bytes needed besides, whatever the stream: of frozen networks.
+    :param train_seconds: ``(T,)``, wall-clock seconds of training on each experience, without evaluation.
+    :param memory_bytes: ``(T,)``, bytes of stream data held after each experience.
+    :param fixed_bytes: bytes needed besides, which do not depend on the stream, such as those of frozen networks.
     :param weights: SHA-256 of the model's final weights.
-    :param warnings: what was warned of, each once.
+    :param warnings: warnings of the run, each once.
     :param environment: versions, machine, threads.
     :param error: traceback if the run failed; the numbers are then empty.
+
+    >>> spec = RunSpec(benchmark="split-digits", strategy="naive", seed=0, n_experiences=2, epochs=1)
+    >>> accuracy = ((0.9, 0.1), (0.6, 0.9))
+    >>> result = RunResult(spec=spec, accuracy=accuracy, train_seconds=(1.0, 1.0), memory_bytes=(0, 0))
+    >>> result.ok, result.final_accuracy
+    (True, 0.75)
     """
 
     spec: RunSpec
@@ -76,8 +82,8 @@ class RunResult:
     def from_json(cls, values: dict[str, Any]) -> RunResult:
         """Back from :meth:`to_json`.
 
-        :raises ValueError: if the values are not those of a result, naming the field: types, shapes and ranges are
-            checked, so that nobody counts with what a damaged file holds.
+        :raises ValueError: if the values are not those of a result, naming the field. Types, shapes and ranges are
+            checked, so that numbers of a damaged file are never used.
         """
         if not isinstance(values, dict):
             raise ValueError(f"values: expected the JSON of a result, got {type(values).__name__}")
@@ -139,9 +145,18 @@ def checked_numbers(values: Mapping[str, Any], n_experiences: int, trained: int)
 
 
 class ResultStore:
-    """A folder of results. A file is named by its run and written whole or not at all.
+    """A folder of results, one file a run. A file is written as a whole or not at all.
 
-    :param folder: where to; made at the first write.
+    :param folder: path of the folder, which is made at the first write.
+    :raises TypeError: if that is no path.
+
+    >>> import tempfile
+    >>> spec = RunSpec(benchmark="split-digits", strategy="naive", seed=0, n_experiences=2, epochs=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = ResultStore(folder)
+    ...     path = store.put(RunResult(spec=spec, error="out of memory"))
+    ...     print(path.name, store.get(spec).error)
+    split-digits--naive--seed0--c77fda47e4892313.json out of memory
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -150,26 +165,25 @@ class ResultStore:
         self.folder = Path(folder)
 
     def path(self, spec: RunSpec) -> Path:
-        """The file of that run, there or not."""
-        return (
-            self.folder / f"{_file_name(spec.benchmark)}--{_file_name(spec.strategy)}--seed{spec.seed}--{spec.key}.json"
-        )
+        """The file of that run, whether it exists or not."""
+        benchmark, strategy = _file_name(spec.benchmark), _file_name(spec.strategy)
+        return self.folder / f"{benchmark}--{strategy}--seed{spec.seed}--{spec.key}.json"
 
     def get(self, spec: RunSpec) -> RunResult | None:
-        """The run's result, a failure too; None if it was never done or its file is damaged."""
+        """The result of the run, which may be a failure; None if the run was never done or its file is damaged."""
         result = self._read(self.path(spec))
         return result if result is not None and result.spec == spec else None
 
     def put(self, result: RunResult) -> Path:
-        """Write a result in place of an earlier one of the same run."""
+        """Write a result; it replaces an earlier one of the same run."""
         path = self.path(result.spec)
         write_whole(path, sealed(result.to_json()))
         return path
 
     def keep(self, result: RunResult) -> RunResult:
-        """Write a result, unless the run has one that ended well: that one stays, whoever did it.
+        """Write a result, unless the store has a good one of the same run already; that one stays.
 
-        :returns: the one that is kept.
+        :returns: the result that is kept.
         """
         known = self.get(result.spec)
         if known is not None and (known.ok or known == result):
@@ -179,10 +193,10 @@ class ResultStore:
 
     @contextlib.contextmanager
     def claim(self, spec: RunSpec) -> Iterator[Path]:
-        """Be the only process that does this run, until the block ends; waits while another one is.
+        """Make sure that no other process does this run until the block ends. Waits while another process has it.
 
-        :returns: the folder for what an unfinished run has so far. It outlives a process that is killed, and is
-            removed once the run has a result.
+        :returns: the folder for the state of the unfinished run. It stays when the process is killed, and is removed
+            once the run has a result.
         """
         folder = self.folder / ".unfinished" / spec.key
         path = folder.with_suffix(".lock")
@@ -198,7 +212,7 @@ class ResultStore:
                         path.parent.rmdir()
 
     def results(self) -> list[RunResult]:
-        """All results in the folder, failures too, in the order of their files' names."""
+        """All results in the folder, also failures, sorted by the names of their files."""
         found = []
         for path in sorted(self.folder.glob("*.json")):
             result = self._read(path)
@@ -234,7 +248,7 @@ def _locked(path: Path) -> contextlib.AbstractContextManager[object]:
 
 
 def sealed(values: dict[str, Any]) -> bytes:
-    """JSON with its own checksum, for :func:`unsealed`: a bit that flips in a number would else give another number.
+    """JSON with its own checksum, for :func:`unsealed`, so that a flipped bit in a number is noticed.
 
     :raises ValueError: if a number is not finite.
     """
@@ -267,8 +281,9 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 def twice(read: Callable[[], T]) -> T:
-    """What ``read`` gives, at the second try if need be: on a network's disk a file that another process is just
-    replacing can be missing, or be seen in part.
+    """What ``read`` returns; tried a second time if the first try fails.
+
+    On a network's disk a file that another process is replacing may be missing for a moment, or seen in part.
 
     :raises OSError: as the second try raises it.
     :raises ValueError: likewise.
@@ -282,7 +297,7 @@ def twice(read: Callable[[], T]) -> T:
 
 
 def check_writable(out: Path, name: str = "out") -> None:
-    """Make a folder and write a file there, so that a bad place is told before hours of work and not after.
+    """Make a folder and write a file there, so that a bad place is reported before hours of work and not after.
 
     :param out: the folder; made, with its parents.
     :param name: of the setting; the error begins with it.
@@ -300,9 +315,9 @@ def check_writable(out: Path, name: str = "out") -> None:
 
 
 def write_whole(path: Path, content: bytes, name: str = "out") -> None:
-    """Write a file so that a reader, or a crash, meets either the old content or the new one.
+    """Write a file such that readers, and crashes, see either the old content or the new one.
 
-    It has the rights that the user's umask gives. What a writer that was killed has left of the same file is removed.
+    The file gets the permissions that the user's umask gives. Drafts that a killed writer left behind are removed.
 
     :param path: of the file; its folder is made, links are followed.
     :param content: of the file.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from avalanche_memplugins.cli import _parsed
 from avalanche_memplugins.lab import (
     Comparison,
     InProcess,
@@ -133,6 +135,28 @@ def test_a_cluster_is_left_in_the_end_but_not_one_that_the_caller_has_joined(
     with pytest.raises(KeyboardInterrupt):
         reproduce(Reproduction(preset=preset, out=tmp_path / "own"), console=quiet(), executor=fake_executor)
     assert left == ["left"] * 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Comparison(seeds=2, budget="50KB", lr=0.5, log=("csv",), out=Path("an out")),
+        Frontier(strategies=("er-4bit", "vae"), budgets=("1KB",), train_rows=7),
+        Reproduction(preset="clb-split-mnist", rows=("online replay, ours",), threads=2),
+    ],
+)
+def test_the_command_line_of_options_makes_the_same_options(options: Any) -> None:
+    program, *arguments = shlex.split(options.command())
+    assert program == "memplugins"
+    assert _parsed(arguments) == options
+
+
+def test_a_commands_own_options_come_before_those_of_all() -> None:
+    for kind, first in ((Comparison, "benchmarks"), (Frontier, "benchmark"), (Reproduction, "preset")):
+        names = [field.name for field in fields(kind)]
+        assert (names[0], names[-1]) == (first, "out")
+        if kind is not Reproduction:
+            assert names.index("seeds") < names.index("epochs") < names.index("lr") < names.index("jobs")
 
 
 @pytest.mark.slow

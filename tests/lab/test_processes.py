@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -87,6 +89,18 @@ def test_leaving_early_ends_the_processes(
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     assert len(started) == 2
+
+
+def test_what_is_imported_before_the_fork_is_all_there_and_computes_nothing() -> None:
+    code = (
+        "import sys, threading\n"
+        "from avalanche_memplugins.lab import preload\n"
+        "missing = set(preload.MODULES) - sys.modules.keys()\n"
+        "assert not missing, missing\n"
+        "assert 'torch._dynamo' in sys.modules, 'the last line was reached'\n"
+        "assert threading.active_count() == 1\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
 def test_no_runs_start_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

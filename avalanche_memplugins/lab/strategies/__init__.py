@@ -10,7 +10,7 @@ from typing import Any, Literal
 from avalanche_memplugins.lab import doors
 from avalanche_memplugins.lab.strategies.avalanche import ABSENT, Absent
 from avalanche_memplugins.lab.strategies.avalanche import BASELINES as _BASELINES
-from avalanche_memplugins.lab.strategies.memory import CODECS, make_memory
+from avalanche_memplugins.lab.strategies.memory import CODECS, MEMORIES, MemoryInfo, make_memory
 from avalanche_memplugins.lab.strategies.ours import OURS as _OURS
 from avalanche_memplugins.lab.strategies.recipe import LABEL_BYTES, Built, Recipe, Setup, changed
 
@@ -19,10 +19,12 @@ __all__ = [
     "BASELINES",
     "CODECS",
     "LABEL_BYTES",
+    "MEMORIES",
     "OURS",
     "STRATEGIES",
     "Absent",
     "Built",
+    "MemoryInfo",
     "Recipe",
     "Setup",
     "changed",

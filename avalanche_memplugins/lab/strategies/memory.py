@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from avalanche_memplugins.lab import doors
@@ -16,6 +17,64 @@ AUTOENCODERS = {(1, 28, 28): "omniglot28-vae"}
 ENERGIES = {(1, 28, 28): "rehearsal-28"}
 THUMBNAIL = 7  # side of the cues that energy memories keep
 SMALL = 14  # side to which images of 4 and 2 bits are reduced
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryInfo:
+    """A memory of the library.
+
+    :param name: of the class, importable from ``module``.
+    :param module: where it is.
+    :param summary: one line for a reader.
+
+    >>> MEMORIES[0].name
+    'RandomMemory'
+    """
+
+    name: str
+    summary: str
+    module: str = "avalanche_memplugins.memories"
+
+
+MEMORIES: Sequence[MemoryInfo] = (
+    MemoryInfo(
+        name="RandomMemory",
+        summary="rows of the stream; write: ring, reservoir, class_balanced, task_balanced; "
+        "read: uniform, cycle, class_balanced, task_balanced; codec: see codecs",
+    ),
+    MemoryInfo(
+        name="EpisodicMemory",
+        summary="a RandomMemory that also finds the rows nearest to a query, exactly; for MbPA",
+    ),
+    MemoryInfo(
+        name="DifferentiableNeuralDictionary",
+        summary="NEC's keys and values by class, read by kernel, updated in place",
+    ),
+    MemoryInfo(
+        name="GaussianMemory",
+        summary="one Gaussian a class over rows or codes, in one pass; the control for all that follow",
+    ),
+    MemoryInfo(
+        name="DynamicKanervaMemory",
+        summary="rows that every code is a mixture of, written by Bayes' rule; a posterior a class, or one for all",
+    ),
+    MemoryInfo(
+        name="KanervaMemory",
+        summary="the same, addressed by the network of a trained Kanerva machine",
+    ),
+    MemoryInfo(
+        name="VAEMemory",
+        summary="a VAE that learns each experience beside its own replay",
+    ),
+    MemoryInfo(
+        name="EnergyMemory",
+        summary="patterns as minima of a meta-learned energy whose weights are written; completes, knows what is new",
+    ),
+    MemoryInfo(
+        name="LatentMemory",
+        summary="rows as codes of an auto-encoder that is trained on the stream",
+    ),
+)
 
 
 class CodecInfo(NamedTuple):
@@ -79,7 +138,8 @@ CODECS: Mapping[str, CodecInfo] = {
 }
 
 
-MEMORIES: Mapping[str, str] = {"rows": "RandomMemory, or EpisodicMemory where rows are searched"}
+# For the option `memory`: a memory of rows that the recipe picks, beside those of the user's own.
+OWN_ROWS: Mapping[str, None] = {"rows": None}
 
 
 def codec_of(name: str, spec: RunSpec) -> str | Codec:
@@ -116,7 +176,7 @@ def rows_of(spec: RunSpec, *, searched: bool = False, logits: bool = False) -> A
     if own != "rows":
         capacity = spec.memory_size if spec.budget is None else None
         facts = {"shape": info.input_shape, "classes": info.n_classes, "experiences": spec.n_experiences}
-        return doors.make("memory", own, MEMORIES, capacity, budget=spec.budget, codec=codec, seed=spec.seed, **facts)
+        return doors.make("memory", own, OWN_ROWS, capacity, budget=spec.budget, codec=codec, seed=spec.seed, **facts)
     kind = EpisodicMemory if searched else RandomMemory
     settings: dict[str, Any] = {
         "policy": options["policy"],
