@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from .before import check_before
-from .executors import Executor, executor_for, run_all
+from .executors import Executor
 from .spec import RunSpec, Settings
 from .store import ResultStore, RunResult
 from .strategies import ABSENT, Recipe, changed, find_recipe, named, parsed, parsed_options
@@ -103,10 +103,15 @@ class RunOptions:
         :raises KeyboardInterrupt: after Ctrl-C, having said how to go on.
         """
         settings = self.settings()
-        with executor_for(executor, ray_address=self.ray_address, jobs=self.jobs, settings=settings) as does:
+        does = executor or executors.open_executor(ray_address=self.ray_address, jobs=self.jobs, settings=settings)
+        try:
             check_before(specs, self.out, settings, here=self.ray_address is None)
             announce()
-            return run_all(specs, self.store, does, console=console)
+            return executors.run_all(specs, self.store, does, console=console)
+        finally:
+            # Otherwise the next command would use this cluster, even if it names another one.
+            if executor is None and hasattr(does, "close"):
+                does.close()
 
 
 @dataclass(frozen=True, kw_only=True)
