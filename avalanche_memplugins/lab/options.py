@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, TypeVar
 import tyro
 from rich.console import Console
 
+from . import executors
 from .before import check_before
 from .executors import Executor
 from .spec import RunSpec, Settings
