@@ -23,11 +23,13 @@ from avalanche_memplugins import __version__
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 from avalanche_memplugins.energy_training.options import EnergyTraining
-from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare
+from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare, doors
 from avalanche_memplugins.lab.frontier import Frontier, draw_frontier
+from avalanche_memplugins.lab.models import MODELS, TORCHVISION
 from avalanche_memplugins.lab.options import UNSET
 from avalanche_memplugins.lab.report import Report, rewrite
 from avalanche_memplugins.lab.reproduce import Reproduction, load_preset, preset_names, reproduce
+from avalanche_memplugins.lab.strategies import CODECS
 
 
 @dataclass(frozen=True)
@@ -252,21 +254,30 @@ def show_help(console: Console) -> None:
 
 
 def show_lists(console: Console) -> None:
-    """Print what there is, by name."""
+    """Print what there is, by name; also what installed packages register, see :mod:`.doors`."""
+
+    def own(kind: str) -> list[tuple[str, str]]:
+        return [(name, f"your own: {point.value}") for name, point in doors.registered(kind).items()]
+
     strategies = [(one.name, one.summary + (f"; note: {one.note}" if one.note else "")) for one in STRATEGIES.values()]
     benchmarks = []
     for info in BENCHMARKS.values():
         source = "comes with scikit-learn" if info.local else "from MEMPLUGINS_DATA, or downloaded"
         benchmarks.append((info.name, f"{info.summary}; {info.scenario}; {source}"))
+    benchmarks.append(("folder:DIR", "images of your own, in one folder a class; class-incremental"))
+    models = [(one.name, one.summary) for one in MODELS.values()]
+    models.append((f"{TORCHVISION}NAME", "a classifier of torchvision, such as torchvision:resnet18"))
     published = []
     for name in preset_names():
         preset = load_preset(name)
         published.append((name, f"{preset.summary}; about {preset.minutes:g} min a seed on one core"))
     lists = {
-        "strategies": strategies,
+        "strategies": strategies + own("strategy"),
         "left out": [(one.name, one.reason) for one in ABSENT],
-        "memories": [(memory.name, memory.summary) for memory in MEMORIES],
-        "benchmarks": benchmarks,
+        "memories": [(memory.name, memory.summary) for memory in MEMORIES] + own("memory"),
+        "codecs": [(name, codec.summary) for name, codec in CODECS.items()] + own("codec"),
+        "models": models + own("model"),
+        "benchmarks": benchmarks + own("benchmark"),
         "presets": published,
     }
     for number, (title, lines) in enumerate(lists.items()):

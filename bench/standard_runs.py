@@ -24,10 +24,9 @@ from avalanche_memplugins.benchmarks import BENCHMARKS
 from avalanche_memplugins.lab import STRATEGIES, LocalProcesses, ResultStore, RunResult, RunSpec, run_all
 from avalanche_memplugins.lab.figures import frontier_figure
 from avalanche_memplugins.lab.frontier import points
-from avalanche_memplugins.lab.memory_factory import make_memory
 from avalanche_memplugins.lab.page import render
 from avalanche_memplugins.lab.store import write_whole
-from avalanche_memplugins.lab.strategies import OURS
+from avalanche_memplugins.lab.strategies import OURS, make_memory
 
 STREAMS = (
     "split-mnist",

@@ -18,7 +18,7 @@ import pytest
 
 from avalanche_memplugins import __version__
 from avalanche_memplugins.cli import COMMANDS, main
-from avalanche_memplugins.lab import MEMORIES, STRATEGIES, InProcess, builders, executors, processes, store
+from avalanche_memplugins.lab import MEMORIES, STRATEGIES, InProcess, executors, processes, store
 
 TINY = [
     *("compare", "--benchmarks", "split-digits", "--strategies", "naive", "rma", "--seeds", "2"),
@@ -98,7 +98,7 @@ def test_a_failed_run_makes_the_exit_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executors, "open_executor", lambda **how: InProcess())
-    monkeypatch.setattr(builders, "build", lambda *args: 1 / 0)
+    monkeypatch.setattr("avalanche_memplugins.lab.run.build", lambda *args: 1 / 0)
     assert main([*TINY, "--out", str(tmp_path)]) == 1
     assert "FAILED split-digits · rma · seed 1: ZeroDivisionError" in capsys.readouterr().out
     assert all("Traceback" in json.loads(path.read_text())["error"] for path in (tmp_path / "runs").iterdir())
@@ -223,7 +223,7 @@ def test_a_real_ctrl_c_and_the_same_command_again(tmp_path: Path) -> None:
         (["compare", "--experiences", "3"], "experiences: expected a divisor of the 10 classes of split-digits, got 3"),
         (["compare", "--budget", "10"], "replay on split-digits: budget: expected at least 272 bytes, got 10"),
         (["compare", "--strategies", "gss", "--memory-size", "9"], "memory_size: expected at least 32 rows, got 9"),
-        (["compare", "--strategies", "er-latent"], "er-latent on split-digits: strategy: er-latent wants images of"),
+        (["compare", "--strategies", "er-latent"], "er-latent on split-digits: strategy: er-latent expected images of"),
         (["compare", "--data-root", "no-such"], "data_root: expected an existing folder, got 'no-such'"),
         (["compare", "--seeds", "1000000000"], "seeds: expected an integer from 1 to 10000"),
         (["compare", "--threads", "1000000000"], "threads: expected an integer from 1 to 1024"),

@@ -14,11 +14,11 @@ from avalanche_memplugins.benchmarks.names import look_up
 
 from .display import say, tell
 from .executors import Executor
-from .options import NAMES, UNSET, StreamOptions, check_seeds, check_strategy, own_first
+from .options import NAMES, UNSET, StreamOptions, check_seeds, own_first
 from .report import FILES, note, tables, write_files
 from .spec import RunSpec
 from .store import RunResult
-from .strategies import STRATEGIES
+from .strategies import sizing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +36,11 @@ class Comparison(StreamOptions):
     COMMAND: ClassVar[str] = "compare"
 
     benchmarks: Annotated[tuple[str, ...], NAMES] = ("split-digits", "permuted-digits")
-    """Benchmarks by name; `memplugins list` shows them."""
+    """Benchmarks by name; `memplugins list` shows them. folder:DIR: images in one folder a class; or module:function of
+    your own."""
     strategies: Annotated[tuple[str, ...], NAMES] = ("naive", "replay", "rma", "er-reservoir", "cumulative")
-    """Strategies by name; `memplugins list` shows them."""
+    """Strategies by name; `memplugins list` shows them. With options as in er:codec=2bit; or module:function of your
+    own."""
     seeds: int = 3
     """Number of seeds: 0, 1, 2, ..."""
     baseline: Annotated[str | None, UNSET] = None
@@ -65,19 +67,18 @@ class Comparison(StreamOptions):
                 raise ValueError(f"{field}: expected at least one name, got none")
         self.baseline_name()
         budget = None if self.budget is None else parse_bytes(self.budget)
-        for strategy in self.strategies:
-            check_strategy(strategy)
+        methods = self.methods(self.strategies)
         return [
             self.spec(
                 benchmark,
-                strategy,
+                method,
                 seed,
                 memory_size=self.memory_size,
-                budget=None if STRATEGIES[strategy].sized == "no" else budget,
+                budget=None if sizing(method) == "no" else budget,
             )
             for seed in range(self.seeds)
             for benchmark in dict.fromkeys(self.benchmarks)
-            for strategy in dict.fromkeys(self.strategies)
+            for method in methods
         ]
 
     def baseline_name(self) -> str:
@@ -86,8 +87,8 @@ class Comparison(StreamOptions):
         :raises ValueError: if it does not take part.
         """
         if self.baseline is None:
-            return "replay" if "replay" in self.strategies else self.strategies[0]
-        return look_up("baseline", self.baseline, {name: name for name in self.strategies})
+            return self.method("replay" if "replay" in self.strategies else self.strategies[0])
+        return self.method(look_up("baseline", self.baseline, {name: name for name in self.strategies}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,14 +89,14 @@ class LiveTable:
         table.add_column("accuracy so far, %", style="dim")
         for benchmark in benchmarks:
             table.add_column(benchmark)
-        for strategy in dict.fromkeys(spec.strategy for spec in self.specs):
+        for strategy in dict.fromkeys(spec.method for spec in self.specs):
             table.add_row(label(strategy), *(self._cell(benchmark, strategy) for benchmark in benchmarks))
         return Group(table, self.bar)
 
     def _cell(self, benchmark: str, strategy: str) -> Text:
         cell, accuracies = Text(), []
         for spec in self.specs:
-            if (spec.benchmark, spec.strategy) != (benchmark, strategy):
+            if (spec.benchmark, spec.method) != (benchmark, strategy):
                 continue
             result = self.results.get(spec)
             if result is None:

@@ -8,8 +8,7 @@ from typing import Protocol
 from rich.console import Console
 
 from .display import display, say
-from .settings import Settings
-from .spec import RunSpec
+from .spec import RunSpec, Settings
 from .store import ResultStore, RunResult
 
 
@@ -48,7 +47,7 @@ class InProcess:
         """As :meth:`Executor.run`."""
         import torch
 
-        from .perform import perform
+        from .run import perform
 
         for spec in specs:
             threads = torch.get_num_threads()

@@ -14,7 +14,7 @@ from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 
 from .formatting import label, nbytes
 from .frontier import LINES
-from .strategies import STRATEGIES
+from .strategies import sizing
 from .table import accuracy_matrix, interval, mean_matrix, seen_so_far
 
 # Okabe & Ito's colours, which colour-blind readers tell apart, then black and a brown; markers tell the same once more.
@@ -171,8 +171,8 @@ def frontier_figure(table: pd.DataFrame) -> Figure:
     sized = table[table["budget"].notna()]
     names = [str(name) for name in dict.fromkeys(sized["strategy"])]
     sides = {
-        "memories that keep rows": [name for name in names if STRATEGIES[name].sized == "rows"],
-        "memories that generate them": [name for name in names if STRATEGIES[name].sized == "bytes"],
+        "memories that keep rows": [name for name in names if sizing(name) == "rows"],
+        "memories that generate them": [name for name in names if sizing(name) == "bytes"],
     }
     sides = {title: side for title, side in sides.items() if side}
     figure = Figure(figsize=(6.4 * len(sides), 5.4), layout="constrained", dpi=160)
@@ -188,10 +188,9 @@ def frontier_figure(table: pd.DataFrame) -> Figure:
         _draw(panel, sized, side)
         _furnish(panel, sized, title)
     panels[0].set_ylabel("accuracy on all experiences at the end, %", color=_INK)
-    info = BENCHMARKS[str(table["benchmark"].iloc[0])]
-    figure.suptitle(
-        f"Accuracy against bytes of memory: {info.summary}", x=0.008, ha="left", fontweight="bold", fontsize=14
-    )
+    name = str(table["benchmark"].iloc[0])
+    summary = BENCHMARKS[name].summary if name in BENCHMARKS else name
+    figure.suptitle(f"Accuracy against bytes of memory: {summary}", x=0.008, ha="left", fontweight="bold", fontsize=14)
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
     seeds = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
     note = "one seed" if most == 1 else f"mean of {seeds}, bars: 95 % t-intervals"

@@ -14,19 +14,21 @@ from rich.text import Text
 
 from .spec import RunSpec
 from .store import RunResult
-from .strategies import STRATEGIES
+from .strategies import STRATEGIES, own_label, parsed
 
 _NAME = 14  # columns that a name keeps at least, if its words are so long
 _BESIDE, _GAP = 2, 2  # what the box takes at its ends, and before each column
 
 
 def label(strategy: str) -> str:
-    """Name of a strategy in tables and pictures.
+    """Name of a strategy, with its options if it has any, in tables and pictures.
 
-    >>> label("er-reservoir")
-    'ER-reservoir'
+    >>> label("er-reservoir"), label("er:codec=2bit"), label("mypackage.methods:hardest")
+    ('ER-reservoir', 'ER (codec=2bit)', 'hardest')
     """
-    return STRATEGIES[strategy].label
+    name, options = parsed(strategy)
+    known = STRATEGIES[name].label if name in STRATEGIES else own_label(name)
+    return f"{known} ({strategy[len(name) + 1 :]})" if options else known
 
 
 def count(number: int, thing: str) -> str:

@@ -17,11 +17,11 @@ from .before import unsuitable
 from .display import say, tell
 from .executors import Executor
 from .formatting import NumberTable, amounts, count, label, nbytes
-from .options import BYTES, NAMES, StreamOptions, check_seeds, check_strategy, own_first
+from .options import BYTES, NAMES, StreamOptions, check_seeds, own_first
 from .report import note
 from .spec import RunSpec
 from .store import RunResult, write_whole
-from .strategies import STRATEGIES
+from .strategies import sizing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,12 +87,13 @@ class Frontier(StreamOptions):
             if not getattr(self, field):
                 raise ValueError(f"{field}: expected at least one, got none")
         budgets = sorted({parse_bytes(text, "budgets") for text in self.budgets})
-        for strategy in self.strategies:
-            if check_strategy(strategy).sized == "no":
-                raise ValueError(f"strategies: {strategy} has no memory that a budget could size")
+        methods = self.methods(self.strategies)
+        for method in methods:
+            if sizing(method) == "no":
+                raise ValueError(f"strategies: {method} has no memory that a budget could size")
         missing: dict[tuple[str, int], str] = {}
         points: list[tuple[str, int | None]] = [(line, None) for line in LINES]
-        for strategy in dict.fromkeys(self.strategies):
+        for strategy in methods:
             for budget in budgets:
                 reason = unsuitable(self.spec(self.benchmark, strategy, 0, budget=budget))
                 if reason is None:
@@ -123,7 +124,7 @@ def points(results: Sequence[RunResult]) -> pd.DataFrame:
     for result in results:
         if result.ok:
             spec = result.spec
-            groups.setdefault((spec.benchmark, spec.strategy, spec.budget), []).append(result)
+            groups.setdefault((spec.benchmark, spec.method, spec.budget), []).append(result)
     lines = []
     for (benchmark, strategy, budget), runs in groups.items():
         accuracy, half_width = interval([run.final_accuracy for run in runs])
@@ -207,7 +208,7 @@ def _print(console: Console, frontier: Frontier, table: pd.DataFrame) -> None:
     best = table[table["budget"].notna()].groupby("budget")["accuracy"].max()
     for strategy, lines in table.groupby("strategy", sort=False):
         name = str(strategy)
-        if STRATEGIES[name].sized == "no":
+        if sizing(name) == "no":
             line = lines.iloc[0]
             across = _percent(line["accuracy"], line["accuracy_half_width"])
             shown.add_row(label(name), across, style="dim")

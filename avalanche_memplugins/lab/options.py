@@ -12,16 +12,13 @@ from typing import Annotated, ClassVar, TypeVar
 import tyro
 from rich.console import Console
 
-from avalanche_memplugins.benchmarks.names import look_up
-from avalanche_memplugins.benchmarks.registry import get_benchmark
-
 from . import executors
 from .before import check_before
 from .executors import Executor
-from .settings import Settings
-from .spec import RunSpec
+from .spec import RunSpec, Settings
 from .store import ResultStore, RunResult
-from .strategies import ABSENT, STRATEGIES, StrategyInfo
+from .strategies import ABSENT, Recipe, changed, find_recipe, named, parsed, parsed_options
+from .streams import defaults_of, folder_of
 
 MOST_SEEDS = 10_000
 T = TypeVar("T")
@@ -133,13 +130,27 @@ class StreamOptions(RunOptions):
     batch_size: int = 32
     """Rows of the stream a step; a replay strategy trains on as many more from its memory."""
     model: str = "mlp"
-    """Model: mlp (two hidden layers), linear, or linear-zero (linear, starts from zero)."""
+    """Model by name, such as mlp, cnn or torchvision:resnet18; `memplugins list` shows them. With options as in
+    cnn:channels=16, or module:function of your own."""
+    freeze_backbone: bool = False
+    """Train the last layer of a torchvision model only."""
     hidden: int = 256
     """Units in a hidden layer."""
     optimizer: str = "adam"
-    """Optimiser: adam or sgd, both without momentum or weight decay."""
+    """Optimiser: adam, sgd, adamw, or module:function of your own."""
     lr: float = 1e-3
     """Learning rate."""
+    momentum: float = 0.0
+    """Momentum of sgd."""
+    weight_decay: float = 0.0
+    """Weight decay of the optimiser."""
+    schedule: str = "constant"
+    """Learning rate within an experience: constant, cosine (down to 0), step (a tenth after half of the steps, again
+    after three quarters), or module:function of your own."""
+    image_size: Annotated[int | None, UNSET] = None
+    """Side to which the images of a benchmark folder:DIR are scaled; by default 64."""
+    options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OPTION=VALUE [OPTION=VALUE ...]"), UNSET] = ()
+    """Options for every strategy that has them, such as codec=2bit. For one strategy alone: er:codec=2bit."""
 
     def spec(
         self,
@@ -153,29 +164,72 @@ class StreamOptions(RunOptions):
         """One run with these options.
 
         :param benchmark: name of the benchmark.
-        :param strategy: name of the strategy.
+        :param strategy: name of the strategy, with options as in ``er:codec=2bit`` or without.
         :param seed: of the run.
         :param budget: most bytes that its memory may take; None: ``memory_size`` counts.
         :param memory_size: most rows that its memory may hold.
         :raises ValueError: naming the option that is out of range or unknown.
         """
-        info = get_benchmark(benchmark)
+        benchmark, benchmark_options = parsed(benchmark)
+        if self.image_size is not None and folder_of(benchmark):
+            benchmark_options = {"image_size": self.image_size, **benchmark_options}
+        model, model_options = parsed(self.model)
+        if self.freeze_backbone:
+            model_options = {"freeze_backbone": True, **model_options}
+        strategy, options = parsed(self.method(strategy))
+        n_experiences, epochs = self.experiences, self.epochs
+        if n_experiences is None or epochs is None:
+            usual = defaults_of(benchmark, benchmark_options)
+            n_experiences, epochs = (
+                own if given is None else given for given, own in zip((n_experiences, epochs), usual, strict=True)
+            )
         return RunSpec(
             benchmark=benchmark,
             strategy=strategy,
             seed=seed,
-            n_experiences=info.n_experiences if self.experiences is None else self.experiences,
-            epochs=info.epochs if self.epochs is None else self.epochs,
+            n_experiences=n_experiences,
+            epochs=epochs,
             memory_size=memory_size,
             budget=budget,
-            model=self.model,
+            model=model,
             hidden=self.hidden,
             optimizer=self.optimizer,
             lr=self.lr,
             batch_size=self.batch_size,
             train_rows=self.train_rows,
             test_rows=self.test_rows,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            options=tuple(options.items()),
+            benchmark_options=tuple(benchmark_options.items()),
+            model_options=tuple(model_options.items()),
         )
+
+    def method(self, strategy: str) -> str:
+        """A strategy with those options that are not at its defaults, as one name.
+
+        :param strategy: name, with options of its own or without; those of :attr:`options` come on top.
+        :raises ValueError: if there is no such strategy or option, or a module that it needs is missing.
+
+        >>> StreamOptions(options=("codec=2bit",)).method("er:policy=ring")
+        'er:codec=2bit,policy=ring'
+        """
+        name, own = parsed(strategy)
+        recipe = check_strategy(name)
+        shared = {key: value for key, value in parsed_options(self.options).items() if key in recipe.options}
+        return named(name, changed(recipe.with_defaults({**shared, **own}), recipe.options))
+
+    def methods(self, strategies: Sequence[str]) -> list[str]:
+        """The strategies that take part, each once, see :meth:`method`.
+
+        :raises ValueError: also for an option that none of them has.
+        """
+        recipes = [check_strategy(parsed(strategy)[0]) for strategy in strategies]
+        for name in parsed_options(self.options):
+            if not any(name in recipe.options for recipe in recipes):
+                raise ValueError(f"options: none of {', '.join(strategies)} has an option {name!r}")
+        return list(dict.fromkeys(self.method(strategy) for strategy in strategies))
 
 
 def check_seeds(seeds: int) -> None:
@@ -184,14 +238,14 @@ def check_seeds(seeds: int) -> None:
         raise ValueError(f"seeds: expected an integer from 1 to {MOST_SEEDS}, got {seeds!r}")
 
 
-def check_strategy(name: str) -> StrategyInfo:
+def check_strategy(name: str) -> Recipe:
     """The strategy of that name, if it can run here.
 
     :raises ValueError: if there is none, or a module that it needs is missing.
     """
     if name in (left_out := {absent.name: absent for absent in ABSENT}):
         raise ValueError(f"strategy: {name} is left out: {left_out[name].reason}")
-    info = look_up("strategy", name, STRATEGIES)
+    info = find_recipe(name)
     if info.requires and importlib.util.find_spec(info.requires) is None:
         raise ValueError(f"strategy: {name} {info.note}")
     return info

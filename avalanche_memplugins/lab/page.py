@@ -23,11 +23,10 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
-from avalanche_memplugins.benchmarks.registry import BENCHMARKS
-
 from .formatting import amounts, count, label, last_line, percent
 from .spec import RunSpec
 from .store import RunResult
+from .streams import scenario_of
 from .table import accuracy_matrix, mean_matrix, seen_so_far, summarise, tidy
 
 # Floor and ceilings, drawn in the text's own colour.
@@ -125,7 +124,7 @@ def _section(
         "name": spec.benchmark,
         "facts": ", ".join(
             [
-                BENCHMARKS[spec.benchmark].scenario,
+                scenario_of(spec.benchmark),
                 *amounts(spec),
                 count(len({one.seed for one in specs}), "seed"),
                 spec.model,
@@ -154,13 +153,13 @@ def _names(results: Sequence[RunResult]) -> dict[str, str]:
     """Name of each run's strategy by the run's key; with its bytes where it runs with several budgets."""
     budgets: dict[tuple[str, str], set[int | None]] = {}
     for result in results:
-        budgets.setdefault((result.spec.benchmark, result.spec.strategy), set()).add(result.spec.budget)
+        budgets.setdefault((result.spec.benchmark, result.spec.method), set()).add(result.spec.budget)
     names = {}
     for result in results:
         spec = result.spec
-        several = len(budgets[spec.benchmark, spec.strategy]) > 1
+        several = len(budgets[spec.benchmark, spec.method]) > 1
         extra = "rows" if spec.budget is None else amount(spec.budget, "B")
-        names[spec.key] = f"{spec.strategy} {extra}" if several else spec.strategy
+        names[spec.key] = f"{spec.method} {extra}" if several else spec.method
     return names
 
 

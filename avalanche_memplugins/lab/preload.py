@@ -18,9 +18,9 @@ MODULES = (
     "avalanche.evaluation.metrics",
     "avalanche.logging",
     "avalanche.training.plugins",
-    "avalanche_memplugins.lab.builders",
-    "avalanche_memplugins.lab.execute",
-    "avalanche_memplugins.lab.perform",
+    "avalanche_memplugins.plugins",
+    "avalanche_memplugins.pretrained",
+    "avalanche_memplugins.lab.run",
     "sklearn.datasets",
 )
 

@@ -18,8 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from .settings import Settings
-from .spec import RunSpec
+from .spec import RunSpec, Settings
 from .store import ResultStore, RunResult
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -185,7 +184,7 @@ def serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Setting
     os.dup2(file, 1)
     os.dup2(file, 2)
     try:
-        from .perform import perform
+        from .run import perform
 
         warm_up(settings.threads)
         result = perform(spec, store, settings)

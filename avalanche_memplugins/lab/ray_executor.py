@@ -13,8 +13,7 @@ from typing import Any
 
 from avalanche_memplugins.benchmarks.roots import ENV
 
-from .settings import Settings
-from .spec import RunSpec
+from .spec import RunSpec, Settings
 from .store import ResultStore, RunResult
 
 RETRIES = 5
@@ -104,8 +103,8 @@ def _do(spec: RunSpec, store: ResultStore, settings: Settings, token: Path, data
     """Do a run on a node, in the results' folder if it is seen from there."""
     import tempfile
 
-    from .perform import perform
     from .processes import warm_up
+    from .run import perform
 
     if data is not None and not os.environ.get(ENV):
         os.environ[ENV] = data

@@ -18,7 +18,6 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from avalanche_memplugins.benchmarks.names import look_up
-from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 
 from .display import say
 from .formatting import NumberTable, amounts, count, label, nbytes, percent
@@ -26,6 +25,7 @@ from .options import UNSET
 from .spec import RunSpec
 from .store import ResultStore, RunResult, check_writable, sealed, unsealed, write_whole
 from .strategies import STRATEGIES
+from .streams import scenario_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,19 +118,27 @@ def rewrite(report: Report, console: Console | None = None) -> list[Path]:
         order = {key: i for i, key in enumerate(head["runs"])}
         results = sorted((one for one in results if one.spec.key in order), key=lambda one: order[one.spec.key])
     else:
-        places = list(STRATEGIES)
-        results.sort(key=lambda one: (one.spec.benchmark, places.index(one.spec.strategy), one.spec.seed))
+        places = {name: place for place, name in enumerate(STRATEGIES)}
+        # Those of the user's own come last.
+        results.sort(
+            key=lambda one: (
+                one.spec.benchmark,
+                places.get(one.spec.strategy, len(places)),
+                one.spec.method,
+                one.spec.seed,
+            )
+        )
     finished = [one for one in results if one.ok]
     if not finished:
         raise ValueError(f"folder: expected a folder of `memplugins compare` with finished runs, got {report.folder}")
-    cells = {(one.spec.benchmark, one.spec.strategy, one.spec.seed) for one in finished}
+    cells = {(one.spec.benchmark, one.spec.method, one.spec.seed) for one in finished}
     if len(cells) < len(finished):
         raise ValueError(
             f"folder: {report.folder} holds runs of several comparisons, and no readable {_HEAD} that says which are "
             "meant; give the command of one of them again: what is done is not done again"
         )
     check_writable(report.folder, "folder")
-    names = list(dict.fromkeys(one.spec.strategy for one in finished))
+    names = list(dict.fromkeys(one.spec.method for one in finished))
     default = "replay" if "replay" in names else names[0]
     if report.baseline is not None:
         baseline = look_up("baseline", report.baseline, {name: name for name in names})
@@ -208,9 +216,8 @@ def tables(summary: pd.DataFrame, specs: Sequence[RunSpec], baseline: str) -> It
     """
     for benchmark, lines in summary.groupby("benchmark", sort=False):
         spec = next(spec for spec in specs if spec.benchmark == benchmark)
-        info = BENCHMARKS[spec.benchmark]
         seeds = len({spec.seed for spec in specs})
-        facts = ", ".join([info.scenario, *amounts(spec), count(seeds, "seed")])
+        facts = ", ".join([scenario_of(spec.benchmark), *amounts(spec), count(seeds, "seed")])
         yield Text(f"{benchmark}: {facts}", "bold")
         table = NumberTable("strategy", ("accuracy %", f"vs {baseline}", "forgetting", "memory", "train"))
         best = lines.loc[~lines["strategy"].isin(["naive", "cumulative", "joint"]), "accuracy"].max()

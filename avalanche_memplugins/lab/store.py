@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from .spec import PROTOCOL, RunSpec
 T = TypeVar("T")
 _SEAL = "sha256"
 _LARGEST = 64 << 20
+_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,8 @@ class ResultStore:
 
     def path(self, spec: RunSpec) -> Path:
         """The file of that run, whether it exists or not."""
-        return self.folder / f"{spec.benchmark}--{spec.strategy}--seed{spec.seed}--{spec.key}.json"
+        benchmark, strategy = _file_name(spec.benchmark), _file_name(spec.strategy)
+        return self.folder / f"{benchmark}--{strategy}--seed{spec.seed}--{spec.key}.json"
 
     def get(self, spec: RunSpec) -> RunResult | None:
         """The result of the run, which may be a failure; None if the run was never done or its file is damaged."""
@@ -357,3 +360,8 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name}: expected text, got {short(value)}")
     return value
+
+
+def _file_name(name: str) -> str:
+    """A name that may be of a user's own file or folder, as a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", name)[-_LONGEST_NAME:]

@@ -35,7 +35,7 @@ def tidy(results: Iterable[RunResult]) -> pd.DataFrame:
         if not result.ok:
             continue
         spec = result.spec
-        run = (spec.key, spec.seed, spec.benchmark, spec.strategy)
+        run = (spec.key, spec.seed, spec.benchmark, spec.method)
         rows += [(*run, -1, k, "accuracy", value) for k, value in enumerate(result.untrained)]
         for trained, accuracies in enumerate(result.accuracy):
             rows += [(*run, trained, k, "accuracy", value) for k, value in enumerate(accuracies)]

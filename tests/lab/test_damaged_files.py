@@ -18,9 +18,9 @@ from avalanche_memplugins.cli import main
 from avalanche_memplugins.energy_training.options import EnergyTraining
 from avalanche_memplugins.energy_training.train import Training
 from avalanche_memplugins.lab import Comparison, InProcess, ResultStore, RunResult, RunSpec, Settings, compare
-from avalanche_memplugins.lab.progress import Checkpoint, Progress
 from avalanche_memplugins.lab.report import Report, rewrite
 from avalanche_memplugins.lab.reproduce import PRESETS, load_preset
+from avalanche_memplugins.lab.run import Checkpoint, Progress
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes:
@@ -148,7 +148,7 @@ def test_damaged_numbers_of_an_unfinished_run_are_the_same_or_none(
 
     checkpoint = Checkpoint(folder, run, {"torch": "2"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("avalanche_memplugins.lab.progress.save_run_state", lambda *args: None)
+        patch.setattr("avalanche_memplugins.lab.run.save_run_state", lambda *args: None)
         checkpoint.save(Unsaved(), progress)
     content = (folder / "numbers.json").read_bytes()
     assert Checkpoint(folder, run, {"torch": "2"}).numbers() == progress

@@ -10,6 +10,7 @@ import pytest
 from avalanche_memplugins.cli import main
 from avalanche_memplugins.lab import STRATEGIES
 from avalanche_memplugins.lab.reproduce import load_preset, preset_names
+from avalanche_memplugins.lab.strategies import parsed
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "lab.md").read_text(encoding="utf-8")
 
@@ -26,8 +27,10 @@ def test_the_guide_names_every_strategy_and_preset() -> None:
     named = set(re.findall(r"`([a-z0-9-]+)`", GUIDE))
     assert set(STRATEGIES) <= named
     assert set(preset_names()) <= named
-    (line,) = re.findall(r"--strategies (.+?) --", GUIDE)
-    assert set(line.split()) <= set(STRATEGIES)
+    lines = re.findall(r"--strategies (.+?)(?: --|\n)", GUIDE)
+    assert len(lines) == 4
+    words = {word for line in lines for word in line.split() if ".py:" not in word}
+    assert {parsed(word)[0] for word in words} <= set(STRATEGIES)
 
 
 @pytest.mark.parametrize(

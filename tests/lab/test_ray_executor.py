@@ -18,7 +18,6 @@ from avalanche_memplugins.lab import (
     RunResult,
     RunSpec,
     Settings,
-    perform,
     ray_executor,
     run_all,
 )
@@ -149,7 +148,7 @@ def test_a_node_takes_its_own_data_folder_else_that_of_the_command(
         return RunResult(spec=done, error="not done")
 
     monkeypatch.setattr(fake_ray, "wait", at_the_node)
-    monkeypatch.setattr(perform, "perform", look)
+    monkeypatch.setattr("avalanche_memplugins.lab.run.perform", look)
     list(RayExecutor("auto").run([spec()], ResultStore(tmp_path / "runs")))
     assert seen == [str(tmp_path / used)], "absolute: a node's working folder is another one"
 

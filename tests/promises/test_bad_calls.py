@@ -31,7 +31,7 @@ EXCEPTIONS = {
             "memories.Summary", "networks.EpisodeBound", "networks.VAEBound", "plugins.Replayed",
             "memories.policies.Placement", "memories.policies.Offered", "benchmarks.DigitsData",
             "benchmarks.BenchmarkInfo", "pretrained.Pretrained", "pretrained.PretrainedEnergy", "lab.Outcome",
-            "lab.MemoryInfo", "lab.Absent", "lab.StrategyInfo", "checkpointing.CheckpointError",
+            "lab.MemoryInfo", "lab.Absent", "lab.Recipe", "checkpointing.CheckpointError",
         ),
         RESULT,
     ),
