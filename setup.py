@@ -24,7 +24,7 @@ setup(
     package_data={
         "avalanche_memplugins": [
             "py.typed",
-            "lab/html_report/*.html",
+            "lab/*.html",
             "pretrained/*.md",
             "pretrained/*.safetensors",
             "pretrained/contexts/*.md",
@@ -48,6 +48,7 @@ setup(
         "matplotlib",
         "pyyaml",
         "Jinja2",
+        "filelock",
         "tyro",
         "rich",
     ],

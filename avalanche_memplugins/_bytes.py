@@ -31,6 +31,18 @@ def parse_bytes(value: str | int | float, name: str = "budget") -> int:
     return int(number)
 
 
+def show_bytes(nbytes: int) -> str:
+    """Bytes for people to read: ``512 bytes``, ``181 kB``, ``3.14 MB``; k, M, G and T are decimal."""
+    if nbytes < 1000:
+        return f"{nbytes} bytes"
+    shown = float(nbytes)
+    for unit in ("kB", "MB", "GB", "TB"):
+        shown /= 1000
+        if shown < 999.5 or unit == "TB":
+            break
+    return f"{shown:,.0f} {unit}" if shown >= 99.95 else f"{shown:.3g} {unit}"
+
+
 def _number(value: object) -> Decimal | int | None:
     if isinstance(value, str):
         match = _SPELLING.fullmatch(value.lower()) if len(value) <= _LONGEST else None

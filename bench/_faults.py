@@ -40,10 +40,10 @@ from torch.utils.data import TensorDataset
 from avalanche_memplugins import MemoryReplayPlugin, RandomMemory, _drafts, _folders, pretrained
 from avalanche_memplugins.checkpointing import load_run_state, save_run_state
 from avalanche_memplugins.codecs import Bits, LatentCodec, StreamCodec, Uint8
+from avalanche_memplugins.energy_training.options import EnergyTraining
+from avalanche_memplugins.energy_training.train import Training
 from avalanche_memplugins.lab import ResultStore, RunResult, RunSpec
-from avalanche_memplugins.lab.energy.options import EnergyTraining
-from avalanche_memplugins.lab.energy.train import Training
-from avalanche_memplugins.lab.presets import FOLDER, load_preset
+from avalanche_memplugins.lab.reproduce import PRESETS, load_preset
 from avalanche_memplugins.lab.store import sealed
 from avalanche_memplugins.lab.table import summarise, tidy
 from avalanche_memplugins.memories import (
@@ -140,10 +140,12 @@ def _vae(classes: int | None) -> VAEMemory:
 
 MEMORIES: dict[str, Callable[[], Any]] = {
     "RandomMemory": lambda: RandomMemory(20),
-    "RandomMemory, ring, cycle": lambda: RandomMemory(20, policy="ring", read="cycle", labels="uint8"),
-    "RandomMemory, class balanced": lambda: RandomMemory(20, policy="class_balanced", read="class_balanced"),
-    "RandomMemory, task balanced": lambda: RandomMemory(20, policy="task_balanced", read="task_balanced"),
-    "RandomMemory, not full": lambda: RandomMemory(100, read="task_balanced"),
+    "RandomMemory, ring, cycle": lambda: RandomMemory(20, write_policy="ring", read_policy="cycle", labels="uint8"),
+    "RandomMemory, class balanced": lambda: RandomMemory(
+        20, write_policy="class_balanced", read_policy="class_balanced"
+    ),
+    "RandomMemory, task balanced": lambda: RandomMemory(20, write_policy="task_balanced", read_policy="task_balanced"),
+    "RandomMemory, not full": lambda: RandomMemory(100, read_policy="task_balanced"),
     "RandomMemory, float16": lambda: RandomMemory(20, codec="float16"),
     "RandomMemory, int8": lambda: RandomMemory(20, codec="int8", storage="host"),
     "RandomMemory, 4 bits": lambda: RandomMemory(20, codec=Bits(4, **PIXELS)),
@@ -211,7 +213,7 @@ def _strategy(seed: int) -> Naive:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the global generator is part of a run state
     model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6))
-    plugins = [MemoryReplayPlugin(RandomMemory(20, policy="class_balanced")), EWCPlugin(0.1)]
+    plugins = [MemoryReplayPlugin(RandomMemory(20, write_policy="class_balanced")), EWCPlugin(0.1)]
     optimizer = torch.optim.Adam(model.parameters())
     return Naive(
         model=model,
@@ -325,7 +327,7 @@ def _reported(result: RunResult) -> None:
 
 def _write_preset(path: Path, seed: int) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    preset = FOLDER / f"{('der-split-mnist', 'clb-split-mnist')[seed]}.yaml"
+    preset = PRESETS / f"{('der-split-mnist', 'clb-split-mnist')[seed]}.yaml"
     shutil.copy(preset, path / "own.yaml")
 
 

@@ -133,7 +133,7 @@ def neighbours(data: Path, seeds: Sequence[int]) -> None:
         vae = load_vae("mnist", 32, seed % 3, 15)
         code, test_code = (posterior(vae, images).chunk(2, 1)[0].contiguous() for images in (x, test_x))
         held = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:10_000]
-        memory = EpisodicMemory(10_000, policy="ring", seed=0)
+        memory = EpisodicMemory(10_000, write_policy="ring", seed=0)
         memory.write(code[held], y[held])
         began = time.process_time()
         found: dict[str, float] = {}

@@ -70,7 +70,7 @@ def run_stream(arm: str, budget: int, seed: int, benchmark: Any, test_x: Tensor,
     memory: RandomMemory | None = None
     at: str | None = "encoder"
     model: nn.Module = nn.Sequential()
-    settings: dict[str, Any] = {"policy": "class_balanced", "labels": "uint8", "store_tasks": False, "seed": seed}
+    settings: dict[str, Any] = {"write_policy": "class_balanced", "labels": "uint8", "store_tasks": False, "seed": seed}
     if "pixels" in arm:
         at = None
         if "encoder" in arm:

@@ -16,7 +16,7 @@ import tyro
 from avalanche_memplugins import DarkReplayPlugin
 from avalanche_memplugins.lab import builders
 from avalanche_memplugins.lab.execute import execute
-from avalanche_memplugins.lab.presets import load_preset
+from avalanche_memplugins.lab.reproduce import load_preset
 
 
 def main(seed: int = 0) -> None:

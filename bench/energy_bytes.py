@@ -20,11 +20,11 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 
 from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec
+from avalanche_memplugins.energy_training.options import EnergyTraining
+from avalanche_memplugins.energy_training.tasks import tasks
 from avalanche_memplugins.functional import from_scaled_int8, scaled_int8
 from avalanche_memplugins.functional.energy import Weights
-from avalanche_memplugins.lab.energy.options import EnergyTraining
-from avalanche_memplugins.lab.energy.tasks import tasks
-from avalanche_memplugins.memories._energy_reads import CODE_SPAN
+from avalanche_memplugins.memories import EnergyMemory
 from avalanche_memplugins.networks.energy import EnergyNetwork
 from avalanche_memplugins.pretrained import load_energy
 
@@ -148,17 +148,17 @@ def codes(options: Options, x: Tensor, rows: list[Any], add: Callable[..., None]
     codec = LatentCodec.from_pretrained("omniglot28-vae")
     latent = codec.to_latent(x)
     add("codes of 32 numbers, int8", 33, codec.decode(codec.encode(x), x.shape[1:], x.dtype), x)
-    unit = (latent / (2 * CODE_SPAN) + 0.5).clamp(0, 1)
+    unit = (latent / (2 * EnergyMemory.CODE_SPAN) + 0.5).clamp(0, 1)
 
     def image(pattern: Tensor) -> Tensor:
-        out: Tensor = codec.from_latent((pattern - 0.5) * 2 * CODE_SPAN)
+        out: Tensor = codec.from_latent((pattern - 0.5) * 2 * EnergyMemory.CODE_SPAN)
         return out
 
     for bits in (4, 2, 1):
         store = Bits(bits)
         back = store.decode(store.encode(unit), unit.shape[1:], unit.dtype)
         if bits == 1:  # the mean of either half of a normal distribution, not the ends of the interval
-            back = 0.5 + (back - 0.5).sign() * 0.798 / (2 * CODE_SPAN)
+            back = 0.5 + (back - 0.5).sign() * 0.798 / (2 * EnergyMemory.CODE_SPAN)
         add(f"codes, {bits} bits", 32 * bits / 8 + 1, image(back), x)
     path = options.networks / "codes-32.safetensors"
     if path.exists():

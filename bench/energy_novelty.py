@@ -95,7 +95,7 @@ def one_seed(options: Options, seed: int) -> dict[str, tuple[float, float]]:
             "slope of the energy": memory.novelty,
             "energy": lambda z: memory.novelty(z, score="energy"),
             "move of the read": lambda z: (memory.read(z) - z).square().flatten(1).sum(1),
-            "energy before any write": lambda z: memory._unwritten(z.flatten(1)),
+            "energy before any write": lambda z: memory._reads.unwritten(z.flatten(1)),
             "nearest stored image, 4 bits": lambda z, kept=kept: nearest(z, kept),
             "max-softmax, trained on all rows so far": lambda z, model=model: -model(z).softmax(1).amax(1),
             "bound of a VAE": lambda z: vae.network.bound(z, generator=torch.Generator().manual_seed(0)).total,

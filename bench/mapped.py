@@ -78,7 +78,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         place = Path(folder) / "rows"
-        memory = RandomMemory(arguments.rows, policy="ring", storage=place, validate="first")
+        memory = RandomMemory(arguments.rows, write_policy="ring", storage=place, validate="first")
         x, y = torch.rand(2_000, 1, 28, 28), torch.arange(2_000) % 10
         for _ in range(arguments.rows // len(x)):
             memory.write(x, y)

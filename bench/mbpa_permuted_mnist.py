@@ -124,7 +124,7 @@ def run(data: Path, seed: int, count: int) -> dict[str, Any]:
     test_x, test_y = test_x[shuffle], test_y[shuffle]
     plain = network(seed)
     rehearsed = {m: network(seed) for m in SIZES}
-    memories = {m: EpisodicMemory(m * TASKS, policy="ring", seed=seed) for m in SIZES}
+    memories = {m: EpisodicMemory(m * TASKS, write_policy="ring", seed=seed) for m in SIZES}
     unused = EpisodicMemory(1, seed=0)
     curve: dict[str, dict[str, dict[str, float]]] = {str(m): {} for m in SIZES}
     final = {}

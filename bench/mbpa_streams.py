@@ -74,7 +74,7 @@ def answers(
     ends = np.cumsum([len(p[0]) for p in stream])
     parts = [torch.arange(int(e) - len(p[0]), int(e)) for e, p in zip(ends, stream, strict=True)]
     for replay in (False, True):
-        memory = EpisodicMemory(capacity, codec="uint8", policy="class_balanced", seed=seed)
+        memory = EpisodicMemory(capacity, codec="uint8", write_policy="class_balanced", seed=seed)
         adaptation = LocalAdaptationPlugin(memory, lr=lr, writes=not replay)
         plugins = [*([MemoryReplayPlugin(memory, seed=seed)] if replay else []), adaptation]
         net = network(seed)
@@ -205,7 +205,7 @@ def _measured(data: Path, adapt: int, k: int, budget: int) -> list[str]:
 
 def one(data: Path, adapt: int, k: int, budget: int) -> None:
     g = torch.Generator().manual_seed(0)
-    memory = EpisodicMemory(20_000, policy="ring", seed=0)
+    memory = EpisodicMemory(20_000, write_policy="ring", seed=0)
     x, y, test_x, _ = load(MNIST, data)
     orders = [torch.randperm(784, generator=g) for _ in range(20)]
     for i, order in enumerate(orders):

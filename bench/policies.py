@@ -32,7 +32,13 @@ FILL, BATCH, CALLS = 1_000, 32, 50
 def filled(capacity: int, policy: str, read: str) -> RandomMemory:
     """A memory that has been offered a little more than it holds."""
     memory = RandomMemory(
-        capacity, policy=policy, read=read, codec=Bits(1), labels="uint8", store_tasks=False, validate="first"
+        capacity,
+        write_policy=policy,
+        read_policy=read,
+        codec=Bits(1),
+        labels="uint8",
+        store_tasks=False,
+        validate="first",
     )
     x, y = torch.rand(FILL, *SHAPE).round(), torch.arange(FILL) % 10
     for _ in range(capacity // FILL + 1):
@@ -69,12 +75,12 @@ def bytes_a_slot(policy: str, read: str, capacity: int = 20_000) -> tuple[float,
     gc.collect()
     traced = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    cycle = getattr(memory.read, "_ahead", None)
+    cycle = getattr(memory.read_policy, "_ahead", None)
     tensors = 0 if cycle is None else cycle.untyped_storage().nbytes()
     for name in ("_key", "_group"):  # of earlier versions
-        held = getattr(memory.policy, name, None)
+        held = getattr(memory.write_policy, name, None)
         tensors += held.nbytes if isinstance(held, torch.Tensor) else 0
-    return (memory.policy.nbytes + memory.read.nbytes) / capacity, (traced + tensors) / capacity
+    return (memory.write_policy.nbytes + memory.read_policy.nbytes) / capacity, (traced + tensors) / capacity
 
 
 def main() -> None:

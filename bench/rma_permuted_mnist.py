@@ -125,10 +125,10 @@ def run(name: str, seed: int, data: str) -> None:
     plugins: list[Any] = [TensorLoaderPlugin(seed=seed), StopAfter(STEPS), keeper]
     criterion: Any = nn.CrossEntropyLoss()
     if kind == "ring-with-empty-rows":
-        memory: RandomMemory = MemoryWithEmptyRows(rows, policy="ring", seed=seed)
+        memory: RandomMemory = MemoryWithEmptyRows(rows, write_policy="ring", seed=seed)
         criterion = cross_entropy_with_empty_rows
     elif kind != "none":
-        memory = RandomMemory(rows, policy=kind, seed=seed)
+        memory = RandomMemory(rows, write_policy=kind, seed=seed)
     if kind != "none":
         plugins.append(MemoryReplayPlugin(memory, write_every=EVERY, write_epochs="all", seed=seed))
     strategy = Naive(

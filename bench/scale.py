@@ -67,10 +67,10 @@ def torchrl(capacity: int, folder: Path, *, mapped: bool = False) -> tuple[Write
 
 
 SYSTEMS: dict[str, tuple[str, Callable[[int, Path], tuple[Write, Sample, Callable[[], int]]]]] = {
-    "ring": ("float32", lambda c, f: ours(c, f, policy="ring")),
+    "ring": ("float32", lambda c, f: ours(c, f, write_policy="ring")),
     "reservoir": ("float32", lambda c, f: ours(c, f)),
-    "ring, uint8": ("uint8", lambda c, f: ours(c, f, policy="ring", codec="uint8")),
-    "ring, memory-mapped": ("float32", lambda c, f: ours(c, f, policy="ring", storage=f / "rows")),
+    "ring, uint8": ("uint8", lambda c, f: ours(c, f, write_policy="ring", codec="uint8")),
+    "ring, memory-mapped": ("float32", lambda c, f: ours(c, f, write_policy="ring", storage=f / "rows")),
     "TorchRL": ("float32", torchrl),
     "TorchRL, memory-mapped": ("float32", lambda c, f: torchrl(c, f, mapped=True)),
 }
@@ -158,14 +158,16 @@ def capacity_table(found: dict[str, dict[int, Any]]) -> str:
 
 
 ARMS: dict[str, Callable[[str], list[Any]]] = {
-    "RMA": lambda folder: [MemoryReplayPlugin(RandomMemory(10_000, policy="ring"))],
+    "RMA": lambda folder: [MemoryReplayPlugin(RandomMemory(10_000, write_policy="ring"))],
     "RMA + tensor loader + lean": lambda folder: [
-        MemoryReplayPlugin(RandomMemory(10_000, policy="ring")),
+        MemoryReplayPlugin(RandomMemory(10_000, write_policy="ring")),
         TensorLoaderPlugin(),
         LeanStepPlugin(),
     ],
     "RMA memory-mapped + tensor loader + lean": lambda folder: [
-        MemoryReplayPlugin(RandomMemory(10_000, policy="ring", storage=Path(tempfile.mkdtemp(dir=folder)) / "rows")),
+        MemoryReplayPlugin(
+            RandomMemory(10_000, write_policy="ring", storage=Path(tempfile.mkdtemp(dir=folder)) / "rows")
+        ),
         TensorLoaderPlugin(),
         LeanStepPlugin(),
     ],

@@ -76,7 +76,7 @@ def _replay(policy: type | None) -> Callable[[int], list[Any]]:
 def _memory(policy: str, *more: type) -> Callable[[int], list[Any]]:
     def make(write_every: int) -> list[Any]:
         every = write_every if policy == "ring" else 1
-        return [RandomMemoryPlugin(CAPACITY, policy=policy, write_every=every), *(plugin() for plugin in more)]
+        return [RandomMemoryPlugin(CAPACITY, write_policy=policy, write_every=every), *(plugin() for plugin in more)]
 
     return make
 
@@ -94,7 +94,9 @@ ARMS: dict[str, Callable[[int], list[Any]]] = {
     "RMA + tensor loader + lean": _memory("ring", TensorLoaderPlugin, LeanStepPlugin),
     "ER, reservoir + tensor loader + lean": _memory("reservoir", TensorLoaderPlugin, LeanStepPlugin),
     "ER, reservoir of the past, read in passes + tensor loader + lean": lambda m: [
-        RandomMemoryPlugin(CAPACITY, policy="reservoir", read="cycle", write_at="experience", write_every=1),
+        RandomMemoryPlugin(
+            CAPACITY, write_policy="reservoir", read_policy="cycle", write_at="experience", write_every=1
+        ),
         TensorLoaderPlugin(),
         LeanStepPlugin(),
     ],

@@ -23,7 +23,7 @@ model = nn.Sequential()
 model.add_module("body", nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU()))
 model.add_module("head", nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)))
 
-memory = RandomMemory(300, policy="class_balanced")
+memory = RandomMemory(300, write_policy="class_balanced")
 strategy = Naive(
     model=model,
     optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),

@@ -36,7 +36,7 @@ def accuracy(plugins: list) -> float:
     return 100 * value
 
 
-memory = RandomMemory(100, policy="task_balanced", read="task_balanced")
+memory = RandomMemory(100, write_policy="task_balanced", read_policy="task_balanced")
 print(f"naive, multi-head          {accuracy([]):5.1f} %")
 print(f"with a task-balanced memory {accuracy([MemoryReplayPlugin(memory)]):4.1f} %")
 print(memory.summary())

@@ -56,7 +56,7 @@ print(f"without a memory                {accuracy(alone):5.1f} %")
 replay = ProbabilisticRetrieval(**options(classifier()), mem_size=200)
 print(f"replay of 200 codes             {accuracy(replay):5.1f} %  ({replay.memory.nbytes} bytes)")
 
-memory = EpisodicMemory(200, policy="class_balanced", codec="float16")  # replayed and looked up
+memory = EpisodicMemory(200, write_policy="class_balanced", codec="float16")  # replayed and looked up
 model = RetrievalClassifier(vae, memory, neighbours=5)
 looking = Naive(**options(model), plugins=[MemoryReplayPlugin(memory, at="encoder")])
 print(f"replay and 5 stored neighbours  {accuracy(looking):5.1f} %  ({memory.nbytes} bytes)")

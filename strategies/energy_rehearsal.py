@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
-from torch.nn import CrossEntropyLoss, Module
-from torch.optim import Optimizer
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
-from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.memories import EnergyMemory
 from avalanche_memplugins.plugins import EnergyReplayPlugin
+from avalanche_memplugins.plugins.memory_replay import Amount
 from avalanche_memplugins.pretrained import load_energy
-from avalanche_memplugins.strategies._arguments import check_template
+from avalanche_memplugins.strategies._ready import Template, beside, ready_made
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-@names_ours(OF_A_STRATEGY)
+@ready_made
 class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
     r"""Fine-tuning with rehearsal from an energy-based memory, within a budget of bytes.
 
@@ -32,9 +29,6 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
     what has been seen: :class:`~avalanche_memplugins.metrics.MemoryNovelty`. At equal bytes
     :class:`~avalanche_memplugins.strategies.ExperienceReplay` with ``codec="4bit"`` is more accurate (docs/energy.md).
 
-    :param model: PyTorch model.
-    :param optimizer: PyTorch optimizer.
-    :param criterion: loss function.
     :param network: name of an energy network that comes with the library, or a file that ``memplugins train-energy``
         wrote.
     :param budget: bytes for slots, cues and labels, a number or as in ``"100KB"``.
@@ -51,13 +45,17 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
     :param replay_size: rows to replay each iteration; None: as many as the stream's batch has.
     :param seed: of the memory. None: drawn from torch's global generator.
     :param train_mb_size: mini-batch size for training.
-    :param train_epochs: number of training epochs.
-    :param eval_mb_size: mini-batch size for eval; None: that for training.
-    :param device: PyTorch device.
-    :param plugins: further plugins.
-    :param evaluator: for metrics and logging; None for none.
-    :param eval_every: frequency of evaluation while training, see Avalanche's ``SupervisedTemplate``.
-    :param base_kwargs: further arguments of ``SupervisedTemplate``.
+
+    >>> import torch
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    >>> def larger(image):
+    ...     return torch.nn.functional.interpolate(image[None], (28, 28))[0]
+    >>> strategy = EnergyRehearsal(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                            budget="30KB", evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5, train_transform=larger, eval_transform=larger).train_stream[0])
+    >>> strategy.memory.nbytes <= 30_000
+    True
 
     Sources: Bartunov et al., "Meta-learning deep energy-based memory models", 2020, for the memory; rehearsal from it
     is ours.
@@ -66,9 +64,6 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        model: Module,
-        optimizer: Optimizer,
-        criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
         network: str = "rehearsal-28",
         budget: int | str = 100_000,
         shape: Sequence[int] = (1, 28, 28),
@@ -78,29 +73,11 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         replay_from: Literal["stored", "current"] = "stored",
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
-        replay_size: int | None = None,
+        replay_size: Amount = None,
         seed: int | None = None,
         train_mb_size: int = 32,
-        train_epochs: int = 1,
-        eval_mb_size: int | None = None,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
-        eval_every: int = -1,
-        **base_kwargs: Any,
+        **template: Unpack[Template],
     ) -> None:
-        check_template(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-        )
         check.path("network", network)
         check.integers("shape", shape)
         check.positive_integer("classes", classes)
@@ -118,17 +95,5 @@ class EnergyRehearsal(SupervisedTemplate):  # type: ignore[misc]
         except ValueError as error:
             raise ValueError(str(error).replace("nbytes: ", "budget: ", 1)) from error
         replay = EnergyReplayPlugin(bank, cue=replay_from, replay_size=replay_size, seed=seed)
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=[*(plugins or ()), replay],
-            evaluator=evaluator,
-            eval_every=eval_every,
-            **base_kwargs,
-        )
+        super().__init__(train_mb_size=train_mb_size, **beside(template, replay))
         self.memory = bank

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
-from torch.nn import CrossEntropyLoss, Module
-from torch.optim import Optimizer
-
-from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
-from avalanche_memplugins.plugins._augment import Augment
+from avalanche_memplugins.plugins.augment import Augment
+from avalanche_memplugins.plugins.memory_replay import Amount
+from avalanche_memplugins.strategies._ready import Template, ready_made
 from avalanche_memplugins.strategies.random_memory_adaptation import RMA
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-@names_ours(OF_A_STRATEGY)
+
+@ready_made
 class ExperienceReplay(RMA):
     """Experience replay: every batch is offered to a reservoir, and a random batch from it is replayed.
 
     :class:`RMA` with other defaults. The reservoir is a uniform sample of the whole stream, whatever its
-    length and its experiences; ``policy="class_balanced"`` shares the slots among classes instead.
+    length and its experiences; ``write_policy="class_balanced"`` shares the slots among classes instead.
 
     :param mem_size: rows held at most.
     :param write_every: iterations between writes; here every batch is offered.
-    :param policy: which rows stay. All other parameters are those of :class:`RMA`.
+    :param write_policy: which rows stay. All other parameters are those of :class:`RMA`.
+
+    >>> import torch
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> strategy = ExperienceReplay(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                             train_mb_size=32, mem_size=100, seed=0, evaluator=None)
+    >>> for experience in SplitDigits(5, seed=0).train_stream:
+    ...     _ = strategy.train(experience)
+    >>> len(strategy.memory), len(strategy.memory.summary().per_class)
+    (100, 10)
 
     Source: Chaudhry et al., "On tiny episodic memories in continual learning", 2019 (ER-reservoir).
     """
@@ -36,44 +42,24 @@ class ExperienceReplay(RMA):
     def __init__(
         self,
         *,
-        model: Module,
-        optimizer: Optimizer,
-        criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
         mem_size: int = 200,
         write_every: int = 1,
-        replay_size: int | None = None,
-        policy: str | WritePolicy = "reservoir",
-        read: str | ReadPolicy = "uniform",
+        replay_size: Amount = None,
+        write_policy: str | WritePolicy = "reservoir",
+        read_policy: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
         augment: Augment | None = None,
         seed: int | None = None,
-        train_mb_size: int = 1,
-        train_epochs: int = 1,
-        eval_mb_size: int | None = None,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
-        eval_every: int = -1,
-        **base_kwargs: Any,
+        **template: Unpack[Template],
     ) -> None:
         super().__init__(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
             mem_size=mem_size,
             write_every=write_every,
             replay_size=replay_size,
-            policy=policy,
-            read=read,
+            write_policy=write_policy,
+            read_policy=read_policy,
             codec=codec,
             augment=augment,
             seed=seed,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-            **base_kwargs,
+            **template,
         )

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
-from torch.nn import CrossEntropyLoss, Module
-from torch.optim import Optimizer
+from torch.nn import Module
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.memories import VAEMemory
 from avalanche_memplugins.networks import ConditionalVAE
 from avalanche_memplugins.plugins import MemoryReplayPlugin
-from avalanche_memplugins.strategies._arguments import check_template
+from avalanche_memplugins.plugins.memory_replay import Amount
+from avalanche_memplugins.strategies._ready import Template, beside, ready_made
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-@names_ours(OF_A_STRATEGY)
+@ready_made
 class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
     r"""Deep generative replay: a VAE is trained beside the model, and generates the past for both.
 
@@ -35,9 +34,6 @@ class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
     with ``torch.optim.Adam(model.parameters(), lr=1e-3)`` and 2,000 iterations an experience, but for the codes,
     which are drawn from Gaussians fitted to the classes; ``prior="standard"`` is the published draw.
 
-    :param model: PyTorch model.
-    :param optimizer: PyTorch optimizer.
-    :param criterion: loss function.
     :param shape: of one row: ``(C, H, W)`` for images in [0, 1] before ``Normalize``, ``(width,)`` for vectors.
     :param network: generator; None: a :class:`~avalanche_memplugins.networks.ConditionalVAE` of 2 x 400 units and
         codes of 100, with weights drawn from ``seed``.
@@ -54,13 +50,15 @@ class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
     :param seed: of the memory, its first weights and the order in which it is fed. None: drawn from torch's
         global generator.
     :param train_mb_size: mini-batch size for training.
-    :param train_epochs: number of training epochs.
-    :param eval_mb_size: mini-batch size for eval; None: that for training.
-    :param device: PyTorch device.
-    :param plugins: further plugins.
-    :param evaluator: for metrics and logging; None for none.
-    :param eval_every: frequency of evaluation while training, see Avalanche's ``SupervisedTemplate``.
-    :param base_kwargs: further arguments of ``SupervisedTemplate``.
+
+    >>> import torch
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> strategy = VAEReplay(model=model, optimizer=torch.optim.Adam(model.parameters(), lr=1e-3), shape=(1, 8, 8),
+    ...                      classes=10, steps=10, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> strategy.memory.sample(4).x.shape
+    torch.Size([4, 1, 8, 8])
 
     Sources: Shin et al., "Continual learning with deep generative replay", 2017; van de Ven & Tolias, "Three
     scenarios for continual learning", 2019.
@@ -69,9 +67,6 @@ class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        model: Module,
-        optimizer: Optimizer,
-        criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
         shape: Sequence[int] = (1, 28, 28),
         network: Module | None = None,
         classes: int | None = None,
@@ -82,30 +77,12 @@ class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
         lr: float = 1e-3,
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
-        replay_size: int | None = None,
+        replay_size: Amount = None,
         seed: int | None = None,
         train_mb_size: int = 128,
-        train_epochs: int = 1,
-        eval_mb_size: int | None = None,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
-        eval_every: int = -1,
-        **base_kwargs: Any,
+        **template: Unpack[Template],
     ) -> None:
         number = check.seed(seed)
-        check_template(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-        )
         check.integers("shape", shape)
         if network is None:
             with torch.random.fork_rng(devices=[]):
@@ -116,17 +93,5 @@ class VAEReplay(SupervisedTemplate):  # type: ignore[misc]
             network, prior=prior, steps=steps, batch_size=batch_size, lr=lr, mean=mean, std=std, seed=number
         )
         replay = MemoryReplayPlugin(memory, replay_size=replay_size, replay_weight="growing", labels=labels, seed=seed)
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=[*(plugins or ()), replay],
-            evaluator=evaluator,
-            eval_every=eval_every,
-            **base_kwargs,
-        )
+        super().__init__(train_mb_size=train_mb_size, **beside(template, replay))
         self.memory = memory

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
-from torch.nn import CrossEntropyLoss, Module
-from torch.optim import Optimizer
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.codecs import Codec
-from avalanche_memplugins.memories.episodic_memory import EpisodicMemory
+from avalanche_memplugins.memories import EpisodicMemory
 from avalanche_memplugins.memories.policies import WritePolicy
-from avalanche_memplugins.plugins.local_adaptation import LocalAdaptationPlugin
-from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
-from avalanche_memplugins.strategies._arguments import check_template
+from avalanche_memplugins.plugins import LocalAdaptationPlugin, MemoryReplayPlugin
+from avalanche_memplugins.strategies._ready import Template, beside, ready_made
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-@names_ours(OF_A_STRATEGY)
+@ready_made
 class MbPA(SupervisedTemplate):  # type: ignore[misc]
     """Memory-based parameter adaptation.
 
@@ -32,11 +27,8 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
     :class:`~avalanche_memplugins.plugins.LocalAdaptationPlugin` that adapts the last layers to every evaluated
     row's neighbours. With ``replay`` the same memory is rehearsed, too: RMA + MbPA.
 
-    :param model: PyTorch model.
-    :param optimizer: PyTorch optimizer.
-    :param criterion: loss function.
     :param mem_size: rows held at most.
-    :param policy: write policy of the memory.
+    :param write_policy: which rows stay.
     :param codec: how rows are stored.
     :param write_every: steps from one write to the next.
     :param replay: train on a random batch of the memory at every step.
@@ -49,14 +41,18 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
     :param key: name of a module of the model whose output is the key; None: the input.
     :param max_bytes: working memory of search and adaptation.
     :param seed: of the memory. None: drawn from torch's global generator.
-    :param train_mb_size: mini-batch size for training.
-    :param train_epochs: number of training epochs.
-    :param eval_mb_size: mini-batch size for eval; None: that for training. Some hundreds are quickest here.
-    :param device: PyTorch device.
-    :param plugins: further plugins.
-    :param evaluator: for metrics and logging; None for none.
-    :param eval_every: frequency of evaluation while training, see Avalanche's ``SupervisedTemplate``.
-    :param base_kwargs: further arguments of ``SupervisedTemplate``.
+    :param eval_mb_size: rows of a batch in evaluation; some hundreds are quickest here.
+
+    >>> import torch
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> strategy = MbPA(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                 mem_size=100, neighbours=5, steps=2, eval_mb_size=512, evaluator=None)
+    >>> benchmark = SplitDigits(5)
+    >>> _ = strategy.train(benchmark.train_stream[0])
+    >>> _ = strategy.eval(benchmark.test_stream[:1])
+    >>> len(strategy.memory)
+    100
 
     Source: Sprechmann et al., "Memory-based parameter adaptation", ICLR 2018.
     """
@@ -64,11 +60,8 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        model: Module,
-        optimizer: Optimizer,
-        criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
         mem_size: int = 5_000,
-        policy: str | WritePolicy = "reservoir",
+        write_policy: str | WritePolicy = "reservoir",
         codec: str | Codec = "raw",
         write_every: int = 1,
         replay: bool = False,
@@ -81,30 +74,11 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
         key: str | None = None,
         max_bytes: int = 64 << 20,
         seed: int | None = None,
-        train_mb_size: int = 1,
-        train_epochs: int = 1,
-        eval_mb_size: int | None = None,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
-        eval_every: int = -1,
-        **base_kwargs: Any,
+        **template: Unpack[Template],
     ) -> None:
-        check_template(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-        )
         check.positive_integer("mem_size", mem_size)
         check.flag("replay", replay)
-        memory = EpisodicMemory(mem_size, policy=policy, codec=codec, seed=seed, max_bytes=max_bytes)
+        memory = EpisodicMemory(mem_size, write_policy=write_policy, codec=codec, seed=seed, max_bytes=max_bytes)
         adaptation = LocalAdaptationPlugin(
             memory,
             neighbours=neighbours,
@@ -119,17 +93,5 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
             max_bytes=max_bytes,
         )
         rehearsal = [MemoryReplayPlugin(memory, write_every=write_every, seed=seed)] if replay else []
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=[*(plugins or ()), *rehearsal, adaptation],
-            evaluator=evaluator,
-            eval_every=eval_every,
-            **base_kwargs,
-        )
+        super().__init__(**beside(template, *rehearsal, adaptation))
         self.memory = memory

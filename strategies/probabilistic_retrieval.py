@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
+from avalanche.core import BasePlugin
 from avalanche.training.templates import SupervisedTemplate
-from torch.nn import CrossEntropyLoss, Module
-from torch.optim import SGD, Optimizer
+from torch.nn import Module
+from torch.optim import SGD
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs import Codec
@@ -19,9 +16,14 @@ from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.networks import ProbabilisticRetrievalClassifier
 from avalanche_memplugins.plugins import MemoryReplayPlugin
-from avalanche_memplugins.strategies._arguments import check_template
+from avalanche_memplugins.plugins.memory_replay import Amount
+from avalanche_memplugins.strategies._ready import Template, beside, ready_made
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
+@ready_made
 class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
     """Probabilistic memory retrieval, with latent replay of what it retrieves from.
 
@@ -31,24 +33,24 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
 
     :param model: :class:`~avalanche_memplugins.networks.ProbabilisticRetrievalClassifier`, or a model with a layer
         ``encoder`` whose output is to be replayed.
-    :param optimizer: PyTorch optimizer.
-    :param criterion: loss function.
     :param mem_size: codes held at most; None: no memory, as published.
     :param write_every: steps from one write to the next.
     :param replay_size: codes to replay each step; None: as many as the stream's batch has rows.
-    :param policy: write policy of the memory, see :class:`~avalanche_memplugins.memories.RandomMemory`.
-    :param read: read policy of the memory.
+    :param write_policy: which rows stay, see :class:`~avalanche_memplugins.memories.RandomMemory`.
+    :param read_policy: which rows come back.
     :param codec: how codes are stored.
     :param seed: of the memory. None: drawn from torch's global generator.
-    :param train_mb_size: mini-batch size for training.
-    :param train_epochs: number of training epochs.
-    :param eval_mb_size: mini-batch size for eval; None: that for training.
-    :param device: PyTorch device.
-    :param plugins: further plugins.
-    :param evaluator: for metrics and logging; None for none.
-    :param eval_every: frequency of evaluation while training, see Avalanche's ``SupervisedTemplate``.
-    :param base_kwargs: further arguments of ``SupervisedTemplate``.
     :raises ValueError: if the model has no layer ``encoder``.
+
+    >>> import torch
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> from avalanche_memplugins.networks import MLPVAE, ProbabilisticRetrievalClassifier
+    >>> model = ProbabilisticRetrievalClassifier(MLPVAE(size=8), classes=10)
+    >>> strategy = ProbabilisticRetrieval(model=model, optimizer=torch.optim.SGD(model.head.parameters(), lr=0.01),
+    ...                                   mem_size=100, train_mb_size=32, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> len(strategy.memory)
+    100
 
     Source: Gananath, "Probabilistic memory retrieval", 2022; replay is not part of it.
     """
@@ -56,37 +58,16 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        model: Module,
-        optimizer: Optimizer,
-        criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
         mem_size: int | None = 2_000,
         write_every: int = 1,
-        replay_size: int | None = None,
-        policy: str | WritePolicy = "class_balanced",
-        read: str | ReadPolicy = "uniform",
+        replay_size: Amount = None,
+        write_policy: str | WritePolicy = "class_balanced",
+        read_policy: str | ReadPolicy = "uniform",
         codec: str | Codec = "float16",
         seed: int | None = None,
-        train_mb_size: int = 1,
-        train_epochs: int = 1,
-        eval_mb_size: int | None = None,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
-        eval_every: int = -1,
-        **base_kwargs: Any,
+        **template: Unpack[Template],
     ) -> None:
-        check_template(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-        )
+        model = template["model"]
         if mem_size is not None:
             check.positive_integer("mem_size", mem_size)
         if not isinstance(getattr(model, "encoder", None), Module):
@@ -95,27 +76,17 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
                 f"got {type(model).__name__}"
             )
         self.memory: RandomMemory | None = None
-        replay: list[SupervisedPlugin] = []
+        replay: list[BasePlugin] = []
         if mem_size is not None:
-            self.memory = RandomMemory(mem_size, policy=policy, read=read, codec=codec, seed=seed)
+            self.memory = RandomMemory(
+                mem_size, write_policy=write_policy, read_policy=read_policy, codec=codec, seed=seed
+            )
             replay.append(
                 MemoryReplayPlugin(
                     self.memory, at="encoder", write_every=write_every, replay_size=replay_size, seed=seed
                 )
             )
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=[*(plugins or ()), *replay],
-            evaluator=evaluator,
-            eval_every=eval_every,
-            **base_kwargs,
-        )
+        super().__init__(**beside(template, *replay))
 
     @classmethod
     def published(cls, autoencoder: Module, *, classes: int = 10, seed: int = 2022, **kwargs: Any) -> Any:

@@ -2,54 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
-from torch.nn import CrossEntropyLoss, Module
-from torch.optim import Optimizer
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins import RandomMemoryPlugin
-from avalanche_memplugins.plugins._augment import Augment
-from avalanche_memplugins.strategies._arguments import check_template
+from avalanche_memplugins.plugins.augment import Augment
+from avalanche_memplugins.plugins.memory_replay import Amount
+from avalanche_memplugins.strategies._ready import Template, beside, ready_made
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-@names_ours(OF_A_STRATEGY)
+@ready_made
 class RMA(SupervisedTemplate):  # type: ignore[misc]
     """Random memory adaptation.
 
     Fine-tuning with a :class:`~avalanche_memplugins.plugins.RandomMemoryPlugin`: every m steps the batch is
     appended to a ring, at every step a random batch from it is trained on as well.
 
-    :param model: PyTorch model.
-    :param optimizer: PyTorch optimizer.
-    :param criterion: loss function.
     :param mem_size: rows held at most.
     :param write_every: steps from one write to the next (m).
-    :param replay_size: rows to replay each step; None: as many as the stream's batch has.
-    :param policy: write policy of the memory: ``"ring"``, ``"reservoir"``, ``"class_balanced"``,
-        ``"task_balanced"``, or an object.
-    :param read: read policy of the memory: ``"uniform"``, ``"cycle"``, ``"class_balanced"``, ``"task_balanced"``,
+    :param replay_size: rows to replay each step, as in :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`; None:
+        as many as the stream's batch has.
+    :param write_policy: which rows stay: ``"ring"``, ``"reservoir"``, ``"class_balanced"``, ``"task_balanced"``, ...,
+        see :class:`~avalanche_memplugins.memories.RandomMemory`, or an object.
+    :param read_policy: which rows come back: ``"uniform"``, ``"cycle"``, ``"class_balanced"``, ``"task_balanced"``,
         or an object.
-    :param codec: how rows are stored: ``"raw"``, ``"float16"``, ``"uint8"``, or an object.
+    :param codec: how rows are stored: ``"raw"``, ``"float16"``, ``"uint8"``, ..., or an object.
     :param augment: random augmentation of the replayed rows, a callable on a batch on the device.
     :param seed: of the memory and of the augmentation. None: drawn from torch's global generator.
-    :param train_mb_size: mini-batch size for training.
-    :param train_epochs: number of training epochs.
-    :param eval_mb_size: mini-batch size for eval; None: that for training.
-    :param device: PyTorch device.
-    :param plugins: further plugins.
-    :param evaluator: for metrics and logging; None for none.
-    :param eval_every: frequency of evaluation while training, see Avalanche's ``SupervisedTemplate``.
-    :param base_kwargs: further arguments of ``SupervisedTemplate``.
+
+    >>> import torch
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> strategy = RMA(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                mem_size=200, write_every=2, evaluator=None)
+    >>> for experience in SplitDigits(5).train_stream:
+    ...     _ = strategy.train(experience)
+    >>> len(strategy.memory)
+    200
 
     Source: Zeta36, "Random memory adaptation", 2018.
     """
@@ -57,60 +53,26 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        model: Module,
-        optimizer: Optimizer,
-        criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
         mem_size: int = 15_000,
         write_every: int = 10,
-        replay_size: int | None = None,
-        policy: str | WritePolicy = "ring",
-        read: str | ReadPolicy = "uniform",
+        replay_size: Amount = None,
+        write_policy: str | WritePolicy = "ring",
+        read_policy: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
         augment: Augment | None = None,
         seed: int | None = None,
-        train_mb_size: int = 1,
-        train_epochs: int = 1,
-        eval_mb_size: int | None = None,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
-        eval_every: int = -1,
-        **base_kwargs: Any,
+        **template: Unpack[Template],
     ) -> None:
-        check_template(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-        )
         check.positive_integer("mem_size", mem_size)
-        memory_plugin = RandomMemoryPlugin(
+        replay = RandomMemoryPlugin(
             mem_size,
             write_every=write_every,
             replay_size=replay_size,
-            policy=policy,
-            read=read,
+            write_policy=write_policy,
+            read_policy=read_policy,
             codec=codec,
             augment=augment,
             seed=seed,
         )
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=[*(plugins or ()), memory_plugin],
-            evaluator=evaluator,
-            eval_every=eval_every,
-            **base_kwargs,
-        )
-        self.memory = memory_plugin.memory
+        super().__init__(**beside(template, replay))
+        self.memory = replay.memory

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _comparators import NEEDED
 
 from avalanche_memplugins import (
     DynamicKanervaMemory,
@@ -18,7 +19,7 @@ from avalanche_memplugins import (
 )
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.lab import RunSpec
-from avalanche_memplugins.memories.baselines import ModernHopfieldMemory
+from avalanche_memplugins.memories import comparators
 from avalanche_memplugins.networks.energy import GatedEnergy
 
 
@@ -86,7 +87,11 @@ BUDGETED: dict[str, Callable[[Any], Any]] = {
     "DynamicKanervaMemory": lambda budget: DynamicKanervaMemory.from_budget(budget, shape=(4,), classes=2),
     "VAEMemory": lambda budget: VAEMemory.from_budget(budget, shape=(1, 8, 8), classes=2),
     "EnergyMemory": _energy,
-    "ModernHopfieldMemory": lambda budget: ModernHopfieldMemory.from_budget(budget, size=4, beta=1.0),
+    **{
+        name: lambda budget, name=name: getattr(comparators, name).from_budget(budget, size=4, **NEEDED.get(name, {}))
+        for name in comparators.__all__
+        if hasattr(getattr(comparators, name), "from_budget")
+    },
 }
 
 
@@ -102,9 +107,8 @@ def test_every_memory_reads_its_budget_in_all_spellings(name: str) -> None:
 
 def test_every_memory_with_a_budget_is_among_these() -> None:
     from avalanche_memplugins import memories
-    from avalanche_memplugins.memories import baselines
 
-    kinds = {name: getattr(home, name) for home in (memories, baselines) for name in home.__all__}
+    kinds = {name: getattr(home, name) for home in (memories, comparators) for name in home.__all__}
     found = {name for name, kind in kinds.items() if hasattr(kind, "from_budget")}
     # Not in the table, since they need a trained network; they inherit the method.
     assert found - {"KanervaMemory", "LatentMemory"} == set(BUDGETED)

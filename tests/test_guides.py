@@ -63,9 +63,10 @@ def test_a_strategy_as_printed_trains(page: str, blocks: int, given: dict[str, A
 
 
 def test_memories() -> None:
-    block, agent = code("docs/memories.md")
+    block, own, agent = code("docs/memories.md")
     given: dict[str, Any] = {"benchmark": SplitDigits(n_experiences=2, seed=0)}
     exec(block, given)
+    exec(own, dict(given))
     exec(agent, given)
     assert len(given["agent"].memory) == 500
     text = (ROOT / "docs/memories.md").read_text(encoding="utf-8")
@@ -148,7 +149,7 @@ def test_the_site_has_every_guide_and_every_public_package() -> None:
     index, reference = ((docs / name).read_text(encoding="utf-8") for name in ("index.rst", "api.rst"))
     pages = [str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md")]
     assert [page for page in pages if f"\n   {page}\n" not in index] == []
-    packages = [folder.parent.name for folder in (ROOT / "avalanche_memplugins").glob("*/__init__.py")]
+    packages = [folder.parent.name for folder in (ROOT / "avalanche_memplugins").glob("[a-z]*/__init__.py")]
     assert {"memories", "plugins"} <= set(packages)
     wanted = ["strategies", *(name for name in packages if name != "presets")]
     assert [name for name in wanted if f".. automodule:: avalanche_memplugins.{name}\n" not in reference] == []

@@ -35,7 +35,7 @@ from avalanche_memplugins.memories import (
     KanervaMemory,
     VAEMemory,
 )
-from avalanche_memplugins.memories.baselines import HopfieldMemory
+from avalanche_memplugins.memories.comparators import HopfieldMemory
 from avalanche_memplugins.networks import (
     MLPVAE,
     ConditionalVAE,
@@ -143,11 +143,11 @@ def trained(kind: Any, **options: Any) -> Tensor:
 
 SHAPE = {"shape": (8,)}
 MEMORIES: dict[str, Callable[..., Any]] = {
-    "RandomMemory": lambda **o: RandomMemory(30, policy="reservoir", **o),
-    "RandomMemory.from_budget": lambda **o: RandomMemory.from_budget(1_500, policy="reservoir", **SHAPE, **o),
-    "EpisodicMemory": lambda **o: EpisodicMemory(30, policy="reservoir", **o),
+    "RandomMemory": lambda **o: RandomMemory(30, write_policy="reservoir", **o),
+    "RandomMemory.from_budget": lambda **o: RandomMemory.from_budget(1_500, write_policy="reservoir", **SHAPE, **o),
+    "EpisodicMemory": lambda **o: EpisodicMemory(30, write_policy="reservoir", **o),
     "LatentMemory": lambda **o: LatentMemory(
-        30, codec=StreamCodec(autoencoder(), steps=2, mean=0.5, std=0.05), policy="reservoir", **o
+        30, codec=StreamCodec(autoencoder(), steps=2, mean=0.5, std=0.05), write_policy="reservoir", **o
     ),
     "GaussianMemory": GaussianMemory,
     "GaussianMemory.from_budget": lambda **o: GaussianMemory.from_budget(2_000, classes=6, **SHAPE, **o),
@@ -168,7 +168,7 @@ OTHERS: dict[str, tuple[Callable[..., Any], Callable[[Any], Tensor]]] = {
     "HopfieldMemory": (lambda **o: HopfieldMemory(64, rule="hebb", **o), recalled),
     "MemoryReplayPlugin": (lambda **o: MemoryReplayPlugin(RandomMemory(4, seed=1), **o), ordered),
     "RandomMemoryPlugin": (
-        lambda **o: RandomMemoryPlugin(30, policy="reservoir", **o),
+        lambda **o: RandomMemoryPlugin(30, write_policy="reservoir", **o),
         lambda p: torch.cat([drawn(p.memory).flatten(), ordered(p)]),
     ),
     "LatentReplayPlugin": (lambda **o: LatentReplayPlugin(RandomMemory(4, seed=1), at="features", **o), ordered),
@@ -187,7 +187,7 @@ STRATEGIES: dict[str, Callable[..., Tensor]] = {
     "RMA": lambda **o: trained(strategies.RMA, mem_size=20, write_every=1, **o),
     "ExperienceReplay": lambda **o: trained(strategies.ExperienceReplay, mem_size=20, **o),
     "DarkExperienceReplay": lambda **o: trained(strategies.DarkExperienceReplay, mem_size=20, **o),
-    "MbPA": lambda **o: trained(strategies.MbPA, mem_size=20, replay=True, policy="reservoir", **o),
+    "MbPA": lambda **o: trained(strategies.MbPA, mem_size=20, replay=True, write_policy="reservoir", **o),
     "VAEReplay": lambda **o: trained(strategies.VAEReplay, steps=4, batch_size=8, **SHAPE, **o),
 }
 MADE: dict[str, tuple[Callable[..., Any], Callable[[Any], Tensor]]] = {
@@ -290,7 +290,7 @@ def test_a_drawn_seed_is_part_of_the_state(name: str) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: RandomMemoryPlugin(30, policy="reservoir", augment=lambda x: x + torch.randn(x.shape)),
+        lambda: RandomMemoryPlugin(30, write_policy="reservoir", augment=lambda x: x + torch.randn(x.shape)),
         lambda: MemoryReplayPlugin(VAEMemory(conditional(), steps=4, batch_size=8), replay_weight="growing"),
         lambda: MemoryReplayPlugin(DynamicKanervaMemory(rows=4)),
     ],

@@ -55,11 +55,12 @@ def check_optimizer(strategy: Any, node: Node, decoder: Decoder) -> None:
     optimizer: Optimizer = strategy.optimizer
     got, wanted = type(optimizer).__qualname__, node["class"]
     if got != wanted:
-        raise CheckpointError(f"strategy.optimizer: wants {wanted}, as in the checkpoint, got {got}")
+        raise CheckpointError(f"strategy.optimizer: expected {wanted}, as in the checkpoint, got {got}")
     groups = optimizer.param_groups
     if len(groups) != len(node["groups"]):
         raise CheckpointError(
-            f"strategy.optimizer: wants {len(node['groups'])} parameter groups, as in the checkpoint, got {len(groups)}"
+            f"strategy.optimizer: expected {len(node['groups'])} parameter groups, as in the checkpoint, "
+            f"got {len(groups)}"
         )
     own = {id(parameter) for parameter in strategy.model.parameters()}
     for g, (group, saved) in enumerate(zip(groups, node["groups"], strict=True)):
@@ -69,7 +70,7 @@ def check_optimizer(strategy: Any, node: Node, decoder: Decoder) -> None:
                 shape = tuple(decoder.stored(entry["value"]).shape)
                 if here is None or id(here) in own or tuple(here.shape) != shape:
                     raise CheckpointError(
-                        f"strategy.optimizer: wants a parameter {shape} from outside the model at place {i}"
+                        f"strategy.optimizer: expected a parameter {shape} from outside the model at place {i}"
                         f" of group {g}, as in the checkpoint"
                     )
 

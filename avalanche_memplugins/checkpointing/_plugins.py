@@ -62,7 +62,7 @@ def match_plugins(strategy: Any, nodes: list[Node], *, strict: bool) -> list[tup
     saved = [node["class"] for node in nodes]
     if strict and here != saved:
         raise CheckpointError(
-            f"strategy.plugins: wants {saved}, as in the checkpoint, got {here};"
+            f"strategy.plugins: expected {saved}, as in the checkpoint, got {here};"
             " pass strict=False to load the state of those that are in both"
         )
     rest = list(nodes)

@@ -24,6 +24,7 @@ from avalanche_memplugins._folders import (
     shown,
 )
 from avalanche_memplugins._loading import telling_misfits
+from avalanche_memplugins._random import capture_random, restore_random
 from avalanche_memplugins.checkpointing._model import capture_model, check_model, grow_model, restore_model
 from avalanche_memplugins.checkpointing._objects import ObjectDecoder, ObjectEncoder, TrialDecoder
 from avalanche_memplugins.checkpointing._optimizer import (
@@ -39,7 +40,6 @@ from avalanche_memplugins.checkpointing._plugins import (
     restore_plugin,
     try_plugin,
 )
-from avalanche_memplugins.checkpointing._random import capture_random, restore_random
 from avalanche_memplugins.checkpointing._tree import Node
 from avalanche_memplugins.checkpointing.errors import CheckpointError, UnsavableError
 
@@ -62,6 +62,18 @@ def save_run_state(strategy: Any, folder: str | Path, *, strict: bool = True) ->
     :param strict: whether a plugin that cannot be saved is an error; otherwise it is left out with a warning.
     :raises CheckpointError: if something cannot be saved, or ``folder`` holds something else or cannot be written;
         nothing has been then.
+
+    >>> import tempfile, torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> def build():
+    ...     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    ...     return Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), evaluator=None)
+    >>> strategy = build()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_run_state(strategy, f"{folder}/run")
+    ...     load_run_state(build(), f"{folder}/run")
+    0
     """
     check.flag("strict", strict)
     check.having("strategy", strategy, _STRATEGY, "a strategy of Avalanche")
@@ -122,6 +134,22 @@ def load_run_state(
     :param strict: whether other plugins than at saving, or plugins left out then, are an error.
     :return: the number of experiences that the saved run was trained on.
     :raises CheckpointError: if the checkpoint is missing, damaged, not a run state, or does not fit.
+
+    >>> import tempfile, torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> def build():
+    ...     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    ...     return Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), evaluator=None)
+    >>> strategy, stream = build(), SplitDigits(5).train_stream
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = strategy.train(stream[0])
+    ...     save_run_state(strategy, f"{folder}/run")
+    ...     again = build()
+    ...     for experience in stream[load_run_state(again, f"{folder}/run") : 2]:
+    ...         _ = again.train(experience)
+    >>> again.clock.train_exp_counter
+    2
     """
     check.flags(missing_ok=missing_ok, strict=strict)
     check.having("strategy", strategy, _STRATEGY, "a strategy of Avalanche")
@@ -216,7 +244,7 @@ def _read(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(str(error)) from error
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
-            f"folder: wants a run state of format {FORMAT}, got {manifest.get('format')!r} in {folder}"
+            f"folder: expected a run state of format {FORMAT}, got {manifest.get('format')!r} in {folder}"
         )
     if "manifest_sha256" not in manifest:
         raise CheckpointError(f"folder: the manifest in {folder} is damaged: it lacks its checksum")
@@ -251,7 +279,7 @@ def _check_tensors(node: Node, tensors: dict[str, Tensor]) -> None:
 
 def _check_idle(strategy: Any) -> None:
     if strategy.experience is not None:
-        raise CheckpointError("strategy: wants to be between two calls of train() or eval(), got one inside a call")
+        raise CheckpointError("strategy: expected one between two calls of train() or eval(), got one inside a call")
 
 
 def _holds(folder: str | Path) -> bool:

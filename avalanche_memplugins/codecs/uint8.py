@@ -36,7 +36,7 @@ class Uint8:
         self.lossy = check.flag("lossy", lossy)
 
     def check(self, x: Tensor) -> None:
-        """Raise if the rows are not images of 256 levels under this mean and std."""
+        """Raise if the rows are not images of 256 levels under this mean and std, or not finite if they are rounded."""
         self.check_and_encode(x)
 
     def check_and_encode(self, x: Tensor) -> Tensor:
@@ -46,6 +46,8 @@ class Uint8:
             return x
         levels = self._levels(x)
         nearest = levels.round().clamp_(0, 255)
+        if self.lossy:
+            check.finite("x", x)
         # A hundredth of a level: far above float32 rounding, far below the distance of two levels.
         if not self.lossy and x.numel():
             off = max(abs(end.item()) for end in levels.sub_(nearest).aminmax())

@@ -22,6 +22,9 @@ def kl_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     :returns: ``(...)``, >= 0.
 
     Source: Kingma & Welling, "Auto-encoding variational Bayes", 2014, appendix B.
+
+    >>> kl_standard_normal(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
+    tensor([2.5000])
     """
     check.floats(mean=mean, log_variance=log_variance)
     check.broadcast(mean=mean, log_variance=log_variance)
@@ -40,6 +43,10 @@ def kl_diagonal_normals(mean: Tensor, log_variance: Tensor, prior_mean: Tensor, 
     :param prior_mean: :math:`m` of p; broadcasts with q's.
     :param prior_log_variance: :math:`\log s^2` of p; broadcasts with q's.
     :returns: ``(...)``, >= 0.
+
+    >>> mean, log_variance = torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2)
+    >>> kl_diagonal_normals(mean, log_variance, mean - 1, log_variance)
+    tensor([1.])
     """
     given = {"mean": mean, "log_variance": log_variance}
     prior = {"prior_mean": prior_mean, "prior_log_variance": prior_log_variance}
@@ -60,6 +67,9 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     :param logits: ``(B, *shape)``.
     :param x: ``(B, *shape)`` in [0, 1].
     :returns: ``(B,)``.
+
+    >>> bernoulli_nll(torch.zeros(1, 4), torch.tensor([[0.0, 1.0, 1.0, 0.0]]))  # four times log 2
+    tensor([2.7726])
     """
     check.floats(logits=logits, x=x)
     _rows("logits", logits)
@@ -76,6 +86,9 @@ def gaussian_nll(mean: Tensor, log_variance: Tensor, x: Tensor) -> Tensor:
     :param log_variance: :math:`\log \sigma^2`; broadcasts with ``mean``.
     :param x: ``(B, *shape)``.
     :returns: ``(B,)``.
+
+    >>> gaussian_nll(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([[1.0, 1.0]]))  # log(2 pi) + 1
+    tensor([2.8379])
     """
     check.floats(mean=mean, log_variance=log_variance, x=x)
     _rows("mean", mean)

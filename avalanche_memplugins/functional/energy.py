@@ -2,7 +2,7 @@ r"""Energy-based memory: write by gradient descent on weights, read by gradient 
 
 An energy :math:`E(x; \theta)` gives each pattern of each episode a number. Episodes come first everywhere: patterns are
 ``(E, N, *shape)``, every writable weight is ``(E, *its shape)``, energies are ``(E, N)``. All of it can be
-differentiated through, twice where the meta-objective wants it: energies must have second derivatives (tanh, sigmoid,
+differentiated through, twice where the meta-objective needs it: energies must have second derivatives (tanh, sigmoid,
 softplus, not ReLU). Source: Bartunov et al., "Meta-learning deep energy-based memory models", ICLR 2020, section 3.
 """
 
@@ -51,6 +51,12 @@ def energy_write(
     :raises ValueError: if ``rates`` does not fit.
 
     Source: section 3.1, "Writing".
+
+    >>> def energy(x, weights):  # a bowl around the weight of the episode
+    ...     return (x - weights[0].unsqueeze(1)).square().sum(-1)
+    >>> x, start = torch.tensor([[[0.2, 0.8]]]), (torch.zeros(1, 2),)
+    >>> energy_write(energy, x, start, torch.full((20, 1, 1), 0.25))[0].detach()
+    tensor([[0.2000, 0.8000]])
     """
     _check(energy, "x", x, "initial", initial)
     check.floats(rates=rates)
@@ -149,6 +155,12 @@ def energy_read(
     :raises ValueError: if steps and momenta differ in number, or the temperature is negative.
 
     Source: section 3.1, "Reading"; the noise: Welling and Teh 2011, equation 2.
+
+    >>> def energy(x, weights):  # a bowl around the weight of the episode
+    ...     return (x - weights[0].unsqueeze(1)).square().sum(-1)
+    >>> cue, weights = torch.zeros(1, 1, 2), (torch.tensor([[0.25, 0.75]]),)
+    >>> energy_read(energy, cue, weights, torch.full((2,), 0.5), torch.zeros(2))[-1].detach()
+    tensor([[[0.2500, 0.7500]]])
     """
     _check(energy, "cue", cue, "weights", weights)
     check.floats(step_sizes=step_sizes, momenta=momenta)
@@ -200,11 +212,14 @@ def decreasing_steps(first: Tensor, ratios: Tensor, steps: int) -> Tensor:
 
     :param first: :math:`g`, a scalar.
     :param ratios: :math:`\eta`, ``(K - 1,)``; steps beyond ``K`` repeat the last ratio.
-    :param steps: how many are wanted, >= 1.
+    :param steps: how many, >= 1.
     :returns: ``(steps,)``.
-    :raises ValueError: if ``steps`` is not positive, or more than one are wanted of no ratio.
+    :raises ValueError: if ``steps`` is not positive, or there are several but no ratio.
 
     Source: section 3.1, "Reading".
+
+    >>> decreasing_steps(torch.tensor(0.0), torch.tensor([0.0]), 3)
+    tensor([0.6931, 0.3466, 0.1733])
     """
     check.floats(first=first, ratios=ratios)
     if first.numel() != 1:
@@ -230,6 +245,10 @@ def reconstruction_loss(iterates: Sequence[Tensor], x: Tensor, *, last: float = 
     :returns: a scalar.
 
     Source: section 3.2, equation 5.
+
+    >>> x = torch.ones(1, 1, 4)
+    >>> reconstruction_loss([0.0 * x, 0.5 * x, x], x)
+    tensor(1.)
     """
     check.floats(x=x)
     if not isinstance(iterates, Sequence) or len(iterates) < 2:

@@ -10,7 +10,11 @@ from torch import Tensor
 
 
 def string_episodes(episodes: int, patterns: int, bits: int = 128, *, generator: torch.Generator) -> Tensor:
-    """Fair random bits ``(E, N, bits)``, 0.0 or 1.0."""
+    """Fair random bits ``(E, N, bits)``, 0.0 or 1.0.
+
+    >>> string_episodes(2, 3, 128, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 128])
+    """
     return torch.randint(2, (episodes, patterns, bits), generator=generator).float()
 
 
@@ -22,6 +26,10 @@ def corrupt_strings(
     :param x: ``(..., bits)`` in {0, 1}.
     :param value: what an erased bit becomes; None: a fair random bit, right half of the time.
     :returns: the cue, and whether its bit is known to be right, bool; both like ``x``.
+
+    >>> cue, known = corrupt_strings(torch.ones(1, 8), 3, generator=torch.Generator().manual_seed(0))
+    >>> cue.sum(), known.sum()
+    (tensor(6.5000), tensor(5))
     """
     if not 0 <= erased <= x.shape[-1]:
         raise ValueError(f"erased: expected 0 to {x.shape[-1]}, got {erased}")
@@ -39,6 +47,10 @@ def image_episodes(images: Tensor, episodes: int, patterns: int, *, generator: t
 
     :param images: ``(M, 1, S, S)`` with M >= ``patterns``.
     :returns: ``(E, N, S * S)``.
+
+    >>> images, generator = torch.rand(9, 1, 4, 4), torch.Generator().manual_seed(0)
+    >>> image_episodes(images, 2, 3, generator=generator).shape
+    torch.Size([2, 3, 16])
     """
     if len(images) < patterns:
         raise ValueError(f"images: expected at least {patterns}, one a pattern, got {len(images)}")
@@ -52,6 +64,10 @@ def erase_block(x: Tensor, size: int, block: int, *, generator: torch.Generator)
     :param x: ``(..., size * size)``.
     :param block: side of the square in pixels.
     :returns: the cue, and whether its pixel is known to be right, bool; both like ``x``.
+
+    >>> cue, known = erase_block(torch.ones(1, 16), 4, 2, generator=torch.Generator().manual_seed(0))
+    >>> cue.sum(), known.sum()
+    (tensor(12.), tensor(12))
     """
     if x.shape[-1] != size * size:
         raise ValueError(f"x: expected (..., {size * size}) for images of {size} x {size}, got {tuple(x.shape)}")

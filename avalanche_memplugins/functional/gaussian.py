@@ -27,6 +27,11 @@ def merge_moments(count: Tensor, mean: Tensor, x: Tensor, rows: Tensor) -> tuple
 
     Source: Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample
     variances", 1979.
+
+    >>> count, mean, x = torch.tensor([1]), torch.tensor([[0.0]]), torch.tensor([[[2.0], [4.0]]])
+    >>> count, mean, growth = merge_moments(count, mean, x, torch.tensor([2]))
+    >>> count, mean, growth.square().sum(1)  # rows 0, 2, 4: mean 2, scatter 8
+    (tensor([3]), tensor([[2.]]), tensor([[8.]]))
     """
     check.tensors(count=count, rows=rows)
     check.floats(mean=mean, x=x)
@@ -61,6 +66,12 @@ def merge_low_rank(factors: Tensor, residual: Tensor, growth: Tensor) -> tuple[T
     :returns: F' and d'.
 
     Source: incremental PCA, Ross et al., "Incremental learning for robust visual tracking", 2008.
+
+    >>> factors, residual = torch.zeros(1, 1, 2), torch.zeros(1, 2)
+    >>> factors, residual = merge_low_rank(factors, residual, torch.tensor([[[3.0, 4.0]]]))
+    >>> (factors.mT @ factors + residual.diag_embed()).round()
+    tensor([[[ 9., 12.],
+             [12., 16.]]])
     """
     check.floats(factors=factors, residual=residual, growth=growth)
     if factors.ndim != 3:
@@ -88,7 +99,11 @@ def merge_low_rank(factors: Tensor, residual: Tensor, growth: Tensor) -> tuple[T
 
 
 def pack_triangle(matrix: Tensor) -> Tensor:
-    """Lower triangles ``(..., C (C + 1) / 2)`` of symmetric matrices ``(..., C, C)``, row by row."""
+    """Lower triangles ``(..., C (C + 1) / 2)`` of symmetric matrices ``(..., C, C)``, row by row.
+
+    >>> pack_triangle(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))
+    tensor([1., 2., 3.])
+    """
     _square("matrix", check.tensor("matrix", matrix))
     rows, columns = _triangle(matrix.shape[-1], matrix.device)
     return matrix[..., rows, columns]
@@ -98,6 +113,10 @@ def unpack_triangle(packed: Tensor, width: int) -> Tensor:
     """Symmetric matrices ``(..., C, C)`` of width C from their packed triangles.
 
     :raises ValueError: if the triangle is not that of such a matrix.
+
+    >>> unpack_triangle(torch.tensor([1.0, 2.0, 3.0]), 2)
+    tensor([[1., 2.],
+            [2., 3.]])
     """
     check.tensor("packed", packed)
     check.positive_integer("width", width)
@@ -116,6 +135,11 @@ def symmetric_factors(scatter: Tensor) -> Tensor:
     r"""Factors F ``(..., C, C)`` with :math:`F^T F = S`, for semi-definite S ``(..., C, C)``.
 
     Eigenvalues that rounding made negative count as 0, so any number of rows, one included, will do.
+
+    >>> scatter = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+    >>> factors = symmetric_factors(scatter)
+    >>> torch.allclose(factors.mT @ factors, scatter)
+    True
     """
     check.floats(scatter=scatter)
     _square("scatter", scatter)
@@ -135,8 +159,13 @@ def draw_low_rank(
     :param factors: F, ``(K, r, C)``.
     :param residual: d, ``(K, C)``; None for zero.
     :param noise: :math:`\epsilon` ``(K, n, r)``, standard normal.
-    :param diagonal_noise: :math:`\epsilon'` ``(K, n, C)``, standard normal; wanted with ``residual``.
+    :param diagonal_noise: :math:`\epsilon'` ``(K, n, C)``, standard normal; needed with ``residual``.
     :returns: ``(K, n, C)``.
+
+    >>> mean, factors = torch.tensor([[1.0, 1.0]]), torch.tensor([[[2.0, 0.0]]])
+    >>> draw_low_rank(mean, factors, None, torch.tensor([[[1.0], [-1.0]]]), None)
+    tensor([[[ 3.,  1.],
+             [-1.,  1.]]])
     """
     check.floats(mean=mean, factors=factors, noise=noise)
     if mean.ndim != 2:

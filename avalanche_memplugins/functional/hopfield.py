@@ -31,6 +31,11 @@ def hebb_rule(weights: Tensor, patterns: Tensor) -> Tensor:
     :returns: ``(..., n, n)``, the diagonal included.
 
     Source: Hopfield 1982, equation 2.
+
+    >>> hebb_rule(torch.zeros(3, 3), torch.tensor([[1.0, -1.0, 1.0]]))
+    tensor([[ 1., -1.,  1.],
+            [-1.,  1., -1.],
+            [ 1., -1.,  1.]])
     """
     _check(weights, patterns)
     return weights + patterns.mT @ patterns
@@ -54,6 +59,10 @@ def storkey_rule(weights: Tensor, patterns: Tensor, *, whole_field: bool = False
     :returns: ``(..., n, n)``, the diagonal included.
 
     Source: Storkey 1997, section 3.
+
+    >>> weights = storkey_rule(torch.zeros(4, 4), torch.tensor([[1.0, -1.0, 1.0, 1.0]]))
+    >>> hopfield_recall(weights, torch.tensor([[1.0, -1.0, 0.0, 0.0]]))
+    tensor([[ 1., -1.,  1.,  1.]])
     """
     check.flag("whole_field", whole_field)
     _check(weights, patterns)
@@ -95,6 +104,11 @@ def pseudo_inverse_rule(weights: Tensor, patterns: Tensor) -> Tensor:
     :returns: ``(..., n, n)``, the diagonal included.
 
     Source: Personnaz et al. 1986.
+
+    >>> patterns = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, -1.0, -1.0]])
+    >>> weights = pseudo_inverse_rule(torch.zeros(4, 4), patterns)
+    >>> torch.allclose(patterns @ weights, patterns)
+    True
     """
     _check(weights, patterns)
     projection, x = weights.double(), patterns.double()
@@ -132,6 +146,11 @@ def hopfield_recall(
         None: from the first entry to the last.
     :returns: states like ``cue``.
     :raises ValueError: if shapes or arguments do not fit.
+
+    >>> pattern = torch.tensor([[1.0, -1.0, 1.0, 1.0]])
+    >>> weights = hebb_rule(torch.zeros(4, 4), pattern)
+    >>> hopfield_recall(weights, torch.tensor([[1.0, -1.0, 0.0, 0.0]]))
+    tensor([[ 1., -1.,  1.,  1.]])
     """
     _check(weights, cue, "cue")
     if known is not None and (check.tensor("known", known).dtype != torch.bool or known.shape != cue.shape):

@@ -36,6 +36,13 @@ def kanerva_posterior(
     :raises ValueError: if the shapes do not fit or ``noise_var`` is not positive, naming the argument.
 
     Source: Wu et al. 2018, equations 6 to 9.
+
+    >>> mean, row_cov = torch.zeros(2, 3), torch.eye(2)
+    >>> address, code = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 4.0, 6.0]])
+    >>> mean, row_cov = kanerva_posterior(mean, row_cov, address, code, noise_var=1.0)
+    >>> mean
+    tensor([[1.0000, 2.0000, 3.0000],
+            [0.0000, 0.0000, 0.0000]])
     """
     check.flag("sequential", sequential)
     _check(mean, row_cov, address, code, noise_var)
@@ -67,6 +74,12 @@ def kanerva_unwrite(
         written, or not with this ``noise_var``.
 
     Source: Bayes' rule read backwards; compare Larimar (Das et al. 2024), section 3, which forgets by a negative write.
+
+    >>> mean, row_cov = torch.zeros(2, 3), torch.eye(2)
+    >>> item = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 4.0, 6.0]])
+    >>> written = kanerva_posterior(mean, row_cov, *item, noise_var=1.0)
+    >>> torch.allclose(kanerva_unwrite(*written, *item, noise_var=1.0)[1], row_cov)
+    True
     """
     _check(mean, row_cov, address, code, noise_var)
     held = (mean.dtype, row_cov.dtype)
@@ -99,6 +112,10 @@ def kanerva_address(mean: Tensor, code: Tensor, *, ridge: float | Tensor = 1.0, 
     :returns: :math:`W`, ``(..., T, K)``.
 
     Source: Wu et al., "Learning attractor dynamics", 2018, section 3.2.
+
+    >>> mean = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> kanerva_address(mean, torch.tensor([[2.0, 4.0]]), ridge=1.0)
+    tensor([[1., 2.]])
     """
     _check_codes(mean, code)
     _check_scale("ridge", ridge)
@@ -125,6 +142,13 @@ def kanerva_dynamic_write(
     :returns: ``(R', U', W)`` with the addresses ``(..., T, K)`` that were used.
 
     Source: Wu et al., "Learning attractor dynamics", 2018, section 3.2, "dynamic addressing".
+
+    >>> mean, row_cov = torch.eye(2), torch.eye(2)
+    >>> code = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    >>> mean, row_cov, address = kanerva_dynamic_write(mean, row_cov, code, noise_var=1.0)
+    >>> address
+    tensor([[1., 0.],
+            [0., 1.]])
     """
     _check_codes(mean, code)
     _check_cov("row_cov", row_cov, mean.shape[-2])
@@ -154,6 +178,10 @@ def matrix_normal_kl(mean: Tensor, row_cov: Tensor, prior_mean: Tensor, prior_ro
 
     Source: the standard form; the authors' released code lacks the half and takes only the diagonal of :math:`U` for
     its determinant.
+
+    >>> prior = torch.zeros(2, 3), torch.eye(2)
+    >>> matrix_normal_kl(torch.ones(2, 3), torch.eye(2), *prior)
+    tensor(3.)
     """
     check.floats(mean=mean, prior_mean=prior_mean)
     if mean.ndim < 2:
@@ -187,6 +215,12 @@ def address_second_moment(row_cov: Tensor, prior_row_cov: Tensor, *, noise_var: 
         is larger than what comes back: U cannot tell it any more.
 
     Source: the posterior above in its information form.
+
+    >>> mean, prior, address = torch.zeros(2, 1), torch.eye(2), torch.tensor([[1.0, 2.0]])
+    >>> row_cov = kanerva_posterior(mean, prior, address, torch.ones(1, 1), noise_var=1.0)[1]
+    >>> address_second_moment(row_cov, prior, noise_var=1.0).round()  # address times itself
+    tensor([[1., 2.],
+            [2., 4.]], dtype=torch.float64)
     """
     check.floats(row_cov=row_cov)
     if row_cov.ndim < 2 or row_cov.shape[-1] != row_cov.shape[-2]:

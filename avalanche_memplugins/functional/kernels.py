@@ -19,6 +19,9 @@ def inverse_distance(squared: Tensor, *, eps: float = 1e-3) -> Tensor:
     :raises ValueError: for ``eps`` not above 0.
 
     Source: Sprechmann et al. 2018, section 2; Pritzel et al. 2017, equation 5.
+
+    >>> inverse_distance(torch.tensor([0.0, 1.0]), eps=1.0)
+    tensor([0.6667, 0.3333])
     """
     check.floats(squared=squared)
     check.number("eps", eps, above=0)
@@ -40,6 +43,9 @@ def nearest_relative(squared: Tensor, *, width: float = 0.15, eps: float = 1e-3)
     :param eps: > 0; the least scale, for a query that is itself a key.
     :return: weights ``(..., K)`` that sum to one.
     :raises ValueError: for ``width`` or ``eps`` not above 0.
+
+    >>> nearest_relative(torch.tensor([1.0, 1.15]), width=0.15)  # 1 and 1/e
+    tensor([0.7311, 0.2689])
     """
     check.floats(squared=squared)
     check.number("width", width, above=0)

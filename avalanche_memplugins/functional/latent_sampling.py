@@ -34,6 +34,10 @@ def sample_latents(
     :raises ValueError: for shapes that differ, or n or alpha_std out of range.
 
     Source: Gananath, "Probabilistic memory retrieval", 2022.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> sample_latents(torch.zeros(2, 3), torch.zeros(2, 3), 5, generator=generator).shape
+    torch.Size([2, 5, 3])
     """
     check.floats(mu=mu, log_variance=log_variance)
     if mu.ndim != 2 or mu.shape != log_variance.shape:

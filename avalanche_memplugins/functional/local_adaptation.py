@@ -59,6 +59,12 @@ def adapt_linear(
     :param beta: pull back to the trained parameters, 0 <= beta <= 1.
     :param active: ``(C,)`` bool; classes that take part. None: all.
     :return: logits of the queries ``(B, C)`` under their own heads.
+
+    >>> features, labels = torch.eye(2).unsqueeze(0), torch.tensor([[0, 1]])  # two neighbours
+    >>> query, weight = torch.tensor([[1.0, 0.0]]), torch.zeros(2, 2)
+    >>> logits = adapt_linear(features, labels, torch.ones(1, 2), query, weight, None, steps=3, lr=1.0)
+    >>> logits.argmax(1)
+    tensor([0])
     """
     _check(features, labels, weights, query, steps, lr, beta)
     check.floats(weight=weight)
@@ -107,6 +113,11 @@ def adapt_chain(
     :param features: what enters the first layer, ``(B, K, F)``; the other arguments as in :func:`adapt_linear`.
     :return: logits ``(B, C)``.
     :raises ValueError: if the chain does not begin and end with a linear layer.
+
+    >>> layers = [torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3)]
+    >>> features, labels, query = torch.rand(1, 2, 2), torch.tensor([[0, 2]]), torch.rand(1, 2)
+    >>> adapt_chain(layers, features, labels, torch.ones(1, 2), query, steps=2, lr=0.1).shape
+    torch.Size([1, 3])
     """
     if not isinstance(layers, Sequence | nn.Sequential) or not len(layers):
         raise TypeError(f"layers: expected a sequence of modules, got {check.show(layers)}")
@@ -214,6 +225,13 @@ def adapt_parameters(
     :param neighbours: ``(B, K, *shape)``, of any type that the model takes; ``query`` is ``(B, *shape)``; the others
         as in :func:`adapt_linear`.
     :return: logits ``(B, C)``.
+
+    >>> def forward(parameters, x):
+    ...     return x @ parameters["weight"]
+    >>> neighbours, labels = torch.eye(2).unsqueeze(0), torch.tensor([[0, 1]])
+    >>> start, query = {"weight": torch.zeros(2, 2)}, torch.tensor([[1.0, 0.0]])
+    >>> adapt_parameters(forward, start, neighbours, labels, torch.ones(1, 2), query, steps=3, lr=1.0).argmax(1)
+    tensor([0])
     """
     check.function("forward", forward, "a function of parameters and rows")
     if not isinstance(parameters, Mapping) or not parameters:

@@ -41,6 +41,11 @@ def modern_hopfield_read(
 
     Source: Ramsauer et al., "Hopfield networks is all you need", 2020, equation 3; distances: Millidge et al.,
     "Universal Hopfield networks", 2022, section 3.
+
+    >>> patterns = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    >>> cue, known = torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[True, True, False]])
+    >>> modern_hopfield_read(patterns, cue, beta=50.0, known=known).round()
+    tensor([[0., 1., 1.]])
     """
     check.floats(patterns=patterns, cue=cue)
     if isinstance(beta, Tensor):

@@ -21,7 +21,12 @@ KEY_BLOCK = 32_768  # keys per product, so that a score matrix stays within the 
 
 class Neighbours(NamedTuple):
     """``indices`` ``(Q, k)`` int64 rows of the keys, nearest first, the lower row first in a tie;
-    ``distances`` ``(Q, k)`` squared Euclidean distances, float32."""
+    ``distances`` ``(Q, k)`` squared Euclidean distances, float32.
+
+    >>> found = nearest(torch.tensor([[2.0]]), torch.tensor([[0.0], [1.0], [5.0]]), k=2)
+    >>> found.indices, found.distances
+    (tensor([[1, 0]]), tensor([[1., 4.]]))
+    """
 
     indices: Tensor
     distances: Tensor
@@ -63,6 +68,10 @@ class KeyTable:
         CPU). Neighbours and distances are the same; faiss was slower at every size measured (docs/mbpa.md).
     :raises ValueError: no keys, keys that are not finite, or an unknown backend.
     :raises ImportError: backend "faiss" without faiss installed.
+
+    >>> table = KeyTable(torch.tensor([[0.0], [1.0], [5.0]]))
+    >>> table.search(torch.tensor([[0.9]]), k=2).indices
+    tensor([[1, 0]])
     """
 
     def __init__(self, keys: Tensor, *, backend: Backend = "torch") -> None:
@@ -208,6 +217,9 @@ def nearest(
     :param k: how many, >= 1; fewer come back if there are fewer keys.
     :param max_bytes: working memory.
     :param backend: "torch" or "faiss".
+
+    >>> nearest(torch.tensor([[0.9]]), torch.tensor([[0.0], [1.0], [5.0]]), k=2).indices
+    tensor([[1, 0]])
     """
     return KeyTable(keys, backend=backend).search(queries, k, max_bytes=max_bytes)
 

@@ -136,6 +136,9 @@ def round_to_int8(values: Tensor, step: float | Tensor) -> Tensor:
 
     :param values: floating-point, without NaN.
     :param step: :math:`\Delta` > 0, one for all, or a tensor that fits beside the values.
+
+    >>> round_to_int8(torch.tensor([0.26, -0.5, 99.0]), 0.25)
+    tensor([  1,  -2, 127], dtype=torch.int8)
     """
     check.floats(values=values)
     if isinstance(step, Tensor):
@@ -152,6 +155,10 @@ def scaled_int8(values: Tensor) -> tuple[Tensor, Tensor]:
 
     :param values: floating-point ``(B, *shape)``, finite.
     :returns: codes ``(B, *shape)``; steps ``(B,)``, > 0, so that a row of zeros comes back as zeros.
+
+    >>> scaled_int8(torch.tensor([[1.27, -0.5], [0.0, 0.0]]))[0]
+    tensor([[127, -50],
+            [  0,   0]], dtype=torch.int8)
     """
     check.floats(values=values)
     if values.ndim < 2:
@@ -161,7 +168,12 @@ def scaled_int8(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def from_scaled_int8(codes: Tensor, step: Tensor) -> Tensor:
-    """The inverse of :func:`scaled_int8` but for rounding by at most half a step, ``(B, *shape)``."""
+    """The inverse of :func:`scaled_int8` but for rounding by at most half a step, ``(B, *shape)``.
+
+    >>> codes, step = scaled_int8(torch.tensor([[1.27, -0.5]]))
+    >>> from_scaled_int8(codes, step)
+    tensor([[ 1.2700, -0.5000]])
+    """
     check.tensor("codes", codes)
     check.floats(step=step)
     if not codes.ndim:

@@ -17,6 +17,9 @@ def auroc(scores: Tensor, positive: Tensor) -> float:
     :raises ValueError: if shapes do not fit, scores are NaN, or a group is empty.
 
     Source: Mann and Whitney 1947, by mid-ranks.
+
+    >>> auroc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([False, False, True, True]))
+    0.75
     """
     check.tensors(scores=scores, positive=positive)
     if scores.ndim != 1:

@@ -27,6 +27,12 @@ def reservoir_slots(seen: int, batch: int, capacity: int, *, generator: torch.Ge
     :return: int64 ``(batch,)`` on the CPU; -1 for a row that is not kept.
 
     Source: Vitter, "Random sampling with a reservoir", 1985, algorithm R.
+
+    >>> reservoir_slots(0, 3, 4)  # as long as there is room
+    tensor([0, 1, 2])
+    >>> slots = reservoir_slots(1_000, 50, 10, generator=torch.Generator().manual_seed(0))
+    >>> slots.shape, int((slots < 0).sum()) > 40  # few of many are kept
+    (torch.Size([50]), True)
     """
     for name, value, least in (("seen", seen, 0), ("batch", batch, 0), ("capacity", capacity, 1)):
         check.integer(name, value, least=least)
@@ -50,6 +56,9 @@ def last_write_wins(slots: Tensor) -> tuple[Tensor, Tensor]:
 
     :param slots: int64 ``(B,)`` on the CPU; negative for a row that is not written.
     :return: ``rows`` and ``slots``, int64 ``(k,)`` both.
+
+    >>> last_write_wins(torch.tensor([2, 0, 2, -1]))
+    (tensor([2, 1]), tensor([2, 0]))
     """
     if check.tensor("slots", slots).ndim != 1 or slots.is_floating_point() or slots.dtype == torch.bool:
         raise ValueError(f"slots: expected integers (B,), got {slots.dtype} {tuple(slots.shape)}")
@@ -61,13 +70,17 @@ def distinct_integers(bound: int, count: int, *, generator: torch.Generator | No
     """``count`` different integers below ``bound``, every ordered choice equally likely.
 
     Repeats of independent draws are dropped, which leaves a uniform sample without replacement; the
-    cost depends on ``count`` alone, unless a large part of the range is wanted.
+    cost depends on ``count`` alone, unless a large part of the range is drawn.
 
     :param bound: exclusive upper end of the range, >= ``count``.
     :param count: how many, >= 0.
     :param generator: source of random numbers, on the CPU.
     :raises ValueError: if ``count`` exceeds ``bound``.
     :return: int64 ``(count,)`` on the CPU.
+
+    >>> drawn = distinct_integers(100, 10, generator=torch.Generator().manual_seed(0))
+    >>> len(set(drawn.tolist()))
+    10
     """
     check.integer("bound", bound, least=0)
     check.integer("count", count, least=0)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from .compare import Outcome, compare
-from .comparison import Comparison
-from .executors import Executor, InProcess
+from .compare import Comparison, Outcome, compare
+from .executors import Executor, InProcess, run_all
 from .memories import MEMORIES, MemoryInfo
 from .processes import LocalProcesses
-from .result import RunResult
-from .runner import run_all
 from .settings import Settings
 from .spec import RunSpec
-from .store import ResultStore
+from .store import ResultStore, RunResult
 from .strategies import ABSENT, STRATEGIES, Absent, StrategyInfo
 
 __all__ = [

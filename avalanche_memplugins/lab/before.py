@@ -1,4 +1,4 @@
-"""What can be told before the first run, so that nobody waits for it: places, data, lengths, budgets."""
+"""Checks before the first run, so that nobody waits for an error: folders, data, stream lengths, budgets."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _GROWING = ("gaussian", "kanerva", "kanerva-shared", "energy", "vae", "er-latent
 
 
 def check_before(specs: Sequence[RunSpec], out: Path, settings: Settings, *, here: bool = True) -> None:
-    """Raise unless the runs can begin.
+    """Raise an error if the runs cannot begin.
 
     :param specs: the runs.
-    :param out: folder for their results; made if all is well.
-    :param settings: how they are carried out.
-    :param here: whether they read their data from this machine's folders; on a cluster each node has its own.
-    :raises ValueError: naming all that is wrong: a stream that cannot be cut in so many experiences, a memory that does
-        not fit its budget or its benchmark, a memory or a model that this machine cannot hold, data that is not there
-        and cannot be downloaded, a folder that cannot be written to.
+    :param out: folder for their results, which is made if all is well.
+    :param settings: how the runs are carried out.
+    :param here: whether the runs read their data on this machine; on a cluster each node has its own.
+    :raises ValueError: naming everything that is wrong: a stream that cannot be cut into so many experiences, a memory
+        that does not fit its budget or its benchmark, a memory or model that this machine cannot hold, missing data
+        that cannot be downloaded, a folder that cannot be written to.
     """
     kinds = list(dict.fromkeys(replace(spec, seed=0) for spec in specs))
     problems = list(dict.fromkeys(why for spec in kinds if (why := _length(spec))))
@@ -57,7 +57,7 @@ def _length(spec: RunSpec) -> str | None:
 
 
 def unsuitable(spec: RunSpec) -> str | None:
-    """Why a run's memory cannot be made; None if it can, or there is none."""
+    """Why the memory of a run cannot be made; None if it can, or if the run has none."""
     return _unsuitable(replace(spec, seed=0))
 
 
@@ -76,7 +76,7 @@ def _unsuitable(spec: RunSpec) -> str | None:
 
 
 def _too_small(spec: RunSpec) -> str | None:
-    """As the baselines' builders would find out, which need Avalanche and the stream for it."""
+    """What the builders of Avalanche's strategies would find out, which need Avalanche and the stream for it."""
     info = BENCHMARKS[spec.benchmark]
     if STRATEGIES[spec.strategy].sized == "no":
         return None
@@ -101,9 +101,9 @@ def _too_small(spec: RunSpec) -> str | None:
 
 
 def _too_large(spec: RunSpec) -> str | None:
-    """Why a run cannot fit this machine's memory, however little else is in it; None if it may.
+    """Why a run certainly does not fit into this machine's memory; None if it may fit.
 
-    Only what is sure: rows that are all held from the first on, and the model's weights with their gradients.
+    Counts only what is certain: rows that are allocated at the start, and the model's weights with their gradients.
     """
     total = memory_of_machine()
     if total is None:
@@ -127,7 +127,7 @@ def _too_large(spec: RunSpec) -> str | None:
 
 
 def memory_of_machine() -> int | None:
-    """Bytes of this machine's memory; None if that is not known."""
+    """Bytes of memory that this machine has; None if that is not known."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

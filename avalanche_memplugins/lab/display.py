@@ -1,4 +1,4 @@
-"""Progress on the screen: a live table in a terminal, plain lines elsewhere."""
+"""What the screen shows while runs are done: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from .comparison import label
-from .result import RunResult
+from .formatting import count, label, last_line
 from .spec import RunSpec
+from .store import ResultStore, RunResult
 
 
 class Display(Protocol):
-    """Shows how far the runs are."""
+    """Shows the progress of runs."""
 
     def __enter__(self) -> Display: ...
 
@@ -28,17 +28,17 @@ class Display(Protocol):
     ) -> None: ...
 
     def show(self, result: RunResult, fresh: bool) -> None:
-        """One more run is done; ``fresh`` if it was done now and not before."""
+        """Show one more result; ``fresh`` means that it was done now and not by an earlier command."""
         ...
 
 
 def display_for(console: Console, specs: Sequence[RunSpec], jobs: int) -> Display:
-    """The display that fits the console."""
+    """The display that suits the console."""
     return LiveDisplay(console, specs, jobs) if console.is_terminal else PlainDisplay(console, specs, jobs)
 
 
 class PlainDisplay:
-    """A line a run."""
+    """Prints a line for each run."""
 
     def __init__(self, console: Console, specs: Sequence[RunSpec], jobs: int) -> None:
         self.console, self.total, self.done = console, len(specs), 0
@@ -103,7 +103,7 @@ class LiveDisplay:
         self.bar.advance(self.task)
 
     def seconds_left(self) -> float | None:
-        """By the runs that were done now, those of earlier commands cost nothing; None before the first one."""
+        """Estimate from the runs that were done now, not by earlier commands; None before the first one."""
         if not self.fresh:
             return None
         return (time.monotonic() - self.begin) / self.fresh * (len(self.specs) - len(self.results))
@@ -146,7 +146,7 @@ class _TimeLeft(ProgressColumn):
         self.display = display
 
     def render(self, task: Task) -> Text:
-        """As rich wants it."""
+        """As :meth:`rich.progress.ProgressColumn.render`."""
         left = self.display.seconds_left()
         if left is None:
             return Text("time left unknown", "dim")
@@ -154,12 +154,16 @@ class _TimeLeft(ProgressColumn):
         return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left", "cyan")
 
 
-def count(number: int, thing: str) -> str:
-    """The number and its thing, in the plural where that is due."""
-    return f"{number} {thing}{'s' * (number != 1)}"
+def say(console: Console, text: object) -> None:
+    """A line that a reader should not miss."""
+    console.print(Text(str(text), "yellow"), soft_wrap=True)
 
 
-def last_line(result: RunResult) -> str:
-    """What a failed run's traceback ends with."""
-    lines = (result.error or "").strip().splitlines()
-    return lines[-1] if lines else "no message"
+def tell(console: Console, results: Sequence[RunResult], store: ResultStore) -> None:
+    """The failures, with where their tracebacks are, and the runs' warnings, each once."""
+    for result in results:
+        if not result.ok:
+            line = f"FAILED {result.spec.title}: {last_line(result)}\n  traceback in {store.path(result.spec)}"
+            console.print(Text(line, "red"), soft_wrap=True)
+    for warning in dict.fromkeys(text for result in results for text in result.warnings):
+        say(console, f"warned: {warning}")

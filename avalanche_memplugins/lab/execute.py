@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 # The exact states of all global generators, which an evaluation beside the run must leave as they were.
-from avalanche_memplugins.checkpointing._random import capture_random, restore_random
+from avalanche_memplugins._random import capture_random, restore_random
 
 from .loggers import close_loggers, open_loggers
 from .progress import Checkpoint, Progress
-from .result import RunResult
 from .settings import Settings
 from .spec import RunSpec
+from .store import RunResult
 
 _NOISE = ("DeprecationWarning:", "UserWarning: No loggers specified", "UserWarning: no QP solver found")
 

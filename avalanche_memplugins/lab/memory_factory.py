@@ -16,7 +16,6 @@ from avalanche_memplugins.memories import (
     RandomMemory,
     VAEMemory,
 )
-from avalanche_memplugins.memories._generative import TABLE_BYTES
 from avalanche_memplugins.networks import ConditionalVAE
 from avalanche_memplugins.pretrained import load_energy
 
@@ -46,7 +45,7 @@ def make_memory(spec: RunSpec, *, steps: int = 2_000) -> Any:
         return _vae(spec, info, steps)
     kind = EpisodicMemory if spec.strategy in SEARCHED else RandomMemory
     settings: dict[str, Any] = {
-        "policy": "ring" if spec.strategy == "rma" else spec.all_options.get("policy", "reservoir"),
+        "write_policy": "ring" if spec.strategy == "rma" else spec.all_options.get("policy", "reservoir"),
         "codec": _codec(spec, info),
         "seed": spec.seed,
     }
@@ -127,7 +126,7 @@ def _energy(spec: RunSpec, info: BenchmarkInfo) -> EnergyMemory:
     sizes: dict[str, Any] = {"shape": info.input_shape, "classes": info.n_classes}
     single, double = (EnergyMemory(found.network, slots=1, slot_size=n, **settings) for n in (1, 2))
     first, second = (memory.slot_bytes(info.input_shape) for memory in (single, double))
-    room = (spec.budget - TABLE_BYTES * info.n_classes) // spec.n_experiences
+    room = (spec.budget - EnergyMemory.CLASS_BYTES * info.n_classes) // spec.n_experiences
     size = max(1, 1 + (room - first) // (second - first))
     return EnergyMemory.from_budget(spec.budget, found.network, slot_size=size, **sizes, **settings)
 

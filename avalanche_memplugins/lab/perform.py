@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from .result import RunResult
 from .settings import Settings
 from .spec import RunSpec
-from .store import ResultStore
+from .store import ResultStore, RunResult
 
 
 def perform(spec: RunSpec, store: ResultStore, settings: Settings) -> RunResult:

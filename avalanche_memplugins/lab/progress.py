@@ -11,9 +11,8 @@ from typing import Any
 
 from avalanche_memplugins.checkpointing import CheckpointError, load_run_state, save_run_state
 
-from .result import checked_numbers
 from .spec import PROTOCOL, RunSpec
-from .store import sealed, unsealed, write_whole
+from .store import checked_numbers, sealed, unsealed, write_whole
 
 _NUMBERS, _STATE = "numbers.json", "state"
 

@@ -8,6 +8,13 @@ from avalanche_memplugins.memories.episodic_memory import EpisodicMemory, Neares
 from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
 from avalanche_memplugins.memories.kanerva_memory import KanervaMemory
 from avalanche_memplugins.memories.latent_memory import LatentMemory
+from avalanche_memplugins.memories.memory import (
+    LearningMemory,
+    Memory,
+    SupportsForget,
+    SupportsPredict,
+    WritableMemory,
+)
 from avalanche_memplugins.memories.random_memory import RandomMemory
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
@@ -22,9 +29,14 @@ __all__ = [
     "GaussianMemory",
     "KanervaMemory",
     "LatentMemory",
+    "LearningMemory",
+    "Memory",
     "Nearest",
     "RandomMemory",
     "Recall",
     "Summary",
+    "SupportsForget",
+    "SupportsPredict",
     "VAEMemory",
+    "WritableMemory",
 ]

@@ -23,12 +23,13 @@ class AdaptsToExperiences:
         :param agent: whose attribute the memory is.
         :param exp: an experience with a ``dataset``.
         :raises TypeError: if the experience has no data set.
-        :raises ValueError: what the memory has against the row; or if it stores outputs, which only a loop can give it.
+        :raises ValueError: what the memory has against the row; or if it needs outputs or losses, which only a loop can
+            give it.
         """
         memory: Any = self
-        if getattr(memory, "store_logits", False):
+        for name in sorted(getattr(memory, "needs", frozenset()) & {"logits", "loss"}):
             raise ValueError(
-                "memory: one with store_logits=True needs the outputs of every row; call write(..., logits=...) in the "
+                f"memory: expected one that needs no {name}, got {memory!r}; call write(..., {name}=...) in the "
                 "training loop instead of agent.post_adapt"
             )
         for x, y, t in _Batches(exp, memory.device, rows=1):

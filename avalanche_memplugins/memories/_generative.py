@@ -1,7 +1,8 @@
-"""What memories that generate their rows share: the classes seen, rows to codes and back, state, folders."""
+"""The base of memories that generate their rows: the classes seen, rows to codes and back, state, folders."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from avalanche_memplugins._folders import CorruptedFolderError, check_folder
 from avalanche_memplugins._loading import LoadsWhole, telling_misfits
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs._normalisation import Normalisation
+from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._saved import read_memory, write_memory
 from avalanche_memplugins.memories.recall import Recall
@@ -25,10 +27,36 @@ TABLE_BYTES = 4 * 8
 """Bytes a class takes in the table of classes: label, rows, task label and origin of the latest write."""
 
 
-class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
+class Held:
+    """A tensor that a part of a memory keeps among the memory's own buffers, under its own name.
+
+    So it moves, is copied and is saved with the memory, and its name in a state is the same whichever part keeps it.
+    The part has the memory's buffers (``nn.Module._buffers``) as ``buffers``.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, part: Any, owner: type) -> Tensor:
+        return self if part is None else part.buffers[self.name]  # type: ignore[return-value]
+
+    def __set__(self, part: Any, value: Tensor) -> None:
+        part.buffers[self.name] = value
+
+
+class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole, ABC):
     """Base of memories that keep a model of the stream instead of rows.
 
-    Their classes stand in a table on the CPU in the order they came; a class's place there is its index.
+    Classes stand in a table on the CPU in the order they came. The place of a class in it is its index.
+
+    A subclass owes:
+
+    - ``device`` and ``sample(n)``;
+    - ``write(x, y, t, origin=)`` for batches as they come, or ``consolidate(batches, origin=)`` for whole experiences;
+    - ``_parts()``: the arguments that a memory must have been made with to take up this one's state, as texts.
+
+    It may extend ``_check_rows`` (what it takes), ``_check_sound`` (what a state must be), ``_to_codes`` and
+    ``_from_codes``, and set ``_fixed`` and ``normalisation``, below. Nothing else of it is read here.
 
     :param codec: a learned codec whose codes are modelled, with ``to_latent`` and ``from_latent``; None: the
         rows themselves, flattened.
@@ -36,11 +64,14 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
     :raises TypeError: for a codec without a latent space, or a seed that is no integer.
     """
 
+    CLASS_BYTES = TABLE_BYTES
+    """Bytes that each class takes, whatever the memory keeps of it."""
+
     store_logits = False
     normalisation: Normalisation | None = None  # of memories that work on pixels
     _fixed: tuple[str, ...] = ("codec.",)  # beginnings of names of what does not hold the stream
 
-    def __init__(self, *, codec: Any | None, seed: int | None) -> None:
+    def __init__(self, *, codec: LatentCodec | None, seed: int | None) -> None:
         super().__init__()
         check.latent_codec(codec)
         self.codec = codec
@@ -48,6 +79,26 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         self.dtype = torch.float32
         self._table = torch.zeros(0, 4, dtype=torch.int64)
         self._generator = torch.Generator().manual_seed(check.seed(seed))
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "write") and not hasattr(cls, "consolidate"):
+            raise TypeError(f"{cls.__name__}: expected a method write or consolidate, got neither")
+
+    # ---------------------------------------------------------------- what a subclass owes
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where samples come out."""
+
+    @abstractmethod
+    def sample(self, n: int) -> Recall:
+        """``n`` rows that the memory generates, each with its class and that class's latest t and origin."""
+
+    @abstractmethod
+    def _parts(self) -> list[str]:
+        """What a memory must have been made with to take up another's state."""
 
     # ---------------------------------------------------------------- what it holds
 
@@ -85,9 +136,9 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
             seen=rows,
             nbytes=self.nbytes,
             nbytes_fixed=self.nbytes_fixed,
-            per_class=_sums(table[:, 0], table[:, 1]),
-            per_task=_sums(table[:, 2], table[:, 1]),
-            per_experience=_sums(table[:, 3], table[:, 1]),
+            per_class=sums(table[:, 0], table[:, 1]),
+            per_task=sums(table[:, 2], table[:, 1]),
+            per_experience=sums(table[:, 3], table[:, 1]),
         )
 
     # ---------------------------------------------------------------- parts of writing and sampling
@@ -128,6 +179,16 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
             )
         check.finite("x", x)
 
+    def _check_cue(self, name: str, rows: Tensor) -> None:
+        """Raise for what is not rows as they were written."""
+        if check.tensor(name, rows).shape[1:] != self.shape or rows.ndim < 2:
+            raise ValueError(
+                f"{name}: expected rows of shape {tuple(self.shape)}, as first written, got {tuple(rows.shape)}"
+            )
+        if rows.dtype != self.dtype:
+            raise ValueError(f"{name}: expected {self.dtype}, as first written, got {rows.dtype}")
+        check.finite(name, rows)
+
     def _check_size(self, codes: Tensor) -> None:
         """Raise for codes whose squares, summed over a stream, are no float32 numbers."""
         largest = float(codes.abs().max()) if codes.numel() else 0.0
@@ -140,13 +201,23 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         if self.codec is None:
             return x.flatten(1).float()
         self.codec.check(x)
-        codes: Tensor = self.codec.to_latent(x)
-        return codes
+        return self.codec.to_latent(x)
 
     def _from_codes(self, codes: Tensor) -> Tensor:
         if self.codec is None:
             return codes.view(-1, *self.shape).to(self.dtype)
-        return self.codec.from_latent(codes, self.dtype)  # type: ignore[no-any-return]
+        return self.codec.from_latent(codes, self.dtype)
+
+    def _index(self, y: Tensor) -> Tensor:
+        """Indices ``(B,)`` of classes, on the CPU.
+
+        :raises ValueError: for classes that are not in the table.
+        """
+        known = {label: index for index, label in enumerate(self.classes)}
+        missing = sorted(set(y.tolist()) - set(known))
+        if missing:
+            raise ValueError(f"y: expected classes that were written, got {missing}")
+        return torch.tensor([known[label] for label in y.tolist()], dtype=torch.int64)
 
     def _enrol(self, y: Tensor, t: Tensor | int, origin: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
         """Enter a batch into the table of classes.
@@ -208,10 +279,6 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
             self.normalisation.find(mean, std)
 
     # ---------------------------------------------------------------- state
-
-    def _parts(self) -> list[str]:
-        """What a memory must have been made with to take up another's state."""
-        return [repr(self)]
 
     def get_extra_state(self) -> dict[str, Any]:
         """All that is not a parameter or buffer: classes, shape of a row, the generator."""
@@ -357,11 +424,12 @@ def slots(places: Tensor, rows: Tensor) -> Tensor:
     """Number of each row within its group, ``(B,)``, from its group ``(B,)`` and the groups' sizes ``(K,)``."""
     order = places.argsort(stable=True)
     numbers = torch.empty_like(places)
-    numbers[order] = torch.arange(len(places)) - (rows.cumsum(0) - rows)[places[order]]
+    numbers[order] = torch.arange(len(places), device=places.device) - (rows.cumsum(0) - rows)[places[order]]
     return numbers
 
 
-def _sums(labels: Tensor, rows: Tensor) -> dict[int, int]:
+def sums(labels: Tensor, rows: Tensor) -> dict[int, int]:
+    """Rows of each label, from the label and number of rows of some groups, both ``(K,)`` on the CPU."""
     values, places = torch.unique(labels, return_inverse=True)
     sums = torch.zeros_like(values).index_add_(0, places, rows)
     return dict(zip(values.tolist(), sums.tolist(), strict=True))

@@ -52,6 +52,7 @@ class LabelColumns:
     """
 
     def __init__(self, kind: str, tasks: bool, targets: Targets | None = None) -> None:
+        self.kind = kind
         self.dtype = TYPES[kind]
         self.largest = torch.iinfo(self.dtype).max
         self.tasks = tasks
@@ -59,7 +60,7 @@ class LabelColumns:
         self.names = (*(("y",) if targets is None else ()), *(("t", "origin") if tasks else ()))
 
     def stored(self, labels: Given) -> Given:
-        """Those that get a column."""
+        """Those of the labels that get a column."""
         return {name: labels[name] for name in self.names}
 
     def stack(self, labels: Given, like: Tensor) -> Tensor:
@@ -83,15 +84,50 @@ class LabelColumns:
         zeros = columns.new_zeros(len(columns), dtype=torch.int64)
         return found.get("y"), found.get("t", zeros), found.get("origin", zeros - 1)
 
-    def check_kinds(self, labels: Given, rows: int) -> None:
-        """Raise for what can be told from types, shapes and single numbers."""
+    def taking(
+        self, y: Tensor, t: Tensor | int, origin: Tensor | int, rows: int, *, first: bool
+    ) -> tuple[Given, LabelColumns]:
+        """Labels by name, if they fit by type and shape, and the columns for them.
+
+        :param rows: of x.
+        :param first: nothing is held, so that targets may be of another kind.
+        :raises TypeError: if one is of a wrong kind.
+        :raises ValueError: if shape or type do not fit.
+        """
+        targets, columns = targets_of(y, rows), self
+        if not first:
+            self._check_same(targets)
+        elif targets != self.targets:
+            columns = LabelColumns(self.kind, self.tasks, targets)
+        labels: Given = {"y": y, "t": t, "origin": origin}
+        columns._check_kinds(labels, rows)
+        return labels, columns
+
+    def groups(self, grouping: str | None, labels: Given, rows: int) -> list[int] | None:
+        """The group of every row; None if nobody asks for it.
+
+        :param grouping: ``"class"`` or ``"task"`` (the experience that a row came from), or None.
+        """
+        if grouping is None:
+            return None
+        value = labels["y" if grouping == "class" else "origin"]
+        return value.tolist() if isinstance(value, Tensor) else [value] * rows
+
+    def _check_kinds(self, labels: Given, rows: int) -> None:
         for name, value in labels.items():
+            if name == "y" and self.targets is not None:
+                continue
             check.label(name, value, rows, self.largest if name in self.names else check.LARGEST)
         if not self.tasks and not isinstance(labels["t"], Tensor):
             self._check_no_tasks(labels["t"])
 
     def check_values(self, labels: Given, columns: Tensor) -> None:
-        """Raise for values out of range; on a GPU this waits for them."""
+        """Raise for values out of range, or targets that are not finite; on a GPU this waits for them."""
+        self._check_ranges(labels, columns)
+        if self.targets is not None and isinstance(y := labels["y"], Tensor):
+            check.finite("y", y)
+
+    def _check_ranges(self, labels: Given, columns: Tensor) -> None:
         if columns.numel():
             check.label_ranges(columns, self.stored(labels), self.largest)
         if not self.tasks:
@@ -106,7 +142,7 @@ class LabelColumns:
         """
         if not columns.is_cuda:
             if self.dtype != torch.int32 or not self.tasks:
-                self.check_values(labels, columns)
+                self._check_ranges(labels, columns)
             return
         if self.dtype != torch.int32:
             torch._assert_async(((columns >= 0) & (columns <= self.largest)).all())
@@ -114,11 +150,7 @@ class LabelColumns:
         if not self.tasks and isinstance(t, Tensor):
             torch._assert_async(~t.any())
 
-    def check_same(self, targets: Targets | None) -> None:
-        """Raise unless further rows' targets are of the kind that is held.
-
-        :raises ValueError: if not.
-        """
+    def _check_same(self, targets: Targets | None) -> None:
         if targets != self.targets:
             held, got = ("integer classes (B,)" if kind is None else str(kind) for kind in (self.targets, targets))
             raise ValueError(f"y: expected {held}, as first written, got {got}")

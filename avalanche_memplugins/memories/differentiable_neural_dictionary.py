@@ -32,6 +32,12 @@ class DifferentiableNeuralDictionary(LoadsWhole):
     :raises ValueError: for arguments out of range.
 
     Source: Pritzel et al., "Neural episodic control", ICML 2017, section 3.1; p = 50, delta = 1e-3 are theirs.
+
+    >>> import torch
+    >>> memory = DifferentiableNeuralDictionary(classes=2, capacity=10, features=1)
+    >>> memory.write(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 0]), torch.tensor([2.0, 4.0]))
+    >>> memory.read(torch.tensor([[0.5]])).tolist()
+    [[3.0, 0.0]]
     """
 
     keys: Tensor
@@ -122,7 +128,7 @@ class DifferentiableNeuralDictionary(LoadsWhole):
         r"""Log-scores ``(B, classes)``, -inf without rows: :math:`\log \sum_i v_i / (\|q - h_i\|^2 + \delta)`.
 
         A class's own value is the same for all its rows when rows are labelled examples, so a normalised read
-        cannot tell classes apart; the kernel's unnormalised mass does. Wants values > 0, such as 1.
+        cannot tell classes apart; the kernel's unnormalised mass does. Values must be > 0, such as 1.
         """
         squared, values = self._look_up(query)
         columns = [(v / (d + self.delta)).sum(1).log() for d, v in zip(squared, values, strict=True)]

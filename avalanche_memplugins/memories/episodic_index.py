@@ -26,6 +26,12 @@ class EpisodicIndex:
     :param max_bytes: working memory of a search, and of the rows embedded at a time.
     :raises ValueError: for a backend that is unknown.
     :raises ImportError: backend "faiss" without faiss installed.
+
+    >>> import torch
+    >>> memory = RandomMemory(100, write_policy="ring")
+    >>> memory.write(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([7, 8, 9]))
+    >>> EpisodicIndex(memory, key=lambda x: -x).search(torch.tensor([[-4.0]]), k=1).indices
+    tensor([[2]])
     """
 
     def __init__(
@@ -72,7 +78,7 @@ class EpisodicIndex:
         if task is not None:
             slots = slots[self.memory.labels_of(slots)[1].cpu() == task]
         if not len(slots):
-            raise ValueError(f"memory: wants rows to search{'' if task is None else f' of task {task}'}, has none")
+            raise ValueError(f"memory: expected rows to search{'' if task is None else f' of task {task}'}, got none")
         blocks = torch.split(slots, max(1, self.max_bytes // (16 * self.memory.shape.numel())))
         first = self._keys(blocks[0])
         keys = first.new_empty(len(slots), first.shape[1])

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs.latent import LatentCodec
-from avalanche_memplugins.memories._kanerva import Items, KanervaBase, Written
+from avalanche_memplugins.memories._kanerva import KanervaBase
+from avalanche_memplugins.memories._kanerva_posteriors import Items, Written
 from avalanche_memplugins.networks import KanervaMachine
 
 
@@ -19,20 +20,20 @@ class KanervaMemory(KanervaBase):
     .. math:: y = \mathbb E\, q(y|x), \quad w = f(y)^\top A, \quad z = w^\top M + \mathcal N(0, \sigma^2 I), \quad
         p(M) = \mathcal{MN}(R, U, I)
 
-    Unlike those of :class:`~avalanche_memplugins.memories.DynamicKanervaMemory` addresses do not depend on what is
-    written, so an item can be forgotten from its image alone: :meth:`forget`. Replay draws addresses from a Gaussian
-    fitted to those written, kept in U and in their sum, and adds noise of the size that the memory missed.
+    Addresses do not depend on what is written, as they do in
+    :class:`~avalanche_memplugins.memories.DynamicKanervaMemory`. So an item can be forgotten from its image alone:
+    :meth:`forget`. For replay the memory draws addresses from a Gaussian fitted to those written, which it knows from
+    U and from their sum, and adds noise as large as what it missed of the codes.
 
-    There is no ``from_budget``: K and C are those that the machine was trained with.
+    There is no ``from_budget``: the machine was trained with its K and C.
 
-    :param machine: trained networks, copied and frozen; images of its size go in and come out.
+    :param machine: trained networks for images of one size. They are copied: yours stay as they are.
     :param share: ``"class"``: a posterior for each class; ``"all"``: one for all classes, with the label as further
         columns of the code, by which replay reads it.
     :param label_scale: value of a label's column, > 0, with ``share="all"``.
     :param address: ``"fitted"`` as above; ``"prior"``: :math:`y \sim \mathcal N(0, I)`, the model's own.
-    :param read_steps: reads that each drawn row goes through before it is replayed.
-    :param balance: what ``sample`` draws: every ``"class"`` as often as the others, or in proportion to the
-        ``"count"`` of its rows.
+    :param read_steps: how often a drawn row is read again before it is replayed.
+    :param balance: ``"class"``: ``sample`` draws all classes equally often; ``"count"``: in proportion to their rows.
     :param mean: of the ``Normalize`` that the images went through: a number, or one a channel.
     :param std: of it, likewise.
     :param seed: of the memory's generator. None: drawn from torch's global generator.
@@ -40,6 +41,13 @@ class KanervaMemory(KanervaBase):
     :raises ValueError: for arguments out of range, naming the argument.
 
     Source: Wu et al., "The Kanerva machine", 2018, section 3.
+
+    >>> memory = KanervaMemory(KanervaMachine(code_size=4, rows=3, width=4), seed=0)
+    >>> memory.write(torch.rand(6, 1, 28, 28), torch.arange(6) % 2)
+    >>> memory.sample(4).x.shape
+    torch.Size([4, 1, 28, 28])
+    >>> memory.read(torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 1, 28, 28])
     """
 
     def __init__(
@@ -75,11 +83,11 @@ class KanervaMemory(KanervaBase):
 
     @torch.no_grad()
     def forget(self, x: Tensor, y: Tensor) -> None:
-        """Take written items out again, from their rows alone: exact, as addresses do not depend on the memory.
+        """Take written items out again, given their rows. This is exact, as addresses do not depend on the memory.
 
-        What they had added to the estimate of the missed part of codes stays, in proportion to their number. Rows that
-        were never written, or were forgotten before, are noticed only if more of a class would go than there are, or
-        no such address was written to; else they spoil the posterior.
+        The estimate of what the memory misses of codes is reduced in proportion to the number of items. Forgetting rows
+        that were never written, or were forgotten before, corrupts the posterior. This is detected only if more rows of
+        a class would go than there are, or if nothing was written to such an address.
 
         :param x: rows ``(B, *shape)`` as they were written.
         :param y: classes ``(B,)`` under which they were.
@@ -87,14 +95,12 @@ class KanervaMemory(KanervaBase):
         """
         self._check_cue("x", x)
         check.labels("y", y, len(x))
-        index = self._places(y)
+        index = self._index(y)
         code = self._to_codes(x).double()
         if self.share == "all":
-            labels = torch.zeros(len(x), len(self._table), dtype=code.dtype, device=code.device)
-            labels[torch.arange(len(x)), index.to(code.device)] = self.label_scale
-            code = torch.cat([code, labels], 1)
-        slot = (torch.zeros_like(index) if self.share == "all" else index).to(self.device)
-        counts = self._slot_counts(self._table[:, 1]).to(self.device)[slot].unsqueeze(-1)
+            code = self._labelled(code, index)
+        slot = self._posteriors.slot(index).to(self.device)
+        counts = self._posteriors.counts(self._table[:, 1]).to(self.device)[slot].unsqueeze(-1)
         missed = (self.residual[slot].double() / counts).sqrt()
         self.unwrite(Written(slot, self._addresses(code, code, x), code, missed, index, Items(len(x))))
 

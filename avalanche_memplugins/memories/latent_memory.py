@@ -15,6 +15,7 @@ from avalanche_memplugins.codecs import StreamCodec
 from avalanche_memplugins.memories.random_memory import RandomMemory
 
 _ROWS = 256
+_LEARNED = "learned."  # before the names of weights in a folder
 Batches = Iterable[tuple[Tensor, Tensor, Tensor | int]]
 
 
@@ -34,7 +35,14 @@ class LatentMemory(RandomMemory):
     :param codec: a :class:`~avalanche_memplugins.codecs.StreamCodec`; copied.
     :param kwargs: the other arguments of :class:`RandomMemory`, without logits and embedding.
     :raises TypeError: for another kind of codec.
-    :raises ValueError: for arguments out of range.
+    :raises ValueError: for arguments out of range, or a write policy that needs losses or logits.
+
+    >>> import torch
+    >>> from avalanche_memplugins.networks import MLPVAE
+    >>> memory = LatentMemory(50, codec=StreamCodec(MLPVAE(code_size=2, hidden=8, size=4), steps=3))
+    >>> memory.consolidate([(torch.rand(20, 1, 4, 4), torch.arange(20) % 2, 0)], origin=0)
+    >>> memory.sample(3).x.shape
+    torch.Size([3, 1, 4, 4])
     """
 
     codec: StreamCodec
@@ -48,10 +56,16 @@ class LatentMemory(RandomMemory):
                     f"{name}: expected none: a LatentMemory keeps codes and labels only, got {check.show(kwargs[name])}"
                 )
         super().__init__(capacity, codec=copy.deepcopy(codec), **kwargs)
+        if self.needs & {"loss", "logits"}:
+            raise ValueError(
+                f"write_policy: expected one that needs neither loss nor logits, got {self.write_policy!r}: a "
+                "LatentMemory is given the rows of an experience alone"
+            )
 
     @property
-    def _nbytes_shared(self) -> int:
-        return self.codec.nbytes
+    def nbytes(self) -> int:
+        """Bytes that hold the stream: those of all slots, of the policies, and of the codec's weights."""
+        return super().nbytes + self.codec.nbytes
 
     def write(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
         """As :meth:`RandomMemory.write`, by the codec as it is.
@@ -74,7 +88,7 @@ class LatentMemory(RandomMemory):
         :raises ValueError: as :meth:`write`; or if there are no rows, or no second pass over them.
         """
         check.integer("origin", origin, least=0)
-        if not sum(self._look(*batch, origin=origin) for batch in check.experience(batches)):
+        if not sum(self._check_rows(x, y, t, looks=True) for x, y, t in check.experience(batches)):
             raise ValueError("batches: expected the rows of an experience, got none")
         before = self.get_extra_state()
         try:
@@ -88,18 +102,6 @@ class LatentMemory(RandomMemory):
             self.store.put("codes", slots, code)
         for x, y, t in batches:
             self.write(x.to(self.device), y, t, origin=origin)
-
-    def _look(self, x: Tensor, y: Tensor, t: Tensor | int, *, origin: int) -> int:
-        rows = check.rows_of(x)
-        labels, columns = self._labelled(y, t, origin, rows)
-        if rows:
-            columns.check_values(labels, columns.stack(labels, x))
-            if columns.targets is not None:
-                check.finite("y", y)
-        self._check_shape(x)
-        check.finite("x", x)
-        self.codec.check(x)
-        return rows
 
     def _fitted(self, batches: Batches) -> StreamCodec:
         """A copy of the codec, trained."""
@@ -130,8 +132,28 @@ class LatentMemory(RandomMemory):
 
     # ---------------------------------------------------------------- state
 
-    def _learned(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.codec.state_dict().items() if isinstance(value, Tensor)}
+    def _weights(self) -> dict[str, Tensor]:
+        state = self.codec.state_dict()
+        return {_LEARNED + name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        return super()._own_tensors() | self._weights()
+
+    @torch.no_grad()
+    def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        weights = self._weights()
+        found = {name: value for name, value in tensors.items() if name.startswith(_LEARNED)}
+        if found.keys() != weights.keys():
+            raise ValueError(f"state: expected the weights {sorted(weights)}, got {sorted(found)}")
+        for name, value in weights.items():
+            if value.shape != found[name].shape or value.dtype != found[name].dtype:
+                raise ValueError(
+                    f"state: expected {name} of shape {tuple(value.shape)} and {value.dtype}, got "
+                    f"{tuple(found[name].shape)} and {found[name].dtype}"
+                )
+        super()._take({name: value for name, value in tensors.items() if name not in found}, state)
+        for name, value in weights.items():
+            value.copy_(found[name])
 
     def _check_sound(self) -> None:
         self.codec._check_sound()

@@ -1,9 +1,13 @@
-"""What a memory is, for whoever uses one."""
+"""What a memory is, for whoever uses one.
+
+Every memory is a :class:`Memory`, and is filled as a :class:`WritableMemory` or as a :class:`LearningMemory`. What else
+it can do is told by what it has: see :class:`SupportsPredict` and :class:`SupportsForget`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,9 +20,9 @@ class Memory(Protocol):
 
     Memories are ``nn.Module`` s: their state follows ``.to(device)`` and is all in ``state_dict()``.
 
-    They may have ``check_rows(x, y=None, t=0)``. It raises what taking rows ``(B, *shape)`` in would, for the rows and,
-    if they are given, their labels; it changes nothing. So what does not fit is told before an experience is trained,
-    not after.
+    A memory may have ``check_rows(x, y=None, t=0)``. It raises the error that writing rows ``(B, *shape)`` (and labels,
+    if given) would raise, and changes nothing. Plugins test one row with it before an experience is trained, so that
+    wrong shapes fail early.
     """
 
     @property
@@ -50,7 +54,11 @@ class Memory(Protocol):
 
 
 class WritableMemory(Memory, Protocol):
-    """Takes rows as they come; with an attribute ``store_logits`` that is true, their outputs as ``logits``, too."""
+    """Takes rows as they come.
+
+    It may have ``needs``, a frozenset that says what :meth:`write` must be given besides labels: ``"logits"``, outputs
+    ``(B, classes)``, and ``"loss"``, ``(B,)``, under these names. A memory without ``needs`` needs nothing.
+    """
 
     def write(self, x: Tensor, y: Tensor, t: Tensor | int = 0, *, origin: Tensor | int | None = None) -> None:
         """Offer rows ``x`` ``(B, *shape)`` with classes, task labels and numbers of their experiences ``(B,)``.
@@ -64,3 +72,29 @@ class LearningMemory(Memory, Protocol):
 
     def consolidate(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]], *, origin: int) -> None:
         """Learn from batches ``(x, y, t)`` that can be iterated again and again, each time a fresh pass."""
+
+
+@runtime_checkable
+class SupportsPredict(Protocol):
+    """Can answer by itself, without a network: by the Gaussians of its classes, or its rows' nearest neighbours.
+
+    >>> from avalanche_memplugins import RandomMemory
+    >>> isinstance(RandomMemory(10), SupportsPredict)
+    False
+    """
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits ``(B, classes)`` of rows ``x`` ``(B, *shape)``; the column is the class, -inf for one never seen."""
+
+
+@runtime_checkable
+class SupportsForget(Protocol):
+    """Can let rows go, as if they had never been written.
+
+    >>> from avalanche_memplugins import RandomMemory
+    >>> isinstance(RandomMemory(10), SupportsForget)
+    False
+    """
+
+    def forget(self, *, y: Collection[int] | None = None, origin: Collection[int] | None = None) -> int:
+        """Let go of all rows of these classes, or from these experiences; gives how many they were."""

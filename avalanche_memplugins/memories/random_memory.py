@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-import math
+import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Size, Tensor, nn
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._bytes import parse_bytes
-from avalanche_memplugins._modes import eval_mode
-from avalanche_memplugins._words import OF_A_MEMORY, names_ours
+from avalanche_memplugins import codecs
+from avalanche_memplugins._bytes import parse_bytes, show_bytes
+from avalanche_memplugins._pickling import PicklesGenerator
+from avalanche_memplugins._words import OF_A_MEMORY, POLICIES, names_ours, renamed, renamed_attribute
 from avalanche_memplugins.codecs import Codec
-from avalanche_memplugins.memories._labels import TYPES, LabelColumns, Targets, targets_of
-from avalanche_memplugins.memories._random.names import WRITE_KINDS, codec_of, read_policy, write_policy
-from avalanche_memplugins.memories._random.own import check_grouping, checked, unchanged_if_it_fails
-from avalanche_memplugins.memories._random.reads import RowReads
-from avalanche_memplugins.memories._random.written import WrittenSlots
-from avalanche_memplugins.memories.policies import (
-    Balanced,
-    GroupBalanced,
-    Grouping,
-    Placement,
-    ReadPolicy,
-    WritePolicy,
-)
+from avalanche_memplugins.memories._adapts import AdaptsToExperiences
+from avalanche_memplugins.memories._embedding import embed
+from avalanche_memplugins.memories._labels import TYPES, LabelColumns, Targets, targets_in
+from avalanche_memplugins.memories._prefetch import Ahead
+from avalanche_memplugins.memories._saved import SavesToFolder, check_made_alike
+from avalanche_memplugins.memories._sizing import one_row, rows_within
+from avalanche_memplugins.memories._soundness import check_rows_sound
+from avalanche_memplugins.memories._written import WrittenSlots
+from avalanche_memplugins.memories.policies import Offered, ReadPolicy, WritePolicy
+from avalanche_memplugins.memories.policies import given as policies
+from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.row_store import RowStore, to_device
+from avalanche_memplugins.memories.summary import Summary, counts
+
+CODECS: dict[str, Callable[[], Codec]] = {
+    "raw": codecs.Raw,
+    "float16": codecs.Float16,
+    "uint8": codecs.Uint8,
+    "int8": codecs.Int8,
+    "4bit": lambda: codecs.Bits(4),
+    "1bit": lambda: codecs.Bits(1),
+}
+Self = TypeVar("Self", bound="RandomMemory")
 
 
 @names_ours(OF_A_MEMORY)
-class RandomMemory(RowReads):
+class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     r"""A random memory :math:`M = \{(h_i, v_i)\}` of stream rows in preallocated tensors.
 
     Appending a batch and drawing a random batch cost the same whatever the capacity, the fill and the
     length of the stream. Which rows stay is the write policy's business, which come back the read
     policy's, how a row is stored the codec's; the three combine freely. All choices are drawn on the
     CPU from the memory's own generator: nothing waits for a GPU, and the same seed makes the same
-    choices on every device. (The exception: policies balanced by class must see the labels; if these
+    choices on every device. (The exception: policies that must see labels, losses or rows; if these
     are on a GPU, each write waits for them.)
 
     ``y`` may be classes, or targets of any other kind with one row a row of x, such as numbers to regress or several
@@ -47,11 +58,12 @@ class RandomMemory(RowReads):
     For use from one thread. Buffers are allocated at the first write, when the shape of a row is known.
 
     :param capacity: rows held at most, >= 1.
-    :param policy: ``"reservoir"``: a uniform sample of the stream; ``"ring"``: the newest rows, as RMA
+    :param write_policy: ``"reservoir"``: a uniform sample of the stream; ``"ring"``: the newest rows, as RMA
         keeps them; ``"class_balanced"`` / ``"task_balanced"``: a uniform sample of every class or
-        experience, as equal in size as the stream allows; or a
+        experience, as equal in size as the stream allows; ``"hardest"``: the largest losses; ``"herding"``: the rows
+        nearest to their class's mean; ``"gss"``: different gradients; or a
         :class:`~avalanche_memplugins.memories.policies.WritePolicy`, which is copied.
-    :param read: ``"uniform"``; ``"cycle"``: shuffled passes, every row once a pass; ``"class_balanced"``,
+    :param read_policy: ``"uniform"``; ``"cycle"``: shuffled passes, every row once a pass; ``"class_balanced"``,
         ``"task_balanced"``; or a
         :class:`~avalanche_memplugins.memories.policies.ReadPolicy`, which is copied.
     :param replacement: draw rows independently; otherwise each at most once a sample.
@@ -76,14 +88,26 @@ class RandomMemory(RowReads):
     :raises ValueError: for arguments out of range, naming the argument.
 
     Source: Zeta36, "Random memory adaptation", 2018.
+
+    >>> import torch
+    >>> memory = RandomMemory(100, write_policy="reservoir", codec="uint8", seed=0)
+    >>> memory.write(torch.rand(500, 1, 8, 8).mul(255).round() / 255, torch.arange(500) % 10)
+    >>> memory
+    RandomMemory(100 of 100 rows, reservoir, uint8, 7.6 kB)
+    >>> memory.sample(32).x.shape
+    torch.Size([32, 1, 8, 8])
     """
 
+    policy = renamed_attribute("policy", "write_policy")
+    read = renamed_attribute("read", "read_policy")
+
+    @renamed(POLICIES)
     def __init__(
         self,
         capacity: int,
         *,
-        policy: str | WritePolicy = "reservoir",
-        read: str | ReadPolicy = "uniform",
+        write_policy: str | WritePolicy = "reservoir",
+        read_policy: str | ReadPolicy = "uniform",
         replacement: bool = False,
         codec: str | Codec = "raw",
         labels: Literal["int32", "int16", "uint8"] = "int32",
@@ -100,31 +124,31 @@ class RandomMemory(RowReads):
         if isinstance(storage, str | Path) and storage:
             check.path("storage", storage)
         self.capacity = check.positive_integer("capacity", capacity)
-        self.policy = write_policy(policy)
-        self.read = read_policy(read, replacement)
-        self.codec = codec_of(codec)
+        self.write_policy = policies.write_policy_of(write_policy, self.capacity)
+        self.read_policy = policies.read_policy_of(read_policy, replacement, self.capacity)
+        if isinstance(codec, str):
+            codec = check.one_of("codec", codec, CODECS)()
+        check.having("codec", codec, ("check", "encode", "decode", "spec", "nbytes_fixed"), "a name or a Codec")
+        self.codec = codec
         self.keep = check.choice("keep", keep, ("both", "key"))
         self.validate = check.choice("validate", validate, ("auto", "always", "first"))
         self.labels = check.choice("labels", labels, tuple(TYPES))
         self.store_tasks = store_tasks
-        self._columns = LabelColumns(labels, store_tasks)
         self.store_logits = store_logits
         if embedding is not None and not isinstance(embedding, nn.Module):
             raise TypeError(f"embedding: expected a module or None, got {check.show(embedding)}")
         self.embedding = embedding
         self.seen = 0
-        self._written = WrittenSlots(self.capacity)
         self.shape = Size()  # of one row of x; known from the first write on
         self.dtype = torch.float32
         self.store = RowStore(capacity, storage)
+        self._columns = LabelColumns(labels, store_tasks)
+        self._written = WrittenSlots(self.capacity)
         self._generator = torch.Generator().manual_seed(check.seed(seed))
-        self._ahead = None
-        self.policy.start(capacity)
-        self.read.start(capacity)
-        check_grouping("policy", self.policy.grouping)
-        check_grouping("read", self.read.grouping)
+        self._ahead: Ahead | None = None
 
     @classmethod
+    @renamed(POLICIES)
     def from_budget(
         cls,
         nbytes: int | str,
@@ -143,61 +167,112 @@ class RandomMemory(RowReads):
             rows, labels, the policies' state.
         :param shape: of one row of x.
         :param dtype: of x.
-        :param classes: how many are expected: the width of the logits, wanted with ``store_logits``. A policy balanced
-            by class has room for 16 from the start; more of them take more bytes, which are set aside if told here.
+        :param classes: how many are expected: the width of the logits, needed if they are stored or a policy keeps
+            something as wide. A policy by class has room for 16 from the start; more of them take more bytes, which
+            are set aside if told here.
         :param experiences: how many are expected; likewise for policies balanced by task.
         :param target_shape: of one row of y, if these are no classes: ``()`` for one number a row.
         :param target_dtype: of y, if these are no classes.
         :param kwargs: the other arguments of :class:`RandomMemory`.
         :raises ValueError: if not a single row fits, or for logits of unknown width.
+
+        >>> RandomMemory.from_budget("10kB", shape=(1, 8, 8), codec="uint8").capacity
+        131
         """
         nbytes = parse_bytes(nbytes, "nbytes")
-        shape = check.row_shape(shape)
-        for name, value in (("dtype", dtype), ("target_dtype", target_dtype)):
-            check.dtype_of(name, value)
-            check.computed(name, torch.empty(0, dtype=value))
+        x, y = one_row(shape, dtype, target_shape, target_dtype)
         check.integer("classes", classes, least=0)
         check.integer("experiences", experiences, least=0)
         if "capacity" in kwargs:
             raise TypeError(f"capacity: expected none, as the budget says how many rows, got {kwargs['capacity']!r}")
-        store_logits = cls(1, **{**kwargs, "storage": "device", "seed": 0}).store_logits
-        if store_logits and classes < 1:
-            raise ValueError(f"classes: a budget with store_logits=True wants their width, got {classes}")
-        check.room("shape", shape.numel(), dtype.itemsize)
-        x = torch.zeros(1, *shape, dtype=dtype)
-        if target_shape is None:
-            y = torch.zeros(1, dtype=torch.int64)
-        else:
-            target_shape = () if target_shape == () else check.integers("target_shape", target_shape, least=0)
-            check.room("target_shape", math.prod(target_shape), target_dtype.itemsize)
-            y = torch.zeros(1, *target_shape, dtype=target_dtype)
+        probing = {**kwargs, "storage": "device", "seed": 0}
+        if "logits" in cls(1, **probing).needs and classes < 1:
+            raise ValueError(f"classes: expected the width of the logits, which this memory keeps, got {classes}")
 
         def takes(capacity: int) -> int:
-            probe = cls(capacity, **{**kwargs, "storage": "device", "seed": 0})
+            probe = cls(capacity, **probing)
             probe._reserve(classes, experiences)
-            labels, columns = probe._labelled(y, 0, 0, 1)
-            with torch.no_grad():
-                values = probe._values(x, y, columns, torch.zeros(1, classes) if store_logits else None)
-            probe._allocate(_with_labels(values, columns.stack(labels, x), columns))
+            probe._allocate_for(x, y, torch.zeros(1, classes))
             return probe.nbytes
 
-        row = takes(2) - takes(1)
-        shared = takes(1) - row
-        if nbytes - shared < row:
-            beside = f", beside {shared} of the codec and the policies" if shared else ""
-            raise ValueError(f"nbytes: expected at least the {row} bytes that one row takes{beside}, got {nbytes}")
-        memory = cls((nbytes - shared) // row, **kwargs)
+        memory = cls(rows_within(nbytes, takes), **kwargs)
         memory._reserve(classes, experiences)
         return memory
 
     def _reserve(self, classes: int, experiences: int) -> None:
-        for policy in (self.policy, self.read):
-            if isinstance(policy, GroupBalanced | Balanced):
+        for policy in (self.write_policy, self.read_policy):
+            if hasattr(policy, "reserve"):
                 policy.reserve(classes if policy.grouping == "class" else experiences)
 
+    @torch.no_grad()
+    def _allocate_for(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
+        """Take the bytes that rows of this kind take; their values, which a codec might refuse, are not looked at."""
+        labels, columns = self._labelled(y, 0, 0, len(x))
+        values = self._values(x, y, columns, logits)
+        self._allocate(_with_labels(values, columns.stack(labels, x), columns))
+        groups = columns.groups(self.write_policy.grouping, labels, len(x))
+        if offered := self._offered(values, x, y, logits, torch.zeros(len(x))):
+            policies.placements(
+                self.write_policy, (0, len(x), self.capacity), groups, self._generator, offered, lambda: None
+            )
+
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.capacity}, policy={self.policy!r}, read={self.read!r}, codec={self.codec!r})"
+        codec = policies.identity(self.codec)
+        codec = next((name for name, make in CODECS.items() if repr(make()) == codec), codec)
+        rows = f"{len(self):,} of {self.capacity:,} rows"
+        kept = f"{policies.name_of(self.write_policy)}, {codec}"
+        return f"{type(self).__name__}({rows}, {kept}, {show_bytes(self.nbytes)})"
+
+    # ---------------------------------------------------------------- what it holds
+
+    def __len__(self) -> int:
+        """Rows held."""
+        return self._written.count
+
+    def __bool__(self) -> bool:
+        """True even while empty, so that ``memory or default`` does not drop an empty one."""
+        return True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What :meth:`write` must be given beside labels: of ``"x"``, ``"y"``, ``"loss"`` and ``"logits"``."""
+        return policies.needs_of(self.write_policy) | (frozenset({"logits"}) if self.store_logits else frozenset())
+
+    @property
+    def targets(self) -> Targets | None:
+        """Kind of the targets held: shape and type of a row's ``y``. None of classes, or if nothing is held yet."""
+        return self._columns.targets
+
+    @property
+    def device(self) -> torch.device:
+        """Where samples come out."""
+        return self.store.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that hold the stream: all slots, filled or not, and the policies' own state."""
+        return self.store.nbytes + self.write_policy.nbytes + self.read_policy.nbytes + self._written.nbytes
+
+    @property
+    def nbytes_fixed(self) -> int:
+        """Bytes needed besides, whatever the stream: the codec's and the embedding's."""
+        network = self.embedding
+        embedding = 0 if network is None else sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
+        return self.codec.nbytes_fixed + embedding
+
+    def summary(self) -> Summary:
+        """What the memory holds by class (if it does), task and experience; ``str()`` of it is a table."""
+        y, t, origin = self.labels_of(self.slots()) if len(self) else (torch.zeros(0),) * 3
+        return Summary(
+            description=repr(self),
+            capacity=self.capacity,
+            filled=len(self),
+            seen=self.seen,
+            nbytes=self.nbytes,
+            nbytes_fixed=self.nbytes_fixed,
+            per_class={} if self.targets is not None else counts(y),
+            per_task=counts(t),
+            per_experience=counts(origin[origin >= 0]),
         )
 
     # ---------------------------------------------------------------- write
@@ -211,6 +286,7 @@ class RandomMemory(RowReads):
         *,
         origin: Tensor | int | None = None,
         logits: Tensor | None = None,
+        loss: Tensor | None = None,
     ) -> None:
         """Offer a batch to the memory; the write policy decides which rows stay.
 
@@ -222,15 +298,16 @@ class RandomMemory(RowReads):
         :param t: task labels ``(B,)`` or one for all, integers >= 0.
         :param origin: number of the experience that the rows come from, ``(B,)`` or one for all; ``t``
             if not given. This number is what "task" means in the policies.
-        :param logits: outputs ``(B, classes)``, wanted if and only if ``store_logits``. If they grow wider
-            during the stream, earlier rows are filled up with zeros.
+        :param logits: outputs ``(B, classes)``, to be given if and only if :attr:`needs` names them. If stored ones
+            grow wider during the stream, earlier rows are filled up with zeros.
+        :param loss: ``(B,)``, finite; to be given if :attr:`needs` names it, and otherwise not looked at.
         :raises TypeError: if an argument is of a wrong kind.
-        :raises ValueError: if shapes, types or values do not fit, naming the argument; or if a policy is balanced by
-            class and there are none.
+        :raises ValueError: if shapes, types or values do not fit, naming the argument; if one is missing that the write
+            policy needs; or if a policy goes by class and there are none.
         """
         batch = check.rows_of(x)
         labels, columns = self._labelled(y, t, t if origin is None else origin, batch)
-        self._check_logits(logits, batch)
+        policies.check_outputs(self.write_policy, self.store_logits, logits, loss, batch)
         if batch == 0:
             return
         if self.keep == "both":
@@ -243,20 +320,26 @@ class RandomMemory(RowReads):
         if self._looks_at(x):
             check.finite("x", x)
             columns.check_values(labels, stacked)
-            if columns.targets is not None:
-                check.finite("y", y)
             if logits is not None:
-                check.finite("logits", values["logits"])  # in the type that they are kept in
+                check.finite("logits", values.get("logits", logits))  # in the type that they are kept in
             if self.embedding is not None:
                 check.finite("embedding", values["codes" if self.keep == "key" else "keys"])
             codes = check.storable(self.codec, content)
         else:
             columns.guard(labels, stacked)
+        offered = self._offered(values, x, y, logits, loss)
         values = _with_labels(values, stacked, columns)
         self._drop_ahead()
-        wanted = self._groups(self.policy.grouping, labels, batch)
-        read = self._groups(self.read.grouping, labels, batch)
-        placements = self._placed(values, batch, wanted)
+        groups = columns.groups(self.write_policy.grouping, labels, batch)
+        read_groups = columns.groups(self.read_policy.grouping, labels, batch)
+        placements = policies.placements(
+            self.write_policy,
+            (self.seen, batch, self.capacity),
+            groups,
+            self._generator,
+            offered,
+            lambda: self._allocate(values),
+        )
         if columns is not self._columns:
             self._columns = columns
         for rows, slots in placements:
@@ -267,8 +350,8 @@ class RandomMemory(RowReads):
                 else:
                     self.store.put(name, slots, self.codec.encode(value[take]) if codes is None else codes[take])
             self._written.add(slots)
-            if read is not None:
-                self.read.assign(_integers(slots), [read[row] for row in _integers(rows)])
+            if read_groups is not None:
+                self.read_policy.assign(_integers(slots), [read_groups[row] for row in _integers(rows)])
         self.seen += batch
 
     @torch.no_grad()
@@ -279,58 +362,35 @@ class RandomMemory(RowReads):
         :param y: as for :meth:`write`; None: not known yet.
         :param t: as for :meth:`write`.
         """
+        check.rows_of(x)
+        self._check_rows(x, y, t, looks=self._looks_at(x))
+
+    def _check_rows(self, x: Tensor, y: Tensor | None, t: Tensor | int, *, looks: bool) -> int:
         batch = check.rows_of(x)
         if y is not None:
             labels, columns = self._labelled(y, t, t, batch)
-            if batch and self._looks_at(x):
+            if batch and looks:
                 columns.check_values(labels, columns.stack(labels, x))
-                if columns.targets is not None:
-                    check.finite("y", y)
-        content = self._embed(self.embedding, x) if self.embedding is not None and self.keep == "key" else x
+        content = self._embed(x) if self.keep == "key" else x
         self._check_shape(content)
-        if self._looks_at(x):
+        if looks:
             check.finite("x", x)
             self.codec.check(content)
-
-    def _labelled(
-        self, y: Tensor, t: Tensor | int, origin: Tensor | int, batch: int
-    ) -> tuple[dict[str, Tensor | int], LabelColumns]:
-        """Labels that have a column if they are stored, and the columns."""
-        targets, columns = targets_of(y, batch), self._columns
-        if self.seen:
-            columns.check_same(targets)
-        elif targets != columns.targets:
-            columns = LabelColumns(self.labels, self.store_tasks, targets)
-        if targets is not None:
-            self._check_groups(targets)
-        labels: dict[str, Tensor | int] = {"y": y} if targets is None else {}
-        labels |= {"t": t, "origin": origin}
-        columns.check_kinds(labels, batch)
-        return labels, columns
-
-    def _check_groups(self, targets: Targets) -> None:
-        if "class" in (self.policy.grouping, self.read.grouping):
-            raise ValueError(f"y: class_balanced needs integer classes (B,), got {targets}")
+        return batch
 
     def _looks_at(self, x: Tensor) -> bool:
         """Whether the values of a batch are looked at, not its shape alone."""
         return self.validate == "always" or self.seen == 0 or (self.validate == "auto" and not x.is_cuda)
 
-    def _groups(self, grouping: Grouping | None, labels: dict[str, Tensor | int], rows: int) -> list[int] | None:
-        if grouping is None:
-            return None
-        value = labels["y" if grouping == "class" else "origin"]
-        return value.tolist() if isinstance(value, Tensor) else [value] * rows
-
-    def _values(self, x: Tensor, y: Tensor, columns: LabelColumns, logits: Tensor | None) -> dict[str, Tensor]:
-        values = {"codes": x}
-        if columns.targets is not None:
-            values["targets"] = y.to(x.device)
-        if self.embedding is not None:
-            values["codes" if self.keep == "key" else "keys"] = self._embed(self.embedding, x)
-        if logits is not None:
-            values["logits"] = self._pad(logits)
-        return values
+    def _labelled(
+        self, y: Tensor, t: Tensor | int, origin: Tensor | int, batch: int
+    ) -> tuple[Mapping[str, Tensor | int], LabelColumns]:
+        labels, columns = self._columns.taking(y, t, origin, batch, first=not self.seen)
+        if columns.targets is not None and "class" in (self.write_policy.grouping, self.read_policy.grouping):
+            raise ValueError(
+                f"y: expected integer classes (B,), as this memory's policies go by class, got {columns.targets}"
+            )
+        return labels, columns
 
     def _check_shape(self, content: Tensor) -> None:
         if self.seen and (content.shape[1:] != self.shape or content.dtype != self.dtype):
@@ -339,68 +399,195 @@ class RandomMemory(RowReads):
                 f"got {content.dtype} rows of {tuple(content.shape[1:])}"
             )
 
-    def _check_logits(self, logits: Tensor | None, batch: int) -> None:
-        if self.store_logits and logits is None:
-            raise ValueError("logits: a memory with store_logits=True wants the outputs of every row, got None")
-        if logits is not None and not self.store_logits:
-            raise ValueError("logits: this memory keeps none; make it with store_logits=True, or give None")
-        if logits is None:
-            return
-        check.floats(logits=logits)
-        if logits.ndim != 2 or len(logits) != batch or not logits.shape[1]:
-            raise ValueError(f"logits: expected shape ({batch}, classes), got {tuple(logits.shape)}")
+    def _values(self, x: Tensor, y: Tensor, columns: LabelColumns, logits: Tensor | None) -> dict[str, Tensor]:
+        """What is stored of every row, by the name that it has in the store; the labels come later."""
+        values = {"codes": x}
+        if columns.targets is not None:
+            values["targets"] = y.to(x.device)
+        if self.embedding is not None:
+            values["codes" if self.keep == "key" else "keys"] = self._embed(x)
+        if self.store_logits and logits is not None:
+            if "logits" in self.store:
+                held = self.store["logits"]
+                logits = nn.functional.pad(logits, (0, max(0, held.shape[1] - logits.shape[1]))).to(held.dtype)
+            values["logits"] = logits
+        return values
 
-    def _embed(self, network: nn.Module, x: Tensor) -> Tensor:
-        with eval_mode(network):
-            try:
-                key = network(x)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                line = (str(error).splitlines() or [""])[0]
-                raise ValueError(f"x: expected rows that the embedding takes, got {check.show(x)}: {line}") from error
-        if not isinstance(key, Tensor) or key.ndim < 2 or len(key) != len(x) or 0 in key.shape:
-            raise ValueError(f"embedding: expected a key for each of {len(x)} rows, (B, F), got {check.show(key)}")
-        check.computed("embedding", key)
-        held = self.store["keys"] if "keys" in self.store else None  # noqa: SIM401 - no dict
-        if held is not None and (key.shape[1:] != held.shape[1:] or key.dtype != held.dtype):
-            raise ValueError(
-                f"embedding: expected {held.dtype} keys of {tuple(held.shape[1:])}, as this memory holds, got "
-                f"{key.dtype} keys of {tuple(key.shape[1:])}"
-            )
-        return key
+    def _embed(self, x: Tensor) -> Tensor:
+        if self.embedding is None:
+            return x
+        return embed(self.embedding, x, like=self.store["keys"] if "keys" in self.store else None)  # noqa: SIM401
 
-    def _pad(self, logits: Tensor) -> Tensor:
-        if "logits" in self.store:
-            held = self.store["logits"]
-            logits = nn.functional.pad(logits, (0, max(0, held.shape[1] - logits.shape[1]))).to(held.dtype)
-        return logits
-
-    def _placed(self, values: dict[str, Tensor], batch: int, groups: list[int] | None) -> list[Placement]:
-        """Where the rows go, with room made for them."""
-        if type(self.policy) in WRITE_KINDS:
-            self._allocate(values)
-            return self.policy.place(self.seen, batch, groups, self._generator)
-        with unchanged_if_it_fails(self.policy, self._generator):
-            placements = checked(self.policy.place(self.seen, batch, groups, self._generator), batch, self.capacity)
-            self._allocate(values)
-        return placements
+    def _offered(
+        self, values: dict[str, Tensor], x: Tensor, y: Tensor, logits: Tensor | None, loss: Tensor | None
+    ) -> Offered | None:
+        """What the write policy needs to know; None if that is nothing."""
+        needs = policies.needs_of(self.write_policy)
+        if not needs:
+            return None
+        known = {"x": x, "y": y, "loss": loss, "logits": logits}
+        key = values.get("keys", values["codes"]) if "x" in needs else None
+        return Offered(**{name: known[name] for name in needs}, key=key, held=self.rows)
 
     def _allocate(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            shape, dtype = value.shape[1:], value.dtype
-            if name in self.store and (name != "logits" or self.store[name].shape[1] == shape[0]):
-                continue
-            try:
-                if name == "codes":
-                    shape, dtype = self.codec.spec(shape, dtype)
-                self.store.allocate(name, shape, dtype)
-            except BaseException:
-                if not self.seen:
-                    for other in values:
-                        self.store.drop(other)
-                raise
+        new = {
+            name: (value.shape[1:], value.dtype)
+            for name, value in values.items()
+            if name not in self.store or (name == "logits" and self.store[name].shape[1] != value.shape[1])
+        }
+        if "codes" in new:
+            new["codes"] = self.codec.spec(*new["codes"])
+        self.store.allocate_all(new, first=not self.seen)
         self.shape, self.dtype = values["codes"].shape[1:], values["codes"].dtype
+
+    # ---------------------------------------------------------------- read
+
+    def sample(self, n: int) -> Recall:
+        """``n`` rows drawn by the read policy; without replacement, no more than the memory holds.
+
+        :param n: rows wanted, >= 1.
+        :raises ValueError: if ``n`` is not positive or the memory is empty.
+        """
+        check.positive_integer("n", n)
+        if not len(self):
+            raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
+        ahead = self._drop_ahead()
+        if ahead is not None and ahead.n == n and ahead.device == self.device:
+            with torch.no_grad():
+                return self._decoded(ahead.use(self.read_policy, self._generator))
+        return self._gathered(policies.chosen_slots(self.read_policy, n, self._written, self._generator))
+
+    def prefetch(self, n: int) -> None:
+        """Begin to fetch, on another thread, the rows that the next ``sample(n)`` will give.
+
+        For rows that travel from host memory or files to a GPU; otherwise there is nothing to gain, and nothing
+        is done. It changes no result: the draw counts only once it is sampled. A write, or a sample of another
+        size, in between discards it, and what is saved is the state before it.
+
+        :param n: rows wanted, >= 1.
+        """
+        check.positive_integer("n", n)
+        if len(self) and self.store.is_apart and self._ahead is None:
+            self._ahead = Ahead(n, self.read_policy, len(self), self._generator, self._fetched, self.device)
+
+    def _fetched(self, numbers: Tensor) -> dict[str, Tensor]:
+        return self.store.gather(policies.slots_of(self.read_policy, numbers, self._written))
+
+    def slots(self) -> Tensor:
+        """Slots that hold a row, int64 ascending on the CPU: the first ones, unless the write policy leaves gaps."""
+        return self._written.all()
+
+    @torch.no_grad()
+    def rows(self, slots: Tensor) -> Recall:
+        """The rows in the given slots, decoded.
+
+        :param slots: int64 ``(n,)`` on the CPU, from 0 to ``len(memory) - 1``; if the write policy leaves gaps, those
+            that :meth:`slots` gives.
+        :raises TypeError: if they are no integer tensor.
+        :raises ValueError: if nothing has been written to one of them.
+        """
+        return self._gathered(self._written.check(slots))
+
+    def labels_of(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``y``, ``t`` and ``origin`` of the rows in the given slots, as in :meth:`rows`.
+
+        :param slots: as for :meth:`rows`.
+        """
+        slots = self._written.check(slots)
+        return self._labels_in(
+            {name: self.store.get(name, slots) for name in ("labels", "targets") if name in self.store}
+        )
+
+    def _drop_ahead(self) -> Ahead | None:
+        ahead = self._ahead
+        # Setting an attribute of a module takes microseconds.
+        if ahead is not None:
+            self._ahead = None
+        return ahead
+
+    @torch.no_grad()
+    def _gathered(self, slots: Tensor) -> Recall:
+        return self._decoded(self.store.gather(slots))
+
+    def _decoded(self, held: dict[str, Tensor]) -> Recall:
+        y, t, origin = self._labels_in(held)
+        x = self.codec.decode(held["codes"], self.shape, self.dtype)
+        key = held.get("keys", None if self.embedding is None else x)
+        return Recall(x, y, t, origin, held.get("logits"), key)
+
+    def _labels_in(self, held: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        labels = held.get("labels")
+        if labels is None:
+            some = next(iter(held.values()))
+            labels = some.new_zeros(len(some), 0)
+        y, t, origin = self._columns.unstack(labels)
+        return held["targets"] if y is None else y, t, origin
+
+    # ---------------------------------------------------------------- state
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """All that is not a tensor of rows: counts, policies, the generator."""
+        made_with = self._made_with()
+        return {
+            "seen": self.seen,
+            "capacity": made_with["capacity"],
+            "shape": list(self.shape),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "generator": self._generator.get_state(),
+            "policy": self.write_policy.state_dict(),
+            "read": self.read_policy.state_dict(),
+            "parts": made_with["parts"],
+            **self._written.state(),
+            **self._columns.state(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``.
+
+        :raises ValueError: if it is of a memory with another capacity, policy or codec.
+        """
+        check_made_alike(state, self._made_with())
+        written = self._written.restored(state, state["seen"])
+        columns = LabelColumns(self.labels, self.store_tasks, targets_in(state))
+        self._ahead = None
+        self.seen = state["seen"]
+        self._written, self._columns = written, columns
+        self.shape = Size(state["shape"])
+        self.dtype = getattr(torch, state["dtype"])
+        self._generator.set_state(state["generator"].cpu())
+        self.write_policy.load_state_dict(state["policy"])
+        self.read_policy.load_state_dict(state["read"])
+
+    def _made_with(self) -> dict[str, Any]:
+        """What a memory must have been made with to take up this one's state."""
+        parts = [policies.identity(part) for part in (self.write_policy, self.read_policy, self.codec)]
+        if self.labels != "int32" or not self.store_tasks:
+            parts.append(f"labels={self.labels!r}, store_tasks={self.store_tasks}")
+        return {"capacity": self.capacity, "parts": parts}
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        # Only the rows held are written.
+        slots = self._written.by_number(torch.arange(len(self))) if self._written.has_gaps else slice(0, len(self))
+        return {name: buffer[slots] for name, buffer in self.store.named_buffers()}
+
+    def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        # What may still fail, for want of room, comes first.
+        check_made_alike(state, self._made_with())
+        written = self._written.restored(state, state["seen"])
+        if sizes := {name: len(rows) for name, rows in tensors.items() if len(rows) != written.count}:
+            raise ValueError(f"state: expected {written.count} rows of each tensor, got {sizes}")
+        self.store.load(tensors, written.by_number(torch.arange(written.count)) if written.has_gaps else None)
+        self.set_extra_state(state)
+
+    def _rehearsal(self: Self) -> Self:
+        # Rows may be more than fit into memory twice.
+        return copy.deepcopy(self, {id(self.store): self.store.borrower()})
+
+    def _check_sound(self) -> None:
+        check_rows_sound(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_ahead": None}
 
 
 def _with_labels(values: dict[str, Tensor], stacked: Tensor, columns: LabelColumns) -> dict[str, Tensor]:

@@ -14,8 +14,7 @@ from torch import Size, Tensor, nn
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._drafts import real_place
-from avalanche_memplugins.memories._mapped import drop_file, make_file
-from avalanche_memplugins.memories._readahead import read_ahead
+from avalanche_memplugins.memories._mapped import drop_file, make_file, read_ahead
 
 PLACES = ("device", "host")
 _NO_FOLDERS = ("", "cpu", "cuda", "disk", "gpu", "memory", "mmap", "ram")
@@ -37,6 +36,13 @@ class RowStore(nn.Module):
         files are working memory: they are this process's alone, and what an earlier one left is written over.
     :raises TypeError: if it is no string or path.
     :raises ValueError: for a name that is likely no folder, saying how to name one.
+
+    >>> import torch
+    >>> store = RowStore(4)
+    >>> store.allocate("codes", torch.Size([2]), torch.uint8)
+    >>> store.put("codes", slice(1, 2), torch.tensor([[7, 8]], dtype=torch.uint8))
+    >>> store.get("codes", torch.tensor([1, 0])).tolist(), store.nbytes
+    ([[7, 8], [0, 0]], 8)
     """
 
     def __init__(self, capacity: int, storage: str | Path = "device") -> None:
@@ -81,6 +87,21 @@ class RowStore(nn.Module):
         if old is not None:
             new[:, : old.shape[1]] = old
         self._replace(name, new, file)
+
+    def allocate_all(self, rows: Mapping[str, tuple[Size, torch.dtype]], *, first: bool) -> None:
+        """:meth:`allocate` several tensors.
+
+        :param rows: shape and type of a row, by name.
+        :param first: nothing is held, so that none is left if one cannot be made.
+        """
+        try:
+            for name, (shape, dtype) in rows.items():
+                self.allocate(name, shape, dtype)
+        except BaseException:
+            if first:
+                for name in rows:
+                    self.drop(name)
+            raise
 
     def _made(self, name: str, shape: Size, dtype: torch.dtype) -> tuple[Tensor, IO[bytes] | None]:
         size = Size((self.capacity, *shape))
@@ -240,7 +261,7 @@ class _Borrower(RowStore):
 def _place(storage: str | Path) -> str | Path:
     """One of ``PLACES``, or a folder."""
     if not isinstance(storage, str | Path):
-        raise TypeError(f"storage: wants 'device', 'host' or a folder, got {type(storage).__name__}")
+        raise TypeError(f"storage: expected 'device', 'host' or a folder, got {type(storage).__name__}")
     if storage in PLACES:
         return storage
     if isinstance(storage, str) and not {"/", os.sep} & set(storage):
@@ -249,7 +270,7 @@ def _place(storage: str | Path) -> str | Path:
         if near or name.partition(":")[0] in _NO_FOLDERS:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"storage: wants 'device', 'host' or a folder, got {storage!r}{hint}; a folder of that name is "
+                f"storage: expected 'device', 'host' or a folder, got {storage!r}{hint}; a folder of that name is "
                 f"{'./' + storage!r}"
             )
     return Path(storage)

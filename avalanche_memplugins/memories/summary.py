@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -11,6 +14,13 @@ class Summary:
 
     ``per_class``, ``per_task`` and ``per_experience`` map a label to the rows held under it; ``nbytes``
     counts what grows with the stream, ``nbytes_fixed`` what is needed besides.
+
+    >>> import torch
+    >>> from avalanche_memplugins import RandomMemory
+    >>> memory = RandomMemory(10)
+    >>> memory.write(torch.rand(4, 3), torch.tensor([0, 1, 1, 1]))
+    >>> memory.summary().per_class
+    {0: 1, 1: 3}
     """
 
     description: str
@@ -36,3 +46,14 @@ class Summary:
             more = f", ... ({len(counts)} in all)" if len(counts) > 20 else ""
             lines.append(f"  {'per ' + name:12s} {shown}{more}")
         return "\n".join(lines)
+
+
+def counts(column: Tensor) -> dict[int, int]:
+    """How often each value comes in a column of labels.
+
+    >>> import torch
+    >>> counts(torch.tensor([2, 0, 2]))
+    {0: 1, 2: 2}
+    """
+    values, sizes = torch.unique(column, return_counts=True)
+    return dict(zip(values.tolist(), sizes.tolist(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -12,34 +13,38 @@ from torch import Tensor, nn
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs._normalisation import Normalisation
-from avalanche_memplugins.memories._generative import TABLE_BYTES, check_count
-from avalanche_memplugins.memories._vae.budget import widest_network
-from avalanche_memplugins.memories._vae.generator import VAEGenerator
-from avalanche_memplugins.memories._vae.rows import Batches
+from avalanche_memplugins.codecs.latent import LatentCodec
+from avalanche_memplugins.memories._generative import TABLE_BYTES, GenerativeMemory, check_count
+from avalanche_memplugins.memories._vae_rows import Batches, Coded, ExperienceRows
 from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
+from avalanche_memplugins.memories.recall import Recall
+from avalanche_memplugins.networks.conditional_vae import ConditionalVAE
+
+_ROWS_FITTED = 8_192
 
 
-class VAEMemory(VAEGenerator):
+class VAEMemory(GenerativeMemory):
     r"""A generator :math:`p(x|z)`, trained after each experience on its rows and on what it generated before.
 
     At the t-th experience a copy of the generator takes ``steps`` steps of its own Adam on
 
     .. math:: L = (1 - w) \, \mathrm{NELBO}(x) + w \, \mathrm{NELBO}(\tilde x), \qquad w = 1 - \tfrac1t,
 
-    x from the experience, :math:`\tilde x` from the generator as it was; then it takes its place. If anything
-    goes wrong, the generator stays as it was.
+    with x from the experience and :math:`\tilde x` from the generator as it was. Then the copy replaces the generator.
+    If anything goes wrong, the generator stays as it was.
 
-    **Codes.** The stream's codes never fill the prior :math:`\mathcal N(0, I)`, and what is decoded from the gaps
-    looks like no class. So after each training every class's codes are fitted by a Gaussian, as in
-    :class:`~avalanche_memplugins.memories.GaussianMemory`, and codes are drawn from those: rows carry the class
-    that was asked for, and come as many of each. With ``prior="standard"`` :math:`z \sim \mathcal N(0, I)`, as in
-    deep generative replay. A network with ``classes`` is then asked for a class; without, rows carry the class
-    whose mean code is nearest to z, a rough guess: label them by the classifier of the experience before,
+    **Codes.** The stream's codes never fill the prior :math:`\mathcal N(0, I)`, and codes from the gaps decode to no
+    class. So after each training a Gaussian is fitted to the codes of each class, as in
+    :class:`~avalanche_memplugins.memories.GaussianMemory`, and codes are drawn from these: all classes equally often,
+    and each row with its class. With ``prior="standard"`` codes are drawn from :math:`\mathcal N(0, I)`, as in deep
+    generative replay. A network with ``classes`` is then asked for a class. Without, a row gets the class whose mean
+    code is nearest to z. This is a rough guess: label rows by the model of the experience before instead,
     ``MemoryReplayPlugin(memory, labels="old_model")``. Task label and origin are the latest of the class.
 
     :param network: a :class:`~avalanche_memplugins.networks.ConditionalVAE`; or any module with
         ``code_size``, ``posterior(x)``, ``decode(z)`` and ``bound(x, generator=...)``, which gives a pair of ``(B,)``
-        (reconstruction, KL), such as :class:`~avalanche_memplugins.networks.VAE`. It is taken over, not copied.
+        (reconstruction, KL), such as :class:`~avalanche_memplugins.networks.VAE`. It is copied: yours stays as it is.
+        The copy holds the stream, so its weights count in :attr:`nbytes`.
     :param prior: where codes are drawn: ``"fitted"`` or ``"standard"``, see above.
     :param steps: of Adam in each consolidation.
     :param batch_size: rows of the experience in a step.
@@ -52,14 +57,20 @@ class VAEMemory(VAEGenerator):
     :param mean: of the user's ``Normalize``, undone before a Bernoulli network and redone after it.
     :param std: of the same.
     :param codec: a :class:`~avalanche_memplugins.codecs.LatentCodec`, whose codes are modelled; the network
-        then wants ``likelihood="gaussian"`` and the shape ``(codec.code_size,)``.
+        then needs ``likelihood="gaussian"`` and the shape ``(codec.code_size,)``.
     :param seed: of the memory's generator, from which all draws come. None: drawn from torch's global generator.
     :raises ValueError: for arguments out of range, naming the argument.
-    :raises TypeError: for a network or codec without what is wanted of it.
+    :raises TypeError: for a network or codec that lacks a method.
 
     Sources: Shin et al., "Continual learning with deep generative replay", 2017; settings of van de Ven &
     Tolias, "Three scenarios for continual learning", 2019; fitted codes: Ghosh et al., "From variational to
     deterministic autoencoders", 2020, section 4.
+
+    >>> memory = VAEMemory(ConditionalVAE((1, 4, 4), code_size=2, hidden=(8,), classes=2), steps=5, seed=0)
+    >>> memory.consolidate([(torch.rand(20, 1, 4, 4), torch.arange(20) % 2, 0)], origin=0)
+    >>> recall = memory.sample(4)
+    >>> recall.x.shape, recall.y.unique()
+    (torch.Size([4, 1, 4, 4]), tensor([0, 1]))
     """
 
     def __init__(
@@ -75,7 +86,7 @@ class VAEMemory(VAEGenerator):
         cache_bytes: int = 1 << 28,
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
-        codec: Any | None = None,
+        codec: LatentCodec | None = None,
         seed: int | None = None,
     ) -> None:
         seed = check.seed(seed)
@@ -93,13 +104,13 @@ class VAEMemory(VAEGenerator):
             raise ValueError(f"replay: expected a weight 0 <= w < 1, 'growing' or None, got {check.show(replay)}")
         check.number("lr", lr, above=0)
         self.prior = check.choice("prior", prior, ("fitted", "standard"))
-        self.network = network.eval().requires_grad_(False)
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.steps = check.positive_integer("steps", steps)
         self.batch_size = check.positive_integer("batch_size", batch_size)
         self.lr, self.replay = lr, replay
         self.replay_size = batch_size if replay_size is None else check.positive_integer("replay_size", replay_size)
         self.cache_bytes = check.integer("cache_bytes", cache_bytes, least=0)
-        self.normalisation = Normalisation(mean, std)
+        self.normalisation: Normalisation = Normalisation(mean, std)
         self.consolidations = 0
         self.codes = GaussianMemory(rank=None, seed=seed)  # of the classes' codes
 
@@ -112,14 +123,14 @@ class VAEMemory(VAEGenerator):
         classes: int,
         conditional: bool = True,
         code_size: int = 100,
-        codec: Any | None = None,
+        codec: LatentCodec | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> VAEMemory:
         """The memory with the widest two hidden layers whose :attr:`nbytes` stay within a budget.
 
         :param nbytes: the budget in bytes, a number or as in ``"2MB"``: weights and the table of classes.
-        :param shape: of one row of x; wanted without a codec.
+        :param shape: of one row of x; needed without a codec.
         :param classes: how many are expected.
         :param conditional: make the network with classes.
         :param code_size: of z.
@@ -136,7 +147,7 @@ class VAEMemory(VAEGenerator):
         check.latent_codec(codec)
         shape = (int(codec.code_size),) if codec is not None else check.row_shape(shape)
         gaussian = codec is not None or len(shape) == 1
-        network = widest_network(
+        network = _widest_network(
             nbytes,
             shape,
             beside=classes * (2 * TABLE_BYTES + 4 * (code_size + code_size * (code_size + 1) // 2)),
@@ -148,6 +159,16 @@ class VAEMemory(VAEGenerator):
         return cls(network, codec=codec, seed=seed, **kwargs)
 
     # ---------------------------------------------------------------- what it holds
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network is told the class."""
+        return getattr(self.network, "classes", None) is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where samples come out."""
+        return next(self.network.parameters()).device
 
     @property
     def nbytes(self) -> int:
@@ -179,19 +200,18 @@ class VAEMemory(VAEGenerator):
         check.integer("origin", origin, least=0)
         before = self._table, self.shape, self.dtype
         generators = [(g, g.get_state()) for g in (self._generator, self.codes._generator)]
-        device, old, len_before = self.device, len(self._table), len(self)
+        old = len(self._table)
         try:
-            with torch.autocast(device.type, enabled=False):
-                cache = self._survey(batches, origin)
+            with torch.autocast(self.device.type, enabled=False):
+                rows = self._survey(batches, origin)
                 successor = copy.deepcopy(self.network).requires_grad_(True)
                 seed = int(torch.randint(2**62, (), generator=self._generator))
-                noise = torch.Generator(device).manual_seed(seed)
-                rows = self._rows(batches, cache)
+                noise = torch.Generator(self.device).manual_seed(seed)
                 with torch.enable_grad():
-                    self._train(successor, rows, old, noise)
+                    self._train(successor, iter(rows), old, noise)
                 if not all(bool(p.isfinite().all()) for p in successor.parameters()):
-                    raise ValueError(f"lr: training the generator diverged, got {self.lr}; wants a smaller one")
-                codes = self._fit_codes(successor, self._rows(batches, cache), old, noise, len(self) - len_before)
+                    raise ValueError(f"lr: expected a rate at which the generator learns, got {self.lr}: it diverged")
+                codes = self._fit_codes(successor, rows, old, noise)
         except BaseException:
             self._table, self.shape, self.dtype = before
             for generator, state in generators:
@@ -201,7 +221,31 @@ class VAEMemory(VAEGenerator):
         self.codes = codes
         self.consolidations += 1
 
-    def _train(self, network: nn.Module, rows: Iterator[tuple[Tensor, Tensor]], old: int, noise: Any) -> None:
+    def _survey(self, batches: Batches, origin: int) -> ExperienceRows:
+        """Look at all rows of an experience and enter their classes."""
+
+        def look(x: Tensor, y: Tensor, t: Tensor | int) -> Coded | None:
+            if not self._check(x, y, t, origin):
+                return None
+            x = x.to(self.device)
+            codes = self._to_codes(x)
+            present, places, _ = self._enrol(y, t, origin)
+            self.shape, self.dtype = x.shape[1:], x.dtype
+            return codes, present[places].to(self.device)
+
+        def encode(x: Tensor, y: Tensor) -> Coded:
+            return self._to_codes(x.to(self.device)), self._index(y).to(self.device)
+
+        return ExperienceRows(
+            batches,
+            look,
+            encode,
+            batch_size=self.batch_size,
+            cache_bytes=self.cache_bytes,
+            generator=self._generator,
+        )
+
+    def _train(self, network: nn.Module, rows: Iterator[Coded], old: int, noise: torch.Generator) -> None:
         weight = 1 - 1 / (self.consolidations + 1) if self.replay == "growing" else float(self.replay or 0)
         replays = bool(old) and weight > 0
         optimizer = torch.optim.Adam(network.parameters(), self.lr, fused=True)
@@ -220,6 +264,117 @@ class VAEMemory(VAEGenerator):
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         network.eval()
+
+    @torch.no_grad()
+    def _fit_codes(self, network: nn.Module, rows: ExperienceRows, old: int, noise: torch.Generator) -> GaussianMemory:
+        """Gaussians of the codes that the new network gives the experience's classes and the generated ones."""
+        fitted = GaussianMemory(rank=None, seed=0)
+        held = min(rows.count, _ROWS_FITTED)
+        parts = list(islice(rows, -(-held // self.batch_size)))
+        if old:
+            # A class without a generated row here would never be generated again.
+            again, which = self._generate(max(held, 32 * old), old)
+            parts.append((again, which.to(self.device)))
+        x, index = (torch.cat([part[i] for part in parts]) for i in range(2))
+        for first in range(0, len(x), 1_024):
+            which = index[first : first + 1_024]
+            arguments = (x[first : first + 1_024], *([which] if self.conditional else []))
+            mean, log_variance = network.posterior(*arguments)  # type: ignore[operator]
+            eps = torch.randn(mean.shape, generator=noise, device=mean.device)
+            fitted.write(mean + (0.5 * log_variance).exp() * eps, which)
+        fitted._generator = self.codes._generator
+        return fitted
+
+    def _nelbo(self, network: nn.Module, codes: Tensor, index: Tensor, noise: torch.Generator | None) -> Tensor:
+        arguments = (codes, index) if self.conditional else (codes,)
+        reconstruction, kl = network.bound(*arguments, generator=noise)  # type: ignore[operator]
+        return reconstruction + kl  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def bound(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Negative evidence lower bound of rows, in nats ``(B,)``: how well the generator knows them.
+
+        Noise is the same at every call. For a Gaussian network it is that of a density, and may be negative.
+
+        :param x: rows ``(B, *shape)`` as the stream's transforms make them.
+        :param y: their classes ``(B,)``; a conditional network needs them.
+        :raises ValueError: if classes are missing or were never seen, or rows do not fit.
+        """
+        check.rows_of(x)
+        x = x.to(self.device)
+        self._check_rows(x)
+        index = torch.zeros(0, dtype=torch.int64)
+        if self.conditional:
+            if y is None:
+                raise ValueError("y: expected the classes of the rows, as the network is conditional, got None")
+            check.labels("y", y, len(x))
+            index = self._index(y).to(self.device)
+        noise = torch.Generator(self.device).manual_seed(0)
+        with torch.autocast(self.device.type, enabled=False):
+            return self._nelbo(self.network, self._to_codes(x), index, noise)
+
+    # ---------------------------------------------------------------- generate
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Recall:
+        """``n`` generated rows, as the stream's transforms make them, with their labels.
+
+        :param n: rows to draw, >= 1.
+        :raises ValueError: if ``n`` is not positive or nothing has been consolidated.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            check.positive_integer("n", n)
+            check.room("n", n, 4 * max(1, self.shape.numel()))
+            codes, index = self._generate(n, len(self._table))
+            return self._recall(self._from_codes(codes), index)
+
+    def _generate(self, n: int, classes: int) -> tuple[Tensor, Tensor]:
+        """Rows of the network and indices ``(n,)`` on the CPU of their classes, the first ``classes``."""
+        if self.prior == "fitted":
+            drawn = self.codes.sample(n)  # its labels are our indices
+            z, index = drawn.x, drawn.y.cpu()
+        else:
+            index = self._draw_classes(n, by_count=False, of=classes)
+            z = self._noise((n, int(self.network.code_size)))  # type: ignore[arg-type]
+            if not self.conditional:
+                index = torch.cdist(z, self.codes.mean).argmin(1).cpu()
+                index = torch.tensor(self.codes.classes)[index]
+        codes = self.network.decode(z, index.to(self.device)) if self.conditional else self.network.decode(z)  # type: ignore[operator]
+        if self.likelihood == "gaussian":
+            deviation = (0.5 * self.network.log_variance).exp()  # type: ignore[operator, union-attr]
+            codes = codes + deviation * self._noise(codes.shape)
+        return codes, index
+
+    def _noise(self, shape: Sequence[int]) -> Tensor:
+        return torch.randn(tuple(shape), generator=self._generator).to(self.device)
+
+    # ---------------------------------------------------------------- rows
+
+    def _check(self, x: Tensor, y: Tensor, t: Tensor | int, origin: Tensor | int) -> int:
+        rows = super()._check(x, y, t, origin)
+        limit = getattr(self.network, "classes", None)
+        known = {*self.classes, *y.tolist()}
+        if limit is not None and len(known) > limit:
+            raise ValueError(f"y: expected at most {limit} classes, all that the network has, got {len(known)} by now")
+        return rows
+
+    def _check_rows(self, x: Tensor) -> None:
+        super()._check_rows(x)
+        shape = _row_shape(self.network)
+        if self.codec is None and shape is not None and tuple(x.shape[1:]) != shape:
+            raise ValueError(f"x: expected rows of shape {shape}, as the network's are, got {tuple(x.shape[1:])}")
+        if self.codec is None and self.likelihood == "bernoulli":
+            self.normalisation.check(x, f"the memory {type(self).__name__}")
+
+    def _to_codes(self, x: Tensor) -> Tensor:
+        if self.codec is not None:
+            return super()._to_codes(x)
+        return self.normalisation.undo(x).clamp_(0, 1) if self.likelihood == "bernoulli" else x.float()
+
+    def _from_codes(self, codes: Tensor) -> Tensor:
+        if self.codec is None and self.likelihood == "bernoulli":
+            return self.normalisation.redo(codes, self.dtype)
+        return super()._from_codes(codes)
 
     # ---------------------------------------------------------------- state
 
@@ -258,3 +413,38 @@ class VAEMemory(VAEGenerator):
         super().set_extra_state(state)
         self.consolidations = state["consolidations"]
         self.codes.set_extra_state(state["codes"])
+
+
+def _row_shape(network: nn.Module) -> tuple[int, ...] | None:
+    if hasattr(network, "shape"):
+        return tuple(network.shape)  # type: ignore[arg-type]
+    if hasattr(network, "channels") and hasattr(network, "size"):
+        return int(network.channels), int(network.size), int(network.size)  # type: ignore[arg-type]
+    return None
+
+
+def _widest_network(nbytes: int, shape: tuple[int, ...], *, beside: int, seed: int, **options: Any) -> ConditionalVAE:
+    """The network with the widest two hidden layers that stays within a budget.
+
+    :param nbytes: the budget.
+    :param shape: of one row.
+    :param beside: bytes of the budget that something else takes.
+    :param seed: of the weights.
+    :param options: the other arguments of the network.
+    :raises ValueError: if not even layers of one unit fit.
+    """
+
+    def takes(width: int) -> int:
+        with torch.device("meta"):
+            network = ConditionalVAE(shape, hidden=(width, width), **options)
+        return beside + sum(p.nbytes for p in network.parameters())
+
+    low, high = 0, nbytes
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if takes(middle) <= nbytes else (low, middle - 1)
+    if low == 0:
+        raise ValueError(f"nbytes: expected at least the {takes(1)} bytes that layers of one unit take, got {nbytes}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ConditionalVAE(shape, hidden=(low, low), **options)

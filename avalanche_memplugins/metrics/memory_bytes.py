@@ -22,6 +22,19 @@ class MemoryBytes(GenericPluginMetric):  # type: ignore[misc]
 
     :param emit_at: after each training ``"iteration"``, ``"epoch"`` or ``"experience"``.
     :raises ValueError: for another ``emit_at``.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche.training.plugins import EvaluationPlugin
+    >>> from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                  plugins=[MemoryReplayPlugin(RandomMemory(100))],
+    ...                  evaluator=EvaluationPlugin(MemoryBytes(), loggers=[]))
+    >>> results = strategy.train(SplitDigits(5).train_stream[0])
+    >>> results["MemoryBytes_Exp/train_phase/train_stream/Task000/Exp000"]  # 64 float32 and 3 int32 a row
+    26800
     """
 
     _what, _name = "nbytes", "MemoryBytes"
@@ -62,6 +75,19 @@ class MemoryFixedBytes(MemoryBytes):
 
     :param emit_at: after each training ``"iteration"``, ``"epoch"`` or ``"experience"``.
     :raises ValueError: for another ``emit_at``.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche.training.plugins import EvaluationPlugin
+    >>> from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                  plugins=[MemoryReplayPlugin(RandomMemory(100))],
+    ...                  evaluator=EvaluationPlugin(MemoryFixedBytes(), loggers=[]))
+    >>> results = strategy.train(SplitDigits(5).train_stream[0])
+    >>> results["MemoryFixedBytes_Exp/train_phase/train_stream/Task000/Exp000"]
+    0
     """
 
     _what, _name = "nbytes_fixed", "MemoryFixedBytes"

@@ -16,6 +16,9 @@ def memory_metrics(
     :param epoch: emit them after each training epoch.
     :param experience: emit them after each training experience.
     :return: the metrics; none if all of the parameters are False.
+
+    >>> [str(metric) for metric in memory_metrics(experience=True)]
+    ['MemoryBytes_Exp', 'MemoryFixedBytes_Exp', 'Top1_ReplayAcc_Exp']
     """
     check.flags(minibatch=minibatch, epoch=epoch, experience=experience)
     out: list[MemoryBytes | ReplayAccuracy] = []

@@ -26,6 +26,19 @@ class ReplayAccuracy(GenericPluginMetric):  # type: ignore[misc]
     :param emit_at: after each training ``"iteration"``, ``"epoch"`` or ``"experience"``. Hits are counted on
         the device and fetched only then: on a GPU, ``"iteration"`` makes each iteration wait for it.
     :raises ValueError: for another ``emit_at``.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche.training.plugins import EvaluationPlugin
+    >>> from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                  plugins=[MemoryReplayPlugin(RandomMemory(100))],
+    ...                  evaluator=EvaluationPlugin(ReplayAccuracy(), loggers=[]))
+    >>> results = strategy.train(SplitDigits(5).train_stream[0])
+    >>> 0 <= results["Top1_ReplayAcc_Exp/train_phase/train_stream/Task000/Exp000"] <= 1
+    True
     """
 
     def __init__(self, emit_at: Literal["iteration", "epoch", "experience"] = "experience") -> None:

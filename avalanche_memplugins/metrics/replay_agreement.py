@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at
 from avalanche_memplugins.metrics._shares import Hits
+from avalanche_memplugins.plugins import Replayed
 
 Judge = Callable[[Tensor], Tensor]
 
@@ -37,6 +38,19 @@ class ReplayAgreement(GenericPluginMetric):  # type: ignore[misc]
         iteration. Hits are counted on the device and fetched only when emitted.
     :raises ValueError: for another ``emit_at``.
     :raises TypeError: for a judge that cannot be called.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche.training.plugins import EvaluationPlugin
+    >>> from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                  plugins=[MemoryReplayPlugin(RandomMemory(100))],
+    ...                  evaluator=EvaluationPlugin(ReplayAgreement(lambda x: x.flatten(1)[:, :10]), loggers=[]))
+    >>> results = strategy.train(SplitDigits(5).train_stream[0])
+    >>> 0 <= results["ReplayAgreement_Exp/train_phase/train_stream/Task000/Exp000"] <= 1
+    True
     """
 
     def __init__(
@@ -61,7 +75,7 @@ class ReplayAgreement(GenericPluginMetric):  # type: ignore[misc]
             warnings.warn("no plugin of the strategy replays from a memory: nothing to agree with", stacklevel=2)
             self._warned = True
 
-    def _judged(self, replay: Any) -> Tensor:
+    def _judged(self, replay: Replayed) -> Tensor:
         judge = self.judge
         if isinstance(judge, nn.Module):
             with eval_mode(judge):

@@ -11,9 +11,9 @@ import torch
 from avalanche.evaluation import GenericPluginMetric
 from torch import Tensor
 
+from avalanche_memplugins._random import isolated
 from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at
 from avalanche_memplugins.metrics._shares import RowMean
-from avalanche_memplugins.plugins._augment import isolated
 
 
 class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
@@ -32,6 +32,21 @@ class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
     :param emit_at: after each training ``"iteration"``, ``"epoch"`` or ``"experience"``; the bound is worked out in
         every iteration and fetched only then.
     :raises ValueError: for another ``emit_at``.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche.training.plugins import EvaluationPlugin
+    >>> from avalanche_memplugins import MemoryReplayPlugin, VAEMemory
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> from avalanche_memplugins.networks import ConditionalVAE
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> memory = VAEMemory(ConditionalVAE((1, 8, 8), hidden=(16,), code_size=4), steps=5)
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                  plugins=[MemoryReplayPlugin(memory)], evaluator=EvaluationPlugin(ReplayBound(), loggers=[]))
+    >>> for experience in SplitDigits(5).train_stream[:2]:
+    ...     results = strategy.train(experience)
+    >>> results["ReplayBound_Exp/train_phase/train_stream/Task000/Exp001"] > 0
+    True
     """
 
     def __init__(self, emit_at: Literal["iteration", "epoch", "experience"] = "experience") -> None:
@@ -50,7 +65,7 @@ class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
                 continue
             self._draws += 1
             with isolated(replay.x.device, self._draws):
-                parts = bound(replay.x, replay.label) if _wants_classes(bound) else bound(replay.x)
+                parts = bound(replay.x, replay.label) if _takes_classes(bound) else bound(replay.x)
             values: Tensor = getattr(parts, "total", parts)
             self._metric.update(values)
         if not found and not self._warned:
@@ -64,7 +79,7 @@ class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
         return f"ReplayBound_{SUFFIX[self._emit_at]}"
 
 
-def _wants_classes(bound: Callable[..., Any]) -> bool:
+def _takes_classes(bound: Callable[..., Any]) -> bool:
     return "y" in inspect.signature(bound).parameters
 
 

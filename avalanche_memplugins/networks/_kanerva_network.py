@@ -19,6 +19,10 @@ class EpisodeBound(NamedTuple):
 
     ``reconstruction``, ``kl_item`` ``(E, T)``: given the memory; ``kl_memory`` ``(E,)``: what the memory itself costs,
     shared out over the T images of its episode; ``autoencoder`` ``(E, T)``: without the memory, no part of the bound.
+
+    >>> ones = torch.ones(1, 3)  # an episode of three
+    >>> EpisodeBound(ones, ones, torch.ones(1), ones).total
+    tensor([[3., 3., 3.]])
     """
 
     reconstruction: Tensor

@@ -33,6 +33,10 @@ class ConditionalVAE(nn.Module):
 
     Source: van de Ven & Tolias, "Three scenarios for continual learning", 2019 (2 x 400, z of 100); conditional:
     Sohn, Lee & Yan, "Learning structured output representation", 2015.
+
+    >>> vae = ConditionalVAE((1, 4, 4), code_size=3, hidden=(8,), classes=2)
+    >>> vae.decode(torch.zeros(2, 3), torch.tensor([0, 1])).shape
+    torch.Size([2, 1, 4, 4])
     """
 
     log_variance: nn.Parameter | None
@@ -72,7 +76,7 @@ class ConditionalVAE(nn.Module):
         """Mean and log-variance ``(B, code_size)`` of q(z|x, y).
 
         :param x: ``(B, *shape)``.
-        :param y: indices of the classes ``(B,)``, wanted if and only if there are classes.
+        :param y: indices of the classes ``(B,)``, needed if and only if there are classes.
         """
         check.sized("x", x, self.shape.numel())
         mean, log_variance = self.encoder(x.flatten(1), y).chunk(2, -1)
@@ -92,7 +96,7 @@ class ConditionalVAE(nn.Module):
         """Negative bound in nats a row, with one sample of z for each.
 
         :param x: ``(B, *shape)``.
-        :param y: indices of the classes ``(B,)``, wanted if and only if there are classes.
+        :param y: indices of the classes ``(B,)``, needed if and only if there are classes.
         :param generator: for the sample, on the device of ``x``; torch's own if None.
         """
         check.generator("generator", generator)

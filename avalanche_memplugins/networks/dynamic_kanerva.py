@@ -43,6 +43,11 @@ class DynamicKanervaMachine(KanervaNetwork):
 
     Source: Wu et al., "Learning attractor dynamics for generative memory", 2018, sections 2 and 3. The paper's s is one
     number for all; here the encoder gives it for each image and row, as a VAE's encoder does.
+
+    >>> machine = DynamicKanervaMachine(code_size=4, rows=2, width=4)
+    >>> images = torch.rand(1, 3, 1, 28, 28)  # an episode of three
+    >>> machine.bound(images).total.shape
+    torch.Size([1, 3])
     """
 
     def __init__(

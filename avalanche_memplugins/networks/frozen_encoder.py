@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,13 +18,20 @@ class FrozenEncoder(nn.Module):
     What it gives is what latent replay stores: name it in ``MemoryReplayPlugin(memory, at="encoder")``.
 
     :param autoencoder: has ``encode(x)`` that gives mean codes ``(B, C)``; for ``code="posterior"``
-        ``posterior(x)`` that gives their mean and log-variance, too. Its parameters are frozen in place.
+        ``posterior(x)`` that gives their mean and log-variance, too. It is copied: yours stays as it is.
     :param code: ``"mean"``: :math:`\mu`, ``(B, C)``; or ``"posterior"``: :math:`(\mu, \log \sigma^2)` side by
         side, ``(B, 2C)``.
     :param mean: of the ``Normalize`` that the images went through, a number or one a channel; undone before
-        encoding, since auto-encoders want pixels in [0, 1].
+        encoding, since auto-encoders take pixels in [0, 1].
     :param std: of that ``Normalize``.
     :raises ValueError: for an unknown ``code``, or an auto-encoder without the method it takes.
+
+    >>> from avalanche_memplugins.networks import MLPVAE
+    >>> encoder = FrozenEncoder(MLPVAE(2, hidden=8, size=4), mean=0.5, std=0.5)
+    >>> encoder(torch.zeros(3, 1, 4, 4)).shape
+    torch.Size([3, 2])
+    >>> any(parameter.requires_grad for parameter in encoder.parameters())
+    False
     """
 
     autoencoder: Any
@@ -49,7 +57,7 @@ class FrozenEncoder(nn.Module):
             )
         means, stds = check.channels("mean", mean), check.channels("std", std, above=0)
         self.code = code
-        self.autoencoder = autoencoder.requires_grad_(False).eval()
+        self.autoencoder = copy.deepcopy(autoencoder).requires_grad_(False).eval()
         self.register_buffer("mean", means, persistent=False)
         self.register_buffer("std", stds, persistent=False)
 

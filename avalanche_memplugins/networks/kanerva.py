@@ -41,6 +41,11 @@ class KanervaMachine(KanervaNetwork):
     :raises ValueError: for a size without a network.
 
     Source: Wu et al., "The Kanerva machine", 2018, section 3.
+
+    >>> machine = KanervaMachine(code_size=4, rows=2, address_size=2, key_size=3, width=4)
+    >>> images = torch.rand(1, 3, 1, 28, 28)  # an episode of three
+    >>> machine.bound(images).total.shape
+    torch.Size([1, 3])
     """
 
     def __init__(

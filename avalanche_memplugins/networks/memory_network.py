@@ -31,6 +31,11 @@ class MemoryNetwork(nn.Module):
 
     Source: Sukhbaatar et al., "End-to-end memory networks", 2015, as EBMM's comparator (Bartunov et al. 2020, section
     4), whose layers are not published; these are ours.
+
+    >>> network = MemoryNetwork(16, code_size=4, hidden=8)
+    >>> slots = network.write(torch.rand(1, 5, 16))
+    >>> network.read(slots, torch.rand(1, 2, 16)).shape
+    torch.Size([1, 2, 16])
     """
 
     def __init__(self, size: int, code_size: int = 128, *, hidden: int = 512, memory: bool = True) -> None:
@@ -100,6 +105,11 @@ def train_memory_network(
     :param clip: of the gradient's norm.
     :param after_step: called with the number of steps done and the step's error, a pattern, summed over its entries.
     :raises ValueError: if ``steps`` is below 1.
+
+    >>> network, x = MemoryNetwork(16, code_size=4, hidden=8), torch.rand(1, 5, 16)
+    >>> losses = train_memory_network(network, lambda: (x, 0.9 * x), steps=3)
+    >>> len(losses)
+    3
     """
     check.instance("network", network, MemoryNetwork, "a MemoryNetwork")
     check.function("episodes", episodes, "a function that gives patterns and cues")

@@ -25,6 +25,12 @@ class MLPVAE(nn.Module):
     :raises ValueError: for sizes below 1.
 
     Source: Gananath, "Probabilistic memory retrieval", 2022: 784-400-400-2, after J. Kang's VAE.
+
+    >>> vae = MLPVAE(2, hidden=8, size=4)
+    >>> vae.encode(torch.rand(3, 1, 4, 4)).shape
+    torch.Size([3, 2])
+    >>> vae.decode(torch.zeros(3, 2)).shape
+    torch.Size([3, 1, 4, 4])
     """
 
     def __init__(self, code_size: int = 2, *, hidden: int = 400, channels: int = 1, size: int = 28) -> None:
@@ -96,6 +102,10 @@ def train_vae(
     :param seed: of the generator; None: drawn from torch's global generator.
     :param after_epoch: called with the number of epochs done and the last one's bound.
     :raises ValueError: if there is nothing to train on, or values lie outside [0, 1].
+
+    >>> bounds = train_vae(MLPVAE(2, hidden=8, size=4), torch.rand(20, 1, 4, 4), epochs=3, seed=0)
+    >>> len(bounds)
+    3
     """
     check.having("vae", vae, ("bound", "parameters", "shape"), "a VAE")
     check.tensor("x", x)

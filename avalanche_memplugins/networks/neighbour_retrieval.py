@@ -37,7 +37,8 @@ class RetrievalClassifier(nn.Module):
     else: a nearest row within ``same`` times the query's norm is passed over. It is told by distance, so rows
     that are replayed, or seen in an earlier epoch, are known without numbers.
 
-    :param autoencoder: has ``encode(x)`` that gives ``(B, C)`` and ``code_size``; is frozen.
+    :param autoencoder: has ``encode(x)`` that gives ``(B, C)`` and ``code_size``. It is copied and
+        frozen; yours stays as it is.
     :param memory: of codes ``(C,)``, without an embedding of its own.
     :param classes: outputs; labels in the memory are below.
     :param neighbours: k, >= 1.
@@ -52,6 +53,14 @@ class RetrievalClassifier(nn.Module):
 
     Sources: Borgeaud et al., "Improving language models by retrieving from trillions of tokens", 2022, for the
     steps; Gananath, "Probabilistic memory retrieval", 2022, for codes of a frozen VAE and the classifier.
+
+    >>> from avalanche_memplugins import EpisodicMemory
+    >>> from avalanche_memplugins.networks import MLPVAE
+    >>> memory = EpisodicMemory(50, seed=0)
+    >>> model = RetrievalClassifier(MLPVAE(2, hidden=8, size=4), memory, classes=3, neighbours=5)
+    >>> memory.write(model.encoder(torch.rand(20, 1, 4, 4)), torch.arange(20) % 3)
+    >>> model.eval()(torch.rand(4, 1, 4, 4)).shape
+    torch.Size([4, 3])
     """
 
     memory: Retriever

@@ -26,6 +26,9 @@ def retrieval_mlp(inputs: int, classes: int, *, hidden: int = 40, layers: int = 
     :param layers: hidden layers, >= 0.
 
     Source: Gananath, "Probabilistic memory retrieval", 2022.
+
+    >>> retrieval_mlp(6, 3, hidden=4, layers=1)(torch.zeros(2, 6)).shape
+    torch.Size([2, 3])
     """
     for name, value, least in (
         ("inputs", inputs, 1),
@@ -55,7 +58,8 @@ class ProbabilisticRetrievalClassifier(PicklesGenerator, nn.Module):
 
     The defaults are the published model, whose seed was 2022.
 
-    :param autoencoder: has ``posterior(x) -> (mean, log-variance)``, ``(B, C)`` each, and ``code_size``; is frozen.
+    :param autoencoder: has ``posterior(x) -> (mean, log-variance)``, ``(B, C)`` each, and ``code_size``. It is
+        copied and frozen; yours stays as it is.
     :param classes: outputs.
     :param n: latents a row, >= 1.
     :param alpha_std: a, >= 0.
@@ -69,6 +73,11 @@ class ProbabilisticRetrievalClassifier(PicklesGenerator, nn.Module):
     :raises ValueError: for arguments out of range.
 
     Source: Gananath, "Probabilistic memory retrieval", 2022.
+
+    >>> from avalanche_memplugins.networks import MLPVAE
+    >>> model = ProbabilisticRetrievalClassifier(MLPVAE(2, hidden=8, size=4), classes=3, n=5, seed=0)
+    >>> model(torch.rand(4, 1, 4, 4)).shape
+    torch.Size([4, 3])
     """
 
     def __init__(

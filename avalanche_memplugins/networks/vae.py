@@ -13,7 +13,11 @@ from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder
 
 
 class VAEBound(NamedTuple):
-    """Parts of the negative evidence lower bound in nats an image, each ``(B,)``."""
+    """Parts of the negative evidence lower bound in nats an image, each ``(B,)``.
+
+    >>> VAEBound(torch.tensor([80.0]), torch.tensor([20.0])).total
+    tensor([100.])
+    """
 
     reconstruction: Tensor
     kl: Tensor
@@ -39,6 +43,10 @@ class VAE(nn.Module):
     :raises ValueError: for a size without a network.
 
     Source: Kingma & Welling, "Auto-encoding variational Bayes", 2014.
+
+    >>> vae = VAE(code_size=4, width=4)
+    >>> vae.encode(torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 4])
     """
 
     def __init__(

@@ -6,6 +6,7 @@ from avalanche_memplugins.plugins.gradient_averaging import GradientAveragingPlu
 from avalanche_memplugins.plugins.latent_replay import LatentReplayPlugin
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.local_adaptation import LocalAdaptationPlugin
+from avalanche_memplugins.plugins.memory_prediction import MemoryPredictionPlugin
 from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin, Replayed
 from avalanche_memplugins.plugins.nearest_neighbour import NearestNeighbourPlugin
 from avalanche_memplugins.plugins.random_memory import RandomMemoryPlugin
@@ -18,6 +19,7 @@ __all__ = [
     "LatentReplayPlugin",
     "LeanStepPlugin",
     "LocalAdaptationPlugin",
+    "MemoryPredictionPlugin",
     "MemoryReplayPlugin",
     "NearestNeighbourPlugin",
     "RandomMemoryPlugin",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -11,47 +12,42 @@ Method = Callable[..., Any]
 _ABSENT: Final = NotImplemented  # stays itself when a strategy is copied or pickled
 
 
-class Around:
-    """Stands in the place of a strategy's method, and runs ``function(method, *args, **kwargs)``.
+class Around(functools.partial[Any]):
+    """Stands in the place of a strategy's method: ``Around(function, method)`` runs ``function(method, ...)``.
 
-    :param function: what runs instead; it is given the method to call.
-    :param method: the method, or another :class:`Around`.
+    A partial, so that it costs no frame of its own in each iteration. The method, which may be another
+    :class:`Around`, is its last argument.
     """
-
-    def __init__(self, function: Method, method: Method) -> None:
-        self.function = function
-        self.method = method
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self.method, *args, **kwargs)
 
     @property
     def innermost(self) -> Method:
         """The strategy's own method."""
-        return self.method.innermost if isinstance(self.method, Around) else self.method
+        method: Method = self.args[-1]
+        return method.innermost if isinstance(method, Around) else method
 
     def over(self, method: Method) -> Around:
         """The same functions around another method."""
-        return Around(self.function, self.method.over(method) if isinstance(self.method, Around) else method)
+        inner = self.args[-1]
+        return Around(self.func, *self.args[:-1], inner.over(method) if isinstance(inner, Around) else method)
 
 
-class Once(Around):
-    """Goes out of the way when it is called.
+class Once:
+    """Runs ``function(method, ...)`` in the place of a strategy's method, and goes out of the way when it is called.
 
     :param strategy: whose method it is.
     :param name: of the method.
-    :param function: see :class:`Around`; one that can be pickled, since an exception may leave this behind.
+    :param function: one that can be pickled, since an exception may leave this behind.
     """
 
     def __init__(self, strategy: Any, name: str, function: Method) -> None:
-        super().__init__(function, getattr(strategy, name))
+        self._function, self._method = function, getattr(strategy, name)
         self._strategy, self._name = strategy, name
         self._found = vars(strategy).get(name, _ABSENT)
         setattr(strategy, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.remove()
-        return super().__call__(*args, **kwargs)
+        return self._function(self._method, *args, **kwargs)
 
     def remove(self) -> None:
         """Leave the strategy as it was found."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def main_output(output: Any) -> Tensor:
+def main_output(output: object) -> Tensor:
     """The tensor of an output that holds the logits: see :func:`find_logits`; a tensor is one of any shape.
 
     :raises ValueError: if there is none.
@@ -19,7 +19,7 @@ def main_output(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else find_logits(output)[0]
 
 
-def find_logits(output: Any, rows: int | None = None) -> tuple[Tensor, Callable[[Tensor], Any]]:
+def find_logits(output: object, rows: int | None = None) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """The logits ``(B, classes)`` in a model's output, and a function that gives the output with others in their place.
 
     :param output: a tensor; a mapping or object with ``logits``, or a mapping with just one floating-point tensor
@@ -40,7 +40,7 @@ def find_logits(output: Any, rows: int | None = None) -> tuple[Tensor, Callable[
     return logits, lambda other: put(key, other)
 
 
-def _entries(output: Any) -> tuple[dict[Any, Any], Callable[[Any, Tensor], Any]]:
+def _entries(output: object) -> tuple[dict[Any, Any], Callable[[Any, Tensor], Any]]:
     """The parts of an output by name, and a function that gives the output with another tensor in a part's place."""
     if isinstance(output, Tensor):
         return {"logits": output}, lambda key, other: other
@@ -63,12 +63,11 @@ def _with_entry(output: Any, key: Any, value: Tensor) -> Any:
     return other
 
 
-def _is_logits(value: Any, rows: int | None) -> bool:
-    fits = isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point()
-    return fits and rows in (None, len(value))
+def _is_logits(value: object, rows: int | None) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point() and rows in (None, len(value))
 
 
-def parted(output: Any, rows: int, replayed: int) -> tuple[Any, Any]:
+def parted(output: object, rows: int, replayed: int) -> tuple[Any, Any]:
     """The output of the first ``rows`` rows and that of the ``replayed`` rows behind them.
 
     Numbers, tensors without dimensions and other objects are in both.
@@ -94,12 +93,14 @@ def parted(output: Any, rows: int, replayed: int) -> tuple[Any, Any]:
     )
 
 
-def rows_of(output: Any, index: slice | Tensor) -> Any:
+def rows_of(output: object, index: slice | Tensor) -> Any:
     """Some rows of an output."""
+    if isinstance(output, Tensor) and output.ndim:  # as a rule
+        return output[index]
     return _map(lambda leaf: leaf[index] if leaf.ndim else leaf, output)
 
 
-def joined(first: Any, second: Any) -> Any:
+def joined(first: object, second: object) -> Any:
     """Two outputs of one structure, one behind the other."""
     leaves: list[Tensor] = []
 
@@ -116,7 +117,7 @@ def joined(first: Any, second: Any) -> Any:
     return _map(followed, first)
 
 
-def _map(function: Callable[[Tensor], Tensor], output: Any) -> Any:
+def _map(function: Callable[[Tensor], Tensor], output: object) -> Any:
     if isinstance(output, Tensor):
         return function(output)
     if isinstance(output, Mapping):
@@ -133,5 +134,5 @@ def _map(function: Callable[[Tensor], Tensor], output: Any) -> Any:
     return output
 
 
-def _described(value: Any) -> str:
+def _described(value: object) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

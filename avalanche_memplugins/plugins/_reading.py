@@ -20,8 +20,8 @@ from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.episodic_index import EpisodicIndex
 from avalanche_memplugins.plugins._experience import number_of
 from avalanche_memplugins.plugins._latent import LatentTap
-from avalanche_memplugins.plugins._listed import listed_once, told_of_another_run
 from avalanche_memplugins.plugins._outputs import find_logits
+from avalanche_memplugins.plugins._strategy import listed_once, told_of_another_run
 from avalanche_memplugins.plugins._wrapped import uncompile, unwrapped
 
 Forward = Callable[[Tensor], Tensor]
@@ -61,7 +61,9 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
         check.choice("backend", backend, ("torch", "faiss"))
         super().__init__()
         if not isinstance(check.made("memory", memory), RandomMemory):
-            raise TypeError(f"memory: wants a RandomMemory or EpisodicMemory, with rows to be searched, got {memory!r}")
+            raise TypeError(
+                f"memory: expected a RandomMemory or EpisodicMemory, whose rows can be searched, got {memory!r}"
+            )
         self.memory = memory
         self.neighbours = check.positive_integer("neighbours", neighbours)
         self.key = key
@@ -133,8 +135,8 @@ class ReadingPlugin(SupervisedPlugin):  # type: ignore[misc]
             return
         if self.memory.keep != "key" and x.shape[1:] != self.memory.shape:
             raise ValueError(
-                f"memory: wants rows as the model's inputs are, {tuple(x.shape[1:])}, "
-                f"but holds {tuple(self.memory.shape)}"
+                f"memory: expected rows as the model's inputs are, {tuple(x.shape[1:])}, "
+                f"got a memory of {tuple(self.memory.shape)}"
             )
         logits, replaced = find_logits(strategy.mb_output, len(x))
         model = unwrapped(strategy.model)

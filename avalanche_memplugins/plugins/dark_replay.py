@@ -11,11 +11,10 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories import RandomMemory, Recall
-from avalanche_memplugins.plugins._amount import Amount
-from avalanche_memplugins.plugins._augment import Augment
 from avalanche_memplugins.plugins._outputs import main_output
 from avalanche_memplugins.plugins._step import Step
-from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
+from avalanche_memplugins.plugins.augment import Augment
+from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
 
 
 class DarkReplayPlugin(MemoryReplayPlugin):
@@ -42,6 +41,17 @@ class DarkReplayPlugin(MemoryReplayPlugin):
     :raises ValueError: for weights out of range or both 0, and for a memory that keeps no outputs.
     :raises TypeError: for another kind of memory.
 
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> replay = DarkReplayPlugin(RandomMemory(100, store_logits=True), alpha=0.3)
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[replay], train_mb_size=32, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> replay.last_replay is None, replay.memory.sample(3).logits.shape
+    (True, torch.Size([3, 10]))
+
     Source: Buzzega et al., "Dark experience for general continual learning", 2020, section 3 and algorithms 1 and 2.
     """
 
@@ -58,14 +68,14 @@ class DarkReplayPlugin(MemoryReplayPlugin):
         **kwargs: Any,
     ) -> None:
         if not isinstance(check.made("memory", memory), RandomMemory):
-            raise TypeError(f"memory: wants a RandomMemory with store_logits=True, got {type(memory).__name__}")
+            raise TypeError(f"memory: expected a RandomMemory with store_logits=True, got {type(memory).__name__}")
         if not memory.store_logits:
-            raise ValueError("memory: dark replay wants one that keeps outputs; make it with store_logits=True")
+            raise ValueError("memory: expected one that keeps outputs; make it with store_logits=True")
         for name, value in (("alpha", alpha), ("beta", beta)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"{name}: wants a number >= 0, got {value!r}")
+                raise ValueError(f"{name}: expected a number >= 0, got {value!r}")
         if alpha == beta == 0:
-            raise ValueError("alpha: nothing is replayed with alpha=0 and beta=0; wants one of them above 0")
+            raise ValueError("alpha: nothing is replayed with alpha=0 and beta=0; expected one of them above 0")
         for name in ("labels", "replay_weight", "batch_policy", "prefetch"):
             if name in kwargs:
                 raise ValueError(f"{name}: dark replay sets its own, got {kwargs[name]!r}")
@@ -85,7 +95,7 @@ class DarkReplayPlugin(MemoryReplayPlugin):
         if recall is None:
             return loss
         if self.alpha:
-            dark = Recall(*(None if column is None else column[:n] for column in recall))  # type: ignore[arg-type]
+            dark = Recall(*[None if column is None else column[:n] for column in recall])  # type: ignore[arg-type]
             loss = loss + self.alpha * self.targets.loss(main_output(step.output)[:n], dark, criterion, strategy)
         if self.beta:
             loss = loss + self.beta * criterion(slice(n, None))
@@ -93,5 +103,5 @@ class DarkReplayPlugin(MemoryReplayPlugin):
 
 
 def _both(first: Recall, second: Recall) -> Recall:
-    columns = (None if a is None or b is None else torch.cat([a, b]) for a, b in zip(first, second, strict=True))
+    columns = [None if a is None or b is None else torch.cat([a, b]) for a, b in zip(first, second, strict=True)]
     return Recall(*columns)  # type: ignore[arg-type]

@@ -27,6 +27,16 @@ class GradientAveragingPlugin(SupervisedPlugin, supports_distributed=True):  # t
 
     :raises ValueError: in training, if an experience has fewer rows than there are ranks.
 
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[GradientAveragingPlugin()], train_mb_size=32, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> strategy.clock.train_exp_counter  # in a single process it changes nothing
+    1
+
     Source: as ``torch.nn.parallel.DistributedDataParallel``, which cannot follow heads that grow.
     """
 
@@ -34,7 +44,7 @@ class GradientAveragingPlugin(SupervisedPlugin, supports_distributed=True):  # t
         """Leave out what does not fill all shards."""
         rows, ranks = len(strategy.adapted_dataset), _ranks()
         if rows < ranks and ranks > 1:
-            raise ValueError(f"experience: wants a row for each of {ranks} ranks at least, got {rows} rows")
+            raise ValueError(f"experience: expected a row for each of {ranks} ranks at least, got {rows} rows")
         if rows % ranks:
             strategy.adapted_dataset = strategy.adapted_dataset.subset(range(rows - rows % ranks))
 

@@ -26,6 +26,19 @@ class LatentReplayPlugin(MemoryReplayPlugin):
         and stored codes grow stale. False: it is meant to.
     :param kwargs: the other arguments of :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`.
 
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins import RandomMemory
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16)).requires_grad_(False)
+    >>> model = torch.nn.Sequential(body, torch.nn.ReLU(), torch.nn.Linear(16, 10))
+    >>> replay = LatentReplayPlugin(RandomMemory(100), at="0")
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model[2].parameters(), lr=0.1),
+    ...                  plugins=[replay], train_mb_size=32, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> replay.memory.shape
+    torch.Size([16])
+
     Source: Pellegrini et al., "Latent replay for real-time continual learning", 2020, section III.
     """
 

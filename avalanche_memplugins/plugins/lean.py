@@ -37,6 +37,16 @@ class LeanStepPlugin(SupervisedPlugin, supports_distributed=True):  # type: igno
 
     :param train: take over the training loop.
     :param evaluate: take over the evaluation loop.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[LeanStepPlugin()], train_mb_size=32, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> strategy.clock.train_exp_counter
+    1
     """
 
     def __init__(self, *, train: bool = True, evaluate: bool = True) -> None:

@@ -86,7 +86,7 @@ def _calls(strategy: Any, event: str) -> list[Call]:
     return calls
 
 
-def _acts(plugin: Any, event: str) -> bool:
+def _acts(plugin: object, event: str) -> bool:
     """Say whether calling a plugin at an event can do anything."""
     if event in vars(plugin):
         return True

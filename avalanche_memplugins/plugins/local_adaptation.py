@@ -59,6 +59,20 @@ class LocalAdaptationPlugin(ReadingPlugin):
     :raises TypeError: for a memory that keeps no rows.
     :raises ImportError: backend "faiss" without faiss installed.
 
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> adaptation = LocalAdaptationPlugin(RandomMemory(100), neighbours=5, steps=3, writes=True)
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[adaptation], train_mb_size=32, eval_mb_size=256,
+    ...                  evaluator=None)
+    >>> benchmark = SplitDigits(5)
+    >>> _ = strategy.train(benchmark.train_stream[0])
+    >>> _ = strategy.eval(benchmark.test_stream[:1])
+    >>> len(adaptation.memory)
+    100
+
     Source: Sprechmann et al., "Memory-based parameter adaptation", ICLR 2018.
     """
 
@@ -93,7 +107,7 @@ class LocalAdaptationPlugin(ReadingPlugin):
             backend=backend,
         )
         if memory.keep == "key":
-            raise ValueError("memory: wants one that keeps x, since the model has to run on its rows; got keep='key'")
+            raise ValueError("memory: expected one that keeps x, as the model has to run on its rows, got keep='key'")
         self.steps, self.lr, self.beta = steps, lr, beta
         self.kernel = check.one_of("kernel", kernel, _KERNELS) if isinstance(kernel, str) else kernel
         self.adapt: int | tuple[str, ...]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
-from avalanche.benchmarks.utils import concat_datasets
 from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins import EvaluationPlugin, GenerativeReplayPlugin, ReplayPlugin
@@ -21,27 +20,28 @@ from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins._words import OF_A_PLUGIN, names_ours
 from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
-from avalanche_memplugins.plugins._amount import Amount, check_amount, rows_to_replay
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
-from avalanche_memplugins.plugins._augment import Augment, augmented, check_augment
-from avalanche_memplugins.plugins._experience import has_task_labels, number_of, parts_of
-from avalanche_memplugins.plugins._feed import Batches, HeldBatches, through_the_model
-from avalanche_memplugins.plugins._first_look import (
+from avalanche_memplugins.plugins._experience import has_task_labels, parts_of
+from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
+from avalanche_memplugins.plugins._outputs import joined, main_output
+from avalanche_memplugins.plugins._step import Step
+from avalanche_memplugins.plugins._strategy import (
     check_batch,
     check_strategy,
-    diverged_if_not_finite,
     fault_of_more_rows,
-    test_labels,
-    test_rows,
+    has_avalanches_criterion,
+    listed_once,
+    stream_loss,
+    sums_rows,
+    told_of_another_run,
 )
-from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
-from avalanche_memplugins.plugins._listed import listed_once, told_of_another_run
-from avalanche_memplugins.plugins._normalise import tell_normalisation
-from avalanche_memplugins.plugins._outputs import joined, main_output
-from avalanche_memplugins.plugins._step import Step, stream_loss, sums_rows
 from avalanche_memplugins.plugins._targets import Labels, Targets
+from avalanche_memplugins.plugins._writing import Epochs, Origin, When, Writing
+from avalanche_memplugins.plugins.augment import Augment, augmented, check_augment
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
+
+Amount: TypeAlias = int | Literal["growing"] | Callable[[int, int], int] | None
 
 
 class Replayed(NamedTuple):
@@ -50,6 +50,22 @@ class Replayed(NamedTuple):
     ``output`` ``(R, classes)`` without gradient, before the update; ``y`` ``(R,)``: the classes it was trained
     towards; ``t`` ``(R,)``; ``x`` ``(R, *shape)``: rows or codes as the model got them; ``label`` ``(R,)``: the
     memory's own classes.
+
+    >>> import torch
+    >>> from avalanche.core import SupervisedPlugin
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins import RandomMemory
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> class Look(SupervisedPlugin):
+    ...     def after_forward(self, strategy, **kwargs):
+    ...         self.seen = replay.last_replay
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> replay, look = MemoryReplayPlugin(RandomMemory(100), replay_size=8), Look()
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                  plugins=[replay, look], evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> look.seen.x.shape, look.seen.output.shape
+    (torch.Size([8, 1, 8, 8]), torch.Size([8, 10]))
     """
 
     output: Tensor
@@ -80,9 +96,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     :param memory: a memory that is written row by row, such as
         :class:`~avalanche_memplugins.memories.RandomMemory`; or one with ``consolidate``, which learns from the
-        whole experience when it has ended, in batches of ``train_mb_size`` in an order of the plugin's own. One that
-        is given inputs when the experience has ended, and has ``check_rows(x)``, is shown the first row before it is
-        trained: rows that do not fit are then told at once.
+        whole experience when it has ended, in batches of ``train_mb_size`` in an order of the plugin's own. If a memory
+        that is written at the end has ``check_rows``, the plugin tests one row before training starts, so that wrong
+        shapes fail early. If it has ``needs``, a set with ``"loss"`` or ``"logits"`` in it, its ``write`` is given the
+        loss of each row ``(B,)`` or the model's outputs ``(B, classes)``, without gradient, as ``loss`` or ``logits``.
     :param replay_size: rows to replay each iteration: a number; None: as many as the stream's rows;
         ``"growing"``: as many for each experience before; or a function of the number of the experience, from 0,
         and of the iteration in it, from 0, that gives the rows, >= 0.
@@ -125,6 +142,18 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     :raises TypeError: for a memory that neither writes nor learns, a class in the place of its instance, or an
         ``augment`` that cannot be called.
 
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> replay = MemoryReplayPlugin(RandomMemory(100, seed=0))
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                  plugins=[replay], evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> len(replay.memory)
+    100
+
     Sources: Zeta36, "Random memory adaptation", 2018; Chaudhry et al., "On tiny episodic memories in
     continual learning", 2019; for latent replay Pellegrini et al. 2020, section III; for ``"old_model"`` Shin et al.
     2017; for ``"soft"`` van de Ven & Tolias 2018 (DGR + distill); for ``"logits"`` Buzzega et al. 2020 (DER).
@@ -136,14 +165,14 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         *,
         replay_size: Amount = None,
         write_every: int = 1,
-        write_at: Literal["iteration", "experience"] | None = None,
-        write_epochs: Literal["first", "all"] = "first",
+        write_at: When | None = None,
+        write_epochs: Epochs = "first",
         batch_policy: Literal["append", "replace"] = "append",
         replay_weight: float | Literal["growing"] | None = None,
         labels: Labels = "memory",
         augment: Augment | None = None,
         at: str | None = None,
-        origin: Literal["experience", "task_label"] = "experience",
+        origin: Origin = "experience",
         prefetch: bool = False,
         seed: int | None = None,
     ) -> None:
@@ -152,59 +181,41 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if write_at is not None:
             check.choice("write_at", write_at, ("iteration", "experience"))
         super().__init__()
-        self.memory: Any = memory
-        self._learns = callable(getattr(memory, "consolidate", None))
-        check.made("memory", memory)
-        if not hasattr(memory, "sample") or not (self._learns or hasattr(memory, "write")):
-            raise TypeError(f"memory: wants a memory with sample and write or consolidate, got {type(memory).__name__}")
-        self.replay_size = check_amount(replay_size)
-        self.write_every = check.positive_integer("write_every", write_every)
-        self.write_at = check.choice("write_at", write_at or self._usual_time, ("iteration", "experience"))
-        self.write_epochs = check.choice("write_epochs", write_epochs, ("first", "all"))
+        self.memory = memory
+        self.at = at
+        self._tap = None if at is None else LatentTap(at)
+        self.writing = Writing(memory, self._tap, every=write_every, when=write_at, epochs=write_epochs, origin=origin)
+        self.replay_size = _check_amount(replay_size)
         self.batch_policy = check.choice("batch_policy", batch_policy, ("append", "replace"))
         self.targets = Targets(labels, at)
         self.augment = check_augment(augment)
-        self.origin = check.choice("origin", origin, ("experience", "task_label"))
-        self.replay_weight = _weight_of(replay_weight)
-        self.at = at
+        self.replay_weight = _check_weight(replay_weight)
         self.prefetch = prefetch
-        self._stores_logits = bool(getattr(memory, "store_logits", False))
+        self._check_combination()
         # Avalanche sets it to false in each subclass, so it is said here.
         self.supports_distributed = True
-        self._check_combination()
         self.last_replay: Replayed | None = None
-        self._iterations = 0  # that were up for writing
-        self._tap = None if at is None else LatentTap(at)
         self._generator = torch.Generator().manual_seed(check.seed(seed))
-        self._loss_is_read = True
         self._step: Step | None = None
-        self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
+        # What stays the same for an experience: replay plugins beside this one, whether the loss has parts of its own,
+        # whether criterion() is overridden, whether the stream's loss is read, whether batches have task labels.
+        self._others: list[MemoryReplayPlugin] = []
+        self._apart = self._overridden = self._labelled = False
+        self._loss_is_read = True
         self._fired = False  # whether before_forward did in this experience
-        self._labelled = False  # whether the third column of a batch holds task labels
-        self._warned_unused = self._warned_old = self._warned_small = False
-
-    @property
-    def _usual_time(self) -> Literal["iteration", "experience"]:
-        return "experience" if self._learns else "iteration"
+        self._warned_unused = self._warned_small = False
 
     def _check_combination(self) -> None:
-        if self._learns and self.write_at == "iteration":
-            raise ValueError(
-                f"write_at: {type(self.memory).__name__} learns from whole experiences, wants 'experience' or None, "
-                "got 'iteration'"
-            )
         if self.augment is not None and self.at is not None:
             raise ValueError(
                 f"augment: works on inputs, but at={self.at!r} replays a module's outputs; augment the stream instead"
             )
         labels = self.targets.labels
-        if labels == "logits" and not self._stores_logits:
-            raise ValueError("labels: 'logits' wants a memory that keeps them; make it with store_logits=True")
-        if self._learns and self._stores_logits:
-            raise ValueError("memory: one that learns from batches (x, y, t) is given no logits, got store_logits=True")
+        if labels == "logits" and not getattr(self.memory, "store_logits", False):
+            raise ValueError("labels: 'logits' expected a memory that keeps them; make it with store_logits=True")
         if labels in ("old_model", "soft") and self.origin == "task_label":
             raise ValueError(
-                f"origin: labels={labels!r} has to tell the running experience's rows from older ones, wants "
+                f"origin: labels={labels!r} has to tell the running experience's rows from older ones, expected "
                 "'experience', got 'task_label'"
             )
 
@@ -225,9 +236,33 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             )
 
     @property
+    def write_every(self) -> int:
+        """Iterations from one write to the next."""
+        return self.writing.every
+
+    @property
+    def write_at(self) -> When:
+        """When rows are written."""
+        return self.writing.when
+
+    @property
+    def write_epochs(self) -> Epochs:
+        """In which epochs of an experience rows are written."""
+        return self.writing.epochs
+
+    @property
+    def origin(self) -> Origin:
+        """What the policies mean by "task"."""
+        return self.writing.origin
+
+    @property
     def nbytes_fixed(self) -> int:
         """Bytes that the plugin itself needs, whatever the stream: those of the old model."""
         return self.targets.nbytes
+
+    @property
+    def _has_own_loss(self) -> bool:
+        return self.replay_weight is not None or self.targets.have_own_loss
 
     # ---------------------------------------------------------------- callbacks
 
@@ -249,13 +284,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
                 stacklevel=2,
             )
         self._check_others([p for p in others if isinstance(p, MemoryReplayPlugin)])
-        self.memory.to(strategy.device)
+        self.writing.join(strategy)
         if self._tap is not None:
             self._tap.find(strategy.model)
         self.targets.join(strategy.model, strategy.device)
-        # The stream's own loss is worked out only if somebody is there to read it.
-        idle = (EvaluationPlugin, PeriodicEval, Clock, MemoryReplayPlugin, TensorLoaderPlugin, LeanStepPlugin)
-        self._loss_is_read = bool(strategy.evaluator.metrics) or any(not isinstance(p, idle) for p in strategy.plugins)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Test what the memory will be given when the experience has ended, and take part in its training.
@@ -263,23 +295,24 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         :raises ValueError: what the memory has against it.
         """
         self._fired = False
-        self._probe = None
+        self._others = [p for p in strategy.plugins if isinstance(p, MemoryReplayPlugin) and p is not self]
+        self._apart = self._has_own_loss
+        self._overridden = not has_avalanches_criterion(strategy)
         self._labelled = has_task_labels(strategy)
+        # The stream's own loss is worked out only if somebody is there to read it.
+        idle = (EvaluationPlugin, PeriodicEval, Clock, MemoryReplayPlugin, TensorLoaderPlugin, LeanStepPlugin)
+        self._loss_is_read = bool(strategy.evaluator.metrics) or any(not isinstance(p, idle) for p in strategy.plugins)
+        if self._tap is not None:
+            self._tap.find(strategy.model)  # the model may have grown
         self.targets.check(strategy)
-        if self._tap is None:
-            dataset = strategy.experience.dataset
-            tell_normalisation(self.memory, dataset.eval() if self.write_at == "experience" else dataset.train())
-        if self.write_at == "iteration":
-            self._tell_of_old_rows(strategy)
-        if self.write_at == "experience" and hasattr(self.memory, "check_rows"):
-            self._probe = test_rows(strategy, self.memory, self._tap)
+        self.writing.begin(strategy)
         Once(strategy, "_train_exp", functools.partial(self._take_part, strategy))
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Begin an iteration. The forward pass that follows draws rows, writes the stream's and joins them."""
         self._fired = True
         self.last_replay = None
-        self._step = Step(source=strategy.mbatch) if self._step is None else self._step.followed(strategy)
+        self._step = Step(strategy.mbatch) if self._step is None else self._step.followed(strategy)
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """See that the forward pass was the strategy's.
@@ -328,19 +361,25 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Copy the model, and offer the experience to the memory, if that is when it is written."""
-        self.last_replay = self._step = self._probe = None
+        self.last_replay = self._step = None
         if not any(len(dataset) for _, dataset in parts_of(strategy)):
             return
         if not self._fired and (strategy.clock.train_exp_iterations or strategy.clock.train_exp_epochs):
             self._tell_unused(strategy)
         self.targets.learn(strategy)
-        with diverged_if_not_finite(strategy, "" if self._tap is None else self._tap.at):
-            if self._learns:
-                self.memory.consolidate(self._experience(strategy), origin=number_of(strategy))
-            elif self.write_at == "experience":
-                self._write_experience(strategy)
+        self.writing.end(strategy, self._generator)
 
-    # ---------------------------------------------------------------- the iteration
+    def _tell_unused(self, strategy: Any) -> None:
+        if not self._warned_unused:
+            self._warned_unused = True
+            written = "" if self.write_at == "experience" else "written or "
+            warnings.warn(
+                f"{type(self).__name__}: nothing is {written}replayed, because the training loop of "
+                f"{type(strategy).__name__} never fires before_forward; it trains as it would without the plugin",
+                stacklevel=3,
+            )
+
+    # ---------------------------------------------------------------- the forward pass of an iteration
 
     def _take_part(self, strategy: Any, train: Method, *args: Any, **kwargs: Any) -> None:
         """Train on an experience; nothing of the plugin is left on strategy or model afterwards, whatever happens."""
@@ -358,22 +397,24 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     def _forward(self, strategy: Any, forward: Method, *args: Any, **kwargs: Any) -> Any:
         """``strategy.forward()`` on the stream's rows and replayed ones."""
-        step = self._step
+        step, writing = self._step, self.writing
         if step is None or step.done or not strategy.is_training:
             return forward(*args, **kwargs)
         if step.begun:
             # An optimiser that looks at the loss more than once, such as L-BFGS or SAM.
             return self._forward_again(strategy, step, forward, *args, **kwargs)
         step.begun = True
-        check_batch(strategy, labelled=self._labelled)
-        step.stream = self._stream_of(strategy)
-        if self._probe is not None and not strategy.clock.train_exp_epochs:
-            test_labels(self.memory, self._probe, step.stream[1])
+        check_batch(strategy.mbatch, labelled=self._labelled)
+        step.stream = self._stream_of(strategy) if self._others else strategy.mbatch
+        if writing.when == "experience" and not strategy.clock.train_exp_epochs:
+            writing.test_labels(step.stream[1])
         recall = self._sample(strategy, step)
-        writes = not step.repeats and self._is_up_for_writing(strategy)
-        if writes and not self._writes_after_forward:
-            self._write(strategy, step.stream[0], step.stream[1:], None)
-        if not (writes and self._writes_after_forward):
+        # What is written now cannot be replayed before the next iteration.
+        writes = not step.repeats and writing.is_due(strategy)
+        passed_first = writes and writing.after_forward
+        if writes and not passed_first:
+            writing.write(step.stream[0], step.stream[1:], writing.number)
+        if self.prefetch and not passed_first:
             self._fetch_ahead(step)
         step.begin(strategy, recall, replace=self.batch_policy == "replace")
         batch = strategy.mbatch
@@ -381,13 +422,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             output, latents = self._run(strategy, step, forward, *args, **kwargs)
             strategy.mbatch = batch
             output = step.part(strategy, output)
-            if writes and self._writes_after_forward:
-                rows = min(step.rows, len(step.stream[0]))
-                logits = main_output(output)[:rows].detach().float() if self._stores_logits else None
-                x = batch[0][:rows] if latents is None else latents[:rows].float()
-                with diverged_if_not_finite(strategy, self.at):
-                    self._write(strategy, x, [column[:rows] for column in batch[1:]], logits)
-                self._fetch_ahead(step)
+            if passed_first:
+                writing.write_passed(strategy, min(step.rows, len(step.stream[0])), output, latents)
+                if self.prefetch:
+                    self._fetch_ahead(step)
         except BaseException:
             step.restore(strategy)
             raise
@@ -411,15 +449,16 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def _stream_of(self, strategy: Any) -> list[Tensor]:
         """The stream's batch, without what another replay plugin has put behind it."""
         batch: list[Tensor] = strategy.mbatch
-        others = [p._step for p in strategy.plugins if isinstance(p, MemoryReplayPlugin) and p is not self]
-        rows = min([len(batch[0]), *(step.rows for step in others if step is not None and step.begun)])
+        begun = [p._step.rows for p in self._others if p._step is not None and p._step.begun]
+        rows = min([len(batch[0]), *begun])
         return batch if rows == len(batch[0]) else [column[:rows] for column in batch]
 
     def _run(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> tuple[Any, Tensor | None]:
         """The forward pass on all rows; gives the output, and what passed the tap if there is one."""
         recall, tap, batch = step.recall, self._tap, strategy.mbatch
         if tap is None:
-            strategy.mbatch = step.joint_batch(batch, None if recall is None else recall.x)
+            if recall is not None:
+                strategy.mbatch = step.joint_batch(batch, recall.x)
             return forward(*args, **kwargs), None
         # A multi-task model splits its input rows by task label, so replayed codes, which have no input rows, need a
         # forward pass of their own.
@@ -436,6 +475,59 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             output = joined(output, tap.forward_codes(strategy.model, recall.x, recall.t, batch[0]))
         return output, in_batch_order(latents, strategy.mbatch[-1])
 
+    def _sample(self, strategy: Any, step: Step) -> Recall | None:
+        """Rows as the model gets them, with the labels that they are trained towards."""
+        step.wanted = self._rows_to_replay(strategy, len(step.stream[0]))
+        nothing_yet = self.replay_weight == "growing" and not strategy.clock.train_exp_counter
+        if not step.wanted or not len(self.memory) or nothing_yet:
+            return None
+        recall = self._draw(strategy, step)
+        if not len(recall.x):  # a read policy of the user's own may give none
+            return None
+        step.label = recall.y
+        if self.augment is not None:
+            recall = recall._replace(x=augmented(self.augment, recall.x, self._generator))
+        if self.targets.teacher is None:
+            return recall
+        number = self.writing.number if self.writing.when == "iteration" else None
+        return self.targets.set(recall, number, step.stream[0])
+
+    def _rows_to_replay(self, strategy: Any, rows: int) -> int:
+        """Rows to replay beside ``rows`` of the stream; what takes their place leaves one of them at least."""
+        amount, replace = self.replay_size, self.batch_policy == "replace"
+        size = rows // 2 if replace else rows
+        if isinstance(amount, int):
+            size = amount
+        elif amount is not None:
+            number = int(strategy.clock.train_exp_counter)
+            size = (
+                number * rows if isinstance(amount, str) else amount(number, int(strategy.clock.train_exp_iterations))
+            )
+            if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+                raise ValueError(
+                    f"replay_size: expected a function that gives an integer >= 0, got {size!r} for experience {number}"
+                )
+        if not replace:
+            return size
+        if rows == 1 and not self._warned_small:
+            self._warned_small = True
+            warnings.warn(
+                "batch_policy: 'replace' keeps one row of the stream at least, so batches of 1 row replay nothing",
+                stacklevel=4,
+            )
+        return min(size, rows - 1)
+
+    def _draw(self, strategy: Any, step: Step) -> Recall:
+        """Rows from the memory, as many as the step wants; for plugins that read it in other ways."""
+        return self.memory.sample(step.wanted)
+
+    def _fetch_ahead(self, step: Step) -> None:
+        fetch: Callable[[int], None] | None = getattr(self.memory, "prefetch", None)
+        if fetch is not None and step.wanted:
+            fetch(step.wanted)
+
+    # ---------------------------------------------------------------- the loss of an iteration
+
     def _criterion(self, strategy: Any, criterion: Method, *args: Any, **kwargs: Any) -> Tensor:
         """``strategy.criterion()`` of stream and replayed rows."""
         step = self._step
@@ -448,28 +540,25 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         step.again = False
         try:
             step.check_outputs(strategy)
-            return self._judged(strategy, step, criterion, *args, **kwargs)
+            if step.recall is None:
+                loss = criterion(*args, **kwargs)
+                return loss
+            return self._judged(strategy, step, functools.partial(criterion, *args, **kwargs))
         finally:
             step.judging = False
 
-    def _judged(self, strategy: Any, step: Step, criterion: Method, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss of the iteration."""
-        if step.recall is None:
-            loss: Tensor = criterion(*args, **kwargs)
-            return loss
-
-        stream: Tensor | None = None
+    def _judged(self, strategy: Any, step: Step, criterion: Callable[[], Tensor]) -> Tensor:
+        """The loss of all rows."""
+        own: Tensor | None = None  # the stream's part, if it is known
         try:
-            if self._has_own_loss:
-                stream = criterion(*args, **kwargs)
+            if self._apart:
+                stream = criterion()
+                own = stream.detach()
                 loss = self._joined_loss(
-                    strategy,
-                    stream,
-                    step,
-                    lambda index: step.of_replayed(strategy, lambda: criterion(*args, **kwargs), index),
+                    strategy, stream, step, lambda index: step.loss_of(strategy, criterion, replayed=index)
                 )
             else:
-                loss = step.of_all(strategy, lambda: criterion(*args, **kwargs))
+                loss = step.loss_of(strategy, criterion)
         except (RuntimeError, ValueError, IndexError) as error:
             fault = fault_of_more_rows(error, self.at, step.rows, step.replayed)
             if fault is None:
@@ -477,9 +566,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             raise fault from error
         if step.stream[0].shape[0] < step.rows:
             return loss  # the plugin whose rows stand before these knows the stream's loss
-        own = None if stream is None else stream.detach()
         if own is None and self._loss_is_read:
-            own = stream_loss(strategy, loss)
+            own = stream_loss(strategy, loss, overridden=self._overridden)
         step.last = loss, own
         if step.loss is None:
             step.loss, step.stream_loss = loss.detach(), own
@@ -499,118 +587,11 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         replay_loss = self.targets.loss(main_output(step.output), step.recall, criterion, strategy)
         if self.replay_weight is None and self.targets.labels == "soft" and sums_rows(strategy):
             return stream + replay_loss
-        weight = self._weight(strategy, step)
-        joined_loss: Tensor = (1 - weight) * stream + weight * replay_loss
-        return joined_loss
-
-    def _weight(self, strategy: Any, step: Step) -> float:
         if self.replay_weight == "growing":
-            return 1 - 1 / (int(strategy.clock.train_exp_counter) + 1)
-        return self.replay_weight or step.replayed / (step.replayed + step.rows)
-
-    # ---------------------------------------------------------------- parts of the above
-
-    @property
-    def _recall(self) -> Recall | None:
-        """What is replayed in the running iteration."""
-        return None if self._step is None else self._step.recall
-
-    @property
-    def _writes_after_forward(self) -> bool:
-        return self._tap is not None or self._stores_logits
-
-    @property
-    def _has_own_loss(self) -> bool:
-        return self.replay_weight is not None or self.targets.have_own_loss
-
-    def _sample(self, strategy: Any, step: Step) -> Recall | None:
-        """Rows as the model gets them, with the labels that they are trained towards."""
-        rows, replace = len(step.stream[0]), self.batch_policy == "replace"
-        step.wanted = rows_to_replay(self.replay_size, strategy.clock, rows, replace=replace)
-        if replace and rows == 1 and not self._warned_small:
-            self._warned_small = True
-            warnings.warn(
-                "batch_policy: 'replace' keeps one row of the stream at least, so batches of 1 row replay nothing",
-                stacklevel=3,
-            )
-        nothing_yet = self.replay_weight == "growing" and not strategy.clock.train_exp_counter
-        if not step.wanted or not len(self.memory) or nothing_yet:
-            return None
-        recall = self._draw(strategy, step)
-        if not len(recall.x):  # a read policy of the user's own may give none
-            return None
-        step.label = recall.y
-        if self.augment is not None:
-            recall = recall._replace(x=augmented(self.augment, recall.x, self._generator))
-        if self.targets.teacher is None:
-            return recall
-        number = number_of(strategy) if self.write_at == "iteration" else None
-        return self.targets.set(recall, number, step.stream[0])
-
-    def _draw(self, strategy: Any, step: Step) -> Recall:
-        """Rows from the memory, as many as the step wants; for plugins that read it in other ways."""
-        recall: Recall = self.memory.sample(step.wanted)
-        return recall
-
-    def _fetch_ahead(self, step: Step) -> None:
-        if self.prefetch and step.wanted and hasattr(self.memory, "prefetch"):
-            self.memory.prefetch(step.wanted)
-
-    def _is_up_for_writing(self, strategy: Any) -> bool:
-        if self.write_at != "iteration" or (self.write_epochs == "first" and strategy.clock.train_exp_epochs):
-            return False
-        self._iterations += 1
-        return (self._iterations - 1) % self.write_every == 0
-
-    def _write(
-        self, strategy: Any, x: Tensor, labels: list[Tensor], logits: Tensor | None, number: int | None = None
-    ) -> None:
-        y, t = labels[0], labels[1] if len(labels) > 1 else 0
-        number = number_of(strategy) if number is None else number
-        origin = t if self.origin == "task_label" else number
-        if logits is None:
-            self.memory.write(x, y, t, origin=origin)
+            weight = 1 - 1 / (int(strategy.clock.train_exp_counter) + 1)
         else:
-            self.memory.write(x, y, t, origin=origin, logits=logits)
-
-    def _experience(self, strategy: Any) -> Batches | HeldBatches:
-        dataset = concat_datasets([data for _, data in parts_of(strategy)])
-        if self._tap is None:
-            return Batches(strategy, dataset, strategy.train_mb_size, self._generator)
-        # The layers below do not change any more: once through them is enough for all passes.
-        batches = Batches(strategy, dataset, strategy.eval_mb_size, None)
-        rows = list(through_the_model(strategy, batches, self._tap, logits=False))
-        return HeldBatches(rows, strategy.train_mb_size, self._generator)
-
-    def _write_experience(self, strategy: Any) -> None:
-        for number, dataset in parts_of(strategy):
-            batches: Any = Batches(strategy, dataset, strategy.eval_mb_size, None)
-            if self._writes_after_forward:
-                batches = through_the_model(strategy, batches, self._tap, logits=self._stores_logits)
-            for x, y, t, *logits in batches:
-                self._write(strategy, x, [y, t], logits[0] if logits else None, number)
-
-    def _tell_of_old_rows(self, strategy: Any) -> None:
-        """Warn if what is trained on is more than the experience, such as all data so far."""
-        more = len(strategy.adapted_dataset) - sum(len(dataset) for _, dataset in parts_of(strategy))
-        if more > 0 and not self._warned_old:
-            self._warned_old = True
-            warnings.warn(
-                f"{type(self).__name__}: {type(strategy).__name__} trains on {more} rows beside those of the "
-                "experience, and they are written as rows of the experience, too; write_at='experience' writes its own "
-                "only",
-                stacklevel=3,
-            )
-
-    def _tell_unused(self, strategy: Any) -> None:
-        if not self._warned_unused:
-            self._warned_unused = True
-            written = "" if self.write_at == "experience" else "written or "
-            warnings.warn(
-                f"{type(self).__name__}: nothing is {written}replayed, because the training loop of "
-                f"{type(strategy).__name__} never fires before_forward; it trains as it would without the plugin",
-                stacklevel=3,
-            )
+            weight = self.replay_weight or step.replayed / (step.replayed + step.rows)
+        return (1 - weight) * stream + weight * replay_loss
 
     # ---------------------------------------------------------------- state
 
@@ -618,7 +599,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         """All that a run needs to go on exactly: the memory, the count of iterations, generator, old model."""
         return {
             "memory": dict(self.memory.state_dict()),
-            "iterations": self._iterations,
+            "iterations": self.writing.iterations,
             "generator": self._generator.get_state(),
             "targets": self.targets.state_dict(),
         }
@@ -630,18 +611,24 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         """
         self.targets.load_state_dict(state["targets"])
         self.memory.load_state_dict(state["memory"])
-        self._iterations = state["iterations"]
+        self.writing.iterations = state["iterations"]
         self._generator.set_state(state["generator"].cpu())
 
 
-def _weight_of(value: Any) -> float | Literal["growing"] | None:
+def _check_amount(amount: Amount) -> Amount:
+    if amount is None or callable(amount) or (isinstance(amount, str) and amount == "growing"):
+        return amount
+    return check.positive_integer("replay_size", amount)
+
+
+def _check_weight(value: float | Literal["growing"] | None) -> float | Literal["growing"] | None:
     if value is None or (isinstance(value, str) and value == "growing"):
-        return value  # type: ignore[return-value]
+        return value
     try:
         return check.number("replay_weight", value, above=0, below=1)
     except ValueError:
         raise ValueError(f"replay_weight: expected 0 < w < 1, 'growing' or None, got {check.show(value)}") from None
 
 
-def _replays(plugin: Any) -> bool:
+def _replays(plugin: object) -> bool:
     return isinstance(plugin, MemoryReplayPlugin | ReplayPlugin | GenerativeReplayPlugin)

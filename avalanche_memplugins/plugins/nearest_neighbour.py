@@ -43,6 +43,22 @@ class NearestNeighbourPlugin(ReadingPlugin):
     :raises ImportError: backend "faiss" without faiss installed.
     :raises ValueError: for arguments out of range; in evaluation for a class that the model has no output for.
 
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> from avalanche.evaluation.metrics import accuracy_metrics
+    >>> from avalanche.training.plugins import EvaluationPlugin
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[NearestNeighbourPlugin(RandomMemory(2_000), writes=True)], train_mb_size=32,
+    ...                  evaluator=EvaluationPlugin(accuracy_metrics(stream=True), loggers=[]))
+    >>> benchmark = SplitDigits(5)
+    >>> for experience in benchmark.train_stream:
+    ...     _ = strategy.train(experience)
+    >>> results = strategy.eval(benchmark.test_stream)
+    >>> results["Top1_Acc_Stream/eval_phase/test_stream/Task000"] > 0.95
+    True
+
     Sources: Cover & Hart, "Nearest neighbor pattern classification", 1967; the mixture: Khandelwal et al.,
     "Generalization through memorization", 2020, equation 3.
     """
@@ -72,7 +88,7 @@ class NearestNeighbourPlugin(ReadingPlugin):
             backend=backend,
         )
         if memory.keep == "key" and key is not None:
-            raise ValueError(f"key: wants a memory that keeps x to make keys of, got keep='key' and key={key!r}")
+            raise ValueError(f"key: expected a memory that keeps x to make keys of, got keep='key' and key={key!r}")
 
     @torch.no_grad()
     def _predict(self, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:

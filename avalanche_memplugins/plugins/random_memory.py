@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._words import OF_REPLAY, names_ours
+from avalanche_memplugins._words import OF_REPLAY, POLICIES, names_ours, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
-from avalanche_memplugins.plugins._amount import Amount
-from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
+from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
 
 
 @names_ours(OF_REPLAY)
@@ -21,30 +20,44 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
     :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`, with the source's choices as defaults: a
     ring, rows drawn uniformly without replacement, as many as the stream's batch has. The ring keeps
     :math:`C / (m B)` of the newest writes of :math:`B` rows; when the stream brings more, the oldest
-    task is overwritten and forgotten. ``policy="reservoir"`` has no such limit.
+    task is overwritten and forgotten. ``write_policy="reservoir"`` has no such limit.
 
     :param mem_size: rows held at most; 15,000 in the source.
     :param write_every: steps from one write to the next (m); 1,000 in the source, with 10,000 steps a task.
-    :param policy: see :class:`~avalanche_memplugins.memories.RandomMemory`, as are ``read``, ``codec`` and
-        ``seed``. ``"task_balanced"`` with ``read="task_balanced"`` is the source's future work: an
+    :param write_policy: see :class:`~avalanche_memplugins.memories.RandomMemory`, as are ``read_policy``, ``codec`` and
+        ``seed``. ``"task_balanced"`` with ``read_policy="task_balanced"`` is the source's future work: an
         independent memory for every task, each giving an equal share.
     :param replay_size: see :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`, as are all others.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> replay = RandomMemoryPlugin(100, write_every=2, codec="int8")
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[replay], train_mb_size=32, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> len(replay.memory), replay.write_every
+    (100, 2)
 
     Source: Zeta36, "Random memory adaptation", 2018.
     """
 
+    memory: RandomMemory
+
+    @renamed(POLICIES)
     def __init__(
         self,
         mem_size: int = 15_000,
         *,
         write_every: int = 10,
         replay_size: Amount = None,
-        policy: str | WritePolicy = "ring",
-        read: str | ReadPolicy = "uniform",
+        write_policy: str | WritePolicy = "ring",
+        read_policy: str | ReadPolicy = "uniform",
         codec: str | Codec = "raw",
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         check.positive_integer("mem_size", mem_size)
-        memory = RandomMemory(mem_size, policy=policy, read=read, codec=codec, seed=seed)
+        memory = RandomMemory(mem_size, write_policy=write_policy, read_policy=read_policy, codec=codec, seed=seed)
         super().__init__(memory, write_every=write_every, replay_size=replay_size, seed=seed, **kwargs)

@@ -20,11 +20,11 @@ from avalanche.distributed.distributed_helper import DistributedHelper
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, default_collate
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.plugins._augment import Augment, check_augment
+from avalanche_memplugins.plugins.augment import Augment, check_augment
 
 from ._materialise.cache import TensorCache
-from ._materialise.errors import Unsupported
 from ._materialise.loader import Group, TensorLoader
+from ._materialise.resolve import Unsupported
 
 GROUPED = (
     TaskBalancedDataLoader,
@@ -71,6 +71,17 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
     :param train: serve training.
     :param evaluate: serve evaluation.
     :param seed: of the generators that shuffle and augment. None: drawn from torch's global generator.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> loader = TensorLoaderPlugin()
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    ...                  plugins=[loader], train_mb_size=32, evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> loader.nbytes > 0
+    True
     """
 
     def __init__(
@@ -86,7 +97,7 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
         check.flags(assume_deterministic=assume_deterministic, train=train, evaluate=evaluate)
         super().__init__()
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-            raise ValueError(f"max_bytes: got {max_bytes!r}, want a positive number of bytes")
+            raise ValueError(f"max_bytes: expected a positive number of bytes, got {max_bytes!r}")
         self.augment = check_augment(augment)
         self.train = train
         self.evaluate = evaluate
@@ -140,12 +151,12 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
         for name in self._generators:
             found = state.get(name)
             if not isinstance(found, torch.Tensor):
-                raise ValueError(f"state[{name!r}]: got {type(found).__name__}, want a generator's state")
+                raise ValueError(f"state[{name!r}]: expected a generator's state, got {type(found).__name__}")
             loaded[name] = torch.Generator()
             try:
                 loaded[name].set_state(found.cpu())
             except (RuntimeError, TypeError) as error:
-                raise ValueError(f"state[{name!r}]: not a generator's state ({error})") from error
+                raise ValueError(f"state[{name!r}]: expected a generator's state, got another ({error})") from error
         self._generators = loaded
 
     def __getstate__(self) -> dict[str, Any]:

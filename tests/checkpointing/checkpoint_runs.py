@@ -74,7 +74,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 def replay(policy: str) -> Callable[[Any], Sequence[Any]]:
-    return lambda optimizer: [MemoryReplayPlugin(RandomMemory(25, policy=policy, seed=5))]
+    return lambda optimizer: [MemoryReplayPlugin(RandomMemory(25, write_policy=policy, seed=5))]
 
 
 PLUGINS: dict[str, Callable[[Any], Sequence[Any]]] = {

@@ -145,7 +145,7 @@ def test_a_later_format(run: Run, saved: Path) -> None:
     manifest = json.loads((saved / MANIFEST).read_text())
     manifest["format"] = 99
     (saved / MANIFEST).write_text(json.dumps({**manifest, "manifest_sha256": _folders.manifest_digest(manifest)}))
-    refuses(run, saved, "wants a run state of format 1, got 99")
+    refuses(run, saved, "expected a run state of format 1, got 99")
 
 
 def test_another_kind_of_folder(run: Run, saved: Path, tmp_path: Path) -> None:

@@ -232,12 +232,14 @@ def test_an_optimizer_that_does_not_fit(tmp_path: Path) -> None:
     grouped = Grouped()
     strategy = grouped.strategy(seed=1)
     save_run_state(strategy, tmp_path / "grouped")
-    with pytest.raises(CheckpointError, match=r"strategy.optimizer: wants Adam, as in the checkpoint, got SGD"):
+    with pytest.raises(CheckpointError, match=r"strategy.optimizer: expected Adam, as in the checkpoint, got SGD"):
         load_run_state(Run("incremental", "sgd").strategy(seed=2), tmp_path / "2")
-    with pytest.raises(CheckpointError, match=r"strategy.optimizer: wants 2 parameter groups.*got 1"):
+    with pytest.raises(CheckpointError, match=r"strategy.optimizer: expected 2 parameter groups.*got 1"):
         load_run_state(Run("incremental", "sgd").strategy(seed=2), tmp_path / "grouped")
     del strategy.optimizer.param_groups[1]["params"][0]
-    with pytest.raises(CheckpointError, match=r"wants a parameter \(1,\) from outside the model at place 0 of group 1"):
+    with pytest.raises(
+        CheckpointError, match=r"expected a parameter \(1,\) from outside the model at place 0 of group 1"
+    ):
         load_run_state(strategy, tmp_path / "grouped")
 
 

@@ -197,7 +197,7 @@ def test_other_plugins_are_an_error_unless_not_strict(tmp_path: Path) -> None:
     run = Run(plugins=PLUGINS["state_dict"])
     saved = run.whole(tmp_path)
     other = Run(plugins=lambda optimizer: [EWCPlugin(1.0), WithStateDict()]).strategy(seed=2)
-    with pytest.raises(CheckpointError, match=r"wants \['WithStateDict', 'WithStateDict', .*got \['EWCPlugin'"):
+    with pytest.raises(CheckpointError, match=r"expected \['WithStateDict', 'WithStateDict', .*got \['EWCPlugin'"):
         load_run_state(other, tmp_path / "2")
     assert load_run_state(other, tmp_path / "2", strict=False) == 2
     assert other.plugins[1].steps == saved.plugins[0].steps // 2

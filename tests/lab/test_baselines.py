@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from avalanche_memplugins.benchmarks import SplitDigits
-from avalanche_memplugins.lab import STRATEGIES, Comparison, RunResult, RunSpec, comparison
+from avalanche_memplugins.lab import STRATEGIES, Comparison, RunResult, RunSpec, options
 from avalanche_memplugins.lab.baselines import ABSENT, BASELINES
 from avalanche_memplugins.lab.builders import open_benchmark
 from avalanche_memplugins.lab.built import tensor_bytes
@@ -132,7 +132,7 @@ def test_iterations_end_an_experience_in_the_middle_of_an_epoch(
 
 
 def test_a_missing_solver_is_told_before_anything_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"strategy: gem wants the solver quadprog: pip install"):
         Comparison(strategies=("gem",)).specs()
 

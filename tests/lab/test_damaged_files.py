@@ -15,12 +15,12 @@ from rich.console import Console
 
 from avalanche_memplugins._folders import set_aside
 from avalanche_memplugins.cli import main
+from avalanche_memplugins.energy_training.options import EnergyTraining
+from avalanche_memplugins.energy_training.train import Training
 from avalanche_memplugins.lab import Comparison, InProcess, ResultStore, RunResult, RunSpec, Settings, compare
-from avalanche_memplugins.lab.energy.options import EnergyTraining
-from avalanche_memplugins.lab.energy.train import Training
-from avalanche_memplugins.lab.presets import FOLDER, load_preset
 from avalanche_memplugins.lab.progress import Checkpoint, Progress
-from avalanche_memplugins.lab.rewrite import Report, rewrite
+from avalanche_memplugins.lab.report import Report, rewrite
+from avalanche_memplugins.lab.reproduce import PRESETS, load_preset
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes:
@@ -176,7 +176,7 @@ def test_a_damaged_comparison_is_reported_whole_or_not_at_all(tmp_path: Path, fa
 
 @pytest.mark.parametrize("name", ["der-split-mnist", "three-scenarios-split-mnist"])
 def test_a_damaged_preset_is_a_preset_or_one_error(name: str, tmp_path: Path) -> None:
-    content, draw = (FOLDER / f"{name}.yaml").read_bytes(), random.Random(3)
+    content, draw = (PRESETS / f"{name}.yaml").read_bytes(), random.Random(3)
     path = tmp_path / "damaged.yaml"
     refused = []
     for _ in range(60):

@@ -85,7 +85,7 @@ def test_a_memory_has_the_seed_and_the_size_of_its_run(strategy: str, spec: Call
     memory = make_memory(spec(strategy=strategy, seed=5, memory_size=96))
     assert memory.capacity == 96
     assert memory._generator.initial_seed() == 5
-    assert repr(memory.policy) == ("Ring()" if strategy == "rma" else "Reservoir()")
+    assert repr(memory.write_policy) == ("Ring()" if strategy == "rma" else "Reservoir()")
 
 
 def test_a_failure_is_a_result_with_its_traceback(

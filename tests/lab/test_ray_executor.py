@@ -165,7 +165,7 @@ def test_leaving_early_cancels_what_is_under_way(
 
 
 def test_bad_arguments_are_refused(fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="retries: wants an integer >= 0, got -1"):
+    with pytest.raises(ValueError, match="retries: expected an integer >= 0, got -1"):
         RayExecutor("auto", retries=-1)
     with pytest.raises(ValueError, match="no cluster answers at 'nowhere': nobody there"):
         RayExecutor("nowhere")

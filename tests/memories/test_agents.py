@@ -17,7 +17,7 @@ from avalanche_memplugins.networks import ConditionalVAE
 
 MEMORIES: dict[str, Callable[[], Any]] = {
     "RandomMemory": lambda: RandomMemory(400),
-    "ring": lambda: RandomMemory(400, policy="ring", read="cycle"),
+    "ring": lambda: RandomMemory(400, write_policy="ring", read_policy="cycle"),
     "EpisodicMemory": lambda: EpisodicMemory(400),
     "GaussianMemory": GaussianMemory,
     "DynamicKanervaMemory": lambda: DynamicKanervaMemory(rows=4),
@@ -55,5 +55,5 @@ def test_rows_that_do_not_fit_are_told_before_training() -> None:
 def test_outputs_are_for_a_loop_to_give() -> None:
     agent = Agent()
     agent.memory = RandomMemory(10, store_logits=True)
-    with pytest.raises(ValueError, match="memory: one with store_logits=True needs the outputs of every row"):
+    with pytest.raises(ValueError, match="memory: expected one that needs no logits, got RandomMemory"):
         agent.pre_adapt(classic().train_stream[0])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from _comparators import NAMES, made
 from torch import Tensor, nn
 
 from avalanche_memplugins import EpisodicMemory, RandomMemory
@@ -24,11 +25,10 @@ from avalanche_memplugins.memories import (
     LatentMemory,
     VAEMemory,
 )
-from avalanche_memplugins.memories.baselines import HopfieldMemory, ModernHopfieldMemory, SlotMemory
-from avalanche_memplugins.memories.policies import Placement, Ring
+from avalanche_memplugins.memories.comparators import ModernHopfieldMemory
+from avalanche_memplugins.memories.policies import Hardest, Placement, Ring
 from avalanche_memplugins.networks import ConditionalVAE, KanervaMachine
 from avalanche_memplugins.networks.energy import GatedEnergy
-from avalanche_memplugins.networks.memory_network import MemoryNetwork
 
 WIDTH = 16
 GROWN = 40_000
@@ -92,8 +92,9 @@ def rows(memory: RandomMemory, *, classes: int = 10, targets: bool = False) -> R
     for step in range(8):
         x = torch.rand(batch, WIDTH)
         y = torch.arange(batch) % (classes if step > 4 else -(-classes * (step + 1) // 5))
-        logits = {"logits": torch.rand(batch, 10)} if memory.store_logits else {}
-        memory.write(x, torch.rand(batch, 3).double() if targets else y, 0, origin=step, **logits)
+        told = {"logits": torch.rand(batch, 10), "loss": torch.rand(batch)}
+        told = {name: value for name, value in told.items() if name in memory.needs}
+        memory.write(x, torch.rand(batch, 3).double() if targets else y, 0, origin=step, **told)
         memory.sample(32)
     memory.sample(memory.capacity)
     return memory
@@ -102,12 +103,12 @@ def rows(memory: RandomMemory, *, classes: int = 10, targets: bool = False) -> R
 @pytest.mark.parametrize("read", ["uniform", "cycle", "class_balanced", "task_balanced"])
 @pytest.mark.parametrize("policy", ["ring", "reservoir", "class_balanced", "task_balanced"])
 def test_of_every_policy(policy: str, read: str) -> None:
-    options: dict[str, Any] = {"policy": policy, "read": read, "labels": "uint8", "store_tasks": False}
+    options: dict[str, Any] = {"write_policy": policy, "read_policy": read, "labels": "uint8", "store_tasks": False}
     assert_counted(lambda n: rows(RandomMemory(n, codec=Bits(1), **options)), 2_000, 40_000)
 
 
 def test_of_many_classes() -> None:
-    options: dict[str, Any] = {"policy": "class_balanced", "read": "class_balanced"}
+    options: dict[str, Any] = {"write_policy": "class_balanced", "read_policy": "class_balanced"}
     assert_counted(lambda n: rows(RandomMemory(20_000, codec=Bits(1), **options), classes=n), 10, 5_000)
 
 
@@ -221,7 +222,10 @@ MEMORIES: dict[str, tuple[Callable[[int], Any], int, int]] = {
     "logits": (lambda n: rows(RandomMemory(n, store_logits=True)), 1_000, 4_000),
     "keys": (lambda n: rows(RandomMemory(n, embedding=nn.Linear(WIDTH, 4))), 1_000, 4_000),
     "targets": (lambda n: rows(RandomMemory(n), targets=True), 1_000, 4_000),
-    "gaps": (lambda n: rows(RandomMemory(n, policy=Backwards())), 1_000, 8_000),
+    "gaps": (lambda n: rows(RandomMemory(n, write_policy=Backwards())), 1_000, 8_000),
+    "hardest": (lambda n: rows(RandomMemory(n, write_policy=Hardest("class"))), 1_000, 8_000),
+    "herding": (lambda n: rows(RandomMemory(n, write_policy="herding")), 200, 800),
+    "gss": (lambda n: rows(RandomMemory(n, write_policy="gss")), 500, 2_000),
     "on the host": (lambda n: rows(RandomMemory(n, storage="host")), 1_000, 4_000),
     "episodic": (lambda n: rows(EpisodicMemory(n)), 1_000, 4_000),
     "latent": (latent, 1_000, 40_000),
@@ -235,14 +239,12 @@ MEMORIES: dict[str, tuple[Callable[[int], Any], int, int]] = {
     "energy, by class": (lambda n: energy(n, by_class=True, precision="int8"), 10, 700),
     "VAE, wide": (lambda n: generated(vae(n), 4), 10, 800),
     "VAE, many classes": (lambda n: generated(vae(8), n), 10, 500),
-    "Hopfield": (lambda n: associative(HopfieldMemory(WIDTH), n), 2, 100),
-    "modern Hopfield": (lambda n: associative(ModernHopfieldMemory(WIDTH, beta=1.0), n), 2, 150),
+    **{name: (lambda n, name=name: associative(made(name, WIDTH), n), 2, 300) for name in NAMES},  # type: ignore[misc]
     "modern Hopfield, 1bit": (
         lambda n: associative(ModernHopfieldMemory(WIDTH, beta=1.0, codec=Bits(1)), n),
         20,
         4_000,
     ),
-    "slots": (lambda n: associative(SlotMemory(MemoryNetwork(WIDTH, code_size=8)), n), 2, 300),
     "dictionary": (dictionary, 100, 600),
 }
 

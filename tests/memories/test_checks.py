@@ -19,7 +19,7 @@ from avalanche_memplugins.memories import (
     KanervaMemory,
     VAEMemory,
 )
-from avalanche_memplugins.memories.baselines import HopfieldMemory
+from avalanche_memplugins.memories.comparators import HopfieldMemory
 from avalanche_memplugins.networks import ConditionalVAE, KanervaMachine
 from avalanche_memplugins.strategies import VAEReplay
 

@@ -55,13 +55,13 @@ def fill(memory: RandomMemory, n: int = 60) -> None:
 
 
 def test_a_memory_resumes_in_the_middle_of_a_pass(tmp_path) -> None:
-    memory = RandomMemory(50, policy="ring", read="cycle", seed=3)
+    memory = RandomMemory(50, write_policy="ring", read_policy="cycle", seed=3)
     fill(memory)
     memory.sample(7)
-    by_state = RandomMemory(50, policy="ring", read="cycle", seed=9)
+    by_state = RandomMemory(50, write_policy="ring", read_policy="cycle", seed=9)
     by_state.load_state_dict(memory.state_dict())
     memory.save(tmp_path / "memory")
-    by_folder = RandomMemory(50, policy="ring", read="cycle", seed=9).load(tmp_path / "memory")
+    by_folder = RandomMemory(50, write_policy="ring", read_policy="cycle", seed=9).load(tmp_path / "memory")
     for _ in range(12):
         expected = memory.sample(7).x
         assert torch.equal(by_state.sample(7).x, expected)
@@ -69,7 +69,7 @@ def test_a_memory_resumes_in_the_middle_of_a_pass(tmp_path) -> None:
 
 
 def test_bytes_count_the_pass() -> None:
-    memories = [RandomMemory(50, read=read) for read in ("uniform", "cycle")]
+    memories = [RandomMemory(50, read_policy=read) for read in ("uniform", "cycle")]
     for memory in memories:
         fill(memory)
     assert memories[1].nbytes - memories[0].nbytes == 4 * 50
@@ -77,4 +77,4 @@ def test_bytes_count_the_pass() -> None:
 
 def test_replacement_is_refused() -> None:
     with pytest.raises(ValueError, match="replacement"):
-        RandomMemory(5, read="cycle", replacement=True)
+        RandomMemory(5, read_policy="cycle", replacement=True)

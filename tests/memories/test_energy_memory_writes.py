@@ -201,10 +201,10 @@ def test_the_first_rows_must_fit_the_network_and_the_cue() -> None:
         (
             {},
             torch.rand(4, 1, 5, 5),
-            "x: the memory EnergyMemory expected rows of 16 numbers, for which its network was made,",
+            "x: expected rows of 16 numbers, for which the network was made,",
         ),
         ({"cue": 5}, X, r"x: the codec Downsampled expected images \(B, C, H, W\) of at least 5 x 5, got"),
-        ({"label_bits": 3}, X, "x: the memory EnergyMemory expected rows of 13 numbers, for which its network"),
+        ({"label_bits": 3}, X, "x: expected rows of 13 numbers, for which the network"),
     ):
         mine = memory(**options)
         with pytest.raises(ValueError, match=message):
@@ -227,7 +227,7 @@ def test_a_write_that_diverges_changes_nothing() -> None:
     memory.write(x, y)
     before = copy.deepcopy(memory.state_dict())
     with torch.no_grad():
-        network.write_rates.fill_(float("inf"))
+        memory.network.write_rates.fill_(float("inf"))
     for attempt in (lambda: memory.write(x, y + 2), lambda: memory.consolidate([(x, y + 2, 0)], origin=1)):
         with pytest.raises(ValueError, match="x: expected rows that can be written, got"):
             attempt()

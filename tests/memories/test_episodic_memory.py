@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ def brute(queries, keys, k):
     return squared.sort(dim=1, stable=True).indices[:, :k]
 
 
-@pytest.mark.parametrize("options", [{}, {"policy": "ring"}, {"codec": "float16"}, {"storage": "host"}])
+@pytest.mark.parametrize("options", [{}, {"write_policy": "ring"}, {"codec": "float16"}, {"storage": "host"}])
 def test_nearest_are_those_among_the_rows_held(options):
     memory = EpisodicMemory(30, seed=1, **options)
     memory.write(rows(50), torch.arange(50))
@@ -107,7 +108,7 @@ def test_search_tables_do_not_count_as_memory():
     memory.write(rows(20), torch.arange(20))
     before = memory.nbytes
     memory.nearest(rows(1), 1)
-    assert memory.nbytes == before == memory.store.nbytes + memory.policy.nbytes + memory.read.nbytes
+    assert memory.nbytes == before == memory.store.nbytes + memory.write_policy.nbytes + memory.read_policy.nbytes
 
 
 def test_bad_calls_are_named():
@@ -119,3 +120,30 @@ def test_bad_calls_are_named():
         memory.nearest(rows(2, width=4), 1)
     with pytest.raises(ValueError, match="reembed"):
         memory.reembed()
+
+
+@pytest.mark.parametrize("temperature", [None, 2.0])
+@pytest.mark.parametrize("k", [1, 4])
+def test_predict_is_the_vote_of_the_nearest_rows(k: int, temperature: float | None) -> None:
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 3, generator=g), torch.randint(2, 5, (40,), generator=g)
+    memory = EpisodicMemory(40, seed=0)
+    memory.write(x, y)
+    queries = torch.randn(9, 3, generator=g)
+    got = memory.predict(queries, classes=6, k=k, temperature=temperature).exp().numpy()
+    itself = memory.predict(x, k=k, temperature=temperature, without_itself=True).exp().numpy()
+
+    def expected(query: np.ndarray, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        squared = ((keys - query) ** 2).sum(1)
+        near = squared.argsort()[:k]
+        weights = np.ones(k) if temperature is None else np.exp(-squared[near] / temperature)
+        return np.bincount(labels[near], weights / weights.sum(), minlength=6)
+
+    keys, labels = x.double().numpy(), y.numpy()
+    for row, query in zip(got, queries.double().numpy(), strict=True):
+        np.testing.assert_allclose(row, expected(query, keys, labels), atol=1e-5)
+    for i, row in enumerate(itself):
+        others = np.arange(40) != i
+        np.testing.assert_allclose(row, expected(keys[i], keys[others], labels[others])[:5], atol=1e-5)
+    with pytest.raises(ValueError, match="classes: expected more than 4, the largest class held, got 4"):
+        memory.predict(queries, classes=4)

@@ -89,7 +89,7 @@ MEMORIES: dict[str, Callable[[], Any]] = {
     "Gaussian": GaussianMemory,
     "Kanerva": kanerva,
     "rows with replacement": lambda: RandomMemory(8, replacement=True),
-    "balanced rows with replacement": lambda: RandomMemory(8, read="class_balanced", replacement=True),
+    "balanced rows with replacement": lambda: RandomMemory(8, read_policy="class_balanced", replacement=True),
     "VAE": vae,
 }
 

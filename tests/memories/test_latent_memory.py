@@ -91,7 +91,7 @@ def test_it_learns_what_it_keeps_and_old_rows_survive_new_weights() -> None:
 
 
 def test_stored_codes_are_those_of_the_old_decoder_under_the_new_encoder() -> None:
-    memory = make(20, policy="ring")
+    memory = make(20, write_policy="ring")
     memory.consolidate(Experience(1, batches=2), origin=0)
     old = copy.deepcopy(memory)
     memory.consolidate(Experience(2, batches=1), origin=1)  # ten of twenty slots are overwritten
@@ -103,7 +103,7 @@ def test_stored_codes_are_those_of_the_old_decoder_under_the_new_encoder() -> No
 
 
 def test_the_statistics_are_of_the_new_rows_and_of_those_held() -> None:
-    memory = make(20, policy="ring")
+    memory = make(20, write_policy="ring")
     memory.consolidate(Experience(1, batches=2), origin=0)
     held = memory.rows(torch.arange(20)).x
     memory.consolidate(Experience(2, batches=2), origin=1)
@@ -114,7 +114,7 @@ def test_the_statistics_are_of_the_new_rows_and_of_those_held() -> None:
 
 
 def test_rows_offered_are_chosen_by_the_write_policy() -> None:
-    memory, plain = make(25, policy="ring"), RandomMemory(25, policy="ring")
+    memory, plain = make(25, write_policy="ring"), RandomMemory(25, write_policy="ring")
     for number in range(3):
         memory.consolidate(Experience(number), origin=number)
         for x, y, t in Experience(number):
@@ -142,15 +142,15 @@ def test_the_weights_count_as_bytes_of_the_stream(precision: Any, row: int) -> N
 @pytest.mark.parametrize("way", ["state_dict", "folder", "pickle", "deepcopy"])
 @pytest.mark.parametrize("read", ["uniform", "cycle"])
 def test_a_restored_memory_goes_on_exactly(way: str, read: str, tmp_path: Path) -> None:
-    memory = make(read=read)
+    memory = make(read_policy=read)
     memory.consolidate(Experience(1), origin=0)
     memory.sample(7)
     if way == "state_dict":
-        restored = make(read=read)
+        restored = make(read_policy=read)
         restored.load_state_dict(copy.deepcopy(memory.state_dict()))
     elif way == "folder":
         memory.save(tmp_path / "m")
-        restored = make(read=read).load(tmp_path / "m")  # type: ignore[assignment]
+        restored = make(read_policy=read).load(tmp_path / "m")  # type: ignore[assignment]
     else:
         restored = pickle.loads(pickle.dumps(memory)) if way == "pickle" else copy.deepcopy(memory)
     for m in (memory, restored):
@@ -216,7 +216,7 @@ ROWS, LABELS = torch.zeros(3, 6), torch.zeros(3, dtype=torch.int64)
     ],
 )
 def test_a_bad_batch_changes_nothing(batches: Any, message: str) -> None:
-    memory, before = make(read="cycle"), make(read="cycle")
+    memory, before = make(read_policy="cycle"), make(read_policy="cycle")
     for m in (memory, before):
         m.consolidate(Experience(1), origin=0)
     with pytest.raises((ValueError, RuntimeError), match=message):

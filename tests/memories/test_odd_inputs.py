@@ -17,7 +17,7 @@ from avalanche_memplugins.networks.energy import GatedEnergy
 Y = torch.arange(6) % 3
 MEMORIES: dict[str, Callable[[], Any]] = {
     "reservoir": lambda: RandomMemory(8, seed=0),
-    "balanced": lambda: RandomMemory(8, policy="class_balanced", read="class_balanced", seed=0),
+    "balanced": lambda: RandomMemory(8, write_policy="class_balanced", read_policy="class_balanced", seed=0),
     "int8": lambda: RandomMemory(8, codec="int8", seed=0),
     "1bit": lambda: RandomMemory(8, codec="1bit", seed=0),
     "keys": lambda: RandomMemory(8, embedding=nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), seed=0),
@@ -83,7 +83,7 @@ def test_rows_and_labels_that_cannot_be_kept_are_named_and_change_nothing(name: 
 def test_wide_unsigned_rows_are_refused_and_such_labels_are_taken(
     dtype: torch.dtype, policy: str, shape: tuple[int, ...]
 ) -> None:
-    memory = RandomMemory(8, policy=policy, seed=0)
+    memory = RandomMemory(8, write_policy=policy, seed=0)
     assert_refused(memory, "x", torch.zeros(shape, dtype=dtype), Y)
     memory.write(torch.rand(shape), Y.to(dtype))
     assert sorted(memory.sample(8).y.tolist()) == sorted(Y.tolist())
@@ -148,7 +148,7 @@ def test_logits_are_finite_numbers_in_the_type_that_is_held(number: int) -> None
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.int64])
 def test_slots_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
-    memory = RandomMemory(5, policy="ring")
+    memory = RandomMemory(5, write_policy="ring")
     memory.write(torch.arange(4.0)[:, None], torch.arange(4))
     slots = torch.tensor([2, 0]).to(dtype)
     assert memory.rows(slots).x[:, 0].tolist() == memory.labels_of(slots)[0].tolist() == [2, 0]
@@ -161,7 +161,7 @@ def test_slots_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
 def test_more_rows_than_fit_into_the_machine_are_told(capacity: int, storage: str) -> None:
     memory = RandomMemory(capacity, storage=storage, seed=0)
     assert_refused(memory, "capacity", rows(), Y)
-    for options in ({"policy": "class_balanced"}, {"read": "task_balanced"}):
+    for options in ({"write_policy": "class_balanced"}, {"read_policy": "task_balanced"}):
         with pytest.raises(ValueError, match="capacity: expected a number of rows that fits in"):
             RandomMemory(capacity, **options)
 
@@ -177,7 +177,7 @@ def test_more_rows_than_fit_into_the_machine_are_told(capacity: int, storage: st
 )  # fmt: skip
 def test_a_budget_for_what_there_is_not_is_refused(argument: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{argument}: expected .*got "):
-        RandomMemory.from_budget(20_000, shape=(4,), policy="class_balanced", **{argument: value})
+        RandomMemory.from_budget(20_000, shape=(4,), write_policy="class_balanced", **{argument: value})
 
 
 @pytest.mark.parametrize("codec", [Uint8, lambda **options: Bits(4, **options)])

@@ -89,11 +89,11 @@ def write(memory: RandomMemory, start: int, rows: int = 6) -> None:
 def test_only_what_was_written_is_counted_and_drawn(kind: type[Own], read: str, replacement: bool) -> None:
     if read == "cycle" and replacement:
         return
-    memory = RandomMemory(25, policy=kind(), read=read, replacement=replacement)
+    memory = RandomMemory(25, write_policy=kind(), read_policy=read, replacement=replacement, seed=1)
     for start in range(1, 60, 6):
         write(memory, start)
         slots = memory.slots()
-        assert len(memory) == len(slots) == memory.policy.kept
+        assert len(memory) == len(slots) == memory.write_policy.kept
         if not len(memory):
             continue
         held = set(memory.rows(slots).x[:, 0].tolist())
@@ -123,7 +123,7 @@ def test_only_what_was_written_is_counted_and_drawn(kind: type[Own], read: str, 
 @pytest.mark.parametrize("batches", [3, 20])
 def test_it_goes_on_exactly_when_restored(kind: type[Own], read: str, way: str, batches: int, tmp_path: Path) -> None:
     def make() -> RandomMemory:
-        return RandomMemory(16, policy=kind(), read=read, seed=3)
+        return RandomMemory(16, write_policy=kind(), read_policy=read, seed=3)
 
     memory = make()
     for start in range(batches):
@@ -150,7 +150,7 @@ def test_it_goes_on_exactly_when_restored(kind: type[Own], read: str, way: str, 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_neighbours_are_rows_that_were_written(kind: type[Own]) -> None:
-    memory = EpisodicMemory(25, policy=kind())
+    memory = EpisodicMemory(25, write_policy=kind())
     for start in range(0, 30, 6):
         write(memory, start)
     queries = torch.zeros(2, 3)  # as unwritten rows are
@@ -164,7 +164,7 @@ def test_neighbours_are_rows_that_were_written(kind: type[Own]) -> None:
 
 
 def test_gaps_cost_bytes_that_are_counted_and_none_when_they_are_closed() -> None:
-    plain, gaps = RandomMemory(16, policy=Own()), RandomMemory(16, policy=Backwards())
+    plain, gaps = RandomMemory(16, write_policy=Own()), RandomMemory(16, write_policy=Backwards())
     for memory in (plain, gaps):
         write(memory, 0)
     assert gaps.nbytes - plain.nbytes == 5 * 16
@@ -176,13 +176,13 @@ def test_gaps_cost_bytes_that_are_counted_and_none_when_they_are_closed() -> Non
 
 
 def test_a_policy_that_keeps_nothing_leaves_nothing_to_sample(tmp_path: Path) -> None:
-    memory = RandomMemory(5, policy=Nothing())
+    memory = RandomMemory(5, write_policy=Nothing())
     write(memory, 0)
     assert (len(memory), memory.seen, memory.summary().per_class) == (0, 6, {})
     with pytest.raises(ValueError, match="nothing has been written"):
         memory.sample(1)
     memory.save(tmp_path / "m")
-    assert len(RandomMemory(5, policy=Nothing()).load(tmp_path / "m")) == 0
+    assert len(RandomMemory(5, write_policy=Nothing()).load(tmp_path / "m")) == 0
 
 
 class Wrong(Own):
@@ -213,8 +213,8 @@ def indices(*values: int) -> Tensor:
     ],
 )
 def test_a_placement_that_does_not_fit_is_named_before_anything_is_written(placement: Any, message: str) -> None:
-    memory = RandomMemory(5, policy=Wrong((indices(0), indices(0)), placement))
-    with pytest.raises(ValueError, match=f"policy: expected .*{message}"):
+    memory = RandomMemory(5, write_policy=Wrong((indices(0), indices(0)), placement))
+    with pytest.raises(ValueError, match=f"write_policy: expected .*{message}"):
         write(memory, 0)
     assert len(memory) == memory.seen == 0
 
@@ -260,7 +260,7 @@ BROKEN = (
 
 @pytest.mark.parametrize("number", range(len(NOTHING)))
 def test_nothing_may_be_placed_in_any_form(number: int) -> None:
-    memory = RandomMemory(5, policy=Given(lambda batch: NOTHING[number]))
+    memory = RandomMemory(5, write_policy=Given(lambda batch: NOTHING[number]))
     write(memory, 0)
     assert (len(memory), memory.seen) == (0, 6)
 
@@ -268,9 +268,9 @@ def test_nothing_may_be_placed_in_any_form(number: int) -> None:
 @pytest.mark.parametrize("number", range(len(SAME)))
 @pytest.mark.parametrize("read", READS)
 def test_rows_and_slots_are_integers_of_any_kind(number: int, read: str) -> None:
-    memory = RandomMemory(5, policy=Ring(), read=read)
-    memory.policy = Given(lambda batch: SAME[number])  # not copied, as a generator cannot be
-    memory.policy.start(5)
+    memory = RandomMemory(5, write_policy=Ring(), read_policy=read)
+    memory.write_policy = Given(lambda batch: SAME[number])  # not copied, as a generator cannot be
+    memory.write_policy.start(5)
     write(memory, 0)
     if not len(memory):  # the generator is used up
         return
@@ -283,20 +283,20 @@ def test_rows_and_slots_are_integers_of_any_kind(number: int, read: str) -> None
 @pytest.mark.parametrize("read", ["uniform", "class_balanced"])
 @pytest.mark.parametrize("fresh", [True, False])
 def test_what_is_no_placement_is_named_and_changes_nothing(number: int, read: str, fresh: bool) -> None:
-    memory = RandomMemory(7, policy=Given(lambda batch: [(range(3), range(3))]), read=read, seed=0)
+    memory = RandomMemory(7, write_policy=Given(lambda batch: [(range(3), range(3))]), read_policy=read, seed=0)
     if not fresh:
         write(memory, 0)
-    memory.policy.give = lambda batch: BROKEN[number]
+    memory.write_policy.give = lambda batch: BROKEN[number]
     before = state(memory)
-    with pytest.raises(ValueError, match=r"^policy: expected .*, got "):
+    with pytest.raises(ValueError, match=r"^write_policy: expected .*, got "):
         write(memory, 6)
     assert state(memory) == before
 
 
 def test_what_a_policy_raises_itself_changes_nothing() -> None:
-    memory = RandomMemory(7, policy=Given(lambda batch: [(range(batch), range(batch))]), seed=0)
+    memory = RandomMemory(7, write_policy=Given(lambda batch: [(range(batch), range(batch))]), seed=0)
     before = state(memory)
-    memory.policy.give = lambda batch: 1 / 0
+    memory.write_policy.give = lambda batch: 1 / 0
     with pytest.raises(ZeroDivisionError):
         write(memory, 0)
     assert state(memory) == before
@@ -336,15 +336,15 @@ NOT_CHOSEN = (
 
 @pytest.mark.parametrize("kind", [Own, Backwards])
 def test_what_a_read_policy_chooses_is_looked_at(kind: type[Own]) -> None:
-    memory = RandomMemory(9, policy=kind(), read=Reads(None), seed=0)
+    memory = RandomMemory(9, write_policy=kind(), read_policy=Reads(None), seed=0)
     write(memory, 0)
     for chosen in CHOSEN:
-        memory.read.give = lambda filled, chosen=chosen: chosen
+        memory.read_policy.give = lambda filled, chosen=chosen: chosen
         assert memory.sample(3).x[:, 0].tolist() == [0, 3, 0]
     for chosen in NOT_CHOSEN:
-        memory.read.give = lambda filled, chosen=chosen: chosen
+        memory.read_policy.give = lambda filled, chosen=chosen: chosen
         before = state(memory)
-        with pytest.raises(ValueError, match=r"^read: expected .*, got "):
+        with pytest.raises(ValueError, match=r"^read_policy: expected .*, got "):
             memory.sample(3)
         assert state(memory) == before
 
@@ -358,34 +358,34 @@ def without(kind: type, part: str) -> Any:
 @pytest.mark.parametrize("part", ["grouping", "start", "place", "nbytes", "state_dict", "load_state_dict"])
 def test_what_a_policy_lacks_is_named(part: str) -> None:
     def use(policy: Any, **options: Any) -> None:
-        memory = RandomMemory(9, policy=policy, **options)
+        memory = RandomMemory(9, write_policy=policy, **options)
         write(memory, 0)
         memory.sample(2)
         assert memory.nbytes
         memory.load_state_dict(memory.state_dict())
 
-    with pytest.raises((TypeError, ValueError), match=f"policy: expected .*got Lacking, without {part}"):
+    with pytest.raises((TypeError, ValueError), match=f"write_policy: expected .*got Lacking, without {part}"):
         use(without(Own, part)())
     if part != "place":
-        with pytest.raises((TypeError, ValueError), match=f"read: expected .*got Lacking, without {part}"):
-            use("ring", read=without(Reads, part)(lambda filled: [0]))
+        with pytest.raises((TypeError, ValueError), match=f"read_policy: expected .*got Lacking, without {part}"):
+            use("ring", read_policy=without(Reads, part)(lambda filled: [0]))
 
 
 @pytest.mark.parametrize("grouping", ["klass", 3, True, ["class"]])
 def test_groups_are_of_classes_or_tasks(grouping: Any) -> None:
     policy, read = Own(), Reads(None)
     policy.grouping = read.grouping = grouping
-    with pytest.raises(ValueError, match=r"^policy: expected a grouping of None, 'class' or 'task', got "):
-        RandomMemory(5, policy=policy)
-    with pytest.raises(ValueError, match=r"^read: expected a grouping of None, 'class' or 'task', got "):
-        RandomMemory(5, read=read)
+    with pytest.raises(ValueError, match=r"^write_policy: expected a grouping of None, 'class' or 'task', got "):
+        RandomMemory(5, write_policy=policy)
+    with pytest.raises(ValueError, match=r"^read_policy: expected a grouping of None, 'class' or 'task', got "):
+        RandomMemory(5, read_policy=read)
 
 
 def test_a_policy_that_does_not_say_what_it_is_can_be_loaded(tmp_path: Path) -> None:
-    memory = RandomMemory(5, policy=without(Own, "__repr__")())
+    memory = RandomMemory(5, write_policy=without(Own, "__repr__")())
     write(memory, 0)
     memory.save(tmp_path / "m")
-    other = RandomMemory(5, policy=without(Own, "__repr__")()).load(tmp_path / "m")
+    other = RandomMemory(5, write_policy=without(Own, "__repr__")()).load(tmp_path / "m")
     assert torch.equal(other.rows(other.slots()).x, memory.rows(memory.slots()).x)
 
 

@@ -40,7 +40,7 @@ def test_groups_share_the_slots_like_water(counts: list[int], batch: int, order:
     groups = [g for g, n in enumerate(counts) for _ in range(n)]
     if order == "mixed":
         groups = np.random.default_rng(0).permutation(groups).tolist()
-    memory = RandomMemory(24, policy="class_balanced")
+    memory = RandomMemory(24, write_policy="class_balanced")
     write_groups(memory, groups, batch)
     held = [memory.summary().per_class.get(g, 0) for g in range(len(counts))]
     assert sum(held) == min(24, len(groups))
@@ -49,7 +49,7 @@ def test_groups_share_the_slots_like_water(counts: list[int], batch: int, order:
 
 
 def test_more_groups_than_slots() -> None:
-    memory = RandomMemory(4, policy="task_balanced")
+    memory = RandomMemory(4, write_policy="task_balanced")
     write_groups(memory, list(range(50)), 3)
     assert len(memory) == 4
     assert max(memory.summary().per_experience.values()) == 1
@@ -89,7 +89,7 @@ def test_within_a_group_every_row_is_held_equally_often(batch: int) -> None:
 
 
 def test_balanced_reading_takes_equal_shares() -> None:
-    memory = RandomMemory(100, read="class_balanced", replacement=True)
+    memory = RandomMemory(100, read_policy="class_balanced", replacement=True)
     write_groups(memory, [0] * 90 + [1] * 9 + [2], 10)
     counts = np.zeros(3)
     for _ in range(500):
@@ -100,7 +100,7 @@ def test_balanced_reading_takes_equal_shares() -> None:
 
 
 def test_balanced_reading_of_fewer_rows_than_groups_is_fair() -> None:
-    memory = RandomMemory(60, read="task_balanced")
+    memory = RandomMemory(60, read_policy="task_balanced")
     write_groups(memory, [g for g in range(20) for _ in range(1 + 2 * (g % 2))], 8)
     counts = np.zeros(20)
     for _ in range(2_000):
@@ -117,7 +117,7 @@ def test_balanced_reading_of_fewer_rows_than_groups_is_fair() -> None:
 def test_balanced_reading_shares_what_small_groups_cannot_give(
     kind: str, replacement: bool, counts: list[int], wanted: int
 ) -> None:
-    memory = RandomMemory(200, read=kind, replacement=replacement)
+    memory = RandomMemory(200, read_policy=kind, replacement=replacement)
     write_groups(memory, [g for g, n in enumerate(counts) for _ in range(n)], 10)
     for _ in range(5):
         recall = memory.sample(wanted)
@@ -135,7 +135,7 @@ def test_balanced_reading_shares_what_small_groups_cannot_give(
 def test_rows_of_a_group_are_drawn_equally_often_whatever_its_share() -> None:
     """Of groups that give all, much, or little of what they have."""
     counts = [2, 9, 12, 60]
-    memory = RandomMemory(100, read="class_balanced", seed=2)
+    memory = RandomMemory(100, read_policy="class_balanced", seed=2)
     write_groups(memory, [g for g, n in enumerate(counts) for _ in range(n)], 100)
     drawn, repeats = np.zeros(sum(counts)), 2_000
     for _ in range(repeats):
@@ -166,7 +166,7 @@ def test_the_index_of_groups_follows_every_overwriting() -> None:
 def test_a_balanced_policy_wants_groups() -> None:
     policy = GroupBalanced("class")
     policy.start(3)
-    with pytest.raises(ValueError, match="groups: a balanced policy wants"):
+    with pytest.raises(ValueError, match="groups: expected the group of every row"):
         policy.place(0, 2, None, torch.Generator())
 
 
@@ -238,9 +238,9 @@ def test_rows_of_every_group_are_kept_equally_often(batch: int) -> None:
 
 def test_a_state_of_an_earlier_version_is_taken_up() -> None:
     """It had a random key a slot instead of the slot's place among those of its group."""
-    memory = RandomMemory(12, policy="class_balanced")
+    memory = RandomMemory(12, write_policy="class_balanced")
     write_groups(memory, [0] * 20 + [1] * 9 + [2], 6)
-    state = memory.policy.state_dict()
+    state = memory.write_policy.state_dict()
     old = {"key": torch.rand(12, dtype=torch.float64), **{k: v for k, v in state.items() if k != "place"}}
     policy = GroupBalanced("class")
     policy.start(12)
@@ -255,8 +255,8 @@ def test_a_state_of_an_earlier_version_is_taken_up() -> None:
     ("change", "message"),
     [
         ({"group": torch.zeros(13, dtype=torch.int32)}, "at most 12 slots"),
-        ({"group": None}, "at most 12 slots"),
-        ({"group": torch.full((12,), -1)}, "at most 12 slots"),
+        ({"group": None}, "group of some rows, got None"),
+        ({"group": torch.full((12,), -1)}, "group of integers >= 0"),
         ({"offered": torch.tensor([1, 1, 1])}, "at least what it holds"),
         ({"offered": torch.tensor([20])}, "at least what it holds"),
         ({"place": torch.zeros(12, dtype=torch.int32)}, "the places 0, 1"),
@@ -264,22 +264,22 @@ def test_a_state_of_an_earlier_version_is_taken_up() -> None:
     ],
 )
 def test_a_state_that_contradicts_itself_changes_nothing(change: Any, message: str) -> None:
-    memory = RandomMemory(12, policy="class_balanced")
+    memory = RandomMemory(12, write_policy="class_balanced")
     write_groups(memory, [0] * 20 + [1] * 9 + [2], 6)
-    before = memory.policy.state_dict()
+    before = memory.write_policy.state_dict()
     with pytest.raises(ValueError, match=f"state: .*{message}"):
-        memory.policy.load_state_dict({**before, **change})
-    assert all(torch.equal(value, before[name]) for name, value in memory.policy.state_dict().items())
+        memory.write_policy.load_state_dict({**before, **change})
+    assert all(torch.equal(value, before[name]) for name, value in memory.write_policy.state_dict().items())
 
 
 def test_a_read_state_that_contradicts_itself_changes_nothing() -> None:
-    memory = RandomMemory(12, read="class_balanced")
+    memory = RandomMemory(12, read_policy="class_balanced")
     write_groups(memory, [0] * 20 + [1] * 9 + [2], 6)
-    before = memory.read.state_dict()
+    before = memory.read_policy.state_dict()
     for change in ({"group": torch.zeros(3)}, {"position": torch.zeros(12, dtype=torch.int32)}, {"position": None}):
-        with pytest.raises(ValueError, match="state: expected the"):
-            memory.read.load_state_dict({**before, **change})
-        assert all(torch.equal(value, before[name]) for name, value in memory.read.state_dict().items())
+        with pytest.raises(ValueError, match=r"state: expected (the positions|group of 12 rows|position of 12 rows)"):
+            memory.read_policy.load_state_dict({**before, **change})
+        assert all(torch.equal(value, before[name]) for name, value in memory.read_policy.state_dict().items())
 
 
 @pytest.mark.parametrize(("policy", "read"), [("class_balanced", "class_balanced"), ("task_balanced", "task_balanced")])
@@ -287,7 +287,7 @@ def test_the_cost_does_not_depend_on_the_capacity(policy: str, read: str) -> Non
     """A wide ratio: what grows with the rows held would be a hundred times dearer."""
 
     def cost(capacity: int) -> float:
-        memory = RandomMemory(capacity, policy=policy, read=read)
+        memory = RandomMemory(capacity, write_policy=policy, read_policy=read)
         x, y = torch.zeros(1_000, 4), torch.arange(1_000) % 10
         for _ in range(capacity // 1_000 + 1):
             memory.write(x, y, origin=y)

@@ -60,7 +60,8 @@ def rows_of_a_run(memory: RandomMemory, ahead: bool, sizes: list[int]) -> list[t
 def test_what_is_fetched_ahead_is_what_would_have_come(read: str, policy: str, used: list[int]) -> None:
     sizes = [6, 6, 6, 6, 4, 6, 6, 9, 9, 9, 9, 1, 1, 6, 6, 6]  # a batch of another size discards what was drawn
     plain, ahead = (
-        rows_of_a_run(RandomMemory(20, policy=policy, read=read, seed=7), flag, sizes) for flag in (False, True)
+        rows_of_a_run(RandomMemory(20, write_policy=policy, read_policy=read, seed=7), flag, sizes)
+        for flag in (False, True)
     )
     assert len(plain) == len(ahead) == 15
     assert all(torch.equal(a, b) for a, b in zip(plain, ahead, strict=True))
@@ -71,15 +72,15 @@ def test_what_is_fetched_ahead_is_what_would_have_come(read: str, policy: str, u
 @pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize("way", ["state_dict", "pickle", "deepcopy", "save"])
 def test_what_is_saved_is_the_state_before_the_draw(read: str, way: str, tmp_path: Path) -> None:
-    memory = RandomMemory(20, read=read, seed=7)
+    memory = RandomMemory(20, read_policy=read, seed=7)
     rows_of_a_run(memory, True, [6] * 8)
     assert memory._ahead is not None
     if way == "state_dict":
-        other = RandomMemory(20, read=read, seed=0)
+        other = RandomMemory(20, read_policy=read, seed=0)
         other.load_state_dict(copy.deepcopy(memory.state_dict()))
     elif way == "save":
         memory.save(tmp_path / "rows")
-        other = RandomMemory(20, read=read).load(tmp_path / "rows")
+        other = RandomMemory(20, read_policy=read).load(tmp_path / "rows")
     else:
         other = pickle.loads(pickle.dumps(memory)) if way == "pickle" else copy.deepcopy(memory)
     assert other._ahead is None
@@ -91,7 +92,7 @@ def test_what_is_saved_is_the_state_before_the_draw(read: str, way: str, tmp_pat
 @pytest.mark.parametrize("change", ["write", "load_state_dict", "another size"])
 def test_a_draw_that_no_longer_holds_is_discarded(change: str, used: list[int]) -> None:
     def memory() -> RandomMemory:
-        out = RandomMemory(8, policy="ring", seed=2)
+        out = RandomMemory(8, write_policy="ring", seed=2)
         out.write(torch.arange(8.0)[:, None], torch.zeros(8, dtype=torch.int64))
         return out
 
@@ -163,7 +164,7 @@ def test_the_system_is_told_which_rows_of_a_file_are_read(tmp_path: Path, monkey
 def test_rows_written_from_a_gpu_to_the_host_are_all_there() -> None:
     """The copy to the host returns before it is done."""
     for storage in ("host", "device"):
-        memory = RandomMemory(64, policy="ring", storage=storage).to("cuda")
+        memory = RandomMemory(64, write_policy="ring", storage=storage).to("cuda")
         x = torch.randn(64, 1 << 16, device="cuda")
         for _ in range(20):
             memory.write(x.roll(1, 0).roll(-1, 0), torch.zeros(64, dtype=torch.int64, device="cuda"))

@@ -32,7 +32,7 @@ def held(memory: RandomMemory) -> list[int]:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("read", READS)
 def test_rows_come_back_whole(policy: str, read: str) -> None:
-    memory = RandomMemory(20, policy=policy, read=read)
+    memory = RandomMemory(20, write_policy=policy, read_policy=read)
     for start in range(0, 200, 7):
         x, y, t = stream(7, start)
         memory.write(x, y, t, origin=start // 50)
@@ -48,7 +48,7 @@ def test_rows_come_back_whole(policy: str, read: str) -> None:
 
 
 def test_ring_holds_the_newest_rows_for_batches_of_any_size() -> None:
-    memory = RandomMemory(10, policy="ring")
+    memory = RandomMemory(10, write_policy="ring")
     written = 0
     for size in (3, 4, 5, 1, 10, 23, 7, 9):
         memory.write(*stream(size, written))
@@ -57,7 +57,7 @@ def test_ring_holds_the_newest_rows_for_batches_of_any_size() -> None:
 
 
 def test_a_small_ring_forgets_the_first_task_and_a_reservoir_does_not() -> None:
-    ring, reservoir = RandomMemory(40, policy="ring"), RandomMemory(40, policy="reservoir")
+    ring, reservoir = RandomMemory(40, write_policy="ring"), RandomMemory(40, write_policy="reservoir")
     for memory in (ring, reservoir):
         for task in range(4):
             x, y, _ = stream(40, 40 * task)
@@ -101,7 +101,7 @@ def test_bytes_are_counted_and_near_the_content(codec: str) -> None:
 @pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize("budget", [797, 50_000, 123_457])
 def test_a_budget_is_used_up_to_the_last_row_and_never_exceeded(policy: str, read: str, budget: int) -> None:
-    options: dict[str, Any] = {"policy": policy, "read": read, "codec": Uint8(mean=0.1307, std=0.3081)}
+    options: dict[str, Any] = {"write_policy": policy, "read_policy": read, "codec": Uint8(mean=0.1307, std=0.3081)}
     try:
         memory = RandomMemory.from_budget(budget, shape=(1, 28, 28), **options)
     except ValueError as error:
@@ -119,7 +119,7 @@ def test_a_budget_with_logits_and_keys() -> None:
     memory.write(torch.zeros(1, 6), torch.zeros(1, dtype=torch.int64), logits=torch.zeros(1, 4))
     assert memory.capacity == 10_000 // (6 * 4 + 12 + 4 * 4 + 2 * 4)
     assert memory.nbytes <= 10_000
-    with pytest.raises(ValueError, match="classes: a budget with store_logits"):
+    with pytest.raises(ValueError, match="classes: expected the width of the logits, which this memory keeps, got 0"):
         RandomMemory.from_budget(10_000, shape=(6,), store_logits=True)
 
 
@@ -128,7 +128,7 @@ def test_a_budget_with_logits_and_keys() -> None:
 @pytest.mark.parametrize("way", ["state_dict", "folder", "pickle", "deepcopy"])
 def test_a_restored_memory_goes_on_exactly(policy: str, read: str, way: str, tmp_path: Path) -> None:
     def make() -> RandomMemory:
-        return RandomMemory(13, policy=policy, read=read, store_logits=True, seed=4)
+        return RandomMemory(13, write_policy=policy, read_policy=read, store_logits=True, seed=4)
 
     def go_on(memory: RandomMemory, start: int) -> list[Tensor]:
         out: list[Tensor] = []
@@ -174,7 +174,7 @@ def test_loading_refuses_other_memories_and_damage(tmp_path: Path) -> None:
     memory = RandomMemory(9)
     memory.write(*stream(9))
     memory.save(tmp_path / "m")
-    for other, part in ((RandomMemory(8), "capacity"), (RandomMemory(9, policy="ring"), "parts")):
+    for other, part in ((RandomMemory(8), "capacity"), (RandomMemory(9, write_policy="ring"), "parts")):
         other.write(*stream(4))
         with pytest.raises(ValueError, match=part):
             other.load(tmp_path / "m")
@@ -225,7 +225,7 @@ def test_an_embedding_gives_keys(keep: str) -> None:
 
 
 def test_logits_grow_with_the_head() -> None:
-    memory = RandomMemory(6, policy="ring", store_logits=True)
+    memory = RandomMemory(6, write_policy="ring", store_logits=True)
     memory.write(torch.ones(3, 2), torch.zeros(3, dtype=torch.int64), logits=torch.full((3, 2), 1.0))
     memory.write(torch.ones(2, 2), torch.zeros(2, dtype=torch.int64), logits=torch.full((2, 4), 2.0))
     memory.write(torch.ones(1, 2), torch.zeros(1, dtype=torch.int64), logits=torch.full((1, 2), 3.0))
@@ -249,11 +249,11 @@ def test_a_mapped_memory_is_the_same_memory_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["hst", "Host", "devices", "cpu", "cuda:0", "gpu", "disk", "mmap", ""])
 def test_a_mistaken_storage_makes_no_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="storage: wants 'device', 'host' or a folder, got") as told:
+    with pytest.raises(ValueError, match="storage: expected 'device', 'host' or a folder, got") as told:
         RandomMemory(5, storage=name).write(*stream(5))
     assert f"a folder of that name is './{name}'" in str(told.value)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(TypeError, match="storage: wants 'device', 'host' or a folder, got int"):
+    with pytest.raises(TypeError, match="storage: expected 'device', 'host' or a folder, got int"):
         RandomMemory(5, storage=3)  # type: ignore[arg-type]
 
 
@@ -316,14 +316,14 @@ X, Y = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
         ({"t": -1}, ValueError, "t: expected integers from 0"),
         ({"t": 1.0}, TypeError, "t: expected an integer or an integer tensor, got float"),
         ({"origin": Y[:1]}, ValueError, "origin: expected shape"),
-        ({"logits": X}, ValueError, "logits: this memory keeps none"),
+        ({"logits": X}, ValueError, "logits: expected None, as this memory keeps none"),
     ],
 )
 @pytest.mark.parametrize("policy", POLICIES)
 def test_bad_input_is_named_and_changes_nothing(
     arguments: dict[str, Any], error: type[Exception], message: str, policy: str
 ) -> None:
-    memory = RandomMemory(6, policy=policy, read="class_balanced", seed=7)
+    memory = RandomMemory(6, write_policy=policy, read_policy="class_balanced", seed=7)
     memory.write(*stream(20))
     before = copy.deepcopy(memory)
     with pytest.raises(error, match=message):
@@ -351,8 +351,8 @@ def test_a_codec_that_cannot_store_a_batch_changes_nothing() -> None:
     [
         ({"capacity": 0}, "capacity: expected an integer >= 1, got 0"),
         ({"capacity": 2.5}, "capacity: expected an integer >= 1, got 2.5"),
-        ({"policy": "resevoir"}, "policy: expected one of .* did you mean 'reservoir'"),
-        ({"read": "x"}, "read: expected one of"),
+        ({"write_policy": "resevoir"}, "write_policy: expected one of .* did you mean 'reservoir'"),
+        ({"read_policy": "x"}, "read_policy: expected one of"),
         ({"codec": "uint9"}, "codec: .* did you mean 'uint8'"),
         ({"keep": "x"}, "keep: expected one of 'both', 'key'"),
         ({"validate": "never"}, "validate: expected one of"),
@@ -365,7 +365,7 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
 
 def test_one_policy_given_to_two_memories_serves_each_alone() -> None:
     write, read = GroupBalanced("class"), Balanced("class")
-    small, large = (RandomMemory(capacity, policy=write, read=read) for capacity in (10, 20))
+    small, large = (RandomMemory(capacity, write_policy=write, read_policy=read) for capacity in (10, 20))
     for start in (0, 30):
         for memory in (small, large):
             memory.write(*stream(30, start))
@@ -377,8 +377,8 @@ def test_one_policy_given_to_two_memories_serves_each_alone() -> None:
     ("arguments", "message"),
     [
         ({"codec": Uint8}, r"codec: expected an instance, got the class Uint8; call it: Uint8\(...\)"),
-        ({"policy": Ring}, "policy: expected an instance, got the class Ring"),
-        ({"read": Uniform}, "read: expected an instance, got the class Uniform"),
+        ({"write_policy": Ring}, "write_policy: expected an instance, got the class Ring"),
+        ({"read_policy": Uniform}, "read_policy: expected an instance, got the class Uniform"),
         ({"embedding": "resnet18"}, "embedding: expected a module or None, got"),
     ],
 )
@@ -406,7 +406,7 @@ def test_sampling_from_nothing_or_nothing_from_something() -> None:
     memory.write(X, Y)
     with pytest.raises(ValueError, match="n: expected an integer >= 1, got 0"):
         memory.sample(0)
-    with pytest.raises(ValueError, match="logits: a memory with store_logits=True wants"):
+    with pytest.raises(ValueError, match="logits: expected the outputs of every row, as store_logits=True, got None"):
         RandomMemory(3, store_logits=True).write(X, Y)
     with pytest.raises(ValueError, match="logits: expected shape \\(4, classes\\), got \\(3, 2\\)"):
         RandomMemory(3, store_logits=True).write(X, Y, logits=torch.zeros(3, 2))
@@ -437,8 +437,8 @@ def test_a_label_out_of_range_is_named_in_any_column(name: str) -> None:
 @pytest.mark.parametrize("policy", ["ring", "reservoir", "class_balanced"])
 def test_rows_encoded_by_the_check_are_those_encoded_by_the_codec(policy: str, validate: str) -> None:
     x = torch.randint(256, (40, 1, 4, 4)) / 255
-    plain = RandomMemory(16, policy=policy, seed=3)
-    coded = RandomMemory(16, policy=policy, codec="uint8", validate=validate, seed=3)
+    plain = RandomMemory(16, write_policy=policy, seed=3)
+    coded = RandomMemory(16, write_policy=policy, codec="uint8", validate=validate, seed=3)
     for memory in (plain, coded):
         for part in x.split(10):
             memory.write(part, torch.arange(10) % 3)

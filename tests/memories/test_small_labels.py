@@ -43,7 +43,7 @@ def test_a_row_costs_what_it_says_and_a_budget_is_used_to_the_byte(
 @pytest.mark.parametrize(("labels", "largest"), [("uint8", 255), ("int16", 2**15 - 1), ("int32", 2**31 - 1)])
 @pytest.mark.parametrize("validate", ["auto", "first"])
 def test_the_largest_label_comes_back_and_a_larger_one_is_refused(labels: Any, largest: int, validate: Any) -> None:
-    memory = RandomMemory(6, labels=labels, validate=validate, policy="ring")
+    memory = RandomMemory(6, labels=labels, validate=validate, write_policy="ring")
     x, y = torch.zeros(2, 3), torch.tensor([0, largest])
     memory.write(x, y, y, origin=largest)
     recall = memory.rows(torch.arange(2))
@@ -65,7 +65,7 @@ def test_the_largest_label_comes_back_and_a_larger_one_is_refused(labels: Any, l
 @pytest.mark.parametrize("validate", ["auto", "first"])
 @pytest.mark.parametrize("labels", ["uint8", "int32"])
 def test_without_tasks_only_the_class_comes_back(labels: Any, validate: Any) -> None:
-    options: dict[str, Any] = {"policy": "task_balanced", "read": "task_balanced", "validate": validate}
+    options: dict[str, Any] = {"write_policy": "task_balanced", "read_policy": "task_balanced", "validate": validate}
     memory = RandomMemory(10, labels=labels, store_tasks=False, **options)
     assert memory.summary().per_class == {}
     for origin in range(4):

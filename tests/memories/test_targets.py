@@ -59,7 +59,7 @@ def test_they_come_back_as_they_were_given(name: str, policy: str, read: str, wa
     y = TARGETS[name]
 
     def make() -> RandomMemory:
-        return RandomMemory(20, policy=policy, read=read, seed=2)
+        return RandomMemory(20, write_policy=policy, read_policy=read, seed=2)
 
     memory = make()
     memory.write(ROWS[:0], y[:0])
@@ -127,11 +127,11 @@ def test_the_first_write_fixes_kind_type_and_shape(first: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("options", [{"policy": "class_balanced"}, {"read": "class_balanced"}], ids=str)
+@pytest.mark.parametrize("options", [{"write_policy": "class_balanced"}, {"read_policy": "class_balanced"}], ids=str)
 def test_what_is_balanced_by_class_needs_classes(name: str, options: dict[str, Any]) -> None:
     memory = RandomMemory(20, **options)
     for call in (memory.write, memory.check_rows):
-        with pytest.raises(ValueError, match=r"y: class_balanced needs integer classes \(B,\), got .*\(B,"):
+        with pytest.raises(ValueError, match=r"y: expected integer classes \(B,\), as .* by class, got .*\(B,"):
             call(ROWS[:4], TARGETS[name][:4])
     assert memory.seen == 0
     memory.write(ROWS[:4], torch.arange(4))  # nothing of it is left
@@ -174,7 +174,7 @@ def vae() -> VAEMemory:
 
 MEMORIES: dict[str, Any] = {
     "random": lambda: RandomMemory(20),
-    "balanced": lambda: RandomMemory(20, policy="class_balanced", read="class_balanced"),
+    "balanced": lambda: RandomMemory(20, write_policy="class_balanced", read_policy="class_balanced"),
     "small labels": lambda: RandomMemory(20, labels="uint8", store_tasks=False),
     "4bit": lambda: RandomMemory(20, codec=Bits(4)),
     "episodic": lambda: EpisodicMemory(20),

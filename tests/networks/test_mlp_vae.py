@@ -95,8 +95,8 @@ def test_a_frozen_encoder_stays_as_it_is_and_undoes_normalisation() -> None:
     torch.testing.assert_close(code, torch.cat([mu, log_variance], 1).detach())
     assert not code.requires_grad
     assert encoder.training
-    assert not any(p.requires_grad for p in vae.parameters())
-    assert not any(m.training for m in vae.modules())
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert not any(m.training for m in encoder.autoencoder.modules())
     torch.testing.assert_close(FrozenEncoder(vae)(x), mu.detach())
     assert encoder.code_size == 3
 

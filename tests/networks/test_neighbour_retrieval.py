@@ -19,7 +19,7 @@ def images(n: int, seed: int) -> Tensor:
 def setup(held: int, codec: str = "raw", **options: object) -> tuple[RetrievalClassifier, Tensor, Tensor]:
     torch.manual_seed(0)
     vae = MLPVAE(C, hidden=16, size=4)
-    memory = EpisodicMemory(50, policy="ring", codec=codec)
+    memory = EpisodicMemory(50, write_policy="ring", codec=codec)
     x, y = images(held, 1), torch.arange(held) % CLASSES
     net = RetrievalClassifier(vae, memory, classes=CLASSES, neighbours=K, hidden=8, **options)
     if held:

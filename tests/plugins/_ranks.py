@@ -24,7 +24,7 @@ def replay(rank: int, ranks: int, seed: int) -> dict[str, Any]:
     benchmark = SplitDigits(n_experiences=5, seed=seed)
     torch.manual_seed(seed)
     model = SimpleMLP(num_classes=10, input_size=64, hidden_size=256, drop_rate=0.0)
-    memory = RandomMemory(400 // ranks, policy="reservoir", seed=rank)
+    memory = RandomMemory(400 // ranks, write_policy="reservoir", seed=rank)
     strategy = naive(model, 32 // ranks, [MemoryReplayPlugin(memory)], epochs=10)
     strategy.train(benchmark.train_stream)
     rows = memory.sample(len(memory)).x  # without replacement: each row held comes once
@@ -37,7 +37,7 @@ def latent(rank: int, ranks: int, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed + 100 * rank)  # first weights differ, as they may where a rank draws more numbers
     layers = [nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), IncrementalClassifier(32)]
     model = nn.Sequential(*layers)
-    memory = RandomMemory(100, policy="reservoir")
+    memory = RandomMemory(100, write_policy="reservoir")
     strategy = naive(model, 32 // ranks, [LatentReplayPlugin(memory, at="2", freeze_below=False)])
     strategy.train(benchmark.train_stream)
     return {"weights": flat(model)}
@@ -48,7 +48,7 @@ def at_the_end(rank: int, ranks: int, seed: int) -> dict[str, Any]:
     benchmark = SplitDigits(n_experiences=5, seed=seed)
     torch.manual_seed(seed)
     model = SimpleMLP(num_classes=10, input_size=64, hidden_size=64, drop_rate=0.0)
-    memory = RandomMemory(1_438, policy="reservoir", seed=rank)
+    memory = RandomMemory(1_438, write_policy="reservoir", seed=rank)
     naive(model, 32 // ranks, [MemoryReplayPlugin(memory, write_at="experience")]).train(benchmark.train_stream)
     return {"weights": flat(model), "rows": memory.sample(len(memory)).x.flatten(1).tolist()}
 
@@ -59,7 +59,7 @@ def quick(rank: int, ranks: int, seed: int) -> dict[str, Any]:
     for plugins in ([], [LeanStepPlugin(), TensorLoaderPlugin()]):
         torch.manual_seed(seed)
         model = SimpleMLP(num_classes=10, input_size=64, hidden_size=64, drop_rate=0.0)
-        memory = RandomMemory(100, policy="reservoir", seed=rank)
+        memory = RandomMemory(100, write_policy="reservoir", seed=rank)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             strategy = naive(model, 32 // ranks, [MemoryReplayPlugin(memory), *plugins])

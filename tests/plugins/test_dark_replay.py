@@ -55,7 +55,7 @@ class Witness(SupervisedPlugin):
 @pytest.mark.parametrize(("alpha", "beta"), [(0.7, 0.4), (1.5, 0.0), (0.0, 2.0)])
 def test_the_loss_is_the_papers(alpha: float, beta: float, case: str) -> None:
     plugin = DarkReplayPlugin(
-        RandomMemory(40, store_logits=True, policy="reservoir", seed=3), alpha=alpha, beta=beta, replay_size=7
+        RandomMemory(40, store_logits=True, write_policy="reservoir", seed=3), alpha=alpha, beta=beta, replay_size=7
     )
     witness = Witness(plugin, alpha, beta)
     run(CASES[case], [plugin, witness])
@@ -76,7 +76,7 @@ def test_the_gradient_is_that_of_both_terms() -> None:
             self.steps = 0
 
         def before_update(self, strategy: Any, **kwargs: Any) -> None:
-            replay, recall = plugin.last_replay, plugin._recall
+            replay, recall = plugin.last_replay, plugin._step.recall
             if replay is None or recall is None or recall.logits is None:
                 return
             model, x, y = strategy.model, strategy.mbatch[0], strategy.mbatch[1]
@@ -106,7 +106,7 @@ def test_with_outputs_only_it_is_replay_towards_stored_outputs() -> None:
         """The first step has no replay and so no weight of a half."""
 
         def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            if plain._recall is None:
+            if plain._step.recall is None:
                 strategy.loss = 0.5 * strategy.loss
 
     first = run(Case(), [dark], lr=0.05, momentum=0.0)
@@ -118,9 +118,9 @@ def test_with_outputs_only_it_is_replay_towards_stored_outputs() -> None:
     ("memory", "options", "error", "message"),
     [
         (lambda: RandomMemory(4), {}, ValueError, "memory: .* store_logits=True"),
-        (lambda: GaussianMemory(), {}, TypeError, "memory: wants a RandomMemory .*, got GaussianMemory"),
-        (lambda: RandomMemory(4, store_logits=True), {"alpha": -0.1}, ValueError, "alpha: wants .*, got -0.1"),
-        (lambda: RandomMemory(4, store_logits=True), {"beta": float("nan")}, ValueError, "beta: wants .*, got nan"),
+        (lambda: GaussianMemory(), {}, TypeError, "memory: expected a RandomMemory .*, got GaussianMemory"),
+        (lambda: RandomMemory(4, store_logits=True), {"alpha": -0.1}, ValueError, "alpha: expected .*, got -0.1"),
+        (lambda: RandomMemory(4, store_logits=True), {"beta": float("nan")}, ValueError, "beta: expected .*, got nan"),
         (lambda: RandomMemory(4, store_logits=True), {"alpha": 0, "beta": 0}, ValueError, "alpha: nothing is replayed"),
         (lambda: RandomMemory(4, store_logits=True), {"labels": "memory"}, ValueError, "labels: .* sets its own"),
         (lambda: RandomMemory(4, store_logits=True), {"prefetch": True}, ValueError, "prefetch: .* sets its own"),

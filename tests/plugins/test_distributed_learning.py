@@ -121,7 +121,7 @@ def test_each_rank_goes_on_from_what_it_saved(ranks: list[dict[str, Any]]) -> No
 
 def test_an_experience_with_fewer_rows_than_ranks_is_refused(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
-        assert rank["too few"] == "experience: wants a row for each of 2 ranks at least, got 1 rows"
+        assert rank["too few"] == "experience: expected a row for each of 2 ranks at least, got 1 rows"
 
 
 def _stream() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:

@@ -85,7 +85,7 @@ def test_rows_read_from_current_ones_want_a_class() -> None:
         EnergyReplayPlugin(memory(by_class=False), cue="current")
     with pytest.raises(ValueError, match="cue: expected one of 'stored', 'current', got"):
         EnergyReplayPlugin(memory(), cue="recent")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="memory: wants an EnergyMemory, got RandomMemory"):
+    with pytest.raises(TypeError, match="memory: expected an EnergyMemory, got RandomMemory"):
         EnergyReplayPlugin(RandomMemory(10))  # type: ignore[arg-type]
 
 

@@ -298,7 +298,7 @@ def test_a_part_that_is_not_there_is_named(adapt):
 
 @pytest.mark.parametrize("memory", [GaussianMemory(), None])
 def test_a_memory_without_rows_to_search_is_named(memory):
-    with pytest.raises(TypeError, match=r"memory: wants a RandomMemory .*, got (Gaussian|None)"):
+    with pytest.raises(TypeError, match=r"memory: expected a RandomMemory .*, got (Gaussian|None)"):
         LocalAdaptationPlugin(memory)
 
 
@@ -316,5 +316,5 @@ def test_a_memory_that_nobody_writes_is_told_of():
 def test_a_memory_of_other_rows_is_named():
     memory = RandomMemory(60)
     strategy = run(Case(), [MemoryReplayPlugin(memory, at="features"), LocalAdaptationPlugin(memory)])
-    with pytest.raises(ValueError, match="memory: wants rows as the model's inputs are"):
+    with pytest.raises(ValueError, match="memory: expected rows as the model's inputs are"):
         evaluate(strategy, Case())

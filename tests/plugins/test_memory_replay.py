@@ -28,7 +28,7 @@ class Gradients(SupervisedPlugin):
         self.compared = 0
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        recall = self.plugin._recall
+        recall = self.plugin._step.recall
         if recall is None:
             return
         model = copy.deepcopy(strategy.model)
@@ -42,7 +42,7 @@ class Gradients(SupervisedPlugin):
         self.gradients = [p.grad.clone() for p in model.parameters()]
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
-        if self.plugin._recall is None:
+        if self.plugin._step.recall is None:
             return
         for parameter, gradient in zip(strategy.model.parameters(), self.gradients, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
@@ -127,7 +127,7 @@ def test_layers_below_get_no_gradient_from_latent_replay() -> None:
 def test_latents_are_those_of_their_own_rows(name: str) -> None:
     """Nothing learns here, so a stored latent must be the layer's output for the row it stands for."""
     case = CASES[name]
-    memory = RandomMemory(180, policy="ring")
+    memory = RandomMemory(180, write_policy="ring")
     seen: list[torch.Tensor] = []
 
     class Collect(SupervisedPlugin):
@@ -153,7 +153,7 @@ def test_latent_replay_under_several_heads_is_the_forward_pass_of_each_row() -> 
 
     class Compare(SupervisedPlugin):
         def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            replay, recall = plugin.last_replay, plugin._recall
+            replay, recall = plugin.last_replay, plugin._step.recall
             if replay is None or recall is None:
                 return
             for output, code, task in zip(replay.output, recall.x, recall.t.tolist(), strict=True):
@@ -316,7 +316,7 @@ def test_the_memory_and_the_count_of_iterations_are_the_state() -> None:
     run(Case(), [plugin])
     other = MemoryReplayPlugin(RandomMemory(30), write_every=4)
     other.load_state_dict(plugin.state_dict())
-    assert other._iterations == plugin._iterations == 12
+    assert other.writing.iterations == plugin.writing.iterations == 12
     assert torch.equal(other.memory.sample(5).x, plugin.memory.sample(5).x)
 
 
@@ -333,7 +333,7 @@ def test_rehearsal_prevents_forgetting_and_a_ring_too_small_does_not() -> None:
 
     naive = accuracy()
     reservoir = accuracy(MemoryReplayPlugin(RandomMemory(60)))
-    ring = accuracy(MemoryReplayPlugin(RandomMemory(60, policy="ring")))
+    ring = accuracy(MemoryReplayPlugin(RandomMemory(60, write_policy="ring")))
     assert reservoir > naive + 25
     assert ring < reservoir - 15
 

@@ -54,7 +54,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
     ("k", "mix", "kernel"), [(1, 1.0, "uniform"), (5, 0.4, "nearest_relative"), (7, 1.0, "inverse_distance")]
 )
 def test_predictions_are_those_of_brute_force(k: int, mix: float, kernel: Any, case_name: str) -> None:
-    memory, outputs, case = RandomMemory(60, policy="reservoir", seed=4), Outputs(), CASES[case_name]
+    memory, outputs, case = RandomMemory(60, write_policy="reservoir", seed=4), Outputs(), CASES[case_name]
     plugin = NearestNeighbourPlugin(memory, neighbours=k, mix=mix, kernel=kernel, writes=True)
     strategy = run(case, [plugin, outputs])
     strategy.eval(case.benchmark().test_stream, num_workers=0)
@@ -72,7 +72,7 @@ def test_predictions_are_those_of_brute_force(k: int, mix: float, kernel: Any, c
 
 
 def test_keys_of_a_layer_are_made_with_the_model_as_it_is() -> None:
-    memory, outputs = EpisodicMemory(60, policy="reservoir", seed=4), Outputs()
+    memory, outputs = EpisodicMemory(60, write_policy="reservoir", seed=4), Outputs()
     plugin = NearestNeighbourPlugin(memory, key="features", writes=True)
     strategy = run(Case(), [plugin, outputs])
     for _ in range(2):
@@ -92,7 +92,7 @@ def test_keys_of_a_layer_are_made_with_the_model_as_it_is() -> None:
 
 def test_beside_replay_it_leaves_training_alone() -> None:
     def replay() -> MemoryReplayPlugin:
-        return MemoryReplayPlugin(RandomMemory(40, policy="reservoir", seed=5))
+        return MemoryReplayPlugin(RandomMemory(40, write_policy="reservoir", seed=5))
 
     alone, beside = replay(), replay()
     first = run(Case(), [alone])
@@ -104,7 +104,7 @@ def test_beside_replay_it_leaves_training_alone() -> None:
 def test_a_memory_of_keys_alone_is_enough() -> None:
     torch.manual_seed(0)
     embedding = nn.Linear(8, 3)
-    memory = EpisodicMemory(60, policy="reservoir", embedding=embedding, keep="key", seed=4)
+    memory = EpisodicMemory(60, write_policy="reservoir", embedding=embedding, keep="key", seed=4)
     outputs = Outputs()
     strategy = run(Case(), [NearestNeighbourPlugin(memory, writes=True), outputs])
     strategy.eval(Case().benchmark().test_stream, num_workers=0)

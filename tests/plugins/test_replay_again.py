@@ -93,7 +93,7 @@ class Look(SupervisedPlugin):  # type: ignore[misc]
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_two_plugins_replay_beside_each_other_and_write_the_streams_rows_only(order: int) -> None:
-    memories = [Watched(40, seed=1), Watched(40, policy="reservoir", seed=2)]
+    memories = [Watched(40, seed=1), Watched(40, write_policy="reservoir", seed=2)]
     look = Look()
     plugins = [MemoryReplayPlugin(memories[0]), MemoryReplayPlugin(memories[1], replay_size=5)][::order]
     strategy = train([look, *plugins])

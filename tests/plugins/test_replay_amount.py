@@ -22,7 +22,7 @@ from avalanche_memplugins import (
 )
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories.row_store import RowStore
-from avalanche_memplugins.plugins._augment import augmented
+from avalanche_memplugins.plugins.augment import augmented
 from avalanche_memplugins.strategies import RMA, ExperienceReplay
 
 
@@ -62,7 +62,9 @@ def test_amounts_when_replacing_leave_a_row_of_the_stream() -> None:
 @pytest.mark.parametrize("size", [-1, 2.0, True, None])
 def test_a_function_that_gives_no_amount_is_named(size: Any) -> None:
     plugin = MemoryReplayPlugin(RandomMemory(20), replay_size=lambda experience, iteration: size)
-    with pytest.raises(ValueError, match=f"replay_size: wants a function .* integer >= 0, got {size} for experience 0"):
+    with pytest.raises(
+        ValueError, match=f"replay_size: expected a function .* integer >= 0, got {size} for experience 0"
+    ):
         build(Case(), [plugin]).train(next(iter(Case().stream())))
 
 
@@ -128,11 +130,11 @@ def test_a_transform_of_torchvision() -> None:
 
 
 def test_a_bad_augmentation_is_named() -> None:
-    with pytest.raises(TypeError, match="augment: got int, want a callable"):
+    with pytest.raises(TypeError, match="augment: expected a callable on a batch, or None, got int"):
         MemoryReplayPlugin(RandomMemory(9), augment=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="augment: expected an instance, got the class RandomHorizontalFlip"):
         MemoryReplayPlugin(RandomMemory(9), augment=v2.RandomHorizontalFlip)
-    with pytest.raises(ValueError, match="augment: wants a batch of as many rows as it was given, 4, got Tensor"):
+    with pytest.raises(ValueError, match="augment: expected a batch of as many rows as it was given, 4, got Tensor"):
         augmented(lambda x: x.sum(), torch.zeros(4, 2), torch.Generator())
     with pytest.raises(ValueError, match="augment: works on inputs, but at='features' replays a module's outputs"):
         MemoryReplayPlugin(RandomMemory(9), augment=noise, at="features")
@@ -140,7 +142,9 @@ def test_a_bad_augmentation_is_named() -> None:
         LatentReplayPlugin(RandomMemory(9), at="features", augment=noise)
     for wrong, got in ((lambda x: x[1:], "15 rows"), (lambda x: None, "NoneType")):
         strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(90), augment=wrong)])
-        with pytest.raises(ValueError, match=f"augment: wants a batch of as many rows as it was given, 16, got {got}"):
+        with pytest.raises(
+            ValueError, match=f"augment: expected a batch of as many rows as it was given, 16, got {got}"
+        ):
             strategy.train(next(iter(Case().stream())))
 
 
@@ -165,7 +169,7 @@ def test_a_run_with_prefetch_is_the_run_without(
     monkeypatch.setattr(Ahead, "use", lambda self, *args: (used.append(self.n), use(self, *args))[1])
     case = Case(options={"train_epochs": 2})
     ends = [
-        weights(run(case, [MemoryReplayPlugin(RandomMemory(40, read=read, seed=3), prefetch=flag, **options)]))
+        weights(run(case, [MemoryReplayPlugin(RandomMemory(40, read_policy=read, seed=3), prefetch=flag, **options)]))
         for flag in (False, True)
     ]
     assert torch.equal(*ends)
@@ -210,12 +214,17 @@ class NoRows:
     def choose(self, *args: Any) -> list[int]:
         return []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
 
 @pytest.mark.parametrize(
     "options", [{}, {"replay_weight": 0.5}, {"batch_policy": "replace"}, {"labels": "soft"}, {"labels": "old_model"}]
 )
 def test_a_read_policy_that_gives_no_rows_replays_nothing(options: dict[str, Any]) -> None:
-    plugin = MemoryReplayPlugin(RandomMemory(20, read=NoRows()), **options)
+    plugin = MemoryReplayPlugin(RandomMemory(20, read_policy=NoRows()), **options)
     strategy = run(Case(), [plugin])
     assert plugin.last_replay is None
     alone = run(Case(), [])

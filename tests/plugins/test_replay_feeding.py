@@ -139,7 +139,7 @@ def test_logits_at_the_input_after_the_experience() -> None:
 
 
 def test_under_several_heads_codes_after_the_experience_are_those_of_their_rows() -> None:
-    case, memory = CASES["multi-head"], RandomMemory(180, policy="ring")
+    case, memory = CASES["multi-head"], RandomMemory(180, write_policy="ring")
     strategy = run(case, [MemoryReplayPlugin(memory, at="model.features", write_at="experience")], lr=0.0)
     held = memory.rows(torch.arange(180))
     x = torch.cat([torch.stack([row[0] for row in e.dataset]) for e in case.stream()])
@@ -151,9 +151,9 @@ def test_under_several_heads_codes_after_the_experience_are_those_of_their_rows(
 def test_arguments_that_exclude_each_other() -> None:
     with pytest.raises(ValueError, match=r"write_at: Listener learns from whole experiences, .* got 'iteration'"):
         MemoryReplayPlugin(Listener(), write_at="iteration")
-    with pytest.raises(ValueError, match=r"memory: one that learns .* store_logits=True"):
+    with pytest.raises(ValueError, match=r"memory: expected one that learns .* got one that needs .*logits"):
         MemoryReplayPlugin(Listener(store_logits=True))
-    with pytest.raises(TypeError, match="memory: wants a memory with sample and write or consolidate, got list"):
+    with pytest.raises(TypeError, match="memory: expected a memory with sample and write or consolidate, got list"):
         MemoryReplayPlugin([])  # type: ignore[arg-type]
     assert MemoryReplayPlugin(Listener()).write_at == "experience"
     assert MemoryReplayPlugin(RandomMemory(3)).write_at == "iteration"

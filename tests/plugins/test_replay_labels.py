@@ -15,7 +15,7 @@ from avalanche.models import IncrementalClassifier
 from torch import Tensor, nn
 
 from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
-from avalanche_memplugins.plugins._teacher import distillation
+from avalanche_memplugins.plugins._targets import distillation
 
 
 def soft_targets(logits: Tensor, seen: list[int], temperature: float = 2.0) -> np.ndarray:
@@ -50,7 +50,7 @@ class Copies(SupervisedPlugin):
         self.compared = self.mixed = 0
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        recall, replay = self.plugin._recall, self.plugin.last_replay
+        recall, replay = self.plugin._step.recall, self.plugin.last_replay
         if recall is None or replay is None or not self.old:
             return
         known = recall.origin.numpy() != len(self.old)
@@ -170,8 +170,8 @@ def test_heads_that_grow(labels: Any) -> None:
         def before_backward(self, strategy: Any, **kwargs: Any) -> None:
             if plugin.targets.soft is not None:
                 widths.append((plugin.targets.soft[0].shape[1], strategy.mb_output.shape[1]))
-            if labels == "logits" and plugin._recall is not None:
-                widths.append((plugin._recall.logits.shape[1], strategy.mb_output.shape[1]))
+            if labels == "logits" and plugin._step.recall is not None:
+                widths.append((plugin._step.recall.logits.shape[1], strategy.mb_output.shape[1]))
 
     strategy = run(Case(lambda: ordered(list(range(CLASSES))), Growing), [plugin, Look()])
     assert bool(torch.isfinite(weights(strategy)).all())
@@ -189,7 +189,7 @@ def test_under_several_heads_each_row_is_judged_by_the_head_of_its_task() -> Non
 
     class Look(SupervisedPlugin):
         def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            replay, recall = plugin.last_replay, plugin._recall
+            replay, recall = plugin.last_replay, plugin._step.recall
             if replay is None or recall is None or not old:
                 return
             for x, t, y, origin, label in zip(
@@ -249,7 +249,7 @@ def test_a_state_waits_for_a_model_and_is_kept_meanwhile() -> None:
     other.load_state_dict(state)
     with pytest.raises(ValueError, match=r"state: the old model's parameters do not fit strategy\.model"):
         wrong.train(next(iter(Case().stream())))
-    with pytest.raises(ValueError, match="state: wants that of a plugin with labels='memory'"):
+    with pytest.raises(ValueError, match="state: expected that of a plugin with labels='memory'"):
         MemoryReplayPlugin(RandomMemory(40)).load_state_dict(state)
 
 
@@ -257,7 +257,7 @@ def test_a_state_waits_for_a_model_and_is_kept_meanwhile() -> None:
     ("memory", "arguments", "message"),
     [
         ({}, {"labels": "hard"}, "labels: expected one of 'memory', 'old_model', 'soft', 'logits', got"),
-        ({}, {"labels": "logits"}, "labels: 'logits' wants a memory that keeps them"),
+        ({}, {"labels": "logits"}, "labels: 'logits' expected a memory that keeps them"),
         ({}, {"labels": "soft", "origin": "task_label"}, "origin: labels='soft' has to tell"),
     ],
 )

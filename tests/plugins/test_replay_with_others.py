@@ -117,7 +117,7 @@ def test_replayed_rows_get_the_strategys_own_loss(name: str, weight: float | Non
 
     class Compare(SupervisedPlugin):
         def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            recall = plugin._recall
+            recall = plugin._step.recall
             if recall is None:
                 return
             x, y = strategy.mbatch[:2]
@@ -140,7 +140,7 @@ def test_dark_replays_second_draw_gets_the_strategys_own_loss(name: str) -> None
 
     class Compare(SupervisedPlugin):
         def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            recall = plugin._recall
+            recall = plugin._step.recall
             if recall is None:
                 return
             outputs = strategy.model(recall.x)
@@ -163,7 +163,7 @@ def test_rows_that_the_old_model_does_not_know_get_the_strategys_own_loss(name: 
 
     class Compare(SupervisedPlugin):
         def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-            recall = plugin._recall
+            recall = plugin._step.recall
             if recall is None:
                 return
             outputs, stream = strategy.model(recall.x), loss(strategy.model(strategy.mb_x), strategy.mb_y)

@@ -21,10 +21,9 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from avalanche_memplugins.plugins._materialise.cache import TensorCache
-from avalanche_memplugins.plugins._materialise.errors import Unsupported
 from avalanche_memplugins.plugins._materialise.known import flatten, why_unknown
 from avalanche_memplugins.plugins._materialise.read import Reader
-from avalanche_memplugins.plugins._materialise.resolve import Source, resolve
+from avalanche_memplugins.plugins._materialise.resolve import Source, Unsupported, resolve
 
 CPU = torch.device("cpu")
 V1 = v1.Compose([v1.ToTensor(), v1.Normalize((0.49, 0.48, 0.45), (0.2, 0.21, 0.22))])

@@ -869,3 +869,20 @@ record(
     lambda: {"x": levels(2, *IMAGE)},
     x=Array(finite=True, last=False),
 )
+record(
+    "networks.Scattering",
+    N.Scattering,
+    lambda: {"shape": (1, 8, 8), "numbers": 3, "scales": 2, "angles": 3, "seed": 0, "mean": 0.0, "std": 1.0},
+    shape=Values((None, 3, "x", (8, 8), (0, 8, 8))),
+    numbers=Integer(none=True),
+    scales=Integer(),
+    angles=Integer(),
+    seed=Integer(least=0),
+    **NORMALISED,
+)
+record(
+    "networks.Scattering.forward",
+    N.Scattering((1, 8, 8), 3, scales=2),
+    lambda: {"x": images(2, 1, 8, 8)},
+    x=Array(),
+)

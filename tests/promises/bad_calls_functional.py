@@ -432,6 +432,131 @@ record(
     generator=GENERATOR,
 )
 
+
+def gaussians(**more: Any) -> dict[str, Any]:
+    return {"x": normal(2, 3), "mean": normal(4, 3), **more}
+
+
+def packed_parts() -> F.PackedCovariance:
+    return F.pack_covariance(torch.eye(3).repeat(2, 1, 1), 4)
+
+
+DEFINITE = torch.eye(3) + 0.1
+PACKED = Values((None, 3, "x", (), (torch.ones(2),) * 4, F.PackedCovariance(*[torch.ones(2, 3)] * 4)))
+FEW = Values((3, 0, True, "4", 1.5, None))
+record(
+    "functional.gaussian_log_density",
+    F.gaussian_log_density,
+    lambda: gaussians(covariance=DEFINITE.clone()),
+    x=Array(),
+    mean=Array(),
+    covariance=Array(finite=True),
+)
+record(
+    "functional.whitened_log_density",
+    F.whitened_log_density,
+    lambda: gaussians(whitening=torch.eye(3)),
+    x=Array(),
+    mean=Array(),
+    whitening=Array(),
+)
+record(
+    "functional.cholesky_factors",
+    F.cholesky_factors,
+    lambda: {"covariance": DEFINITE.clone()},
+    covariance=Array(finite=True),
+)
+record("functional.inverse_factors", F.inverse_factors, lambda: {"factor": torch.eye(3)}, factor=Array())
+record(
+    "functional.low_rank_log_density",
+    F.low_rank_log_density,
+    lambda: gaussians(factors=normal(4, 2, 3), diagonal=torch.ones(4, 3)),
+    x=Array(),
+    mean=Array(),
+    factors=Array(),
+    diagonal=Array(rows=True),
+)
+record(
+    "functional.shrink_covariance",
+    F.shrink_covariance,
+    lambda: {"covariance": torch.eye(3), "tied": torch.eye(3), "shrinkage": 0.5, "ridge": 0.1},
+    covariance=Array(),
+    tied=Array(),
+    shrinkage=Number(least=0, most=1),
+    ridge=Number(least=0),
+)
+record(
+    "functional.merge_scatters",
+    F.merge_scatters,
+    lambda: {
+        "first": (torch.tensor([1, 2]), normal(2, 3), normal(2, 3, 3)),
+        "second": (torch.tensor([1, 2]), normal(2, 3), normal(2, 3, 3)),
+    },
+    first=Values((None, 3, "x", (), (torch.ones(2),) * 3)),
+    second=Values((None, 3, "x", (), (torch.ones(2),) * 3)),
+)
+record(
+    "functional.class_log_posterior",
+    F.class_log_posterior,
+    lambda: {"log_density": normal(2, 3), "labels": torch.tensor([0, 1, 1]), "log_prior": normal(3), "classes": 2},
+    log_density=Array(),
+    labels=Labels(),
+    log_prior=Array(),
+    classes=Integer(huge=False),
+)
+record(
+    "functional.pack_covariance",
+    F.pack_covariance,
+    lambda: {"covariance": DEFINITE.repeat(2, 1, 1), "bits": 4},
+    covariance=Array(finite=True),
+    bits=FEW,
+)
+record(
+    "functional.unpack_covariance",
+    F.unpack_covariance,
+    lambda: {"packed": packed_parts(), "bits": 4},
+    packed=PACKED,
+    bits=FEW,
+)
+record(
+    "functional.pack_factors",
+    F.pack_factors,
+    lambda: {"factors": normal(2, 2, 3), "diagonal": torch.ones(2, 3), "bits": 4},
+    factors=Array(finite=True),
+    diagonal=Array(finite=True, rows=True),
+    bits=FEW,
+)
+record(
+    "functional.unpack_factors",
+    F.unpack_factors,
+    lambda: {"packed": F.pack_factors(normal(2, 2, 3), torch.ones(2, 3), 4), "bits": 4},
+    packed=PACKED,
+    bits=FEW,
+)
+record(
+    "functional.packed_covariance_size",
+    F.packed_covariance_size,
+    lambda: {"width": 3, "bits": 4, "rank": 2},
+    width=Integer(),
+    bits=FEW,
+    rank=Integer(least=0, none=True),
+)
+record(
+    "functional.product_of_experts",
+    F.product_of_experts,
+    lambda: {"log_probabilities": normal(2, 3, 4), "weights": torch.ones(2)},
+    log_probabilities=Array(last=False),
+    weights=Array(rows=True),
+)
+record(
+    "functional.fit_experts",
+    F.fit_experts,
+    lambda: {"log_probabilities": normal(2, 3, 4), "y": torch.tensor([0, 1, 3]), "steps": 2},
+    log_probabilities=Array(finite=True, last=False),
+    y=Labels(),
+    steps=Integer(),
+)
+
 PLANES = Values((3, 0, True, "4", 1.5, None))
 PIECES: dict[str, Any] = {
     "buffer": Array(floats=True, last=False),

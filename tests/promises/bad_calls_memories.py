@@ -1,8 +1,9 @@
-"""Calls of ``memories``, ``memories.policies`` and ``memories.baselines``."""
+"""Calls of ``memories``, ``memories.policies`` and ``memories.comparators``."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,7 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from _call_record import record
+from _call_record import RECORDS, record
+from _comparators import made as comparator
 from bad_calls_codecs import NORMALISED, dynamic, kanerva
 from bad_calls_functional import normal
 from bad_values import (
@@ -34,7 +36,7 @@ from torch.utils.data import TensorDataset
 
 from avalanche_memplugins import memories as M
 from avalanche_memplugins.codecs import Bits, EntropyCoded, StreamCodec, Uint8
-from avalanche_memplugins.memories import baselines as B
+from avalanche_memplugins.memories import comparators as B
 from avalanche_memplugins.memories import policies as P
 from avalanche_memplugins.networks.energy import GatedEnergy
 
@@ -93,7 +95,7 @@ def tiny() -> GatedEnergy:
 CODEC = Values((3, "x", Anything(), torch.ones(3), RandomAutoencoder))
 SHARED: dict[str, Any] = {"seed": Seed()}
 RANDOM: dict[str, Any] = {
-    "capacity": Integer(), "policy": Name(), "read": Name(), "replacement": Flag(), "codec": Name(),
+    "capacity": Integer(), "write_policy": Name(), "read_policy": Name(), "replacement": Flag(), "codec": Name(),
     "labels": Name(typo="int33"), "store_tasks": Flag(), "store_logits": Flag(),
     "embedding": Values((3, "x", nn.Linear)), "keep": Name(), "storage": Values((3, None, "", b"x", "a\0b")),
     "validate": Name(), "seed": Seed(),
@@ -102,7 +104,7 @@ RANDOM: dict[str, Any] = {
 
 def random_options(**more: Any) -> dict[str, Any]:
     return {
-        "capacity": 8, "policy": "reservoir", "read": "uniform", "replacement": False, "codec": "raw",
+        "capacity": 8, "write_policy": "reservoir", "read_policy": "uniform", "replacement": False, "codec": "raw",
         "labels": "int32",
         "store_tasks": True, "store_logits": False, "embedding": None, "keep": "both", "storage": "device",
         "validate": "auto", "seed": 0, **more,
@@ -127,11 +129,60 @@ record(
 record(
     "memories.GaussianMemory",
     M.GaussianMemory,
-    lambda: {"rank": 2, "balance": "class", "codec": None, "seed": 0},
+    lambda: {
+        "rank": 2,
+        "balance": "class",
+        "tied": False,
+        "components": 2,
+        "by": "class",
+        "precision": 6,
+        "settle": "experience",
+        "shrinkage": 0.5,
+        "ridge": 0.1,
+        "embedding": None,
+        "codec": None,
+        "seed": 0,
+    },
     rank=Integer(least=0, none=True),
     balance=Name(),
+    tied=Values((None, "no", 1, [])),
+    components=Integer(),
+    by=Name(),
+    precision=Values((None, 5, "float16", True, 1.5, [4])),
+    settle=Name(),
+    shrinkage=Number(least=0, most=1),
+    ridge=Number(least=0),
+    embedding=Values((3, "x", nn.Linear)),
     codec=CODEC,
     **SHARED,
+)
+record(
+    "memories.EpisodicMemory.predict",
+    lambda **a: HELD["EpisodicMemory"]().predict(**a),
+    lambda: {"x": x(2), "classes": 9, "task": None, "k": 2, "temperature": 1.0, "without_itself": False},
+    x=Array(finite=True),
+    classes=Integer(none=True, huge=False),
+    task=Integer(least=0, none=True, huge=False),
+    k=Integer(huge=False),
+    temperature=Number(above=0, none=True),
+    without_itself=Flag(),
+)
+record(
+    "memories.GaussianMemory.predict",
+    lambda **a: HELD["GaussianMemory"]().predict(**a),
+    lambda: {"x": x(2), "classes": 9, "task": None},
+    x=Array(finite=True),
+    classes=Integer(none=True, huge=False),
+    task=Integer(least=0, none=True, huge=False),
+)
+record("memories.GaussianMemory.settle", HELD["GaussianMemory"]().settle, dict)
+record(
+    "memories.GaussianMemory.settled_nbytes",
+    lambda **a: M.GaussianMemory(rank=2).settled_nbytes(**a),
+    lambda: {"classes": 2, "width": 3, "experiences": 1},
+    classes=Integer(),
+    width=Integer(),
+    experiences=Integer(),
 )
 KANERVA: dict[str, Any] = {
     "share": Name(), "label_scale": Number(above=0), "address": Name(), "read_steps": Integer(least=0),
@@ -625,12 +676,21 @@ for name in ("Balanced", "GroupBalanced"):
         lambda: {"groups": 3},
         groups=Integer(least=0),
     )
+record("memories.policies.Hardest", P.Hardest, lambda: {"grouping": "class"}, grouping=Name(none=True))
+record("memories.policies.GSS", P.GSS, lambda: {"subset": 3}, subset=Integer())
+for kind in (P.Hardest, P.Herding):
+    record(
+        f"memories.policies.{kind.__name__}.reserve",
+        lambda kind=kind, **a: kind().reserve(**a),
+        lambda: {"groups": 3},
+        groups=Integer(least=0),
+    )
 record("memories.policies.Uniform", P.Uniform, lambda: {"replacement": False}, replacement=Flag())
 
-# ---------------------------------------------------------------- baselines
+# ---------------------------------------------------------------- comparators
 
 record(
-    "memories.baselines.HopfieldMemory",
+    "memories.comparators.HopfieldMemory",
     B.HopfieldMemory,
     lambda: {"size": 4, "rule": "hebb", "update": "synchronous", "keep_diagonal": False, "sweeps": 2, "seed": 0},
     size=Integer(),
@@ -641,7 +701,7 @@ record(
     seed=Seed(),
 )
 record(
-    "memories.baselines.ModernHopfieldMemory",
+    "memories.comparators.ModernHopfieldMemory",
     B.ModernHopfieldMemory,
     lambda: {
         "size": 4,
@@ -667,7 +727,7 @@ record(
     shape=Shape(none=True),
 )
 record(
-    "memories.baselines.ModernHopfieldMemory.from_budget",
+    "memories.comparators.ModernHopfieldMemory.from_budget",
     B.ModernHopfieldMemory.from_budget,
     lambda: {"nbytes": 1_000, "size": 4, "codec": None, "shape": None, "beta": 1.0},
     nbytes=Integer(),
@@ -675,7 +735,7 @@ record(
     codec=CODEC,
     shape=Shape(none=True),
 )
-record("memories.baselines.SlotMemory", B.SlotMemory, lambda: {"network": slot_network()}, network=Thing())
+record("memories.comparators.SlotMemory", B.SlotMemory, lambda: {"network": slot_network()}, network=Thing())
 
 
 def slot_network() -> Any:
@@ -689,24 +749,52 @@ def bits() -> Tensor:
 
 
 def associative(name: str) -> Any:
-    made: Any = {
-        "HopfieldMemory": lambda: B.HopfieldMemory(WIDTH),
-        "ModernHopfieldMemory": lambda: B.ModernHopfieldMemory(WIDTH, beta=1.0),
-        "SlotMemory": lambda: B.SlotMemory(slot_network()),
-    }[name]()
+    made = comparator(name, WIDTH)
     made.write(bits())
     return made
 
 
+def constructed(name: str, call: Any, arguments: dict[str, Any]) -> None:
+    """Record a call by what the annotations of its arguments say of them."""
+    kinds: dict[str, Any] = {}
+    for argument, parameter in inspect.signature(call).parameters.items():
+        annotation, none = str(parameter.annotation).removesuffix(" | None"), "| None" in str(parameter.annotation)
+        if argument == "seed":
+            kinds[argument] = Seed()
+        elif annotation == "bool":
+            kinds[argument] = Flag()
+        elif annotation == "int":
+            kinds[argument] = Integer(least=0, none=none)
+        elif annotation == "float":
+            kinds[argument] = Number(none=none)
+        elif annotation.startswith("Literal['"):
+            kinds[argument] = Name(none=none)
+    record(name, call, lambda: {**{argument: default_of(call, argument) for argument in kinds}, **arguments}, **kinds)
+
+
+def default_of(call: Any, argument: str) -> Any:
+    default = inspect.signature(call).parameters[argument].default
+    return None if default is inspect.Parameter.empty else default
+
+
+for name in B.__all__:
+    if f"memories.comparators.{name}" not in RECORDS:
+        constructed(f"memories.comparators.{name}", getattr(B, name), {"size": WIDTH})
+        if hasattr(getattr(B, name), "from_budget"):
+            constructed(
+                f"memories.comparators.{name}.from_budget",
+                getattr(B, name).from_budget,
+                {"size": WIDTH, "nbytes": 1_000},
+            )
 for name in B.__all__:
     record(
-        f"memories.baselines.{name}.write",
+        f"memories.comparators.{name}.write",
         lambda name=name, **a: associative(name).write(**a),
         lambda: {"patterns": bits()},
         patterns=Array(finite=True, rows=True),
     )
     record(
-        f"memories.baselines.{name}.read",
+        f"memories.comparators.{name}.read",
         lambda name=name, **a: associative(name).read(**a),
         lambda: {"cue": bits(), "known": None},
         cue=Array(finite=True, rows=True),

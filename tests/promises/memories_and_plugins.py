@@ -1,4 +1,4 @@
-"""Every memory and every plugin that joins one to a strategy; whoever adds one adds it here."""
+"""One case for every memory, codec, policy and plugin of the library; whoever adds one adds it here."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from torch import Tensor, nn
 
 from avalanche_memplugins import (
     DarkReplayPlugin,
+    GradientAveragingPlugin,
     LatentReplayPlugin,
+    LeanStepPlugin,
     LocalAdaptationPlugin,
     MemoryReplayPlugin,
     NearestNeighbourPlugin,
     RandomMemory,
     RandomMemoryPlugin,
+    TensorLoaderPlugin,
 )
-from avalanche_memplugins.codecs import Bits, LatentCodec, StreamCodec, Uint8
+from avalanche_memplugins.codecs import Bits, Downsampled, Float16, Int8, LatentCodec, Raw, StreamCodec, Uint8
 from avalanche_memplugins.memories import (
+    DifferentiableNeuralDictionary,
     DynamicKanervaMemory,
     EnergyMemory,
     EpisodicMemory,
@@ -27,9 +31,28 @@ from avalanche_memplugins.memories import (
     LatentMemory,
     VAEMemory,
 )
-from avalanche_memplugins.networks import ConditionalVAE, KanervaMachine
+from avalanche_memplugins.memories.comparators import (
+    HopfieldMemory,
+    ModernHopfieldMemory,
+    SlotMemory,
+    SparseDistributedMemory,
+)
+from avalanche_memplugins.memories.policies import (
+    GSS,
+    Balanced,
+    Cycle,
+    GroupBalanced,
+    Hardest,
+    Herding,
+    Reservoir,
+    Ring,
+    Uniform,
+)
+from avalanche_memplugins.networks import ConditionalVAE, KanervaMachine, MemoryNetwork
 from avalanche_memplugins.networks.energy import GatedEnergy
 from avalanche_memplugins.plugins import EnergyReplayPlugin
+from avalanche_memplugins.testing import CodecCase, MemoryCase, PluginCase, PolicyCase
+from avalanche_memplugins.testing.cases import pixels, vectors
 
 
 def noise(x: Tensor) -> Tensor:
@@ -50,9 +73,6 @@ class LearningMemory(RandomMemory):
             for x, y, t in batches:
                 self.write(x, y, t, origin=origin)
 
-
-POLICIES = ("ring", "reservoir", "class_balanced", "task_balanced")
-READS = ("uniform", "cycle", "class_balanced", "task_balanced")
 
 # Normalize by which the rows of the streams would be pixels within [0, 1].
 PIXELS = {"mean": 0.5, "std": 0.05}
@@ -79,63 +99,11 @@ def latent_codec() -> LatentCodec:
     return LatentCodec(RandomAutoencoder(), code_mean=torch.zeros(3), code_std=torch.ones(3), **PIXELS)
 
 
-MEMORIES: dict[str, Callable[[int], RandomMemory]] = {
-    f"{policy}, {read}": lambda capacity, policy=policy, read=read: RandomMemory(  # type: ignore[misc]
-        capacity, policy=policy, read=read, seed=5
-    )
-    for policy in POLICIES
-    for read in READS
-}
-MEMORIES["float16"] = lambda capacity: RandomMemory(capacity, codec="float16", seed=5)
-MEMORIES["4bit"] = lambda capacity: RandomMemory(capacity, codec=Bits(4, **PIXELS), labels="int16", seed=5)
-MEMORIES["int8"] = lambda capacity: RandomMemory(capacity, codec="int8", seed=5)
-MEMORIES["latent codec"] = lambda capacity: RandomMemory(capacity, codec=latent_codec(), seed=5)
-MEMORIES["host"] = lambda capacity: RandomMemory(capacity, storage="host", seed=5)
-MEMORIES["logits"] = lambda capacity: RandomMemory(capacity, store_logits=True, seed=5)
-MEMORIES["episodic"] = lambda capacity: EpisodicMemory(capacity, seed=5)
-
-PLUGINS: dict[str, Callable[[], Any]] = {
-    name: lambda make=make: MemoryReplayPlugin(make(40))  # type: ignore[misc]
-    for name, make in MEMORIES.items()
-}
-PLUGINS["RMA"] = lambda: RandomMemoryPlugin(40, write_every=3)
-PLUGINS["at a layer"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), at="features")
-PLUGINS["weighted"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), replay_weight=0.5)
-PLUGINS["growing"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), replay_weight="growing")
-PLUGINS["replacing"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), batch_policy="replace")
-PLUGINS["after the experience"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), write_at="experience")
-PLUGINS["after the experience, at a layer"] = lambda: MemoryReplayPlugin(
-    RandomMemory(40, seed=5), write_at="experience", at="features"
-)
-PLUGINS["after the experience, logits"] = lambda: MemoryReplayPlugin(
-    RandomMemory(40, store_logits=True, seed=5), write_at="experience", labels="logits"
-)
-PLUGINS["augmented"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), augment=noise)
-PLUGINS["growing amount"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), replay_size="growing")
-PLUGINS["scheduled amount"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), replay_size=schedule)
-PLUGINS["old model"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), labels="old_model")
-PLUGINS["soft"] = lambda: MemoryReplayPlugin(RandomMemory(40, seed=5), labels="soft")
-PLUGINS["soft, at a layer"] = lambda: MemoryReplayPlugin(
-    RandomMemory(40, seed=5), labels="soft", at="features", replay_weight=0.5
-)
-PLUGINS["stored logits"] = lambda: MemoryReplayPlugin(RandomMemory(40, store_logits=True, seed=5), labels="logits")
-PLUGINS["DER"] = lambda: DarkReplayPlugin(RandomMemory(40, store_logits=True, seed=5), beta=0.0)
-PLUGINS["DER++"] = lambda: DarkReplayPlugin(RandomMemory(40, store_logits=True, seed=5), alpha=0.5, replay_size=6)
-PLUGINS["DER++, at a layer"] = lambda: DarkReplayPlugin(RandomMemory(40, store_logits=True, seed=5), at="features")
-PLUGINS["prefetching"] = lambda: MemoryReplayPlugin(RandomMemory(40, storage="host", seed=5), prefetch=True)
-PLUGINS["latent"] = lambda: LatentReplayPlugin(RandomMemory(40, seed=5), at="features", freeze_below=False)
-PLUGINS["learning"] = lambda: MemoryReplayPlugin(LearningMemory(40, seed=5), labels="old_model")
-PLUGINS["learning, at a layer"] = lambda: MemoryReplayPlugin(LearningMemory(40, seed=5), at="features")
-PLUGINS["codec trained on the stream"] = lambda: MemoryReplayPlugin(
-    LatentMemory(40, codec=StreamCodec(RandomAutoencoder(), steps=5, **PIXELS), seed=5)
-)
-
-
-def vae_memory(classes: int | None) -> VAEMemory:
+def vae_memory(classes: int | None, seed: int = 5) -> VAEMemory:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = ConditionalVAE((8,), code_size=3, hidden=(8,), classes=classes, likelihood="gaussian")
-    return VAEMemory(network, steps=4, batch_size=8, seed=5)
+    return VAEMemory(network, steps=4, batch_size=8, seed=seed)
 
 
 class RowMachine(KanervaMachine):
@@ -148,72 +116,299 @@ class RowMachine(KanervaMachine):
             self.encoder, self.decoder = nn.Linear(8, 8), nn.Linear(3, 8)
 
 
-# What models the stream instead of keeping rows: counts all it has taken in.
-PLUGINS["Gaussian"] = lambda: MemoryReplayPlugin(GaussianMemory(rank=2, seed=5))
-PLUGINS["Gaussian, full, after the experience"] = lambda: MemoryReplayPlugin(
-    GaussianMemory(rank=None, seed=5), write_at="experience"
-)
-PLUGINS["Kanerva"] = lambda: MemoryReplayPlugin(DynamicKanervaMemory(rows=4, seed=5))
-PLUGINS["Kanerva, shared, after the experience"] = lambda: MemoryReplayPlugin(
-    DynamicKanervaMemory(rows=8, share="all", seed=5), write_at="experience"
-)
-PLUGINS["Kanerva machine"] = lambda: MemoryReplayPlugin(KanervaMemory(RowMachine(), **PIXELS, seed=5))
-PLUGINS["VAE"] = lambda: MemoryReplayPlugin(vae_memory(6), replay_weight="growing")
-PLUGINS["VAE without classes"] = lambda: MemoryReplayPlugin(
-    vae_memory(None), replay_weight="growing", labels="old_model"
-)
-MODELS = {
-    "Gaussian",
-    "Gaussian, full, after the experience",
-    "Kanerva",
-    "Kanerva machine",
-    "Kanerva, shared, after the experience",
-    "VAE",
-    "VAE without classes",
-}
-
-
-def energy_memory(**options: Any) -> EnergyMemory:
+def energy_memory(slots: int = 10, seed: int = 5, **options: Any) -> EnergyMemory:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = GatedEnergy(8, writable=2, width=4, write_steps=1, read_steps=1)
-    return EnergyMemory(network, slots=10, slot_size=4, seed=5, **PIXELS, **options)
+    return EnergyMemory(network, slots=slots, slot_size=4, seed=seed, **PIXELS, **options)
 
 
-# Holds rows by slots, which an experience of few rows does not fill.
-PLUGINS["energy, stored cues"] = lambda: EnergyReplayPlugin(energy_memory(cue=Uint8(lossy=True, **PIXELS)))
-PLUGINS["energy, current rows"] = lambda: EnergyReplayPlugin(
-    energy_memory(by_class=True, precision="int8"), cue="current", replay_weight="growing"
-)
-BANKS = {"energy, stored cues", "energy, current rows"}
-for policy in ("ring", "reservoir"):
-    PLUGINS[f"MbPA, {policy}"] = lambda policy=policy: LocalAdaptationPlugin(  # type: ignore[misc]
-        EpisodicMemory(40, policy=policy, seed=5), writes=True, neighbours=5, steps=2
+# ------------------------------------------------------------------------------------------------ codecs
+
+HALF_A_STEP = Int8().step / 2 + 1e-6
+BILINEAR = "enlarging mixes neighbouring pixels, so that the means of what comes back are others"
+LEARNED = "the encoder is not the inverse of the decoder"
+
+CODECS = [
+    CodecCase("raw", Raw, error=0.0, nbytes=32),
+    CodecCase("float16", Float16, error=3 * 2**-11, nbytes=16),
+    CodecCase("uint8", lambda: Uint8(mean=0.5, std=0.25), rows=lambda n, s: (pixels(n, s) - 0.5) / 0.25, nbytes=64),
+    CodecCase("uint8, lossy", lambda: Uint8(lossy=True, **PIXELS), error=0.5 / 255 / 0.05 + 1e-4, nbytes=8),
+    CodecCase("int8", Int8, error=HALF_A_STEP, nbytes=8),
+    *(
+        CodecCase(f"{bits}bit", lambda bits=bits: Bits(bits), rows=pixels, error=0.5 / (2**bits - 1), nbytes=8 * bits)
+        for bits in (1, 2, 4)
+    ),
+    CodecCase(
+        "downsampled",
+        lambda: Downsampled(4, Bits(4)),
+        {"check_what_came_back_is_stored_without_further_loss": BILINEAR},
+        rows=pixels,
+        error=None,
+        nbytes=8,
+    ),
+    CodecCase(
+        "latent",
+        latent_codec,
+        {"check_what_came_back_is_stored_without_further_loss": LEARNED},
+        error=None,
+        nbytes=3,
+    ),
+    CodecCase(
+        "stream",
+        lambda: fitted(StreamCodec(RandomAutoencoder(), steps=5, **PIXELS)),
+        {"check_what_came_back_is_stored_without_further_loss": LEARNED},
+        error=None,
+        nbytes=3,
+    ),
+]
+
+
+def fitted(codec: StreamCodec) -> StreamCodec:
+    codec.fit(iter([vectors(20, 1)] * 5), [vectors(20, 1)], seed=0)
+    return codec
+
+
+# ------------------------------------------------------------------------------------------------ policies
+
+POLICIES = [
+    PolicyCase("ring", Ring),
+    PolicyCase("reservoir", Reservoir, uniform=True),
+    PolicyCase("class_balanced", lambda: GroupBalanced("class"), uniform=True),
+    PolicyCase("task_balanced", lambda: GroupBalanced("task"), uniform=True),
+    PolicyCase("hardest", Hardest),
+    PolicyCase("hardest, by class", lambda: Hardest("class")),
+    PolicyCase("herding", Herding),
+    PolicyCase("gss", GSS),
+    PolicyCase("uniform", Uniform, uniform=True),
+    PolicyCase("uniform, replacement", lambda: Uniform(replacement=True), uniform=True),
+    PolicyCase("cycle", Cycle, uniform=True),
+    PolicyCase("class_balanced read", lambda: Balanced("class"), uniform=True),
+    PolicyCase("task_balanced read, replacement", lambda: Balanced("task", replacement=True), uniform=True),
+]
+
+# ------------------------------------------------------------------------------------------------ memories
+
+
+def random_memory(name: str, *, error: float = 0.0, codec: Any = "raw", **options: Any) -> MemoryCase:
+    """
+    :param codec: a name, or a function that makes the codec.
+    """
+
+    def arguments() -> dict[str, Any]:
+        return {"codec": codec() if callable(codec) else codec, **options}
+
+    return MemoryCase(
+        name,
+        lambda capacity, seed: RandomMemory(capacity, seed=seed, **arguments()),
+        error=error,
+        from_budget=lambda nbytes: RandomMemory.from_budget(
+            nbytes, shape=(8,), classes=6, experiences=3, seed=0, **arguments()
+        ),
     )
-PLUGINS["nearest neighbours"] = lambda: NearestNeighbourPlugin(EpisodicMemory(40, seed=5), writes=True, neighbours=3)
-PLUGINS["MbPA, 4bit"] = lambda: LocalAdaptationPlugin(
-    EpisodicMemory(40, codec=Bits(4, **PIXELS), seed=5), writes=True, neighbours=5, steps=2
-)
 
 
-def with_a_seed(make: Callable[[], Any]) -> Callable[[], Any]:
-    """The same plugin each time, also where it draws its seed itself."""
-
-    def made() -> Any:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(5)
-            return make()
-
-    return made
+def generative(name: str, make: Callable[..., Any], sizes: tuple[int, int], **options: Any) -> MemoryCase:
+    return MemoryCase(name, lambda capacity, seed: make(seed=seed), error=None, grows="classes", sizes=sizes, **options)
 
 
-PLUGINS = {name: with_a_seed(make) for name, make in PLUGINS.items()}
+def gaussian(nbytes: int) -> GaussianMemory:
+    return GaussianMemory.from_budget(nbytes, classes=6, shape=(8,), seed=0)
 
 
-def for_model(plugin: Any, multi_head: bool) -> Any:
-    """A layer has another name below the multi-task wrapper."""
-    if multi_head and getattr(plugin, "at", None) is not None:
-        names = [plugin, plugin._tap, getattr(plugin.targets.teacher, "_tap", None)]
-        for named in filter(None, names):
-            named.at = f"model.{named.at}"
-    return plugin
+def kanerva(nbytes: int) -> DynamicKanervaMemory:
+    return DynamicKanervaMemory.from_budget(nbytes, classes=6, shape=(8,), seed=0)
+
+
+def energy(nbytes: int) -> EnergyMemory:
+    options = {"slot_size": 4, "cue": Uint8(lossy=True, **PIXELS), "seed": 0, **PIXELS}
+    return EnergyMemory.from_budget(nbytes, energy_memory().network, shape=(8,), classes=6, **options)
+
+
+def bits(n: int, seed: int) -> Tensor:
+    """Two patterns of each of n episodes."""
+    return torch.randint(2, (n, 2, 16), generator=torch.Generator().manual_seed(seed)).float()
+
+
+def associative(name: str, make: Callable[[], Any], sizes: tuple[int, int], **options: Any) -> MemoryCase:
+    return MemoryCase(
+        name,
+        lambda capacity, seed: make(),
+        rows=bits,
+        write=lambda memory, x, y, origin: memory.write(x),
+        read=lambda memory, x: memory.read(bits(len(memory.held), 77)),
+        sizes=sizes,
+        **options,
+    )
+
+
+MEMORIES = [
+    *(
+        random_memory(policy, write_policy=policy)
+        for policy in ("ring", "reservoir", "class_balanced", "task_balanced")
+    ),
+    *(random_memory(f"{read} read", read_policy=read) for read in ("cycle", "class_balanced", "task_balanced")),
+    *(random_memory(policy, write_policy=policy) for policy in ("hardest", "herding", "gss")),
+    random_memory("float16", codec="float16", error=2e-3),
+    random_memory("4bit", codec=lambda: Bits(4, **PIXELS), labels="int16", error=0.5 / 15 / 0.05 + 1e-4),
+    random_memory("int8", codec="int8", error=HALF_A_STEP),
+    random_memory("latent codec", codec=latent_codec, error=20.0),
+    random_memory("host", storage="host"),
+    random_memory("logits", store_logits=True),
+    random_memory("keys", embedding=nn.Linear(8, 4)),
+    MemoryCase("episodic", lambda capacity, seed: EpisodicMemory(capacity, seed=seed)),
+    MemoryCase(
+        "latent",
+        lambda capacity, seed: LatentMemory(
+            capacity, codec=StreamCodec(RandomAutoencoder(), steps=2, **PIXELS), seed=seed
+        ),
+        writes="experiences",
+        error=20.0,
+        sizes=(1_000, 16_000),
+        from_budget=lambda nbytes: LatentMemory.from_budget(
+            nbytes, shape=(8,), codec=StreamCodec(RandomAutoencoder(), steps=2, **PIXELS), seed=0
+        ),
+        traced=False,  # many blocks of rows are made anew, each of which torch leaves some bytes of
+    ),
+    generative(
+        "Gaussian", lambda **k: GaussianMemory(rank=2, **k), (10, 1_000), from_budget=gaussian, budget=(1_300, 0.8)
+    ),
+    generative(
+        "Gaussian, full",
+        lambda **k: GaussianMemory(rank=None, **k),
+        (10, 500),
+        from_budget=gaussian,
+        budget=(1_250, 0.99),
+    ),
+    generative(
+        "Kanerva", lambda **k: DynamicKanervaMemory(rows=4, **k), (10, 300), from_budget=kanerva, budget=(1_500, 0.8)
+    ),
+    generative(
+        "Kanerva, shared",
+        lambda **k: DynamicKanervaMemory(rows=8, share="all", **k),
+        (10, 400),
+        from_budget=kanerva,
+        budget=(1_500, 0.8),
+        traced=False,
+    ),
+    generative("Kanerva machine", lambda **k: KanervaMemory(RowMachine(), **PIXELS, **k), (10, 300)),
+    generative(
+        "VAE",
+        lambda **k: vae_memory(None, **k),
+        (10, 500),
+        writes="experiences",
+        from_budget=lambda nbytes: VAEMemory.from_budget(
+            nbytes, shape=(8,), classes=6, conditional=False, code_size=3, steps=2, seed=0
+        ),
+        budget=(20_000, 0.9),
+    ),
+    MemoryCase(
+        "energy, cues",
+        lambda capacity, seed: energy_memory(capacity // 4, seed, cue=Uint8(lossy=True, **PIXELS)),
+        error=None,
+        sizes=(40, 2_400),
+        fill=1_000,
+        from_budget=energy,
+        budget=(4_000, 0.95),
+        traced=False,  # as many writes as there are slots, each of which torch leaves some bytes of
+    ),
+    associative("Hopfield", lambda: HopfieldMemory(16), (40, 400)),
+    associative(
+        "modern Hopfield",
+        lambda: ModernHopfieldMemory(16, beta=4.0),
+        (40, 400),
+        budget=(200 * 128, 0.98),  # of 200 episodes
+        from_budget=lambda nbytes: ModernHopfieldMemory.from_budget(nbytes // 200, size=16, beta=4.0),
+    ),
+    associative("sparse distributed", lambda: SparseDistributedMemory(16, locations=50, seed=0), (40, 400)),
+    associative("slots", lambda: SlotMemory(MemoryNetwork(16, code_size=8)), (40, 1_200)),
+    MemoryCase(
+        "dictionary",
+        lambda capacity, seed: DifferentiableNeuralDictionary(6, capacity, 8),
+        {"check_len_counts_rows_up_to_the_capacity": "its capacity is that of each class"},
+        write=lambda memory, x, y, origin: memory.write(x, y, x[:, 0]),
+        read=lambda memory, x: memory.read(x),
+        sizes=(100, 400),
+    ),
+]
+
+# ------------------------------------------------------------------------------------------------ plugins
+
+
+def replay(name: str, memory: Callable[[], Any], *, keeps_all: bool = True, **options: Any) -> PluginCase:
+    replaces = options.get("batch_policy") == "replace"
+    return PluginCase(name, lambda: MemoryReplayPlugin(memory(), **options), replaces=replaces, keeps_all=keeps_all)
+
+
+def rows(**options: Any) -> RandomMemory:
+    return RandomMemory(40, seed=5, **options)
+
+
+def mbpa(**options: Any) -> LocalAdaptationPlugin:
+    return LocalAdaptationPlugin(EpisodicMemory(40, seed=5, **options), writes=True, neighbours=5, steps=2)
+
+
+def stream_memory() -> LatentMemory:
+    return LatentMemory(40, codec=StreamCodec(RandomAutoencoder(), steps=5, **PIXELS), seed=5)
+
+
+PLUGINS = [
+    replay("ring", lambda: rows(write_policy="ring"), keeps_all=False),
+    replay("reservoir", rows),
+    replay("reservoir, cycle", lambda: rows(read_policy="cycle")),
+    replay("class_balanced", lambda: rows(write_policy="class_balanced", read_policy="class_balanced")),
+    replay("task_balanced", lambda: rows(write_policy="task_balanced", read_policy="task_balanced")),
+    replay("4bit", lambda: rows(codec=Bits(4, **PIXELS), labels="int16")),
+    replay("latent codec", lambda: rows(codec=latent_codec())),
+    PluginCase("RMA", lambda: RandomMemoryPlugin(40, write_every=3), keeps_all=False),
+    replay("at a layer", rows, at="features"),
+    replay("weighted", rows, replay_weight=0.5),
+    replay("growing", rows, replay_weight="growing"),
+    replay("replacing", rows, batch_policy="replace"),
+    replay("after the experience", rows, write_at="experience"),
+    replay("after the experience, at a layer", rows, write_at="experience", at="features"),
+    replay("after the experience, logits", lambda: rows(store_logits=True), write_at="experience", labels="logits"),
+    replay("augmented", rows, augment=noise),
+    replay("growing amount", rows, replay_size="growing"),
+    replay("scheduled amount", rows, replay_size=schedule),
+    replay("old model", rows, labels="old_model"),
+    replay("soft", rows, labels="soft"),
+    replay("soft, at a layer", rows, labels="soft", at="features", replay_weight=0.5),
+    replay("stored logits", lambda: rows(store_logits=True), labels="logits"),
+    PluginCase("DER", lambda: DarkReplayPlugin(rows(store_logits=True), beta=0.0)),
+    PluginCase("DER++", lambda: DarkReplayPlugin(rows(store_logits=True), alpha=0.5, replay_size=6)),
+    PluginCase("DER++, at a layer", lambda: DarkReplayPlugin(rows(store_logits=True), at="features")),
+    replay("prefetching", lambda: rows(storage="host"), prefetch=True),
+    PluginCase("latent", lambda: LatentReplayPlugin(rows(), at="features", freeze_below=False)),
+    replay("learning", lambda: LearningMemory(40, seed=5), labels="old_model"),
+    replay("learning, at a layer", lambda: LearningMemory(40, seed=5), at="features"),
+    replay("codec trained on the stream", stream_memory),
+    replay("Gaussian", lambda: GaussianMemory(rank=2, seed=5)),
+    replay("Gaussian, full, after the experience", lambda: GaussianMemory(rank=None, seed=5), write_at="experience"),
+    replay("Kanerva", lambda: DynamicKanervaMemory(rows=4, seed=5)),
+    replay(
+        "Kanerva, shared, after the experience",
+        lambda: DynamicKanervaMemory(rows=8, share="all", seed=5),
+        write_at="experience",
+    ),
+    replay("Kanerva machine", lambda: KanervaMemory(RowMachine(), **PIXELS, seed=5)),
+    replay("VAE", lambda: vae_memory(6), replay_weight="growing"),
+    replay("VAE without classes", lambda: vae_memory(None), replay_weight="growing", labels="old_model"),
+    PluginCase("energy, stored cues", lambda: EnergyReplayPlugin(energy_memory(cue=Uint8(lossy=True, **PIXELS)))),
+    PluginCase(
+        "energy, current rows",
+        lambda: EnergyReplayPlugin(
+            energy_memory(by_class=True, precision="int8"), cue="current", replay_weight="growing"
+        ),
+    ),
+    PluginCase("MbPA, ring", lambda: mbpa(write_policy="ring"), keeps_all=False),
+    PluginCase("MbPA, reservoir", mbpa),
+    PluginCase("MbPA, 4bit", lambda: mbpa(codec=Bits(4, **PIXELS))),
+    PluginCase(
+        "nearest neighbours",
+        lambda: NearestNeighbourPlugin(EpisodicMemory(40, seed=5), writes=True, neighbours=3),
+    ),
+    PluginCase("lean", LeanStepPlugin),
+    PluginCase("tensors", TensorLoaderPlugin, reorders=True),
+    PluginCase("averaging gradients", GradientAveragingPlugin),
+]

@@ -19,7 +19,7 @@ from avalanche_memplugins.memories import EnergyMemory, KanervaMemory, VAEMemory
 from avalanche_memplugins.networks import ConditionalVAE, KanervaMachine
 from avalanche_memplugins.networks.energy import GatedEnergy
 from avalanche_memplugins.plugins import EnergyReplayPlugin
-from avalanche_memplugins.plugins._normalise import normalisation_of
+from avalanche_memplugins.plugins._experience import normalisation_of
 from avalanche_memplugins.strategies import EnergyRehearsal, VAEReplay
 
 MEAN, STD = 0.1307, 0.3081

@@ -38,9 +38,17 @@ def train(strategy_class: Any, **options: Any) -> Any:
         (RMA, {"mem_size": 50, "write_every": 2, "seed": 3}, lambda: RandomMemoryPlugin(50, write_every=2, seed=3)),
         (
             RMA,
-            {"mem_size": 50, "policy": "task_balanced", "read": "task_balanced", "replay_size": 6, "seed": 3},
+            {
+                "mem_size": 50,
+                "write_policy": "task_balanced",
+                "read_policy": "task_balanced",
+                "replay_size": 6,
+                "seed": 3,
+            },
             lambda: MemoryReplayPlugin(
-                RandomMemory(50, policy="task_balanced", read="task_balanced", seed=3), write_every=10, replay_size=6
+                RandomMemory(50, write_policy="task_balanced", read_policy="task_balanced", seed=3),
+                write_every=10,
+                replay_size=6,
             ),
         ),
         (ExperienceReplay, {"mem_size": 50, "seed": 3}, lambda: MemoryReplayPlugin(RandomMemory(50, seed=3))),
@@ -51,9 +59,9 @@ def train(strategy_class: Any, **options: Any) -> Any:
         ),
         (
             DarkExperienceReplay,
-            {"mem_size": 50, "alpha": 0.3, "beta": 0.2, "replay_size": 6, "policy": "class_balanced", "seed": 3},
+            {"mem_size": 50, "alpha": 0.3, "beta": 0.2, "replay_size": 6, "write_policy": "class_balanced", "seed": 3},
             lambda: DarkReplayPlugin(
-                RandomMemory(50, policy="class_balanced", store_logits=True, seed=3),
+                RandomMemory(50, write_policy="class_balanced", store_logits=True, seed=3),
                 alpha=0.3,
                 beta=0.2,
                 replay_size=6,
@@ -88,7 +96,7 @@ def test_bad_arguments_reach_the_user(strategy_class: Any) -> None:
     with pytest.raises(ValueError, match="mem_size: expected an integer >= 1, got"):
         train(strategy_class, mem_size=-5)
     with pytest.raises(ValueError, match="policy: expected one of"):
-        train(strategy_class, policy="fifo")
+        train(strategy_class, write_policy="fifo")
 
 
 def test_er_keeps_every_task_in_a_memory_where_rma_keeps_the_newest() -> None:

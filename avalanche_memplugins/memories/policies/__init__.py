@@ -3,9 +3,13 @@
 from avalanche_memplugins.memories.policies.balanced import GroupBalanced
 from avalanche_memplugins.memories.policies.balanced_read import Balanced
 from avalanche_memplugins.memories.policies.cycle import Cycle
+from avalanche_memplugins.memories.policies.gss import GSS
+from avalanche_memplugins.memories.policies.hardest import Hardest
+from avalanche_memplugins.memories.policies.herding import Herding
 from avalanche_memplugins.memories.policies.read import ReadPolicy, Uniform
 from avalanche_memplugins.memories.policies.write import (
     Grouping,
+    Offered,
     Placement,
     Reservoir,
     Ring,
@@ -13,10 +17,14 @@ from avalanche_memplugins.memories.policies.write import (
 )
 
 __all__ = [
+    "GSS",
     "Balanced",
     "Cycle",
     "GroupBalanced",
     "Grouping",
+    "Hardest",
+    "Herding",
+    "Offered",
     "Placement",
     "ReadPolicy",
     "Reservoir",

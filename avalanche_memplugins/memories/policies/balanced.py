@@ -6,10 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.memories.policies._slot_groups import Integers, SlotGroups, numbers_within, water_level
+from avalanche_memplugins.memories.policies._slot_groups import (
+    Integers,
+    SlotGroups,
+    column,
+    fair_shares,
+    numbers_within,
+)
 from avalanche_memplugins.memories.policies.write import Grouping, Placement
 
 
@@ -29,6 +34,14 @@ class GroupBalanced:
     algorithm R (1985).
 
     :param grouping: ``"class"`` or ``"task"`` (the experience that a row came from).
+    :raises ValueError: for another grouping.
+
+    >>> import torch
+    >>> from avalanche_memplugins import RandomMemory
+    >>> memory = RandomMemory(10, write_policy=GroupBalanced("class"))
+    >>> memory.write(torch.rand(100, 3), (torch.arange(100) > 96).long())  # 97 rows of class 0, 3 of class 1
+    >>> memory.summary().per_class
+    {0: 7, 1: 3}
     """
 
     def __init__(self, grouping: Grouping) -> None:
@@ -36,7 +49,7 @@ class GroupBalanced:
         self.start(0)
 
     def start(self, capacity: int) -> None:
-        """Take up work, empty, on ``capacity`` slots."""
+        """Reset to an empty memory of ``capacity`` slots."""
         self.capacity = capacity
         self._held = SlotGroups(capacity, find=False, count=True)
 
@@ -55,7 +68,7 @@ class GroupBalanced:
     def place(self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator) -> list[Placement]:
         """Slots of the rows that stay."""
         if groups is None:
-            raise ValueError("groups: a balanced policy wants the group of every row, got None")
+            raise ValueError("groups: expected the group of every row, which a balanced policy needs, got None")
         held = self._held
         ranks = held.ranks(groups)
         come = np.bincount(ranks, minlength=len(held.groups))
@@ -68,7 +81,7 @@ class GroupBalanced:
         if held.filled == self.capacity and not come[whole].any():
             rows, slots = self._over(ranks, number, generator)
         else:
-            growth = self._growth(come * whole)
+            growth = fair_shares(held.sizes + come * whole, self.capacity) - held.sizes
             joins = number < (held.sizes + growth)[ranks]
             joins &= whole[ranks]
             rows = np.flatnonzero(joins)
@@ -90,16 +103,6 @@ class GroupBalanced:
         place = (draw * (number + 1)).astype(np.int64)
         rows = np.flatnonzero(place < held.sizes[ranks])
         return rows, held.slots(held.starts[ranks[rows]] + place[rows])
-
-    def _growth(self, come: Integers) -> Integers:
-        """Slots that each group wins (or loses) by a batch, ``come`` rows of which it would keep."""
-        held = self._held
-        wanted = held.sizes + come
-        level, rest = water_level(wanted, self.capacity)
-        sizes: Integers = np.minimum(wanted, level)
-        sizes[np.flatnonzero(wanted > level)[::-1][:rest]] += 1
-        sizes -= held.sizes
-        return sizes
 
     def _free(self, growth: Integers, generator: torch.Generator, ranks: Integers) -> Integers:
         """Slots for rows of groups ``ranks`` that join: unused ones, and those of rows that are dropped."""
@@ -130,9 +133,9 @@ class GroupBalanced:
 
         :raises ValueError: if the state does not fit the capacity, or contradicts itself.
         """
-        group, place = (_integers(state.get(name)) for name in ("group", "place"))
-        groups, offered = (_integers(state.get(name)) for name in ("offered_group", "offered"))
-        if group is None or groups is None or offered is None or len(group) > self.capacity:
+        group, groups, offered = (column(state, name) for name in ("group", "offered_group", "offered"))
+        place = column(state, "place") if "place" in state else None
+        if len(group) > self.capacity:
             raise ValueError(f"state: expected the groups of at most {self.capacity} slots and what they offered")
         held, sizes = np.unique(group, return_counts=True)
         known = dict(zip(groups.tolist(), offered.tolist(), strict=True)) if len(groups) == len(offered) else {}
@@ -150,14 +153,6 @@ class GroupBalanced:
 
     def __repr__(self) -> str:
         return f"GroupBalanced({self.grouping!r})"
-
-
-def _integers(value: Any) -> Integers | None:
-    """A vector of integers >= 0, or None."""
-    if not isinstance(value, Tensor) or value.ndim != 1 or value.is_floating_point() or value.is_complex():
-        return None
-    found: Integers = value.cpu().long().numpy().copy()
-    return found if found.min(initial=0) >= 0 else None
 
 
 def _numbered(group: Integers, place: Integers) -> bool:

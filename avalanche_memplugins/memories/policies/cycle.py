@@ -17,6 +17,13 @@ class Cycle:
     long and none comes again soon. A pass covers the rows that were there when it began; rows too few for another
     batch are left out of it. Shuffling costs as much as the pass is long, so a draw's cost does not depend on how
     many rows there are, on average.
+
+    >>> import torch
+    >>> from avalanche_memplugins import RandomMemory
+    >>> memory = RandomMemory(6, read_policy="cycle")
+    >>> memory.write(torch.arange(6.0)[:, None], torch.zeros(6, dtype=torch.int64))
+    >>> sorted(torch.cat([memory.sample(3).x, memory.sample(3).x]).flatten().tolist())
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     """
 
     grouping: Grouping | None = None
@@ -25,7 +32,7 @@ class Cycle:
         self.start(0)
 
     def start(self, capacity: int) -> None:
-        """Take up work, empty, on ``capacity`` slots."""
+        """Reset to an empty memory of ``capacity`` slots."""
         self.capacity = capacity
         self._ahead = torch.zeros(0, dtype=torch.int32)
 

@@ -13,12 +13,16 @@ from avalanche_memplugins.memories.policies.write import Grouping
 
 
 class ReadPolicy(Protocol):
-    """Chooses slots on the host; its cost depends on how many are wanted, not on how many there are."""
+    """Chooses slots on the host; its cost depends on how many are wanted, not on how many there are.
+
+    By ``repr(policy)`` a memory knows whether a saved state belongs to it: it must name all arguments, and nothing that
+    changes.
+    """
 
     grouping: Grouping | None
 
     def start(self, capacity: int) -> None:
-        """Take up work, empty, on ``capacity`` slots."""
+        """Reset to an empty memory of ``capacity`` slots."""
 
     def assign(self, slots: list[int], groups: list[int]) -> None:
         """Learn that ``slots`` now hold rows of ``groups``; called only if ``grouping`` is set."""
@@ -45,6 +49,13 @@ class Uniform:
     """Every row equally likely.
 
     :param replacement: draw rows independently; otherwise each at most once, and no more than there are.
+
+    >>> import torch
+    >>> from avalanche_memplugins import RandomMemory
+    >>> memory = RandomMemory(6, read_policy=Uniform(replacement=True))
+    >>> memory.write(torch.rand(6, 3), torch.arange(6))
+    >>> len(memory.sample(20).y)
+    20
     """
 
     grouping: Grouping | None = None

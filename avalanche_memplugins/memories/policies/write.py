@@ -2,33 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from avalanche_memplugins.functional import last_write_wins, reservoir_slots
+from avalanche_memplugins.memories.recall import Recall
 
 Grouping = Literal["class", "task"]
+NEEDS = frozenset({"x", "y", "loss", "logits"})
+"""What a write policy may ask to know of the rows that it is offered."""
 
 
 class Placement(NamedTuple):
-    """Rows of the batch that are kept, and the slots they go to: two slices, or two index tensors."""
+    """Rows of the batch that are kept, and the slots they go to: two slices, or two index tensors.
+
+    >>> Placement(rows=slice(0, 2), slots=slice(4, 6)).slots
+    slice(4, 6, None)
+    """
 
     rows: slice | Tensor
     slots: slice | Tensor
 
 
+class Offered(NamedTuple):
+    """What a write policy learns of a batch beside counts and groups: that which it ``needs``, the rest is None.
+
+    ``x`` ``(B, *shape)`` and ``key`` ``(B, *key_shape)`` (both with ``"x"``; the key is x itself in a memory without
+    embedding); ``y`` ``(B,)``; ``loss`` ``(B,)``; ``logits`` ``(B, classes)``. ``held(slots)`` gives rows that the
+    memory holds, decoded, and without gradient; call it for slots that hold a row only.
+
+    >>> import torch
+    >>> Offered(loss=torch.tensor([0.5, 2.0])).loss
+    tensor([0.5000, 2.0000])
+    """
+
+    x: Tensor | None = None
+    key: Tensor | None = None
+    y: Tensor | None = None
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    held: Callable[[Tensor], Recall] | None = None
+
+
 class WritePolicy(Protocol):
     """Decides on the host, from counts and random numbers, so that nothing waits for a device.
 
-    Slots fill from 0 upwards: a memory that has kept ``n`` rows holds them in slots ``0..n-1``.
+    Slots fill from 0 upwards: a memory that has kept ``n`` rows holds them in slots ``0..n-1``. By ``repr(policy)`` a
+    memory knows whether a saved state belongs to it: it must name all arguments, and nothing that changes.
+
+    A policy that must see more has an attribute ``needs``, a frozenset of ``"x"``, ``"y"``, ``"loss"`` and
+    ``"logits"``, and gets what it names as fifth argument of ``place``, an :class:`Offered`. Whoever writes to the
+    memory must then give it; plugins do.
     """
 
     grouping: Grouping | None  # what the policy must know of a row besides its place in the stream
 
     def start(self, capacity: int) -> None:
-        """Take up work, empty, on ``capacity`` slots."""
+        """Reset to an empty memory of ``capacity`` slots."""
 
     def place(self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator) -> list[Placement]:
         """Where the next ``batch`` rows go, ``seen`` rows having been offered before."""
@@ -71,6 +104,13 @@ class Ring(_Stateless):
     what is written to it forgets the oldest tasks altogether; a reservoir does not.
 
     Source: Zeta36, "Random memory adaptation", 2018.
+
+    >>> import torch
+    >>> from avalanche_memplugins import RandomMemory
+    >>> memory = RandomMemory(3, write_policy="ring")
+    >>> memory.write(torch.arange(5.0)[:, None], torch.zeros(5, dtype=torch.int64))
+    >>> sorted(memory.sample(3).x.flatten().tolist())
+    [2.0, 3.0, 4.0]
     """
 
     def place(self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator) -> list[Placement]:
@@ -86,7 +126,15 @@ class Ring(_Stateless):
 
 
 class Reservoir(_Stateless):
-    """Keeps a uniform sample of the whole stream (:func:`~avalanche_memplugins.functional.reservoir_slots`)."""
+    """Keeps a uniform sample of the whole stream (:func:`~avalanche_memplugins.functional.reservoir_slots`).
+
+    >>> import torch
+    >>> from avalanche_memplugins import RandomMemory
+    >>> memory = RandomMemory(3, write_policy="reservoir", seed=0)
+    >>> memory.write(torch.arange(50.0)[:, None], torch.zeros(50, dtype=torch.int64))
+    >>> len(memory), memory.seen
+    (3, 50)
+    """
 
     def place(self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator) -> list[Placement]:
         """Slots drawn by algorithm R."""

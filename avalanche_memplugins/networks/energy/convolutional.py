@@ -37,6 +37,10 @@ class ConvolutionalEnergy(EnergyNetwork):
 
     Source: Bartunov et al. 2020, section 4 and appendix (32, 64 channels, width 128, bottleneck 64, 3 hops, 1024
     units).
+
+    >>> network = ConvolutionalEnergy((1, 8, 8), writable=2, channels=(4, 4), width=8, bottleneck=4, hops=1, hidden=8)
+    >>> network.energy(torch.rand(1, 3, 1, 8, 8), network.initial).shape
+    torch.Size([1, 3])
     """
 
     def __init__(

@@ -37,6 +37,10 @@ class FullyConnectedEnergy(EnergyNetwork):
     :raises ValueError: for numbers out of range.
 
     Source: Bartunov et al. 2020, section 4 and appendix (32, 64, 96 channels, code 256, width 512, 3 hops, 1024 units).
+
+    >>> network = FullyConnectedEnergy((1, 8, 8), writable=2, code=4, width=8, hops=1, channels=(4,), hidden=8)
+    >>> network.energy(torch.rand(1, 3, 1, 8, 8), network.initial).shape
+    torch.Size([1, 3])
     """
 
     def __init__(

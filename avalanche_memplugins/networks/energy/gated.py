@@ -39,6 +39,11 @@ class GatedEnergy(EnergyNetwork):
     :raises ValueError: for numbers out of range.
 
     Source: Bartunov et al. 2020, appendix on random strings (hidden 1024, 5 hops there).
+
+    >>> network = GatedEnergy((1, 4, 4), writable=2, width=8)
+    >>> x = torch.rand(1, 3, 1, 4, 4)  # an episode of three
+    >>> network.read(0.5 * x, network.write(x))[-1].shape
+    torch.Size([1, 3, 1, 4, 4])
     """
 
     def __init__(

@@ -27,6 +27,11 @@ class Whitening(nn.Module):
     :param mean: ``(D,)``.
     :param into: :math:`Z`, ``(D, r)``.
     :param out: :math:`P`, ``(D, r)``.
+
+    >>> x = torch.rand(50, 4, generator=torch.Generator().manual_seed(0)).cumsum(1)  # correlated
+    >>> whitening = Whitening.of(x, eps=0.0)
+    >>> torch.allclose(whitening(x).T.cov(), torch.eye(4), atol=1e-2)
+    True
     """
 
     def __init__(self, mean: Tensor, into: Tensor, out: Tensor) -> None:

@@ -10,10 +10,9 @@ import torch
 from avalanche.benchmarks.utils.data import AvalancheDataset
 from torch import Tensor
 
-from .errors import Unsupported
 from .known import why_unknown
 from .read import CHUNK, Reader
-from .resolve import Part, Source, attributes_of, resolve
+from .resolve import Part, Source, Unsupported, attributes_of, resolve
 
 SAMPLE = 64
 SMALL = 256

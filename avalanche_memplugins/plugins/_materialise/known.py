@@ -135,7 +135,7 @@ _BY_VALUE = 1024
 class Same:
     """Stands for an object in a key: equal to itself only, and keeps it alive, or another could take its place."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
@@ -145,7 +145,7 @@ class Same:
         return id(self.value)
 
 
-def flatten(step: Any) -> list[Any]:
+def flatten(step: object) -> list[Any]:
     """Take known wrappers off a transform: Avalanche's tuples and compositions, others' sequences."""
     if step is None:
         return []
@@ -153,13 +153,13 @@ def flatten(step: Any) -> list[Any]:
     return [step] if inner is None else [atom for part in inner for atom in flatten(part)]
 
 
-def code_of(data: Any) -> type:
+def code_of(data: object) -> type:
     """The class whose ``__getitem__`` reads the rows of a known data set; for any other its own class."""
     kind: type = type(data)
     return _reader(kind) or kind
 
 
-def why_unknown(data: Any, chain: tuple[Any, ...]) -> str | None:
+def why_unknown(data: object, chain: tuple[Any, ...]) -> str | None:
     """Explain why samples must not be read once and kept; None if they may be.
 
     Nothing is read: randomness that only a rare row meets would not show.
@@ -192,7 +192,7 @@ def state_of_data(data: Any) -> tuple[Any, ...]:
     return (Same(data), len(data), *state)
 
 
-def state_of_step(step: Any) -> Any:
+def state_of_step(step: object) -> Any:
     """What a transform's result depends on; Avalanche wraps one anew whenever groups are frozen or replaced."""
     if step is None:
         return None
@@ -228,13 +228,13 @@ def _is_known_transform(atom: Any) -> bool:
     return any(atom is function for function in FUNCTIONS)
 
 
-def _is_hooked(step: Any) -> bool:
+def _is_hooked(step: object) -> bool:
     """Whether a module does more, or other things, than its class says."""
     own = vars(step)
     return any(own.get(name) for name in ("forward", "_forward_hooks", "_forward_pre_hooks"))
 
 
-def _is_known_data(data: Any) -> bool:
+def _is_known_data(data: object) -> bool:
     kind: type = type(data)
     if kind in (list, tuple):
         return True
@@ -304,7 +304,7 @@ def _token(value: Any) -> Any:
     return (Same(value), len(value)) if type(value) in (dict, list, tuple) else Same(value)
 
 
-def _name(thing: Any) -> str:
+def _name(thing: object) -> str:
     if isinstance(thing, functools.partial):
         return _name(thing.func)
     name = getattr(thing, "__qualname__", None) or type(thing).__name__

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from avalanche.benchmarks.classic.cmnist import PixelsPermutation
 from avalanche.benchmarks.datasets.external_datasets.mnist import TensorMNIST
@@ -20,9 +17,10 @@ from torchvision import datasets
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from .errors import Unsupported
+from avalanche_memplugins._random import frozen_generators
+
 from .known import code_of, flatten
-from .resolve import Source
+from .resolve import Source, Unsupported
 
 CHUNK = 512
 CHECKED = 4
@@ -89,22 +87,6 @@ class Reader:
             agrees = False
         if not agrees:
             self.vectorised = None
-
-
-@contextmanager
-def frozen_generators() -> Iterator[None]:
-    """Leave Python's, numpy's and torch's generators as they were found.
-
-    Materialising happens once, or not at all where the tensors are at hand already: neither may shift a
-    run's numbers.
-    """
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - transforms use the global one
-    try:
-        yield
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])  # noqa: NPY002
-        torch.set_rng_state(state[2])
 
 
 def _one_by_one(source: Source, rows: Tensor) -> list[Tensor]:
@@ -182,7 +164,7 @@ def _apply(atom: Any, x: Tensor | Images) -> Tensor | Images:
     if type(atom) is PixelsPermutation:
         return x.flatten(1).index_select(1, torch.as_tensor(atom.permutation)).view_as(x)
     if type(atom) in TO_TENSOR or type(atom) in TO_BYTES[:2]:
-        raise Unsupported(f"{type(atom).__name__} got a tensor, wants an image")
+        raise Unsupported(f"{type(atom).__name__} expected an image, got a tensor")
     out: Tensor = atom(x)
     return out
 

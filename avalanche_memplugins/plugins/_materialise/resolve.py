@@ -22,10 +22,16 @@ from avalanche.benchmarks.utils.transforms import MultiParamTransform
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, default_collate
 
-from .errors import Unsupported
 from .known import state_of_data, state_of_step
 
 _GROUPS = (TransformGroups, DefaultTransformGroups, EmptyTransformGroups)
+
+
+class Unsupported(Exception):
+    """A data set cannot be served from tensors; the message says why and what the user can do.
+
+    Raised and caught inside the plugin, which then leaves Avalanche's loader where it is.
+    """
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,0 @@
-"""Parts of the memory that generates by a variational auto-encoder."""

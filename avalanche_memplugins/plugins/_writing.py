@@ -1,0 +1,325 @@
+"""What a replay plugin writes to its memory, and when."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from numbers import Number
+from typing import Any, Literal, TypeAlias, TypeGuard, cast
+
+import torch
+from avalanche.benchmarks.utils import concat_datasets
+from torch import Tensor
+
+from avalanche_memplugins import _checks as check
+from avalanche_memplugins._modes import eval_mode
+from avalanche_memplugins._random import frozen_generators, isolated
+from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
+from avalanche_memplugins.plugins._experience import (
+    Batches,
+    HeldBatches,
+    Rows,
+    normalisation_of,
+    number_of,
+    parts_of,
+    through_the_model,
+)
+from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.plugins._outputs import main_output, rows_of
+from avalanche_memplugins.plugins._strategy import row_losses
+
+When: TypeAlias = Literal["iteration", "experience"]
+Epochs: TypeAlias = Literal["first", "all"]
+Origin: TypeAlias = Literal["experience", "task_label"]
+
+
+class Writing:
+    """The writing half of :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`, where the parameters are told.
+
+    :param memory: that is written.
+    :param tap: at the module whose outputs are written; None: inputs are.
+    :param every: ``write_every``.
+    :param when: ``write_at``.
+    :param epochs: ``write_epochs``.
+    :param origin: what the policies mean by "task".
+    :raises TypeError: for a memory that neither writes nor learns.
+    :raises ValueError: for arguments out of range or that exclude each other.
+    """
+
+    def __init__(
+        self,
+        memory: WritableMemory | LearningMemory,
+        tap: LatentTap | None,
+        *,
+        every: int,
+        when: When | None,
+        epochs: Epochs,
+        origin: Origin,
+    ) -> None:
+        self.memory, self.tap = memory, tap
+        self.learns = _learns(check.made("memory", memory))
+        if not hasattr(memory, "sample") or not (self.learns or hasattr(memory, "write")):
+            raise TypeError(
+                f"memory: expected a memory with sample and write or consolidate, got {type(memory).__name__}"
+            )
+        self.every = check.positive_integer("write_every", every)
+        usual: When = "experience" if self.learns else "iteration"
+        self.when: When = check.choice("write_at", when or usual, ("iteration", "experience"))
+        self.epochs: Epochs = check.choice("write_epochs", epochs, ("first", "all"))
+        self.origin: Origin = check.choice("origin", origin, ("experience", "task_label"))
+        self.needs = _needs_of(memory)
+        if self.learns and self.when == "iteration":
+            raise ValueError(
+                f"write_at: {type(memory).__name__} learns from whole experiences, expected 'experience' or None, "
+                "got 'iteration'"
+            )
+        if self.learns and self.needs:
+            raise ValueError(
+                "memory: expected one that learns from batches (x, y, t) to need nothing else, got one that needs "
+                f"{sorted(self.needs)}"
+            )
+        # Whether what is written is known only once the model has run.
+        self.after_forward = tap is not None or bool(self.needs)
+        self.iterations = 0  # that were up for writing
+        self.number = 0  # of the running experience
+        self._row_losses: Callable[[Any, Tensor], Tensor] | None = None
+        self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
+        self._told = False
+
+    # ---------------------------------------------------------------- before training
+
+    def join(self, strategy: Any) -> None:
+        """Come to the strategy's device, and find the loss of each row if the memory needs it.
+
+        :raises ValueError: if it cannot be had.
+        """
+        self._row_losses = row_losses(strategy, self.memory) if "loss" in self.needs else None
+        self.memory.to(strategy.device)
+
+    def begin(self, strategy: Any) -> None:
+        """Take up an experience; test what the memory will be given when it has ended.
+
+        :raises ValueError: what the memory has against it.
+        """
+        self.number = number_of(strategy)
+        self._probe = None
+        at_end = self.when == "experience"
+        if self.tap is None:
+            dataset = strategy.experience.dataset
+            _tell_normalisation(self.memory, dataset.eval() if at_end else dataset.train())
+        if not at_end:
+            self._tell_of_old_rows(strategy)
+        elif hasattr(self.memory, "check_rows"):
+            self._probe = self._test_rows(strategy)
+
+    def test_labels(self, y: Tensor) -> None:
+        """Ask ``memory.check_rows`` about the labels ``(B,)`` of a batch, if the data set has not told all of them.
+
+        On a GPU, where looking means waiting, they are not looked at.
+        """
+        if self._probe is not None and not y.is_cuda and y.ndim == 1 and not y.is_floating_point():
+            y = torch.unique(y)
+            _check_rows(self.memory, self._probe.expand(len(y), *self._probe.shape[1:]), y)
+
+    def _test_rows(self, strategy: Any) -> Tensor | None:
+        """Ask ``memory.check_rows`` about the first row of the experience, and about its labels where they are known.
+
+        :returns: the row ``(1, *shape)`` as the memory will get it, if labels are still to be tested batch by batch.
+        """
+        probe = None
+        for _, part in parts_of(strategy):
+            dataset = part.eval()
+            if not len(dataset):
+                continue
+            # Transforms may draw random numbers: the run goes on as if nobody had looked.
+            with frozen_generators(), isolated(strategy.device, 0):
+                row = dataset[0]
+                # Rows of other kinds are refused with the first batch, by name.
+                if not isinstance(row, tuple | list) or len(row) < 2 or not isinstance(row[0], Tensor):
+                    continue
+                if not isinstance(row[1], Tensor | Number):
+                    continue
+                x, y = (torch.as_tensor(column).unsqueeze(0).to(strategy.device) for column in row[:2])
+                t = torch.as_tensor(row[-1] if len(row) > 2 else 0).reshape(1).to(strategy.device)
+                if self.tap is not None:
+                    with eval_mode(strategy.model), torch.no_grad():
+                        x = self.tap.read(strategy.model, x, t)[0].float()
+            _check_rows(self.memory, x, y)
+            targets = _known_targets(dataset)
+            if targets is None:
+                probe = x
+            else:
+                _check_rows(self.memory, x.expand(len(targets), *x.shape[1:]), targets.to(strategy.device))
+        return probe
+
+    def _tell_of_old_rows(self, strategy: Any) -> None:
+        """Warn if what is trained on is more than the experience, such as all data so far."""
+        more = len(strategy.adapted_dataset) - sum(len(dataset) for _, dataset in parts_of(strategy))
+        if more > 0 and not self._told:
+            self._told = True
+            warnings.warn(
+                f"MemoryReplayPlugin: {type(strategy).__name__} trains on {more} rows beside those of the experience, "
+                "and they are written as rows of the experience, too; write_at='experience' writes its own only",
+                stacklevel=4,
+            )
+
+    # ---------------------------------------------------------------- an iteration
+
+    def is_due(self, strategy: Any) -> bool:
+        """Whether this iteration's batch is written; each call counts as an iteration."""
+        if self.when != "iteration" or (self.epochs == "first" and strategy.clock.train_exp_epochs):
+            return False
+        self.iterations += 1
+        return (self.iterations - 1) % self.every == 0
+
+    def write(self, x: Tensor, labels: list[Tensor], number: int, output: Any = None) -> None:
+        """Offer rows to the memory.
+
+        :param x: ``(B, *shape)``.
+        :param labels: ``[y]`` or ``[y, t]``, each ``(B,)``.
+        :param number: of their experience.
+        :param output: the model's, for these rows; None if the memory needs none.
+        """
+        y, t = labels[0], labels[1] if len(labels) > 1 else 0
+        extras: dict[str, Tensor] = {}
+        if self.needs:
+            logits = main_output(output).detach().float()
+            if "logits" in self.needs:
+                extras["logits"] = logits
+            if self._row_losses is not None:
+                extras["loss"] = self._row_losses(logits if isinstance(output, Tensor) else output, y)
+        writable = cast("WritableMemory", self.memory)
+        writable.write(x, y, t, origin=t if self.origin == "task_label" else number, **extras)
+
+    def write_passed(self, strategy: Any, rows: int, output: Any, latents: Tensor | None) -> None:
+        """Offer the first rows of the strategy's batch when they have passed the model.
+
+        :param output: the model's, for the whole batch.
+        :param latents: what passed the tap, for the whole batch; None without one.
+        """
+        batch = strategy.mbatch
+        x = batch[0][:rows] if latents is None else latents[:rows].float()
+        try:
+            self.write(x, [column[:rows] for column in batch[1:]], self.number, rows_of(output, slice(rows)))
+        except ValueError as error:
+            self._tell_if_diverged(strategy, error)
+            raise
+
+    # ---------------------------------------------------------------- the end of an experience
+
+    def end(self, strategy: Any, generator: torch.Generator) -> None:
+        """Offer the whole experience, if that is when it is written.
+
+        :param generator: of the order in which a memory that learns is fed.
+        """
+        self._probe = None
+        if self.when != "experience":
+            return
+        try:
+            if _learns(self.memory):
+                self.memory.consolidate(self._to_learn(strategy, generator), origin=number_of(strategy))
+                return
+            for number, dataset in parts_of(strategy):
+                batches = Batches(strategy, dataset, strategy.eval_mb_size, None)
+                passed: Iterable[Rows] = (Rows(*batch) for batch in batches)
+                if self.after_forward:
+                    passed = through_the_model(strategy, batches, self.tap)
+                for x, y, t, output in passed:
+                    self.write(x, [y, t], number, output)
+        except ValueError as error:
+            self._tell_if_diverged(strategy, error)
+            raise
+
+    def _to_learn(self, strategy: Any, generator: torch.Generator) -> Batches | HeldBatches:
+        dataset = concat_datasets([data for _, data in parts_of(strategy)])
+        if self.tap is None:
+            return Batches(strategy, dataset, strategy.train_mb_size, generator)
+        # The layers below do not change any more: once through them is enough for all passes.
+        rows = list(through_the_model(strategy, Batches(strategy, dataset, strategy.eval_mb_size, None), self.tap))
+        return HeldBatches(rows, strategy.train_mb_size, generator)
+
+    def _tell_if_diverged(self, strategy: Any, error: ValueError) -> None:
+        """Tell of diverged training where the memory has refused what the model gave because it is not finite."""
+        name, _, text = str(error).partition(":")
+        given = {"logits": "outputs", "loss": "losses"}
+        if self.tap is not None:
+            given["x"] = f"outputs of {self.tap.at!r}"
+        if "finite" in text and name in given:
+            raise ValueError(
+                f"model: expected finite {given[name]}, got NaN or infinite ones at iteration "
+                f"{strategy.clock.train_iterations}: training has diverged; a smaller learning rate or clipped "
+                "gradients may help"
+            ) from error
+
+
+def _learns(memory: object) -> TypeGuard[LearningMemory]:
+    return callable(getattr(memory, "consolidate", None))
+
+
+def _needs_of(memory: object) -> frozenset[str]:
+    """What a memory needs beside rows and labels: ``"loss"``, ``"logits"``.
+
+    :raises ValueError: for anything that a plugin does not know to give.
+    """
+    needs = frozenset(getattr(memory, "needs", ()))
+    if unknown := needs - {"x", "y", "loss", "logits"}:
+        raise ValueError(f"memory: expected needs among 'x', 'y', 'loss' and 'logits', got {sorted(map(str, unknown))}")
+    stored = {"logits"} if getattr(memory, "store_logits", False) else set()
+    return (needs | stored) - {"x", "y"}
+
+
+def _check_rows(memory: Any, x: Tensor, y: Tensor) -> None:
+    if len(inspect.signature(memory.check_rows).parameters) > 1:
+        memory.check_rows(x, y)
+    else:
+        memory.check_rows(x)
+
+
+def _known_targets(dataset: Any) -> Tensor | None:
+    """The different labels of a data set that tells them without being read."""
+    uniques = getattr(getattr(dataset, "targets", None), "uniques", None)
+    if not uniques or not all(isinstance(label, int) for label in uniques):
+        return None
+    return torch.tensor(sorted(uniques))
+
+
+def _tell_normalisation(memory: Any, dataset: Any) -> None:
+    """Let a memory of pixels know the data's ``Normalize``, if the user gave it no mean and std.
+
+    A codec that the user made is not changed, since it may serve other memories, and what they hold.
+
+    :param memory: with ``normalise_as(mean, std)``, or a codec with mean and std.
+    :param dataset: that it will be given rows of.
+    :raises ValueError: if its codec has no mean and std, and the data's are known: naming them.
+    """
+    codecs = _codecs_without_statistics(memory)
+    learns = callable(getattr(memory, "normalise_as", None)) and not len(memory)
+    if not codecs and not learns:
+        return
+    found = normalisation_of(dataset)
+    if found is None:
+        return
+    mean, std = (values[0] if len(values) == 1 else values for values in found)
+    if learns:
+        memory.normalise_as(mean, std)
+    for codec in codecs:
+        name = type(codec).__name__
+        raise ValueError(
+            f"codec: {name} expected pixels from 0 to 1, or the mean and std of the data's Normalize, got data of "
+            f"mean={mean} and std={std}; make it with {name}(..., mean={mean}, std={std}), or take codec='int8'"
+        )
+
+
+def _codecs_without_statistics(memory: Any) -> list[Any]:
+    if len(memory):
+        return []
+    codec = getattr(memory, "codec", None)
+    codec = getattr(codec, "codec", codec)  # of a codec that makes images smaller
+    if codec is None or getattr(memory, "normalisation", None) is getattr(codec, "normalisation", codec):
+        return []  # the memory made it, and knows how to tell it
+    holder = getattr(codec, "normalisation", codec)
+    mean, std = getattr(holder, "mean", None), getattr(holder, "std", None)
+    if not isinstance(mean, torch.Tensor) or not isinstance(std, torch.Tensor):
+        return []
+    return [] if bool(mean.any()) or bool((std != 1).any()) else [codec]

@@ -1,0 +1,128 @@
+"""What all ready-made strategies share: the arguments of Avalanche's template, declared and checked in one place."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict, TypeVar
+
+import torch
+from avalanche.core import BasePlugin
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.plugins.evaluation import default_evaluator
+from torch.nn import CrossEntropyLoss, Module
+from torch.optim import Optimizer
+
+from avalanche_memplugins import _checks as check
+from avalanche_memplugins._words import OF_A_STRATEGY, POLICIES, names_ours, renamed
+
+T = TypeVar("T", bound=type)
+Device = str | torch.device
+Evaluator = EvaluationPlugin | Callable[[], EvaluationPlugin]
+
+
+class _Needed(TypedDict):
+    model: Module
+    optimizer: Optimizer
+
+
+class Template(_Needed, total=False):
+    """Arguments of Avalanche's ``SupervisedTemplate``, which every strategy takes."""
+
+    criterion: Any
+    train_mb_size: int
+    train_epochs: int
+    eval_mb_size: int | None
+    device: Device
+    plugins: Sequence[BasePlugin] | None
+    evaluator: Evaluator | None
+    eval_every: int
+    peval_mode: str
+
+
+def check_template(
+    *,
+    model: Module,
+    optimizer: Optimizer,
+    criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
+    train_mb_size: int = 1,
+    train_epochs: int = 1,
+    eval_mb_size: int | None = None,
+    device: Device = "cpu",
+    plugins: Sequence[BasePlugin] | None = None,
+    evaluator: Evaluator | None = default_evaluator,
+    eval_every: int = -1,
+) -> None:
+    """Raise for arguments of ``SupervisedTemplate`` that it would take, or fail on later, without naming them.
+
+    :raises TypeError: for an argument of a wrong kind.
+    :raises ValueError: for one out of range.
+    """
+    check.instance("model", model, Module, "a module")
+    check.instance("optimizer", optimizer, Optimizer, "an optimizer of torch.optim")
+    check.function("criterion", criterion, "a loss function")
+    check.positive_integer("train_mb_size", train_mb_size)
+    check.positive_integer("train_epochs", train_epochs)
+    if eval_mb_size is not None:
+        check.positive_integer("eval_mb_size", eval_mb_size)
+    check.integer("eval_every", eval_every, least=-1)
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device: expected a device such as 'cpu' or 'cuda:0', got {check.show(device)}") from error
+    if plugins is not None and (isinstance(plugins, str) or not hasattr(plugins, "__iter__")):
+        raise TypeError(f"plugins: expected a sequence of plugins, or None, got {check.show(plugins)}")
+    for plugin in plugins or ():
+        check.instance("plugins", plugin, BasePlugin, "plugins of Avalanche")
+    if evaluator is not None and not isinstance(evaluator, EvaluationPlugin):
+        check.function("evaluator", evaluator, "an EvaluationPlugin, a function that makes one, or None")
+
+
+_SHARED = inspect.signature(check_template).parameters
+_ABOUT = """
+    Further arguments are those of Avalanche's ``SupervisedTemplate``: ``model``, ``optimizer``, ``criterion``
+    (cross-entropy), ``train_mb_size``, ``train_epochs``, ``eval_mb_size`` (None: that for training), ``device``,
+    ``plugins`` beside the strategy's own, ``evaluator`` (None: no metrics), ``eval_every``, ``peval_mode``.
+"""
+
+
+def ready_made(cls: T) -> T:
+    """Class decorator for a strategy whose ``__init__`` takes its own arguments and ``**template``.
+
+    The template's arguments are checked before anything else happens; ``template`` holds all of them, given or not.
+    Signature and documentation tell them, too. Arguments under others' names are refused with ours.
+    """
+    written = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    own = {name: p for name, p in written.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    needed = [p for p in _SHARED.values() if p.default is inspect.Parameter.empty]
+    optional = [p for name, p in _SHARED.items() if p not in needed and name not in own]
+    signature = inspect.Signature(
+        [
+            *(p for p in written.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            *(*needed, *own.values(), *optional),
+            inspect.Parameter("base_kwargs", inspect.Parameter.VAR_KEYWORD, annotation="Any"),
+        ]
+    )
+    filled = {p.name: p.default for p in optional}
+    known = {p.name: p.default for p in own.values() if p.name in _SHARED}
+    init = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(init)
+    def checked(self: Any, **arguments: Any) -> None:
+        signature.bind(self, **arguments)  # what is missing is told
+        template = {**filled, **known, **arguments}
+        check_template(**{name: value for name, value in template.items() if name in _SHARED})
+        init(self, **{**filled, **arguments})
+
+    checked.__signature__ = signature  # type: ignore[attr-defined]
+    earlier = {old: new for old, new in POLICIES.items() if new in own}
+    cls.__init__ = renamed(earlier)(checked)  # type: ignore[misc]
+    first, _, rest = (cls.__doc__ or "").partition("\n\n    :param")
+    cls.__doc__ = f"{first}\n{_ABOUT}\n    :param{rest}" if rest else first + "\n" + _ABOUT
+    return names_ours(OF_A_STRATEGY)(cls)
+
+
+def beside(template: Template, *plugins: BasePlugin) -> Mapping[str, Any]:
+    """The template's arguments with a strategy's own plugins after those of the user."""
+    return {**template, "plugins": [*(template.get("plugins") or ()), *plugins]}
