@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Size, Tensor, nn
 from torch.nn.functional import interpolate
 
-from avalanche_memplugins.benchmarks import split_digits
+from avalanche_memplugins.benchmarks import SplitDigits
 from avalanche_memplugins.codecs import Bits, Downsampled, EntropyCoded, ImageFile
 from avalanche_memplugins.memories import CodedMemory
 from avalanche_memplugins.plugins import MemoryReplayPlugin
@@ -64,7 +64,7 @@ def digits(count: int = 1700) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("policy", ["reservoir", "ring", "class_balanced"])
 @pytest.mark.parametrize("batch", [1, 37, 500])
 def test_the_budget_is_kept_and_nearly_full(policy: Any, batch: int) -> None:
-    memory = CodedMemory(1500, codec=Numbers(), policy=policy, seed=0)
+    memory = CodedMemory(1500, codec=Numbers(), write_policy=policy, seed=0)
     count = 400 if batch == 1 else 1000
     for start in range(0, count, batch):
         offer(memory, range(start, min(count, start + batch)), batch)
@@ -79,7 +79,7 @@ def test_the_budget_is_kept_and_nearly_full(policy: Any, batch: int) -> None:
 
 
 def test_a_ring_holds_the_newest_in_order() -> None:
-    memory = CodedMemory(900, codec=Numbers(), policy="ring", seed=0)
+    memory = CodedMemory(900, codec=Numbers(), write_policy="ring", seed=0)
     offer(memory, range(700))
     held = memory.rows(memory.slots()).x[:, 0].tolist()
     assert held == list(range(700 - len(held), 700))
@@ -103,7 +103,7 @@ def test_a_reservoir_keeps_every_part_of_the_stream_and_no_length_rather_than_an
 def test_a_balanced_memory_keeps_rare_classes_whole() -> None:
     labels = torch.tensor([0] * 600 + [1] * 300 + [2] * 30)
     labels = labels[torch.randperm(930, generator=torch.Generator().manual_seed(0))]
-    memory = CodedMemory(1000, codec=Numbers(lambda n: 5), policy="class_balanced", seed=0)
+    memory = CodedMemory(1000, codec=Numbers(lambda n: 5), write_policy="class_balanced", seed=0)
     for rows in torch.split(torch.arange(930), 40):
         memory.write(rows[:, None].float(), labels[rows])
     counts = memory.summary().per_class
@@ -172,7 +172,7 @@ def test_state_goes_on_exactly(policy: Any, tmp_path: Path) -> None:
     x, y = digits(900)
 
     def make() -> CodedMemory:
-        return CodedMemory(6_000, codec=EntropyCoded(Bits(2)), policy=policy, seed=1)
+        return CodedMemory(6_000, codec=EntropyCoded(Bits(2)), write_policy=policy, seed=1)
 
     memory = make()
     memory.write(x[:500], y[:500])
@@ -190,7 +190,7 @@ def test_state_goes_on_exactly(policy: Any, tmp_path: Path) -> None:
 
 
 def test_an_error_changes_nothing(tmp_path: Path) -> None:
-    memory = CodedMemory(300, codec=Numbers(lambda n: 400 if n == 77 else 5), policy="ring", seed=0)
+    memory = CodedMemory(300, codec=Numbers(lambda n: 400 if n == 77 else 5), write_policy="ring", seed=0)
     offer(memory, range(30))
     before = memory.rows(memory.slots()).x
     state = memory.get_extra_state()["generator"]
@@ -224,7 +224,7 @@ def test_an_error_changes_nothing(tmp_path: Path) -> None:
 
 def test_it_replays_in_a_strategy() -> None:
     torch.manual_seed(0)
-    stream = split_digits(5)
+    stream = SplitDigits(5)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     memory = CodedMemory(4_000, codec=EntropyCoded(Bits(2)), seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

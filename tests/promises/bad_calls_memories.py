@@ -829,7 +829,7 @@ def images() -> Tensor:
 BYTES = Values((0, -1, True, 1.5, "many", None, [3]))
 CODED: dict[str, Any] = {
     "codec": Thing(),
-    "policy": Name(),
+    "write_policy": Name(),
     "labels": Name(typo="int33"),
     "store_tasks": Flag(),
     "seed": Seed(),
@@ -838,7 +838,7 @@ CODED: dict[str, Any] = {
 
 def coded_options(name: str) -> dict[str, Any]:
     codec = EntropyCoded(Bits(2))
-    options = {"policy": "ring", "labels": "uint8", "store_tasks": False, "seed": 0}
+    options = {"write_policy": "ring", "labels": "uint8", "store_tasks": False, "seed": 0}
     return {name: 2_000, "codec": codec, **options}
 
 
