@@ -58,12 +58,16 @@ class LatentTap:
         self._instead = False
 
     def find(self, model: nn.Module) -> nn.Module:
-        """The module called ``at``; :meth:`open` looks for it no more as long as the model is the same.
+        """The module called ``at``; until :meth:`lose` others need not look for it again in the same model.
 
         :raises ValueError: if the model has none, or hooks on it would not be seen.
         """
         self._found = self._path(model)
         return self._found[-1]
+
+    def lose(self) -> None:
+        """Let go of the module that was found, and of the model around it."""
+        self._found = []
 
     def open(self, model: nn.Module, codes: Tensor | None, *, instead: bool = False, check: bool = True) -> None:
         """Watch the output; let ``codes`` ``(R, *shape)`` follow its rows, or stand in their place.

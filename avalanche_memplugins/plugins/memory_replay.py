@@ -393,7 +393,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             finally:
                 if self._step is not None:
                     self._step.restore(strategy)
-                    self._step = None
+                self._step, self._others = None, []
+                if self._tap is not None:
+                    self._tap.lose()
 
     def _forward(self, strategy: Any, forward: Method, *args: Any, **kwargs: Any) -> Any:
         """``strategy.forward()`` on the stream's rows and replayed ones."""

@@ -49,8 +49,8 @@ class MemoryCase:
     :param factory: makes a memory: ``factory(capacity, seed=seed)``. Torch's global generator is seeded before.
     :param expected_failures: names of checks that are known to fail, with the reason. One that passes is reported.
     :param rows: rows of the stream.
-    :param writes: ``"rows"``: by ``write(x, y, t, origin=...)``, with ``logits`` and ``loss`` if the memory ``needs`` them;
-        ``"experiences"``: by ``consolidate(batches, origin=...)``.
+    :param writes: ``"rows"``: by ``write(x, y, t, origin=...)``, with ``logits`` and ``loss`` if its ``needs`` name
+        them; ``"experiences"``: by ``consolidate(batches, origin=...)``.
     :param reads: ``"sample"``: by ``sample(n)``; ``"cue"``: by ``read(x)`` only; ``"predict"``: by ``predict(x)`` only.
     :param write: other way to write: ``write(memory, x, y, origin)``.
     :param read: other way to read: ``read(memory, x)``.

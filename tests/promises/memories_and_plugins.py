@@ -190,7 +190,15 @@ POLICIES = [
 # ------------------------------------------------------------------------------------------------ memories
 
 
-def random_memory(name: str, *, error: float = 0.0, codec: Any = "raw", **options: Any) -> MemoryCase:
+def random_memory(
+    name: str,
+    *,
+    error: float = 0.0,
+    codec: Any = "raw",
+    sizes: tuple[int, int] = (1_000, 8_000),
+    fill: int = 20_000,
+    **options: Any,
+) -> MemoryCase:
     """
     :param codec: a name, or a function that makes the codec.
     """
@@ -202,6 +210,8 @@ def random_memory(name: str, *, error: float = 0.0, codec: Any = "raw", **option
         name,
         lambda capacity, seed: RandomMemory(capacity, seed=seed, **arguments()),
         error=error,
+        sizes=sizes,
+        fill=fill,
         from_budget=lambda nbytes: RandomMemory.from_budget(
             nbytes, shape=(8,), classes=6, experiences=3, seed=0, **arguments()
         ),
@@ -248,7 +258,9 @@ MEMORIES = [
         for policy in ("ring", "reservoir", "class_balanced", "task_balanced")
     ),
     *(random_memory(f"{read} read", read_policy=read) for read in ("cycle", "class_balanced", "task_balanced")),
-    *(random_memory(policy, write_policy=policy) for policy in ("hardest", "herding", "gss")),
+    random_memory("hardest", write_policy="hardest"),
+    random_memory("herding", write_policy="herding", sizes=(100, 900), fill=1_000),
+    random_memory("gss", write_policy="gss", sizes=(100, 1_600), fill=1_000),
     random_memory("float16", codec="float16", error=2e-3),
     random_memory("4bit", codec=lambda: Bits(4, **PIXELS), labels="int16", error=0.5 / 15 / 0.05 + 1e-4),
     random_memory("int8", codec="int8", error=HALF_A_STEP),

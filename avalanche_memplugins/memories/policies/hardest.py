@@ -33,6 +33,7 @@ class Hardest:
     are shared as by :class:`~avalanche_memplugins.memories.policies.GroupBalanced`, and every group holds its hardest
     rows.
 
+    Without a grouping, classes that the model knows lose their rows to new ones: replay needs ``"class"``.
     Hard rows are often wrongly labelled, or not typical of their class: of noisy labels the memory keeps the wrong
     ones. Losses are stored as float32, and not renewed as the model learns. Accepting a row takes
     :math:`O(\log C)` steps: the rows of a group lie in a skew heap (Sleator & Tarjan 1986).
