@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,14 +10,12 @@ from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
-from avalanche_memplugins._folders import CorruptedFolderError, check_folder
-from avalanche_memplugins._loading import LoadsWhole, telling_misfits
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs.variable_codec import VARIABLE_PARTS, VariableCodec
 from avalanche_memplugins.functional.reservoir import distinct_integers
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns
-from avalanche_memplugins.memories._saved import read_memory, write_memory
+from avalanche_memplugins.memories._saved import SavesToFolder
 from avalanche_memplugins.memories.byte_store import ByteStore
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
@@ -29,7 +26,7 @@ _CLASS_BYTES = 24  # class, rows held and rows seen of it
 Policy = Literal["reservoir", "ring", "class_balanced"]
 
 
-class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
+class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     r"""A random memory of rows that differ in length, such as entropy-coded images or image files.
 
     It has a budget of bytes, and holds as many rows as fit. A row takes its code, its labels, its length (1 byte below
@@ -208,8 +205,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         stacked = torch.zeros(rows, len(self._columns.names), dtype=torch.int64)
         if y is not None:
             check.labels("y", y, rows)
-            labels: dict[str, Tensor | int] = {"y": y, "t": t, "origin": origin}
-            self._columns.check_kinds(labels, rows)
+            labels, _ = self._columns.taking(y, t, origin, rows, first=False)
             stacked = self._columns.stack(labels, x)
             self._columns.check_values(labels, stacked)
         if rows:
@@ -446,27 +442,11 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
             if len(some):
                 self.rows(some)
 
-    def save(self, folder: str | Path) -> None:
-        """Write the memory into ``folder`` (safetensors and JSON), whole or not at all.
+    def _own_tensors(self) -> dict[str, Tensor]:
+        return {}  # rows are in the extra state, since they are no rows of one tensor
 
-        :raises ValueError: if ``folder`` holds something else or cannot be written.
-        """
-        check_folder(folder, kind=type(self).__name__)
-        write_memory(folder, type(self).__name__, {}, self.get_extra_state())
-
-    def load(self, folder: str | Path) -> CodedMemory:
-        """Take up what :meth:`save` wrote; returns the memory itself.
-
-        :raises ValueError: if the folder is damaged, or its memory had another budget, policy or codec; this memory
-            is then as before.
-        """
-        _, state = read_memory(folder, type(self).__name__)
-        rehearsal = self._rehearsal()
-        with telling_misfits("folder", type(self).__name__, CorruptedFolderError):
-            rehearsal.set_extra_state(state)
-            rehearsal._check_sound()
+    def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.set_extra_state(state)
-        return self
 
 
 def _with_headers(headers: Tensor, code: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
