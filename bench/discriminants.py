@@ -214,7 +214,7 @@ def measure(stream: str, seed: int) -> dict[str, Any]:
     for budget in (5_000, 20_000, 50_000, 200_000):
         codec = Downsampled(14, Bits(4, mean=mean, std=std))
         rows = EpisodicMemory.from_budget(
-            budget, shape=(1, 28, 28), codec=codec, policy="class_balanced", labels="uint8", store_tasks=False,
+            budget, shape=(1, 28, 28), codec=codec, write_policy="class_balanced", labels="uint8", store_tasks=False,
             classes=10, seed=0,
         )  # fmt: skip
         began = time.process_time()

@@ -19,9 +19,9 @@ from avalanche_memplugins.functional import fit_experts, product_of_experts
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.plugins._experience import number_of
 from avalanche_memplugins.plugins._latent import LatentTap
-from avalanche_memplugins.plugins._listed import listed_once, told_of_another_run
 from avalanche_memplugins.plugins._outputs import find_logits
 from avalanche_memplugins.plugins._reading import forward_of
+from avalanche_memplugins.plugins._strategy import listed_once, told_of_another_run
 from avalanche_memplugins.plugins._wrapped import uncompile, unwrapped
 
 _LEAST = -13.8  # log probability of a class that the memory rules out, so that losses stay finite

@@ -95,7 +95,7 @@ def test_arguments_are_keywords_and_those_of_avalanche_come_along(strategy_class
 def test_bad_arguments_reach_the_user(strategy_class: Any) -> None:
     with pytest.raises(ValueError, match="mem_size: expected an integer >= 1, got"):
         train(strategy_class, mem_size=-5)
-    with pytest.raises(ValueError, match="policy: expected one of"):
+    with pytest.raises(ValueError, match="write_policy: expected one of"):
         train(strategy_class, write_policy="fifo")
 
 
