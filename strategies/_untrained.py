@@ -16,7 +16,7 @@ from torch.optim import SGD
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories import GaussianMemory
 from avalanche_memplugins.plugins import MemoryPredictionPlugin
-from avalanche_memplugins.strategies._arguments import check_template
+from avalanche_memplugins.strategies._ready import check_template
 
 
 class Blank(nn.Module):

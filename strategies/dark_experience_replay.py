@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from avalanche.training.templates import SupervisedTemplate
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._words import POLICIES, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
@@ -51,7 +50,6 @@ class DarkExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
     Source: Buzzega et al., "Dark experience for general continual learning", 2020, arXiv 2004.07211.
     """
 
-    @renamed(POLICIES)
     def __init__(
         self,
         *,

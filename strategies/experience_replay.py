@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avalanche_memplugins._words import POLICIES, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins.augment import Augment
@@ -40,7 +39,6 @@ class ExperienceReplay(RMA):
     Source: Chaudhry et al., "On tiny episodic memories in continual learning", 2019 (ER-reservoir).
     """
 
-    @renamed(POLICIES)
     def __init__(
         self,
         *,

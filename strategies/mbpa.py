@@ -9,7 +9,6 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._words import POLICIES, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import EpisodicMemory
 from avalanche_memplugins.memories.policies import WritePolicy
@@ -58,7 +57,6 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
     Source: Sprechmann et al., "Memory-based parameter adaptation", ICLR 2018.
     """
 
-    @renamed(POLICIES)
     def __init__(
         self,
         *,

@@ -11,7 +11,6 @@ from torch.nn import Module
 from torch.optim import SGD
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._words import POLICIES, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
@@ -56,7 +55,6 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
     Source: Gananath, "Probabilistic memory retrieval", 2022; replay is not part of it.
     """
 
-    @renamed(POLICIES)
     def __init__(
         self,
         *,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from avalanche.training.templates import SupervisedTemplate
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._words import POLICIES, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins import RandomMemoryPlugin
@@ -32,8 +31,8 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
         as many as the stream's batch has.
     :param write_policy: which rows stay: ``"ring"``, ``"reservoir"``, ``"class_balanced"``, ``"task_balanced"``, ...,
         see :class:`~avalanche_memplugins.memories.RandomMemory`, or an object.
-    :param read_policy: which rows come back: ``"uniform"``, ``"cycle"``, ``"class_balanced"``,
-        ``"task_balanced"``, or an object.
+    :param read_policy: which rows come back: ``"uniform"``, ``"cycle"``, ``"class_balanced"``, ``"task_balanced"``,
+        or an object.
     :param codec: how rows are stored: ``"raw"``, ``"float16"``, ``"uint8"``, ..., or an object.
     :param augment: random augmentation of the replayed rows, a callable on a batch on the device.
     :param seed: of the memory and of the augmentation. None: drawn from torch's global generator.
@@ -51,7 +50,6 @@ class RMA(SupervisedTemplate):  # type: ignore[misc]
     Source: Zeta36, "Random memory adaptation", 2018.
     """
 
-    @renamed(POLICIES)
     def __init__(
         self,
         *,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,56 +18,40 @@ from .spec import RunSpec
 from .store import ResultStore, RunResult
 
 
-class Display(Protocol):
-    """Shows the progress of runs."""
+@contextmanager
+def display(console: Console, specs: Sequence[RunSpec], jobs: int) -> Iterator[Callable[[RunResult, bool], None]]:
+    """Show the progress of runs while the block lasts.
 
-    def __enter__(self) -> Display: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def show(self, result: RunResult, fresh: bool) -> None:
-        """Show one more result; ``fresh`` means that it was done now and not by an earlier command."""
-        ...
-
-
-def display_for(console: Console, specs: Sequence[RunSpec], jobs: int) -> Display:
-    """The display that suits the console."""
-    return LiveDisplay(console, specs, jobs) if console.is_terminal else PlainDisplay(console, specs, jobs)
+    :param console: where to.
+    :param specs: the runs.
+    :param jobs: how many are done at a time.
+    :returns: to be called with each result and whether it is new, or of an earlier command.
+    """
+    if console.is_terminal:
+        table = LiveTable(console, specs, jobs)
+        with table.live:
+            yield table.show
+    else:
+        yield _lines(console, len(specs), jobs)
 
 
-class PlainDisplay:
+def _lines(console: Console, total: int, jobs: int) -> Callable[[RunResult, bool], None]:
     """Prints a line for each run."""
+    console.print(f"{count(total, 'run')}, {jobs} at a time; the start takes some seconds", soft_wrap=True)
+    done = itertools.count(1)
 
-    def __init__(self, console: Console, specs: Sequence[RunSpec], jobs: int) -> None:
-        self.console, self.total, self.done = console, len(specs), 0
-        self.jobs = jobs
-
-    def __enter__(self) -> PlainDisplay:
-        self._print(f"{count(self.total, 'run')}, {self.jobs} at a time; the start takes some seconds")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def show(self, result: RunResult, fresh: bool) -> None:
-        """As :meth:`Display.show`."""
-        self.done += 1
+    def show(result: RunResult, fresh: bool) -> None:
         outcome = "done before" if not fresh else "done" if result.ok else f"FAILED: {last_line(result)}"
         if result.ok:
             outcome = f"accuracy {100 * result.final_accuracy:.1f} %, {sum(result.train_seconds):.1f} s ({outcome})"
-        width = len(str(self.total))
-        self._print(f"[{self.done:{width}}/{self.total}] {result.spec.title}: {outcome}")
+        line = f"[{next(done):{len(str(total))}}/{total}] {result.spec.title}: {outcome}"
+        console.print(Text(line), soft_wrap=True)
 
-    def _print(self, line: str) -> None:
-        self.console.print(Text(line), soft_wrap=True)
+    return show
 
 
-class LiveDisplay:
-    """A table that fills: a dot a run, the mean accuracy so far; below it a bar with the time left."""
+class LiveTable:
+    """A table that fills: a dot for each run and the mean accuracy so far; below it a bar with the time left."""
 
     def __init__(self, console: Console, specs: Sequence[RunSpec], jobs: int) -> None:
         self.specs = specs
@@ -85,17 +69,8 @@ class LiveDisplay:
         # `transient`: the report's tables take this one's place.
         self.live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._render)
 
-    def __enter__(self) -> LiveDisplay:
-        self.live.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.live.__exit__(kind, error, trace)
-
     def show(self, result: RunResult, fresh: bool) -> None:
-        """As :meth:`Display.show`."""
+        """Show one more result; ``fresh`` means that it was done now and not by an earlier command."""
         self.results[result.spec] = result
         if fresh:
             self.fresh += 1
@@ -141,13 +116,13 @@ class _TimeLeft(ProgressColumn):
 
     max_refresh = 0.5
 
-    def __init__(self, display: LiveDisplay) -> None:
+    def __init__(self, table: LiveTable) -> None:
         super().__init__()
-        self.display = display
+        self.table = table
 
     def render(self, task: Task) -> Text:
         """As :meth:`rich.progress.ProgressColumn.render`."""
-        left = self.display.seconds_left()
+        left = self.table.seconds_left()
         if left is None:
             return Text("time left unknown", "dim")
         minutes, seconds = divmod(round(left), 60)

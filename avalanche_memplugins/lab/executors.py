@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
 
-from .display import display_for, say
+from .display import display, say
 from .settings import Settings
 from .spec import RunSpec
 from .store import ResultStore, RunResult
@@ -84,25 +83,6 @@ def open_executor(
     return RayExecutor(ray_address, settings=settings)
 
 
-@contextmanager
-def executor_for(
-    given: Executor | None, *, ray_address: str | None, jobs: int | None, settings: Settings
-) -> Iterator[Executor]:
-    """The given executor, or else the one of :func:`open_executor`, which leaves its cluster at the end.
-
-    :param given: executor of the caller, which is left open; None: open one.
-    :param ray_address: as for :func:`open_executor`, like ``jobs`` and ``settings``.
-    :raises ValueError: as :func:`open_executor`.
-    """
-    executor = open_executor(ray_address=ray_address, jobs=jobs, settings=settings) if given is None else given
-    try:
-        yield executor
-    finally:
-        # Otherwise the next command would use this cluster, even if it names another one.
-        if given is None and hasattr(executor, "close"):
-            executor.close()
-
-
 def run_all(
     specs: Sequence[RunSpec],
     store: ResultStore,
@@ -132,8 +112,8 @@ def run_all(
     """
     if console is not None:
         try:
-            with display_for(console, specs, min(executor.jobs, len(specs))) as display:
-                return run_all(specs, store, executor, display.show)
+            with display(console, specs, min(executor.jobs, len(specs))) as show:
+                return run_all(specs, store, executor, show)
         except KeyboardInterrupt:
             done = sum(1 for spec in specs if (known := store.get(spec)) is not None and known.ok)
             kept = f"{done} of {len(specs)} runs are kept in {store.folder}"

@@ -15,8 +15,9 @@ from rich.console import Console
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import get_benchmark
 
+from . import executors
 from .before import check_before
-from .executors import Executor, executor_for, run_all
+from .executors import Executor
 from .settings import Settings
 from .spec import RunSpec
 from .store import ResultStore, RunResult
@@ -106,10 +107,15 @@ class RunOptions:
         :raises KeyboardInterrupt: after Ctrl-C, having said how to go on.
         """
         settings = self.settings()
-        with executor_for(executor, ray_address=self.ray_address, jobs=self.jobs, settings=settings) as does:
+        does = executor or executors.open_executor(ray_address=self.ray_address, jobs=self.jobs, settings=settings)
+        try:
             check_before(specs, self.out, settings, here=self.ray_address is None)
             announce()
-            return run_all(specs, self.store, does, console=console)
+            return executors.run_all(specs, self.store, does, console=console)
+        finally:
+            # Otherwise the next command would use this cluster, even if it names another one.
+            if executor is None and hasattr(does, "close"):
+                does.close()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,8 +135,9 @@ class PackedGaussians(nn.Module):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         for name, buffer in list(self._buffers.items()):
             found = state_dict.get(prefix + name)
-            if buffer is not None and found is not None and found.shape != buffer.shape:
-                self.register_buffer(name, buffer.new_empty(found.shape))
+            # Of another type, too, so that check_sound sees it instead of a silent conversion.
+            if buffer is not None and found is not None and (found.shape, found.dtype) != (buffer.shape, buffer.dtype):
+                self.register_buffer(name, buffer.new_empty(found.shape, dtype=found.dtype))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -279,9 +279,8 @@ class GaussianMemory(GenerativeMemory):
         with torch.autocast(x.device.type, enabled=False):
             codes = self._to_codes(x)
         self._check_size(codes)
-        numbers = origin.cpu().long() if isinstance(origin, Tensor) else torch.full((len(x),), origin)
         if not self._is_plain:
-            number = int(numbers[-1])
+            number = int(origin[-1]) if isinstance(origin, Tensor) else origin
             if self._experience not in (None, number):
                 self.settle()
             self._experience = number
@@ -289,7 +288,7 @@ class GaussianMemory(GenerativeMemory):
         index, places, rows = self._enrol(y, t, origin)
         count = self._table[index, 1] - rows
         if not self._groups_are_classes:
-            index, places, rows, count = self._group(codes, index[places], numbers)
+            index, places, rows, count = self._group(codes, index[places], origin)
         self._take_in(codes, index, places, rows, count)
         if len(self._waits):
             self._start_ready()
@@ -635,17 +634,21 @@ class GaussianMemory(GenerativeMemory):
         spread = (width * (width + 1) // 2,) if self.rank is None else (min(self.rank, width), width)
         return {"mean": (width,), "spread": spread, "residual": (0 if self.rank is None else own,)}
 
-    def _group(self, codes: Tensor, classes: Tensor, experiences: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _group(
+        self, codes: Tensor, classes: Tensor, experiences: Tensor | int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The groups of rows, entered into their table.
 
         :param classes: index ``(B,)`` of each row's class.
-        :param experiences: number ``(B,)`` of each row's experience.
+        :param experiences: number ``(B,)`` of each row's experience, or one for all.
         :returns: as ``_enrol`` does, and the rows that the groups had before.
         """
         of = torch.zeros_like(classes)
-        experiences = experiences if self.by == "experience" else torch.zeros_like(experiences)
-        for kind, number in torch.unique(torch.stack([classes, experiences], 1), dim=0).tolist():
-            mine = ((classes == kind) & (experiences == number)).nonzero().flatten()
+        numbers = torch.zeros_like(classes)
+        if self.by == "experience":
+            numbers += experiences.cpu().long() if isinstance(experiences, Tensor) else experiences
+        for kind, number in torch.unique(torch.stack([classes, numbers], 1), dim=0).tolist():
+            mine = ((classes == kind) & (numbers == number)).nonzero().flatten()
             held = ((self._groups[:, 0] == kind) & (self._groups[:, 1] == number)).nonzero().flatten()
             if not len(held):
                 held = torch.tensor([len(self._groups)])

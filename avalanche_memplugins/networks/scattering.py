@@ -140,7 +140,8 @@ def _halves(spare: int) -> tuple[int, int]:
 def _periodic(side: int) -> Tensor:
     """Angular frequencies of a side, ``(5, side)``: those of the discrete transform, and as much off by whole turns."""
     turns = 2 * math.pi * torch.arange(-2, 3, dtype=torch.float64)
-    return torch.fft.fftfreq(side, dtype=torch.float64) * 2 * math.pi + turns[:, None]
+    line: Tensor = torch.fft.fftfreq(side, dtype=torch.float64) * 2 * math.pi
+    return line + turns[:, None]
 
 
 def _wavelets(scales: int, angles: int, height: int, width: int) -> Tensor:
@@ -176,5 +177,5 @@ def _average(scales: int, side: int) -> Tensor:
 def _orthonormal(width: int, numbers: int, seed: int) -> Tensor:
     drawn = torch.randn(width, numbers, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     basis, upper = torch.linalg.qr(drawn)
-    signs: Tensor = upper.diagonal().sign()  # which are free in a QR decomposition
-    return basis * signs
+    signed: Tensor = basis * upper.diagonal().sign()  # signs are free in a QR decomposition
+    return signed

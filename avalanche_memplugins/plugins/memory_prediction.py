@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.functional import fit_experts, product_of_experts
-from avalanche_memplugins.memories import RandomMemory
+from avalanche_memplugins.memories import RandomMemory, Recall
+from avalanche_memplugins.memories.memory import AnsweringMemory
 from avalanche_memplugins.plugins._experience import number_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._outputs import find_logits
@@ -67,7 +68,7 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     def __init__(
         self,
-        memory: Any,
+        memory: AnsweringMemory,
         *,
         combine: Literal["replace", "product"] = "replace",
         temperature: float | Literal["fitted"] = 1.0,
@@ -192,7 +193,7 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
         return x if self._tap is None else self._tap.read(model, x, t)[0]
 
     def _answer(self, features: Tensor, classes: int, task: int | None, **options: Any) -> Tensor:
-        found: Tensor = self.memory.predict(features, classes=classes, task=task, **self.options, **options)
+        found = self.memory.predict(features, classes=classes, task=task, **self.options, **options)
         return found.float().clamp_min(_LEAST)
 
     def _combined(self, logits: Tensor, answer: Tensor, weights: Tensor) -> Tensor:
@@ -210,7 +211,7 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
         return self._weights
 
     def _fitted(self, strategy: Any, model: nn.Module, x: Tensor, classes: int) -> Tensor:
-        own = {}
+        own: dict[str, Any] = {}
         if self.fit_rows is not None:
             self.fit_rows.to(strategy.device)
             rows = _some_rows(self.fit_rows, self.fit_size)
@@ -268,7 +269,7 @@ def _temperature(value: Any) -> float:
         raise ValueError(f"temperature: expected a number > 0, or 'fitted', got {check.show(value)}") from None
 
 
-def _some_rows(memory: RandomMemory, most: int) -> Any:
+def _some_rows(memory: RandomMemory, most: int) -> Recall:
     """Rows from evenly spaced slots: nothing is drawn, so nothing else changes."""
     slots = memory.slots()
     if not len(slots):

@@ -225,9 +225,9 @@ MERGES = "a: &a {x: 1}\n" + "".join(
 def test_hostile_presets_are_one_short_error_at_once(text: str, tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "hostile.yaml"
     path.write_text(text)
-    begun = time.monotonic()
+    begun = time.process_time()  # however busy the machine is
     assert main(["reproduce", str(path), "--out", str(tmp_path / "out")]) == 2
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
     error = capsys.readouterr().err
     assert error.startswith("error: preset")
     assert error.count("\n") == 1

@@ -375,3 +375,37 @@ def test_arguments_that_exclude_each_other_are_told() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             GaussianMemory(**options)
+
+
+def test_a_plain_memory_holds_and_saves_what_it_always_did() -> None:
+    memory = filled(rank=2)
+    assert sorted(memory.state_dict()) == ["_extra_state", "mean", "residual", "spread"]
+    keys = {"table", "shape", "dtype", "generator", "parts"}
+    assert set(memory.get_extra_state()) == keys
+    assert memory._parts() == ["GaussianMemory of rank 2", "codec None"]
+    assert repr(memory) == "GaussianMemory(rank=2, balance='class', codec=None)"
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("packed.mean", lambda held: held[:-1]),
+        ("packed.own_codes", lambda held: held[:, :-1]),
+        ("packed.own_deviation", lambda held: held.float()),
+        ("packed.own_unit", lambda held: held * torch.nan),
+        ("mean", lambda held: torch.zeros(2, WIDTH)),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(name: str, spoil: Any) -> None:
+    memory, other = (filled(rank=None, precision=6, components=2) for _ in range(2))
+    x = stream(20, seed=5)[0]
+    before = memory.predict(x)
+    state = copy.deepcopy(other.state_dict())
+    state[name] = spoil(state[name])
+    with pytest.raises(ValueError, match="state: "):
+        memory.load_state_dict(state)
+    state = copy.deepcopy(other.state_dict())
+    state["_extra_state"]["groups"][0, 2] += 1
+    with pytest.raises(ValueError, match="state: expected groups that hold the rows of the classes"):
+        memory.load_state_dict(state)
+    assert torch.equal(memory.predict(x), before)
