@@ -20,7 +20,18 @@ from avalanche_memplugins import (
     RandomMemoryPlugin,
     TensorLoaderPlugin,
 )
-from avalanche_memplugins.codecs import Bits, Downsampled, Float16, Int8, LatentCodec, Raw, StreamCodec, Uint8
+from avalanche_memplugins.codecs import (
+    Bits,
+    Downsampled,
+    Float16,
+    Int8,
+    LatentCodec,
+    ProductQuantised,
+    Quantised,
+    Raw,
+    StreamCodec,
+    Uint8,
+)
 from avalanche_memplugins.memories import (
     DifferentiableNeuralDictionary,
     DynamicKanervaMemory,
@@ -129,7 +140,16 @@ HALF_A_STEP = Int8().step / 2 + 1e-6
 BILINEAR = "enlarging mixes neighbouring pixels, so that the means of what comes back are others"
 LEARNED = "the encoder is not the inverse of the decoder"
 
+
+def knowing_vectors(codec: Any) -> Any:
+    """A codec that has learned from rows of the stream."""
+    codec.fit(vectors(500, 99))
+    return codec
+
+
 CODECS = [
+    CodecCase("quantised", lambda: knowing_vectors(Quantised(8)), error=None, nbytes=8),
+    CodecCase("product quantised", lambda: knowing_vectors(ProductQuantised(4, bits=4)), error=None, nbytes=2),
     CodecCase("raw", Raw, error=0.0, nbytes=32),
     CodecCase("float16", Float16, error=3 * 2**-11, nbytes=16),
     CodecCase("uint8", lambda: Uint8(mean=0.5, std=0.25), rows=lambda n, s: (pixels(n, s) - 0.5) / 0.25, nbytes=64),
