@@ -23,6 +23,7 @@ from avalanche_memplugins import (
 from avalanche_memplugins.codecs import (
     Bits,
     Downsampled,
+    EntropyCoded,
     Float16,
     Int8,
     LatentCodec,
@@ -33,6 +34,7 @@ from avalanche_memplugins.codecs import (
     Uint8,
 )
 from avalanche_memplugins.memories import (
+    CodedMemory,
     DifferentiableNeuralDictionary,
     DynamicKanervaMemory,
     EnergyMemory,
@@ -238,6 +240,10 @@ def random_memory(
     )
 
 
+def coded(nbytes: int, seed: int) -> CodedMemory:
+    return CodedMemory(nbytes, codec=EntropyCoded(Bits(4)), labels="int16", store_tasks=True, seed=seed)
+
+
 def generative(name: str, make: Callable[..., Any], sizes: tuple[int, int], **options: Any) -> MemoryCase:
     return MemoryCase(name, lambda capacity, seed: make(seed=seed), error=None, grows="classes", sizes=sizes, **options)
 
@@ -286,6 +292,15 @@ MEMORIES = [
     random_memory("int8", codec="int8", error=HALF_A_STEP),
     random_memory("latent codec", codec=latent_codec, error=20.0),
     random_memory("host", storage="host"),
+    MemoryCase(
+        "coded",
+        lambda capacity, seed: coded(60 * capacity, seed),
+        {"check_nbytes_does_not_shrink": "the rows that take the place of others may be shorter"},
+        rows=pixels,
+        error=0.5 / 15 + 1e-6,
+        from_budget=lambda nbytes: coded(nbytes, 0),
+        traced=False,  # tables that all memories share are read with the first
+    ),
     random_memory("logits", store_logits=True),
     random_memory("keys", embedding=nn.Linear(8, 4)),
     MemoryCase("episodic", lambda capacity, seed: EpisodicMemory(capacity, seed=seed)),
