@@ -299,6 +299,7 @@ MEMORIES = [
         rows=pixels,
         error=0.5 / 15 + 1e-6,
         from_budget=lambda nbytes: coded(nbytes, 0),
+        budget=(10_000, 0.98),
         traced=False,  # tables that all memories share are read with the first
     ),
     random_memory("logits", store_logits=True),
