@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins._fingerprint import fingerprint
 
 
 class Learned:
@@ -31,6 +32,11 @@ class Learned:
             held = getattr(module, name)
             if isinstance(value, Tensor) and (value.shape != held.shape or value.dtype != held.dtype):
                 setattr(module, name, torch.empty_like(value, device=held.device))
+
+    def said(self, module: nn.Module) -> str:
+        """What tells it apart from the same codec fitted to other rows, for its ``repr``; empty before it is fitted."""
+        tensors = {name: getattr(module, name) for name in self.names}
+        return f", fitted {fingerprint(tensors)}" if any(len(value) for value in tensors.values()) else ""
 
     def nbytes(self, module: nn.Module) -> int:
         """Bytes of all of them."""

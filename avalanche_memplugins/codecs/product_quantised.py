@@ -19,7 +19,8 @@ class ProductQuantised(nn.Module):
 
     The centres come from k-means over rows of the stream (:meth:`fit`), best of a whole experience, and then stay as
     they are. They take ``2**b * F`` numbers of half precision, :attr:`nbytes`, and are in the ``state_dict``: 16 kB for
-    32 features at 8 bits, 1 kB at 4.
+    32 features at 8 bits, 1 kB at 4. A memory takes a codec that is fitted, and loads rows that the same one has coded
+    only.
 
     :param parts: P, at most as many as there are features; where they do not divide them, the first parts are longer.
     :param bits: :math:`b`, 1 to 8.
@@ -111,4 +112,5 @@ class ProductQuantised(nn.Module):
         return self.centres.shape[1] if len(self.centres) else 0
 
     def __repr__(self) -> str:
-        return f"ProductQuantised({self.parts}, bits={self.bits}, steps={self.steps}, seed={self.seed})"
+        made = f"{self.parts}, bits={self.bits}, steps={self.steps}, seed={self.seed}"
+        return f"ProductQuantised({made}{self._learned.said(self)})"

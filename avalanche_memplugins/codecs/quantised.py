@@ -26,7 +26,8 @@ class Quantised(nn.Module):
     The levels :math:`\ell` are those of Lloyd and Max for a normal distribution: at 2 bits they err a little less
     than evenly spaced ones, at 6 bits half as much. :math:`m` and :math:`s`, mean and standard deviation of each
     feature, come from the first rows of the stream (:meth:`fit`) and then stay as they are. They take 8 bytes a
-    feature, :attr:`nbytes`, and are in the ``state_dict``.
+    feature, :attr:`nbytes`, and are in the ``state_dict``. A memory takes a codec that is fitted, and loads rows that
+    the same one has coded only.
 
     :param bits: :math:`b`, 2 to 8.
     :param spread: :math:`a` > 0. First rows are of the first classes and vary less than what follows, so the default is
@@ -105,4 +106,4 @@ class Quantised(nn.Module):
         return Size((packed_size(check.coding(shape, dtype).numel(), self.bits),)), torch.uint8
 
     def __repr__(self) -> str:
-        return f"Quantised({self.bits}, spread={self.spread:.6g})"
+        return f"Quantised({self.bits}, spread={self.spread:.6g}{self._learned.said(self)})"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 TOP = 1 << 56
 """The whole interval; it and all sums within fit into int64."""
+_int64: Any = np.int64  # for mypy its result is no int, as it is for numba
 BOTTOM = 1 << 48
 """An interval below this gives off a byte."""
 Bytes = NDArray[np.uint8]
@@ -25,7 +26,7 @@ def encode_rows(bits: Array, ones: Array, out: Array, lengths: Array) -> None:
     for row in range(bits.shape[0]):
         low, width, size = 0, TOP, 0
         for i in range(bits.shape[1]):
-            bound = (width >> 16) * np.int64(ones[row, i])
+            bound = (width >> 16) * _int64(ones[row, i])
             if bits[row, i]:
                 width = bound
             else:
@@ -69,10 +70,10 @@ def decode_rows(buffer: Array, starts: Array, lengths: Array, ones: Array, bits:
         for _ in range(7):
             offset <<= 8
             if place < end:
-                offset |= np.int64(buffer[place])
+                offset |= _int64(buffer[place])
                 place += 1
         for i in range(bits.shape[1]):
-            bound = (width >> 16) * np.int64(ones[row, i])
+            bound = (width >> 16) * _int64(ones[row, i])
             if offset < bound:
                 bits[row, i] = 1
                 width = bound
@@ -83,7 +84,7 @@ def decode_rows(buffer: Array, starts: Array, lengths: Array, ones: Array, bits:
             while width < BOTTOM:
                 offset <<= 8
                 if place < end:
-                    offset |= np.int64(buffer[place])
+                    offset |= _int64(buffer[place])
                     place += 1
                 width <<= 8
 
@@ -116,7 +117,7 @@ def decode_images(
         for _ in range(7):
             offset <<= 8
             if place < end:
-                offset |= np.int64(buffer[place])
+                offset |= _int64(buffer[place])
                 place += 1
         for channel in range(channels):
             for y in range(height):
@@ -128,7 +129,7 @@ def decode_images(
                         for term in range(planes[plane, 0], planes[plane, 1]):
                             context |= (flat[at + terms[term, 0]] >> terms[term, 1]) << terms[term, 2]
                         context += planes[plane, 2] + (level << planes[plane, 3])
-                        bound = (width >> 16) * np.int64(ones[context])
+                        bound = (width >> 16) * _int64(ones[context])
                         if offset < bound:
                             width = bound
                             level = 2 * level + 1
@@ -139,7 +140,7 @@ def decode_images(
                         while width < BOTTOM:
                             offset <<= 8
                             if place < end:
-                                offset |= np.int64(buffer[place])
+                                offset |= _int64(buffer[place])
                                 place += 1
                             width <<= 8
                     flat[at] = level
@@ -158,18 +159,18 @@ def decode_binary_images(buffer: Array, starts: Array, lengths: Array, ones: Arr
         for _ in range(7):
             offset <<= 8
             if place < end:
-                offset |= np.int64(buffer[place])
+                offset |= _int64(buffer[place])
                 place += 1
         for channel in range(channels):
             for y in range(height):
                 far, near, line = work[y], work[y + 1], work[y + 2]
-                above = np.int64(far[2])
-                touching = (np.int64(near[2]) << 1) | np.int64(near[3])
-                before = np.int64(0)
+                above = _int64(far[2])
+                touching = (_int64(near[2]) << 1) | _int64(near[3])
+                before = _int64(0)
                 for x in range(across):
-                    above = ((above << 1) & 7) | np.int64(far[x + 3])
-                    touching = ((touching << 1) & 31) | np.int64(near[x + 4])
-                    bound = (width >> 16) * np.int64(ones[(above << 7) | (touching << 2) | before])
+                    above = ((above << 1) & 7) | _int64(far[x + 3])
+                    touching = ((touching << 1) & 31) | _int64(near[x + 4])
+                    bound = (width >> 16) * _int64(ones[(above << 7) | (touching << 2) | before])
                     if offset < bound:
                         width = bound
                         level = 1
@@ -182,7 +183,7 @@ def decode_binary_images(buffer: Array, starts: Array, lengths: Array, ones: Arr
                     while width < BOTTOM:
                         offset <<= 8
                         if place < end:
-                            offset |= np.int64(buffer[place])
+                            offset |= _int64(buffer[place])
                             place += 1
                         width <<= 8
             levels[row, channel] = work[2:, 2:-2]

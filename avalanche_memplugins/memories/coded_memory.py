@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,14 +10,12 @@ from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
-from avalanche_memplugins._folders import CorruptedFolderError, check_folder
-from avalanche_memplugins._loading import LoadsWhole, telling_misfits
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs.variable_codec import VARIABLE_PARTS, VariableCodec
 from avalanche_memplugins.functional.reservoir import distinct_integers
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns
-from avalanche_memplugins.memories._saved import read_memory, write_memory
+from avalanche_memplugins.memories._saved import SavesToFolder
 from avalanche_memplugins.memories.byte_store import ByteStore
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
@@ -29,7 +26,7 @@ _CLASS_BYTES = 24  # class, rows held and rows seen of it
 Policy = Literal["reservoir", "ring", "class_balanced"]
 
 
-class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
+class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     r"""A random memory of rows that differ in length, such as entropy-coded images or image files.
 
     It has a budget of bytes, and holds as many rows as fit. A row takes its code, its labels, its length (1 byte below
@@ -47,8 +44,8 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
 
     :param budget_bytes: that :attr:`nbytes` never exceeds, a number or as in ``"20kB"``.
     :param codec: a :class:`~avalanche_memplugins.codecs.VariableCodec`; copied.
-    :param policy: ``"reservoir"``: a uniform sample of the stream; ``"ring"``: the newest rows; ``"class_balanced"``:
-        of the classes that have the most rows a uniform sample, of the others every row.
+    :param write_policy: ``"reservoir"``: a uniform sample of the stream; ``"ring"``: the newest rows;
+        ``"class_balanced"``: of the classes that have the most rows a uniform sample, of the others every row.
     :param labels: type of each stored label: ``"uint8"``, ``"int16"`` or ``"int32"``, 1, 2 or 4 bytes.
     :param store_tasks: keep task label and origin beside the class. Without them all task labels must be 0, and
         ``origin`` comes back as -1, not known.
@@ -77,7 +74,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         budget_bytes: int | str,
         *,
         codec: VariableCodec,
-        policy: Policy = "reservoir",
+        write_policy: Policy = "reservoir",
         labels: Literal["uint8", "int16", "int32"] = "uint8",
         store_tasks: bool = False,
         seed: int | None = None,
@@ -87,7 +84,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         check.having("codec", codec, VARIABLE_PARTS, "a VariableCodec")
         # Past nn.Module's bookkeeping: what the codec has learned is saved with the rows, by this memory.
         self.__dict__["codec"] = copy.deepcopy(codec)
-        self.policy = check.choice("policy", policy, ("reservoir", "ring", "class_balanced"))
+        self.write_policy = check.choice("write_policy", write_policy, ("reservoir", "ring", "class_balanced"))
         self.labels = check.choice("labels", labels, tuple(TYPES))
         self.store_tasks = check.flag("store_tasks", store_tasks)
         self._columns = LabelColumns(labels, store_tasks)
@@ -154,7 +151,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.budget_bytes}, codec={self.codec!r}, policy={self.policy!r})"
+        return f"{type(self).__name__}({self.budget_bytes}, codec={self.codec!r}, write_policy={self.write_policy!r})"
 
     # ---------------------------------------------------------------- write
 
@@ -208,8 +205,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         stacked = torch.zeros(rows, len(self._columns.names), dtype=torch.int64)
         if y is not None:
             check.labels("y", y, rows)
-            labels: dict[str, Tensor | int] = {"y": y, "t": t, "origin": origin}
-            self._columns.check_kinds(labels, rows)
+            labels, _ = self._columns.taking(y, t, origin, rows, first=False)
             stacked = self._columns.stack(labels, x)
             self._columns.check_values(labels, stacked)
         if rows:
@@ -228,10 +224,10 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
 
     def _accepted(self, y: Tensor) -> Tensor:
         """Which of these rows are to be stored."""
-        if self.policy == "ring":
+        if self.write_policy == "ring":
             return torch.arange(len(y))
         draws = torch.rand(len(y), generator=self._generator)
-        if self.policy == "reservoir":
+        if self.write_policy == "reservoir":
             # Rows of a batch do not push each other out, so all of them have the chance that its last one would have.
             fit = len(self) if len(self) < self.seen else self._rows_that_fit()
             return torch.nonzero(draws * (self.seen + len(y)) < fit).flatten()
@@ -273,7 +269,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
                 )
             need += over
             gone = self._evicted(need)
-        if self.policy == "class_balanced":
+        if self.write_policy == "class_balanced":
             for labels, change in ((self.labels_of(gone)[0], -1), (y, 1)):
                 for label in labels.tolist():
                     self._held[label] = self._held.get(label, 0) + change
@@ -284,11 +280,11 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         held = len(self)
         if need <= 0 or not held:
             return torch.zeros(0, dtype=torch.int64)
-        if self.policy == "class_balanced":
+        if self.write_policy == "class_balanced":
             return self._evicted_from_largest(need)
         count = min(held, 8 + 2 * need * held // self.store.nbytes)
         while True:
-            if self.policy == "ring":
+            if self.write_policy == "ring":
                 rows = torch.arange(count)
             else:
                 rows = distinct_integers(held, count, generator=self._generator)
@@ -437,7 +433,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
         lengths = self.store.state()["lengths"]
         if len(lengths) and int(lengths.min()) < self._header_bytes:
             raise ValueError(f"state: expected rows of at least {self._header_bytes} bytes, got {int(lengths.min())}")
-        if self.policy == "class_balanced":
+        if self.write_policy == "class_balanced":
             y = self.labels_of(self.slots())[0]
             counts = {int(k): int(n) for k, n in zip(*torch.unique(y, return_counts=True), strict=True)}
             if counts != {label: count for label, count in self._held.items() if count}:
@@ -446,27 +442,11 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole):
             if len(some):
                 self.rows(some)
 
-    def save(self, folder: str | Path) -> None:
-        """Write the memory into ``folder`` (safetensors and JSON), whole or not at all.
+    def _own_tensors(self) -> dict[str, Tensor]:
+        return {}  # rows are in the extra state, since they are no rows of one tensor
 
-        :raises ValueError: if ``folder`` holds something else or cannot be written.
-        """
-        check_folder(folder, kind=type(self).__name__)
-        write_memory(folder, type(self).__name__, {}, self.get_extra_state())
-
-    def load(self, folder: str | Path) -> CodedMemory:
-        """Take up what :meth:`save` wrote; returns the memory itself.
-
-        :raises ValueError: if the folder is damaged, or its memory had another budget, policy or codec; this memory
-            is then as before.
-        """
-        _, state = read_memory(folder, type(self).__name__)
-        rehearsal = self._rehearsal()
-        with telling_misfits("folder", type(self).__name__, CorruptedFolderError):
-            rehearsal.set_extra_state(state)
-            rehearsal._check_sound()
+    def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.set_extra_state(state)
-        return self
 
 
 def _with_headers(headers: Tensor, code: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,7 @@ CODECS: dict[str, Callable[[], Codec]] = {
     "uint8": codecs.Uint8,
     "int8": codecs.Int8,
     "4bit": lambda: codecs.Bits(4),
+    "2bit": lambda: codecs.Bits(2),
     "1bit": lambda: codecs.Bits(1),
 }
 Self = TypeVar("Self", bound="RandomMemory")
@@ -67,7 +68,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         ``"task_balanced"``; or a
         :class:`~avalanche_memplugins.memories.policies.ReadPolicy`, which is copied.
     :param replacement: draw rows independently; otherwise each at most once a sample.
-    :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, ``"int8"``, ``"4bit"``, ``"1bit"``, or a
+    :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, ``"int8"``, ``"4bit"``, ``"2bit"``, ``"1bit"``, or a
         :class:`~avalanche_memplugins.codecs.Codec` such as ``Uint8(mean=0.1307, std=0.3081)``.
     :param labels: type of each stored label: ``"int32"``, ``"int16"`` or ``"uint8"``, 4, 2 or 1 bytes. Larger labels
         than it holds are refused; on a GPU, where looking means waiting, later writes of such stop the program.
@@ -250,8 +251,9 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that hold the stream: all slots, filled or not, and the policies' own state."""
-        return self.store.nbytes + self.write_policy.nbytes + self.read_policy.nbytes + self._written.nbytes
+        """Bytes that hold the stream: all slots, filled or not, the policies' state, and what a codec has learned."""
+        learned = self.codec.nbytes if isinstance(self.codec, codecs.Quantised | codecs.ProductQuantised) else 0
+        return self.store.nbytes + self.write_policy.nbytes + self.read_policy.nbytes + self._written.nbytes + learned
 
     @property
     def nbytes_fixed(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from avalanche_memplugins import RandomMemory
 from avalanche_memplugins.codecs import Codec, ProductQuantised, Quantised
 from avalanche_memplugins.functional import gaussian_levels, k_means
 
@@ -113,7 +115,29 @@ def test_what_was_learned_is_in_the_state_and_counts(make: Any) -> None:
     again.load_state_dict(codec.state_dict())
     assert torch.equal(again.encode(x), codec.encode(x))
     assert torch.equal(copy.deepcopy(codec).encode(x), codec.encode(x))
-    assert repr(again) == repr(make())
+    assert repr(again) == repr(codec)
+    other = make()
+    assert repr(other) != repr(codec)
+    other.fit(x[:100])
+    assert repr(other) != repr(codec)  # by it a memory knows whose rows it loads
+
+
+@pytest.mark.parametrize("make", [lambda: Quantised(2), lambda: ProductQuantised(3, bits=4)])
+def test_a_memory_counts_what_was_learned_and_loads_no_others_rows(make: Any, tmp_path: Path) -> None:
+    x, codec, other = rows(), make(), make()
+    codec.fit(x)
+    other.fit(x[:50])
+    memory = RandomMemory.from_budget(3000, shape=(13,), codec=codec, labels="uint8", store_tasks=False, seed=0)
+    memory.write(x, torch.zeros(400, dtype=torch.int64))
+    row = codec.encode(x).shape[1] + 1
+    assert memory.nbytes == memory.capacity * row + codec.nbytes
+    assert 3000 - row < memory.nbytes <= 3000
+    held = memory.rows(memory.slots()).x
+    memory.save(tmp_path / "memory")
+    again = RandomMemory(memory.capacity, codec=codec, labels="uint8", store_tasks=False)
+    assert torch.equal(again.load(tmp_path / "memory").rows(memory.slots()).x, held)
+    with pytest.raises(ValueError, match="folder: does not fit"):
+        RandomMemory(memory.capacity, codec=other, labels="uint8", store_tasks=False).load(tmp_path / "memory")
 
 
 def test_what_does_not_fit_is_told() -> None:
