@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -42,6 +43,12 @@ _WAITS = {
     "unique_dim",
 }
 _COPIES = {"_to_copy", "copy_", "_copy_from", "lift_fresh"}
+_FOLDERS = {
+    "avalanche_memplugins/": "",
+    "strategies/": "strategies/",
+    "/avalanche/": "avalanche/",
+    "torch/optim/": "torch/optim/",
+}
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 
 
@@ -121,7 +128,7 @@ class Record(TorchDispatchMode):
 
     def note(self, kind: str, operation: str) -> None:
         if self.on:
-            self.found[kind, operation, _place()] += 1
+            self.found[kind, operation, place(sys._getframe(1))] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.run(func, args, kwargs or {})
@@ -139,11 +146,9 @@ class Record(TorchDispatchMode):
         elif fakes:
             self._note_operation(name, args, tensors, kwargs)
         if asked is not None:
-            kwargs = {
-                **kwargs,
-                "device": torch.device("cpu"),
-                **({"pin_memory": False} if "pin_memory" in kwargs else {}),
-            }
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+            if "pin_memory" in kwargs:
+                kwargs["pin_memory"] = False
         out = func(*tree_map(_values_of, args), **tree_map(_values_of, kwargs))
         if name.endswith("_") and not name.startswith("_assert") and args and isinstance(args[0], Tensor):
             return args[0]  # written in place
@@ -255,7 +260,7 @@ def fake_cuda() -> Iterator[Record]:
         stack.enter_context(mock.patch.object(torch, "Generator", _Generator))
         stack.enter_context(mock.patch.object(Tensor, "to", _to))
         stack.enter_context(mock.patch.object(Tensor, "pin_memory", lambda self, *args: self))
-        stack.enter_context(mock.patch.object(Tensor, "record_stream", lambda self, *args: None))
+        stack.enter_context(mock.patch.object(Tensor, "record_stream"))
         # The record is of this thread.
         stack.enter_context(mock.patch.object(_prefetch, "_in_background", _at_once))
         # Otherwise torch.tensor(..., device="cuda") would go around the record.
@@ -289,15 +294,13 @@ def _faked(value: Any) -> Any:
     return FakeTensor(value) if isinstance(value, Tensor) and not isinstance(value, FakeTensor) else value
 
 
-def _place() -> str:
-    frame = sys._getframe(1)
+def place(frame: FrameType | None) -> str:
+    """The innermost line of this library, of Avalanche or of an optimiser at or around a frame."""
     while frame is not None:
         path = frame.f_code.co_filename
-        for folder in ("avalanche_memplugins/", "strategies/", "/avalanche/", "torch/optim/"):
-            inside = path.rpartition(folder)[2] if folder in path else None
-            if inside and not inside.startswith("testing/"):
-                return (
-                    f"{'' if folder == 'avalanche_memplugins/' else folder.strip('/') + '/'}{inside}:{frame.f_lineno}"
-                )
+        for folder, shown in _FOLDERS.items():
+            inside = path.rpartition(folder)[2] if folder in path else "testing/"
+            if not inside.startswith("testing/"):
+                return f"{shown}{inside}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
