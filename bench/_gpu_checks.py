@@ -36,15 +36,15 @@ def tour(bench: Run) -> None:
     bench.row("machine", versions=versions(), cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
     plugins, memories = (PLUGINS[:4], MEMORIES[:4]) if bench.small else (PLUGINS, MEMORIES)
     done = Counter[str]()
+    for memory in bench.each(memories, lambda case: case.name):
+        with bench.attempt(f"memory {memory.name}"):
+            _write_and_read(memory, bench.device)
+            done["memories"] += 1
     for case in bench.each(plugins, lambda case: case.name):
         with bench.attempt(f"plugin {case.name}"):
             strategy = run(PLAIN, _with_loader(case), device=bench.device)
             assert bool(weights(strategy).isfinite().all()), "weights are not finite"
             done["plugins"] += 1
-    for memory in bench.each(memories, lambda case: case.name):
-        with bench.attempt(f"memory {memory.name}"):
-            _write_and_read(memory, bench.device)
-            done["memories"] += 1
     bench.row("ran", plugins=f"{done['plugins']} of {len(plugins)}", memories=f"{done['memories']} of {len(memories)}")
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-SECTIONS = {"tour": 20, "waits": 60, "same": 60, "steps": 120, "rows": 60, "search": 60, "kernels": 40}
+SECTIONS = {"tour": 30, "waits": 50, "same": 60, "steps": 120, "rows": 60, "search": 60, "kernels": 40}
 IN_ALL = 480
 IMPORTS = 30  # seconds that a section's process may take beside its own
 
@@ -48,6 +48,8 @@ def section(name: str, *, cpu: bool, seconds: float, out: Path) -> None:
     import torch
     from _gpu_run import Run
 
+    if not cpu and not torch.cuda.is_available():
+        sys.exit("device: expected a CUDA device, got none; --cpu runs everything small without one")
     torch.set_num_threads(1 if cpu else min(8, os.cpu_count() or 1))
     device = torch.device("cpu" if cpu else "cuda:0")
     # A pool of compilers takes longer to start than these models take to compile.
