@@ -163,8 +163,8 @@ def _plain(panel: Any) -> None:
 def frontier_figure(table: pd.DataFrame) -> Figure:
     """Mean accuracy against bytes held, a line a strategy with its name at its end.
 
-    Left the memories that keep rows, right those that keep models of them, with the best of the left in grey. The scale of
-    the accuracy stretches towards 100 %, where most lines lie.
+    Left the memories that keep rows, right those that keep models of them, with the best of the left in grey. The
+    scale of the accuracy stretches towards 100 %, where most lines lie.
 
     :param table: from :func:`.points`, of one benchmark.
     """

@@ -51,7 +51,8 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
         that module learns, what was written goes stale; freeze it.
     :param options: further arguments of ``memory.predict``, such as ``{"k": 5}``.
     :param fit_rows: a :class:`~avalanche_memplugins.memories.RandomMemory` or
-        :class:`~avalanche_memplugins.memories.CodedMemory` of model inputs to fit to, such as the one that replays. None: the memory's own rows, each without itself among its neighbours; or rows that it generates.
+        :class:`~avalanche_memplugins.memories.CodedMemory` of model inputs to fit to, such as the one that replays.
+        None: the memory's own rows, each without itself among its neighbours; or rows that it generates.
     :param fit_size: rows to fit to, at most.
     :param writes: write the stream to the memory, too, in the first epoch.
     :param write_every: iterations between writes, >= 1.

@@ -283,7 +283,7 @@ def discriminant(spec: RunSpec, *, share: float = 1.0, **kind: Any) -> Any:
     by = "experience" if info.scenario == "domain-incremental" else "class"
     told = {name: options[name] for name in names if options.get(name) is not None}
     given = {"by": by, "seed": spec.seed, **kind, **told}
-    sizes = {"classes": info.n_classes, "experiences": spec.n_experiences}
+    sizes: dict[str, Any] = {"classes": info.n_classes, "experiences": spec.n_experiences}
     embedding = options["embedding"]
     if embedding == "auto":
         embedding = "codes" if info.input_shape in AUTOENCODERS else "raw"
