@@ -295,10 +295,11 @@ def discriminant(spec: RunSpec, *, share: float = 1.0, **kind: Any) -> Any:
             mixtures = (8, 4, 2, 1) if given["by"] == "class" else (1,)
             tries = [{"precision": 4, "rank": None, "components": each} for each in mixtures] + tries[2:]
 
+    sized = GaussianMemory(**{**tries[0], **given})  # checks the options, too
+
     def that_fit(width: int) -> int:
         if budget is None:
             return min(width, FEATURES)
-        sized = GaussianMemory(**{**tries[0], **given})
         return bisect_right(range(1, width + 1), budget, key=lambda n: sized.settled_nbytes(width=n, **sizes))
 
     made, shape = _features(spec, embedding, that_fit)
@@ -324,7 +325,7 @@ def _features(spec: RunSpec, embedding: str, that_fit: Callable[[int], int]) -> 
         return ({"codec": codec_of("latent", spec)} if embedding == "codes" else {}), shape
     from avalanche_memplugins.networks import Scattering
 
-    if len(shape) != 3:
+    if len(shape) != 3 or min(shape[1:]) < 2:
         raise ValueError(f"embedding: expected images for scattering; rows of {spec.info.name} are {shape}")
     count = that_fit(Scattering(shape).width) if numbers is None else numbers
     return {"embedding": Scattering(shape, max(1, count), **spec.normalisation)}, (max(1, count),)
