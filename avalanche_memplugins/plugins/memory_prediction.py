@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.functional import fit_experts, product_of_experts
-from avalanche_memplugins.memories import RandomMemory, Recall
+from avalanche_memplugins.memories import CodedMemory, RandomMemory, Recall
 from avalanche_memplugins.memories.memory import AnsweringMemory
 from avalanche_memplugins.plugins._experience import number_of
 from avalanche_memplugins.plugins._latent import LatentTap
@@ -50,8 +50,9 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
     :param at: name of a module of the model whose output ``(B, *shape)`` the memory holds; None: the model's input. As
         that module learns, what was written goes stale; freeze it.
     :param options: further arguments of ``memory.predict``, such as ``{"k": 5}``.
-    :param fit_rows: a :class:`~avalanche_memplugins.memories.RandomMemory` of model inputs to fit to, such as the one
-        that replays. None: the memory's own rows, each without itself among its neighbours; or rows that it generates.
+    :param fit_rows: a :class:`~avalanche_memplugins.memories.RandomMemory` or
+        :class:`~avalanche_memplugins.memories.CodedMemory` of model inputs to fit to, such as the one that replays.
+        None: the memory's own rows, each without itself among its neighbours; or rows that it generates.
     :param fit_size: rows to fit to, at most.
     :param writes: write the stream to the memory, too, in the first epoch.
     :param write_every: iterations between writes, >= 1.
@@ -74,7 +75,7 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
         temperature: float | Literal["fitted"] = 1.0,
         at: str | None = None,
         options: Mapping[str, Any] | None = None,
-        fit_rows: RandomMemory | None = None,
+        fit_rows: RandomMemory | CodedMemory | None = None,
         fit_size: int = 500,
         writes: bool = False,
         write_every: int = 1,
@@ -83,7 +84,9 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
         check.layer("at", at)
         check.flag("writes", writes)
         if fit_rows is not None:
-            check.instance("fit_rows", fit_rows, RandomMemory, "a RandomMemory or None")
+            check.having(
+                "fit_rows", fit_rows, ("slots", "rows", "to"), "a memory of rows, such as RandomMemory, or None"
+            )
         if options is not None and not isinstance(options, Mapping):
             raise TypeError(f"options: expected arguments by name, or None, got {check.show(options)}")
         super().__init__()
@@ -269,7 +272,7 @@ def _temperature(value: Any) -> float:
         raise ValueError(f"temperature: expected a number > 0, or 'fitted', got {check.show(value)}") from None
 
 
-def _some_rows(memory: RandomMemory, most: int) -> Recall:
+def _some_rows(memory: RandomMemory | CodedMemory, most: int) -> Recall:
     """Rows from evenly spaced slots: nothing is drawn, so nothing else changes."""
     slots = memory.slots()
     if not len(slots):
