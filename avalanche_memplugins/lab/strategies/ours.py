@@ -71,8 +71,8 @@ def _dark(setup: Setup) -> Built:
     from avalanche_memplugins.plugins import DarkReplayPlugin
 
     options, held = setup.spec.all_options, _memory(setup)
-    weights = {name: options[name] for name in ("alpha", "beta")}
-    plugin = DarkReplayPlugin(held, replay_size=options["batch_size_mem"], seed=setup.spec.seed, **weights)
+    settings = {name: options[name] for name in ("alpha", "beta", "write_at")}
+    plugin = DarkReplayPlugin(held, replay_size=options["batch_size_mem"], seed=setup.spec.seed, **settings)
     return with_memory(setup, held, plugin)
 
 
@@ -100,7 +100,7 @@ def _vae(setup: Setup) -> Built:
     spec = setup.spec
     steps = spec.iterations or spec.epochs * round(sum(setup.batches) / len(setup.batches))
     # Under a budget the old model's copy would be bytes outside it.
-    labels = "old_model" if spec.budget is None else "memory"
+    labels = spec.all_options["labels"] or ("old_model" if spec.budget is None else "memory")
     return replaying(setup, memory.vae(spec, steps=steps), replay_weight="growing", labels=labels)
 
 
@@ -201,6 +201,7 @@ OURS = (
             "policy": "reservoir",
             "codec": "uint8",
             "read": "uniform",
+            "write_at": "iteration",
         },
         source="Buzzega et al. 2020, arXiv 2004.07211; alpha and beta are Avalanche's, as in der-pp",
     ),
@@ -272,7 +273,7 @@ OURS = (
         build=_vae,
         memory=memory.vae,
         sized="bytes",
-        options={"steps": None, "prior": "fitted"},
+        options={"steps": None, "prior": "fitted", "labels": None, "by_class": False},
         source=f"{_VAN_DE_VEN}: 2 x 400 units, codes of 100, Adam 1e-3, as many steps as the model",
     ),
 )
