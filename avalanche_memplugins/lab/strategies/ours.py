@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avalanche_memplugins.lab.strategies import memory
 from avalanche_memplugins.lab.strategies.recipe import Built, Recipe, Setup
+
+if TYPE_CHECKING:
+    from avalanche_memplugins.lab.spec import RunSpec
 
 _VAN_DE_VEN = "van de Ven & Tolias 2019, arXiv 1904.07734"
 _LATENT = "codes of a pretrained auto-encoder for 28 x 28 grey images, the rows themselves for others"
@@ -94,6 +97,15 @@ def _knn(setup: Setup) -> Built:
     held = _memory(setup)
     plugin = NearestNeighbourPlugin(held, neighbours=setup.spec.all_options["neighbours"], writes=True)
     return with_memory(setup, held, plugin, kind=Untrained, train_epochs=1)
+
+
+def _vae_unsuitable(spec: RunSpec) -> str | None:
+    labels = spec.all_options["labels"]
+    if labels not in (None, "memory", "old_model", "soft"):
+        return f"options: labels expected memory, old_model or soft, got {labels!r}"
+    if spec.budget is not None and labels in ("old_model", "soft"):
+        return f"options: labels={labels!r} keeps a copy of the model outside the budget, expected memory"
+    return None
 
 
 def _vae(setup: Setup) -> Built:
@@ -272,6 +284,7 @@ OURS = (
         "the class, so that no copy of the model is kept for labels",
         build=_vae,
         memory=memory.vae,
+        unsuitable=_vae_unsuitable,
         sized="bytes",
         options={"steps": None, "prior": "fitted", "labels": None, "by_class": False},
         source=f"{_VAN_DE_VEN}: 2 x 400 units, codes of 100, Adam 1e-3, as many steps as the model",
