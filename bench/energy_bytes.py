@@ -81,7 +81,7 @@ def directions(network: EnergyNetwork, options: Options, patterns: int) -> tuple
 def main(options: Options) -> None:
     """Measure and record."""
     if options.quick:
-        options = replace(options, images=512, episodes=16)
+        options = replace(options, images=512, episodes=20)
     test = MNIST(str(options.data), train=False)
     x, y = test.data[: options.images, None] / 255.0, test.targets[: options.images]
     # As the slots of an experience are: images of two classes.
