@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,7 +69,7 @@ class DataOptions(Options):
 
 
 def launch(main: Callable[[T], object], options: type[T], description: str | None) -> object:
-    """Read the command line, then run on one thread; gives what ``main`` gives.
+    """Read the command line, run on one thread, and tell the time that it took; gives what ``main`` gives.
 
     :param main: takes the options.
     :param options: a dataclass.
@@ -81,7 +82,9 @@ def launch(main: Callable[[T], object], options: type[T], description: str | Non
             raise SystemExit(f"data: expected the folder of the data sets, got {given.data}, which is not there")
         given = replace(given, data=given.data.absolute())
         os.environ["MEMPLUGINS_DATA"] = str(given.data)
-    return main(given)
+    outcome = main(given)
+    print(f"{time.process_time() / 60:.1f} CPU minutes")
+    return outcome
 
 
 def mlp(inputs: int = 784) -> nn.Sequential:

@@ -1,6 +1,6 @@
 """Memories that answer by themselves, per byte: discriminants over fixed and frozen features, without any training.
 
-    python bench/discriminants.py --data DIR [--choose]        two minutes a seed and stream
+    python bench/discriminants.py --data DIR [--choose]
 
 ``DIR`` holds MNIST and Fashion-MNIST as torchvision has them. The streams are those of the standard runs: five
 experiences of two classes, 1,600 training rows and 500 test rows of each. Settings were chosen by ``--choose`` on a

@@ -1,6 +1,6 @@
 """Rehearsal from energy-based memory at equal bytes: class-incremental Split MNIST.
 
-    OMP_NUM_THREADS=1 python bench/energy_rehearsal.py --data DIR        two hours on a core
+    OMP_NUM_THREADS=1 python bench/energy_rehearsal.py --data DIR        seconds of each run are printed
 
 Five experiences of two classes, one head, MLP with two layers of 400, SGD 0.1, one epoch in batches of 32 and 32
 replayed, loss 1/t current + (1 - 1/t) replay; memories are written after each experience. Runs are kept in

@@ -1,6 +1,6 @@
 """Damaged files and interrupted writes of all that is saved, in numbers: what was tried, and how it came out.
 
-    OMP_NUM_THREADS=1 python bench/faults.py --tries 1000        half an hour on a core
+    OMP_NUM_THREADS=1 python bench/faults.py --tries 140        three minutes
 
 Each target (``_faults.TARGETS``) is damaged ``--tries`` times and loaded into an object that holds something else;
 its writer is killed ``--kills`` times, and as often finds the disk full.

@@ -1,6 +1,6 @@
 """MbPA where it is not at home: class-incremental streams, a rare class, and what it costs.
 
-    python bench/mbpa_streams.py --data DIR [--part split rare speed]        fifteen minutes on a core
+    python bench/mbpa_streams.py --data DIR [--part split rare speed]        two minutes each
 
 Split MNIST and Split Fashion-MNIST: five experiences of two classes, one head, one epoch of 4,000 training images an
 experience; every row of the table holds the same rows in the same bytes. Rare class: nine classes of 1,000 images,

@@ -1,6 +1,6 @@
 """What the policies of a memory of rows cost: microseconds a batch of 32, and bytes a slot, against 1k to 1M rows.
 
-OMP_NUM_THREADS=1 python bench/policies.py        ten minutes on a core
+OMP_NUM_THREADS=1 python bench/policies.py        ten minutes
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Forty small runs on a Ray cluster of two nodes, one of which is killed while they go on.
 
-    pip install -e '.[ray]' && python bench/ray_runs.py        two minutes on two cores
+    pip install -e '.[ray]' && python bench/ray_runs.py        two minutes
 
 Counts the results, and compares each with the same run done in this process.
 """

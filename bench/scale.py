@@ -6,7 +6,7 @@ folder of its own, without dependencies that would move torch:
 
     pip install --no-deps --target /tmp/torchrl torchrl==0.14.1 tensordict==0.14.3 \\
         cloudpickle orjson pyvers importlib_metadata zipp
-    OMP_NUM_THREADS=1 python bench/scale.py --data DIR --torchrl /tmp/torchrl        an hour on a core
+    OMP_NUM_THREADS=1 python bench/scale.py --data DIR --torchrl /tmp/torchrl
 """
 
 from __future__ import annotations

@@ -7,9 +7,8 @@ what is reported is the median, over repetitions, of the ratio between two arms 
 ``--accuracy`` measures whole streams instead, and what was learned beside the time it took: a fast row that learns less
 does not count.
 
-    OMP_NUM_THREADS=1 python bench/speed.py
-    OMP_NUM_THREADS=1 python bench/speed.py --accuracy
-    OMP_NUM_THREADS=1 python bench/speed.py --quick
+    OMP_NUM_THREADS=1 python bench/speed.py --data DIR        twelve minutes
+    OMP_NUM_THREADS=1 python bench/speed.py --data DIR --accuracy
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The standard runs: six streams, every memory and the main baselines, three budgets, five seeds, one command.
 
-    python bench/standard_runs.py --data DIR        about a day on two cores
+    python bench/standard_runs.py --data DIR        hours on two cores
 
 ``DIR`` holds MNIST, Fashion-MNIST and the features that ``bench/cifar_features.py`` makes. All strategies of a stream
 see the same 1,600 training rows of each experience, drawn by the seed (8,000 in all), for one epoch in batches of 16,
