@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ def launch(main: Callable[[T], object], options: type[T], description: str | Non
         given = replace(given, data=given.data.absolute())
         os.environ["MEMPLUGINS_DATA"] = str(given.data)
     outcome = main(given)
-    print(f"{time.process_time() / 60:.1f} CPU minutes")
+    print(f"{time.process_time() / 60:.1f} CPU minutes", file=sys.stderr)  # the standard output is for results
     return outcome
 
 

@@ -85,7 +85,7 @@ def score(
             correct[name] = net(x).argmax(1) == y
             for part, limit in limits.items():
                 cut, k, steps, *rates = ADAPT[part]
-                memory_features, queries = features[name, cut], net[:cut](x[:limit]) if cut else x[:limit]
+                memory_features, queries = features[name, cut], net[:cut](x[:limit])
                 right = []
                 for rows in torch.arange(min(limit, len(x))).split(64 if cut < 5 else 250):
                     index = found.indices[rows, :k]
