@@ -416,7 +416,7 @@ def vae(spec: RunSpec, *, steps: int = 2_000) -> Any:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        network = ConditionalVAE(info.input_shape)
+        network = ConditionalVAE(info.input_shape, classes=info.n_classes if options["by_class"] else None)
     return VAEMemory(network, **settings)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avalanche_memplugins.lab.strategies import memory
 from avalanche_memplugins.lab.strategies.recipe import Built, Recipe, Setup
+
+if TYPE_CHECKING:
+    from avalanche_memplugins.lab.spec import RunSpec
 
 _VAN_DE_VEN = "van de Ven & Tolias 2019, arXiv 1904.07734"
 _LATENT = "codes of a pretrained auto-encoder for 28 x 28 grey images, the rows themselves for others"
@@ -72,8 +75,8 @@ def _dark(setup: Setup) -> Built:
     from avalanche_memplugins.plugins import DarkReplayPlugin
 
     options, held = setup.spec.all_options, _memory(setup)
-    weights = {name: options[name] for name in ("alpha", "beta")}
-    plugin = DarkReplayPlugin(held, replay_size=options["batch_size_mem"], seed=setup.spec.seed, **weights)
+    settings = {name: options[name] for name in ("alpha", "beta", "write_at")}
+    plugin = DarkReplayPlugin(held, replay_size=options["batch_size_mem"], seed=setup.spec.seed, **settings)
     return with_memory(setup, held, plugin)
 
 
@@ -126,11 +129,20 @@ def _replay_and_answer(setup: Setup) -> Built:
     )
 
 
+def _vae_unsuitable(spec: RunSpec) -> str | None:
+    labels = spec.all_options["labels"]
+    if labels not in (None, "memory", "old_model", "soft"):
+        return f"options: labels expected memory, old_model or soft, got {labels!r}"
+    if spec.budget is not None and labels in ("old_model", "soft"):
+        return f"options: labels={labels!r} keeps a copy of the model outside the budget, expected memory"
+    return None
+
+
 def _vae(setup: Setup) -> Built:
     spec = setup.spec
     steps = spec.iterations or spec.epochs * round(sum(setup.batches) / len(setup.batches))
     # Under a budget the old model's copy would be bytes outside it.
-    labels = "old_model" if spec.budget is None else "memory"
+    labels = spec.all_options["labels"] or ("old_model" if spec.budget is None else "memory")
     return replaying(setup, memory.vae(spec, steps=steps), replay_weight="growing", labels=labels)
 
 
@@ -249,6 +261,7 @@ OURS = (
             "policy": "reservoir",
             "codec": "uint8",
             "read": "uniform",
+            "write_at": "iteration",
         },
         source="Buzzega et al. 2020, arXiv 2004.07211; alpha and beta are Avalanche's, as in der-pp",
     ),
@@ -362,8 +375,9 @@ OURS = (
         "the class, so that no copy of the model is kept for labels",
         build=_vae,
         memory=memory.vae,
+        unsuitable=_vae_unsuitable,
         sized="bytes",
-        options={"steps": None, "prior": "fitted"},
+        options={"steps": None, "prior": "fitted", "labels": None, "by_class": False},
         source=f"{_VAN_DE_VEN}: 2 x 400 units, codes of 100, Adam 1e-3, as many steps as the model",
     ),
 )
