@@ -53,9 +53,13 @@ EXCEPTIONS = {
         PROTOCOL,
     ),
     **dict.fromkeys(
-        ("memories.GaussianMemory.normalise_as", "memories.DynamicKanervaMemory.normalise_as"),
+        (
+            "memories.GaussianMemory.normalise_as", "memories.DynamicKanervaMemory.normalise_as",
+            "memories.RandomProjectionMemory.normalise_as",
+        ),
         "inherited; a memory that does not work on pixels does nothing",
     ),
+    "memories.RandomProjectionMemory.sample": "always raises",
     **dict.fromkeys(
         ("memories.policies.Grouping", "benchmarks.BENCHMARKS", "lab.ABSENT", "lab.MEMORIES", "lab.STRATEGIES"), DATA
     ),
