@@ -250,7 +250,7 @@ class RandomProjectionMemory(GenerativeMemory):
         :raises ValueError: always.
         """
         raise ValueError(
-            f"n: expected a memory that keeps or generates rows to sample {check.show(n)} of, got sums over random features"
+            f"n: expected a memory that keeps or generates rows, got sums over random features for {check.show(n)}"
         )
 
     def chosen_ridge(self) -> float:
