@@ -26,10 +26,7 @@ def random_features(x: Tensor, projection: Tensor) -> Tensor:
     >>> random_features(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
     tensor([[3., 0.]])
     """
-    check.floats(x=x, projection=projection)
-    if projection.ndim != 2:
-        raise ValueError(f"projection: expected (M, F), got {tuple(projection.shape)}")
-    check.rows("x", x, projection.shape[1:])
+    check.shaped(projection=(projection, "M F"), x=(x, "B F"))
     return (x @ projection.mT).relu_()
 
 
@@ -47,11 +44,9 @@ def add_gram(packed: Tensor, x: Tensor) -> None:
     >>> gram
     tensor([1., 2., 4.])
     """
-    check.floats(packed=packed, x=x)
-    if x.ndim != 2:
-        raise ValueError(f"x: expected rows (B, M), got {tuple(x.shape)}")
+    check.shaped(x=(x, "B M"))
     width = x.shape[1]
-    check.like("packed", packed, (width * (width + 1) // 2,), "the triangle of M x M numbers")
+    check.shaped(packed=(packed, f"{width * (width + 1) // 2}"))
     for first in range(0, width, _BLOCK):
         last = min(first + _BLOCK, width)
         lines = x[:, first:last].mT @ x[:, :last]
@@ -96,9 +91,7 @@ def best_ridge(gram: Tensor, cross: Tensor, x: Tensor, y: Tensor, ridges: Sequen
     2.0
     """
     gram, cross = _sums(gram, cross)
-    check.rows("x", x, cross.shape[1:])
-    check.rows("y", y, cross.shape[:1])
-    check.like("y", y, (len(x), len(cross)), "one row a row of x")
+    check.shaped(x=(x, f"B {cross.shape[1]}"), y=(y, f"B {len(cross)}"))
     if not len(x):
         raise ValueError("x: expected at least one row held back, got none")
     if not isinstance(ridges, list | tuple) or not ridges:
@@ -117,11 +110,9 @@ def best_ridge(gram: Tensor, cross: Tensor, x: Tensor, y: Tensor, ridges: Sequen
 
 def _sums(gram: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
     """Both whole, in float64."""
-    check.floats(gram=gram, cross=cross)
-    if cross.ndim != 2 or not cross.shape[1]:
-        raise ValueError(f"cross: expected (K, M), got {tuple(cross.shape)}")
+    check.shaped(cross=(cross, "K M"))
     width = cross.shape[1]
-    check.like("gram", gram, (width * (width + 1) // 2,), "the triangle of M x M numbers")
+    check.shaped(gram=(gram, f"{width * (width + 1) // 2}"))
     return unpack_triangle(gram.double(), width), cross.double()
 
 
