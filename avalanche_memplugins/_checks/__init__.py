@@ -13,6 +13,7 @@ from avalanche_memplugins._checks._rows import (
     row_slots,
     rows_of,
     storable,
+    unchecked,
 )
 from avalanche_memplugins._checks._tensors import (
     batch,
@@ -110,4 +111,5 @@ __all__ = [
     "tensor",
     "tensors",
     "text",
+    "unchecked",
 ]

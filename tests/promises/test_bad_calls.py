@@ -83,7 +83,10 @@ METHODS = {
     **dict.fromkeys(
         ("state_dict", "load_state_dict", "get_extra_state", "set_extra_state"), "states, tried with damaged files"
     ),
-    **dict.fromkeys(("assign", "choose", "place", "start"), "called by the memory, with what it has checked"),
+    **dict.fromkeys(
+        ("assign", "choose", "place", "start", "encode_checked", "decode_checked"),
+        "called by the memory, with what it has checked",
+    ),
     **dict.fromkeys(
         (
             "architecture", "step_counts", "prior", "patterns", "clear", "summary", "extra_repr", "result", "reset",
