@@ -159,12 +159,18 @@ def draw_low_rank(
     tensor([[[ 3.,  1.],
              [-1.,  1.]]])
     """
-    own = {"mean": (mean, "K C"), "factors": (factors, "K r C"), "noise": (noise, "K n r")}
-    if residual is None:
-        check.shaped(**own)
-        return torch.baddbmm(mean[:, None], noise, factors)
-    check.shaped(**own, residual=(residual, "K C"), diagonal_noise=(diagonal_noise, "K n C"))
-    return torch.baddbmm(mean[:, None], noise, factors) + residual.sqrt()[:, None] * diagonal_noise
+    shapes: dict[str, tuple[Tensor | None, str]] = {
+        "mean": (mean, "K C"),
+        "factors": (factors, "K r C"),
+        "noise": (noise, "K n r"),
+    }
+    if residual is not None:
+        shapes |= {"residual": (residual, "K C"), "diagonal_noise": (diagonal_noise, "K n C")}
+    check.shaped(**shapes)
+    rows = torch.baddbmm(mean[:, None], noise, factors)
+    if residual is None or diagonal_noise is None:
+        return rows
+    return rows + residual.sqrt()[:, None] * diagonal_noise
 
 
 def _triangle(width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -24,8 +24,7 @@ def hard_locations(locations: int, size: int, *, generator: torch.Generator | No
     >>> hard_locations(2, 4, generator=torch.Generator().manual_seed(0)).shape
     torch.Size([2, 4])
     """
-    check.positive_integer("locations", locations)
-    check.positive_integer("size", size)
+    check.positive_integers(locations=locations, size=size)
     check.generator("generator", generator)
     return torch.randint(2, (locations, size), generator=generator, dtype=torch.int8) * 2 - 1
 
