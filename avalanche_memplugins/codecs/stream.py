@@ -35,8 +35,6 @@ class StreamCodec(LatentCoding):
     :raises ValueError: for arguments out of range.
     """
 
-    nbytes_fixed = 0
-
     def __init__(
         self,
         autoencoder: nn.Module,

@@ -411,7 +411,8 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         return len(self._columns.names) * self._columns.dtype.itemsize
 
     def _labels_in(self, buffer: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        headers = buffer[starts[:, None] + torch.arange(self._header_bytes)].contiguous()
+        width = self._header_bytes
+        headers = (buffer[starts] if width == 1 else buffer[starts[:, None] + torch.arange(width)]).view(-1, width)
         y, t, origin = self._columns.unstack(headers.view(self._columns.dtype).to(self.device))
         assert y is not None
         return y, t, origin

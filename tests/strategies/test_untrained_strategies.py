@@ -12,11 +12,19 @@ from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 from torch import nn
 
 from avalanche_memplugins import DynamicKanervaMemory, GaussianMemory, MemoryReplayPlugin
-from avalanche_memplugins.strategies import GaussianReplay, KanervaReplay, NearestMean, StreamingLDA, StreamingQDA
+from avalanche_memplugins.strategies import (
+    GaussianReplay,
+    KanervaReplay,
+    NearestMean,
+    RanPAC,
+    StreamingLDA,
+    StreamingQDA,
+)
 
 
 class Answers(SupervisedPlugin):
@@ -49,6 +57,21 @@ def test_they_are_the_classifiers_of_scikit_learn(case_name: str) -> None:
         _, got = answers(kind, case, **options)
         expected = model.fit(train[0].double().numpy(), train[1].numpy()).predict(test[0].double().numpy())
         assert sorted(got.tolist()) == sorted(expected.tolist())
+
+
+def test_ranpac_is_ridge_regression_over_random_features() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 12), nn.Dropout())
+    strategy, got = answers(RanPAC, Case(), model=network, width=30, ridge=1.0, seed=3)
+    projection = torch.randn(12, 30, generator=torch.Generator().manual_seed(3)).numpy() / np.sqrt(12)
+    with torch.no_grad():
+        train, test = (
+            np.maximum(network.eval()(rows(*of).tensors[0]).numpy() @ projection, 0) for of in ((180, 0), (60, 1))
+        )
+    targets = np.eye(CLASSES)[rows(180, 0).tensors[1].numpy()]
+    expected = Ridge(alpha=1.0, fit_intercept=False).fit(train, targets).predict(test).argmax(1)
+    assert sorted(got.tolist()) == sorted(expected.tolist())
+    assert len(strategy.memory) == 180
 
 
 @pytest.mark.parametrize(

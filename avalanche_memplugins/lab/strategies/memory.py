@@ -64,6 +64,10 @@ MEMORIES: Sequence[MemoryInfo] = (
         "that follow",
     ),
     MemoryInfo(
+        name="RandomProjectionMemory",
+        summary="least squares over random features (RanPAC), from sums over the stream; it answers only",
+    ),
+    MemoryInfo(
         name="DynamicKanervaMemory",
         summary="rows that every code is a mixture of, written by Bayes' rule; a posterior a class, or one for all",
     ),
