@@ -332,7 +332,13 @@ MEMORIES = [
         budget=(200 * 128, 0.98),  # of 200 episodes
         from_budget=lambda nbytes: ModernHopfieldMemory.from_budget(nbytes // 200, size=16, beta=4.0),
     ),
-    associative("sparse distributed", lambda: SparseDistributedMemory(16, locations=50, seed=0), (40, 400)),
+    associative(
+        "sparse distributed",
+        lambda: SparseDistributedMemory(16, locations=50, seed=0),
+        (40, 1_200),
+        budget=(200 * 128, 0.98),  # of 200 episodes
+        from_budget=lambda nbytes: SparseDistributedMemory.from_budget(nbytes // 200, size=16, seed=0),
+    ),
     associative("slots", lambda: SlotMemory(MemoryNetwork(16, code_size=8)), (40, 1_200)),
     MemoryCase(
         "dictionary",
