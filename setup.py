@@ -24,9 +24,11 @@ setup(
     package_data={
         "avalanche_memplugins": [
             "py.typed",
-            "lab/html_report/*.html",
+            "lab/*.html",
             "pretrained/*.md",
             "pretrained/*.safetensors",
+            "pretrained/contexts/*.md",
+            "pretrained/contexts/*.safetensors",
             "pretrained/energy/*.md",
             "pretrained/energy/*.safetensors",
             "presets/*.yaml",
@@ -37,6 +39,8 @@ setup(
         "torch>=2.4",
         "torchvision>=0.19",
         "numpy",
+        "pillow",
+        "numba",  # codes images in microseconds; without it NumPy does, some thirty times slower
         "safetensors",
         "scikit-learn",  # the embedded digits; avalanche-lib needs it too
         "scipy",
@@ -44,6 +48,7 @@ setup(
         "matplotlib",
         "pyyaml",
         "Jinja2",
+        "filelock",
         "tyro",
         "rich",
     ],

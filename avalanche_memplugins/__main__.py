@@ -5,7 +5,7 @@ import sys
 
 
 def run() -> int:
-    """The command line, from its first import to its last line: Ctrl-C at any moment ends it without a traceback."""
+    """Run the command line. Ctrl-C ends it without a traceback at any moment, also during imports."""
     try:
         from avalanche_memplugins.cli import main
 
@@ -13,9 +13,9 @@ def run() -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        # All is said and done: nothing may disturb what Python still tidies up.
+        # Nothing may interrupt Python while it cleans up.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # A Ctrl-C within another exec() stays noted, and CPython would end by the signal: the next exec() clears that.
+        # CPython remembers a Ctrl-C within exec() and would end by the signal; another exec() clears that.
         exec("")
 
 

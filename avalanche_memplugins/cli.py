@@ -1,5 +1,4 @@
-"""The command line: ``memplugins compare``, ``frontier``, ``reproduce``, ``gallery``, ``train-energy``, ``report``,
-``list``."""
+"""The command line ``memplugins``."""
 
 from __future__ import annotations
 
@@ -11,7 +10,8 @@ import textwrap
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TextIO
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO
 
 import tyro
 from rich.console import Console, Group, RenderableType
@@ -22,12 +22,30 @@ from rich.text import Text
 from avalanche_memplugins import __version__
 from avalanche_memplugins.benchmarks.names import look_up
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
-from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare, presets
-from avalanche_memplugins.lab.energy.options import EnergyTraining
+from avalanche_memplugins.energy_training.options import EnergyTraining
+from avalanche_memplugins.lab import ABSENT, MEMORIES, STRATEGIES, Comparison, compare, doors
 from avalanche_memplugins.lab.frontier import Frontier, draw_frontier
-from avalanche_memplugins.lab.gallery_options import Gallery
-from avalanche_memplugins.lab.reproduce import Reproduction, reproduce
-from avalanche_memplugins.lab.rewrite import Report, rewrite
+from avalanche_memplugins.lab.models import MODELS, TORCHVISION
+from avalanche_memplugins.lab.options import UNSET
+from avalanche_memplugins.lab.report import Report, rewrite
+from avalanche_memplugins.lab.reproduce import Reproduction, load_preset, preset_names, reproduce
+from avalanche_memplugins.lab.strategies import CODECS
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Draw what memories replay, how reads restore damaged images, and how addresses look."""
+
+    images: Literal["digits", "mnist", "fashion"] = "digits"
+    """Images to write: the digits that come with scikit-learn, enlarged, or a data set of 28 x 28 images."""
+    budget: str = "50KB"
+    """Most bytes of each memory, such as 50KB or 2MB."""
+    seed: int = 0
+    """Seed of the draws."""
+    data_root: Annotated[Path | None, tyro.conf.arg(aliases=["--data"]), UNSET] = None
+    """Folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("gallery")
+    """Folder for the pictures."""
 
 
 @dataclass(frozen=True)
@@ -35,32 +53,32 @@ class Listing:
     """Show strategies, memories, benchmarks and presets, and what is left out and why."""
 
 
-Command = (
-    Annotated[Comparison, tyro.conf.subcommand("compare")]
-    | Annotated[Frontier, tyro.conf.subcommand("frontier")]
-    | Annotated[Reproduction, tyro.conf.subcommand("reproduce")]
-    | Annotated[Gallery, tyro.conf.subcommand("gallery")]
-    | Annotated[EnergyTraining, tyro.conf.subcommand("train-energy")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Listing, tyro.conf.subcommand("list")]
-)
-COMMANDS = ("compare", "frontier", "reproduce", "gallery", "train-energy", "report", "list")
+Command = Comparison | Frontier | Reproduction | Gallery | EnergyTraining | Report | Listing
+COMMANDS: dict[str, type[Command]] = {
+    "compare": Comparison,
+    "frontier": Frontier,
+    "reproduce": Reproduction,
+    "gallery": Gallery,
+    "train-energy": EnergyTraining,
+    "report": Report,
+    "list": Listing,
+}
 _LONGEST = 1_000  # letters of an error
 _TEXT = 30  # columns that a line of the lists needs beside its name
-_ABOUT = (
-    "Memory plugins for Avalanche: compare them, at equal bytes too, reproduce published numbers. "
-    "`memplugins --version` tells the version."
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``memplugins``.
 
     :param arguments: of the command line; None: those of this process.
-    :returns: exit status: 0; 1 if a run failed or a number was not reproduced; 2 for what cannot be done as asked (bad
-        arguments, damaged files, a full disk), told in one line; 130 after Ctrl-C; 141 if who reads the output has
-        left, as ``| head`` does.
-    :raises SystemExit: once help has been shown, or what is wrong with an option.
+    :returns: exit status: 0 if all went well; 1 if a run failed or a number was not reproduced; 2 if it cannot be done
+        as asked (bad arguments, damaged files, a full disk), which one line explains; 130 after Ctrl-C; 141 if the
+        reader of the output has left, as ``| head`` does.
+    :raises SystemExit: after the help of a command, or an error in its options, has been shown.
+
+    >>> main(["--version"])  # doctest: +ELLIPSIS
+    memplugins ...
+    0
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -80,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _drop_output()
         return 2
     except RuntimeError as problem:
-        # Torch's own words for a size that somebody has asked for and nobody can hold.
+        # Torch's words for sizes that no memory can hold.
         if not any(word in str(problem) for word in ("allocate memory", "overflow", "out of memory")):
             raise
         _tell(MemoryError())
@@ -90,16 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _done(given: list[str]) -> int:
-    """Do what the arguments say; gives the exit status."""
+    """Do what the arguments say; returns the exit status."""
     if given == ["--version"]:
         print(f"memplugins {__version__}")
         return 0
+    if not given or given[0] in ("-h", "--help"):
+        show_help(_Screen())
+        return 0 if given else 2  # nothing was asked for
     try:
-        command = _parsed(given or ["--help"])
-    except SystemExit:
-        if given:
-            raise
-        return 2  # the help was shown, but nothing was asked for
+        command = _parsed(given)
     except BrokenPipeError as problem:
         raise _ReaderLeftError from problem
     console = _Screen()
@@ -110,13 +127,13 @@ def _done(given: list[str]) -> int:
         console.print(Text("written: " + ", ".join(map(str, rewrite(command, console)))), soft_wrap=True)
         return 0
     if isinstance(command, Gallery):
-        # Brings in torch, for which the other commands' first lines need not wait.
-        from avalanche_memplugins.lab.gallery import draw_gallery
+        # Imported here, since it imports torch: the other commands need not wait for that.
+        from avalanche_memplugins.gallery import draw_gallery
 
-        draw_gallery(command, console)
+        draw_gallery(**vars(command), console=console)
         return 0
     if isinstance(command, EnergyTraining):
-        from avalanche_memplugins.lab.energy.train import Training
+        from avalanche_memplugins.energy_training.train import Training
 
         training = Training(command)
         score = training.run(console)
@@ -133,18 +150,18 @@ def _done(given: list[str]) -> int:
 
 
 class _ReaderLeftError(Exception):
-    """Nobody reads the output any more."""
+    """The reader of the output has left."""
 
 
 class _Screen(Console):
-    """Standard output. Rich by itself would end the process with status 1 when the reader leaves."""
+    """Standard output. Without this, rich ends the process with status 1 when the reader leaves."""
 
     def on_broken_pipe(self) -> None:
-        """As rich calls it."""
+        """Called by rich."""
         raise _ReaderLeftError
 
 
-# One character for one, so that tables stay straight on a terminal that is not Unicode.
+# One character for each, so that tables stay straight on a terminal without Unicode.
 _STAND_INS = {
     **dict.fromkeys("─━╌╴╶╸╺", "-"),
     **dict.fromkeys("│┃", "|"),
@@ -161,7 +178,7 @@ def _stand_in(problem: UnicodeError) -> tuple[str, int]:
 
 
 def _prepare_output() -> None:
-    """Standard output and error that take whatever is written, closed ones and old terminals, too."""
+    """Make standard output and error take whatever is written, even if they are closed or know no Unicode."""
     codecs.register_error("memplugins", _stand_in)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -171,13 +188,13 @@ def _prepare_output() -> None:
 
 
 def _drop_output() -> None:
-    """Drop what cannot be written: Python would try again at its end, and complain."""
+    """Drop what cannot be written; otherwise Python tries again at its end, and complains."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(problem: BaseException) -> None:
-    """One line on standard error, whatever a file's contents have put into the message."""
+    """Print an error as one line, even if the content of a file has put line breaks into it."""
     if isinstance(problem, MemoryError):
         text = "not enough memory for what was asked"
     elif isinstance(problem, OSError) and problem.strerror:
@@ -193,23 +210,21 @@ def _parsed(arguments: list[str]) -> Command:
     """The command with its options.
 
     :raises ValueError: if there is no command of that name.
-    :raises SystemExit: once help, or what is wrong, has been shown.
+    :raises SystemExit: after the command's help, or an error in its options, has been shown.
     """
-    if arguments and not arguments[0].startswith("-"):
-        look_up("command", arguments[0], dict.fromkeys(COMMANDS))
+    command = look_up("command", arguments[0], COMMANDS)
     wants_help = {"-h", "--help"} & set(arguments)
     with redirect_stdout(_Wrapped(sys.stdout)) if wants_help else nullcontext():
         return tyro.cli(
-            Command,
-            prog="memplugins",
-            description=_ABOUT,
-            args=arguments,
-            config=(tyro.conf.FlagConversionOff,),
+            command,
+            prog=f"memplugins {arguments[0]}",
+            args=arguments[1:],
+            config=(tyro.conf.FlagConversionOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
         )
 
 
 class _Wrapped:
-    """A terminal that breaks long lines between words: tyro wraps what stands in boxes, but not the text above them."""
+    """A terminal that breaks long lines between words. Tyro wraps the text in boxes, but not the text above them."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -228,22 +243,41 @@ def _broken(line: str, width: int) -> str:
     return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
 
 
+def show_help(console: Console) -> None:
+    """Print what the commands are for."""
+    first_lines = [(name, (options.__doc__ or "").partition("\n")[0]) for name, options in COMMANDS.items()]
+    console.print("usage: memplugins COMMAND [OPTIONS]\n", markup=False)
+    console.print("Memory plugins for Avalanche: compare them at equal bytes, reproduce published numbers.\n")
+    console.print(_named(first_lines, console.width))
+    console.print("\n`memplugins COMMAND --help` shows the options of a command.")
+    console.print("`memplugins --version` shows the version.")
+
+
 def show_lists(console: Console) -> None:
-    """Print what there is, by name."""
+    """Print what there is, by name; also what installed packages register, see :mod:`.doors`."""
+
+    def own(kind: str) -> list[tuple[str, str]]:
+        return [(name, f"your own: {point.value}") for name, point in doors.registered(kind).items()]
+
     strategies = [(one.name, one.summary + (f"; note: {one.note}" if one.note else "")) for one in STRATEGIES.values()]
     benchmarks = []
     for info in BENCHMARKS.values():
         source = "comes with scikit-learn" if info.local else "from MEMPLUGINS_DATA, or downloaded"
         benchmarks.append((info.name, f"{info.summary}; {info.scenario}; {source}"))
+    benchmarks.append(("folder:DIR", "images of your own, in one folder a class; class-incremental"))
+    models = [(one.name, one.summary) for one in MODELS.values()]
+    models.append((f"{TORCHVISION}NAME", "a classifier of torchvision, such as torchvision:resnet18"))
     published = []
-    for name in presets.names():
-        preset = presets.load_preset(name)
+    for name in preset_names():
+        preset = load_preset(name)
         published.append((name, f"{preset.summary}; about {preset.minutes:g} min a seed on one core"))
     lists = {
-        "strategies": strategies,
+        "strategies": strategies + own("strategy"),
         "left out": [(one.name, one.reason) for one in ABSENT],
-        "memories": [(memory.name, memory.summary) for memory in MEMORIES],
-        "benchmarks": benchmarks,
+        "memories": [(memory.name, memory.summary) for memory in MEMORIES] + own("memory"),
+        "codecs": [(name, codec.summary) for name, codec in CODECS.items()] + own("codec"),
+        "models": models + own("model"),
+        "benchmarks": benchmarks + own("benchmark"),
         "presets": published,
     }
     for number, (title, lines) in enumerate(lists.items()):
@@ -254,7 +288,7 @@ def show_lists(console: Console) -> None:
 
 
 def _named(lines: Sequence[tuple[str, str]], width: int) -> RenderableType:
-    """Names beside what they are; on a narrow screen above it."""
+    """Names with their texts beside them, or below them on a narrow screen."""
     longest = max(len(name) for name, _ in lines)
     if longest + _TEXT > width:
         return Group(

@@ -40,10 +40,10 @@ from torch.utils.data import TensorDataset
 from avalanche_memplugins import MemoryReplayPlugin, RandomMemory, _drafts, _folders, pretrained
 from avalanche_memplugins.checkpointing import load_run_state, save_run_state
 from avalanche_memplugins.codecs import Bits, LatentCodec, StreamCodec, Uint8
+from avalanche_memplugins.energy_training.options import EnergyTraining
+from avalanche_memplugins.energy_training.train import Training
 from avalanche_memplugins.lab import ResultStore, RunResult, RunSpec
-from avalanche_memplugins.lab.energy.options import EnergyTraining
-from avalanche_memplugins.lab.energy.train import Training
-from avalanche_memplugins.lab.presets import FOLDER, load_preset
+from avalanche_memplugins.lab.reproduce import PRESETS, load_preset
 from avalanche_memplugins.lab.store import sealed
 from avalanche_memplugins.lab.table import summarise, tidy
 from avalanche_memplugins.memories import (
@@ -327,7 +327,7 @@ def _reported(result: RunResult) -> None:
 
 def _write_preset(path: Path, seed: int) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    preset = FOLDER / f"{('der-split-mnist', 'clb-split-mnist')[seed]}.yaml"
+    preset = PRESETS / f"{('der-split-mnist', 'clb-split-mnist')[seed]}.yaml"
     shutil.copy(preset, path / "own.yaml")
 
 

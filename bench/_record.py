@@ -85,7 +85,7 @@ def table(header: list[str], rows: list[list[object]]) -> str:
 
 def interval(values: Sequence[float], digits: int = 1) -> str:
     """A cell of a table: mean ± half the 95 % interval (Student's t); of one value itself, and ``-`` of none."""
-    from avalanche_memplugins.lab.statistics import interval as mean_and_half
+    from avalanche_memplugins.lab.table import interval as mean_and_half
 
     if not values:
         return "-"

@@ -24,7 +24,12 @@ from torch.nn.functional import interpolate
 
 from avalanche_memplugins.codecs import Bits, Codec, Downsampled, Uint8
 from avalanche_memplugins.functional.episodes import corrupt_strings, erase_block, image_episodes, string_episodes
-from avalanche_memplugins.memories.comparators import HopfieldMemory, ModernHopfieldMemory, SlotMemory
+from avalanche_memplugins.memories.comparators import (
+    HopfieldMemory,
+    ModernHopfieldMemory,
+    SlotMemory,
+    SparseDistributedMemory,
+)
 from avalanche_memplugins.networks.memory_network import MemoryNetwork, train_memory_network
 
 COMMAND = "OMP_NUM_THREADS=1 python bench/associative.py --data DIR"
@@ -88,6 +93,11 @@ def modern(**kwargs: Any) -> Callable[[], ModernHopfieldMemory]:
     )
 
 
+def sparse(**kwargs: Any) -> Callable[[], SparseDistributedMemory]:
+    """Makes an empty sparse distributed memory of as many locations as fit; each pattern reaches a fiftieth of them."""
+    return lambda: SparseDistributedMemory.from_budget(4 * FLOATS, size=BITS, seed=0, **kwargs)
+
+
 @torch.no_grad()
 def wrong_bits(make: Callable[[], Any], convention: Convention, count: int, episodes: int) -> tuple[float, float]:
     """Mean of wrong bits a string, and half of its 95 % interval over episodes; the same strings for every memory."""
@@ -116,11 +126,14 @@ def strings(options: Options) -> str:
     runs += [
         ("modern Hopfield, 64 strings held in float32", modern(threshold=24.0, steps=3), free, "3 steps"),
         ("modern Hopfield, all held, packed", modern(codec=Bits(1), steps=3), free, "3 steps"),
+        ("sparse distributed, 2-bit counters", sparse(steps=1), free, "1 read"),
+        ("sparse distributed, 2-bit counters", sparse(steps=10), PINNED, "10 reads"),
+        ("sparse distributed, 8-bit counters", sparse(steps=10, counter_bits=8), PINNED, "10 reads"),
     ]
     rows: list[list[object]] = []
     for name, make, convention, update in runs:
         means = [wrong_bits(make, convention, count, options.strings // count) for count in COUNTS]
-        size = "8,256" if name.startswith(tuple(rules)) else "8,192" if "64" in name else "4 N"
+        size = "8,256" if name.startswith((*rules, "sparse")) else "8,192" if "64" in name else "4 N"
         rows.append([name, str(convention), update, size, *(f"{m:.2f} ± {h:.2f}" for m, h in means)])
         print(rows[-1], flush=True)
     rows += [[f"published: {name}", "", "", "8,256", *values] for name, values in PUBLISHED.items()]

@@ -123,7 +123,7 @@ CASES: dict[str, Callable[[], list[Any]]] = {
 def main() -> None:
     """Print a table, and with ``--functions`` what is called."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--functions", action="store_true", help="list the calls of the first row")
+    parser.add_argument("--functions", choices=list(CASES), help="list the calls of one row")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     print("| one iteration | calls | of them in plugins | files | deepest |\n|---|---|---|---|---|")
@@ -132,7 +132,7 @@ def main() -> None:
         plugins = sum(number for file, number in calls.files.items() if file.startswith("plugins"))
         print(f"| {name} | {calls.functions.total()} | {plugins} | {len(calls.files)} | {calls.deepest} |")
     if arguments.functions:
-        for (file, function), number in sorted(next(iter(found.values())).functions.items()):
+        for (file, function), number in sorted(found[arguments.functions].functions.items()):
             print(f"{number:4} {file}: {function}")
 
 

@@ -13,17 +13,16 @@ from functools import partial
 import torch
 import tyro
 
-from avalanche_memplugins import DarkReplayPlugin
-from avalanche_memplugins.lab import builders
-from avalanche_memplugins.lab.execute import execute
-from avalanche_memplugins.lab.presets import load_preset
+from avalanche_memplugins import DarkReplayPlugin, plugins
+from avalanche_memplugins.lab.reproduce import load_preset
+from avalanche_memplugins.lab.run import execute
 
 
 def main(seed: int = 0) -> None:
     """Run it and print the accuracy on all tasks at the end."""
     torch.set_num_threads(1)
     row = next(row for row in load_preset("der-permuted-mnist").rows if row.label == "DER++ 500, ours")
-    builders.DarkReplayPlugin = partial(DarkReplayPlugin, write_at="experience")  # type: ignore[misc,assignment]
+    plugins.DarkReplayPlugin = partial(DarkReplayPlugin, write_at="experience")  # type: ignore[misc,assignment]
     result = execute(row.spec(seed))
     if not result.ok:
         raise SystemExit(result.error)

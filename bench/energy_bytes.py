@@ -20,10 +20,10 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 
 from avalanche_memplugins.codecs import Bits, Downsampled, LatentCodec
+from avalanche_memplugins.energy_training.options import EnergyTraining
+from avalanche_memplugins.energy_training.tasks import tasks
 from avalanche_memplugins.functional import from_scaled_int8, scaled_int8
 from avalanche_memplugins.functional.energy import Weights
-from avalanche_memplugins.lab.energy.options import EnergyTraining
-from avalanche_memplugins.lab.energy.tasks import tasks
 from avalanche_memplugins.memories import EnergyMemory
 from avalanche_memplugins.networks.energy import EnergyNetwork
 from avalanche_memplugins.pretrained import load_energy

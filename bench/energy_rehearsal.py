@@ -29,6 +29,7 @@ from torchvision.datasets import MNIST
 from avalanche_memplugins import LeanStepPlugin, MemoryReplayPlugin, RandomMemory, TensorLoaderPlugin
 from avalanche_memplugins.codecs import Bits, Codec, Downsampled, LatentCodec, Uint8
 from avalanche_memplugins.memories import EnergyMemory
+from avalanche_memplugins.memories._energy_eviction import slot_by_slot
 from avalanche_memplugins.networks.energy import EnergyNetwork
 from avalanche_memplugins.plugins import EnergyReplayPlugin
 from avalanche_memplugins.pretrained import load_energy
@@ -146,14 +147,15 @@ def pixel_error(memory: Any, x: Tensor, y: Tensor) -> float:
     order = (y if memory.by_class else y // 2).argsort(stable=True)
     fresh.write(x[order], y[order])
     slots, places = fresh.labels.ne(255).nonzero().unbind(1)
-    out, _ = fresh._read_in(slots, fresh._stored_cues(slots, places), None, None, 0.0)
+    out, _ = fresh._reads.read(slots, fresh._stored_cues(slots, places), fresh._generator)
     rows = torch.cat([part for _, part in sorted(_written(fresh, y[order]).items())])
     return float((fresh._rows(out) - x[order][rows]).square().flatten(1).sum(1).mean())
 
 
 def _written(memory: EnergyMemory, y: Tensor) -> dict[int, Tensor]:
     """Rows of each slot, in the order of the slots."""
-    return {i: rows for i, (rows, _, _) in enumerate(memory._groups(y, 0, 0))}
+    groups = slot_by_slot(y, 0, 0, memory.slot_size, by_class=memory.by_class)
+    return {i: rows for i, (rows, _, _) in enumerate(groups)}
 
 
 def run(make: Callable[[int, int], Any] | None, nbytes: int, data: tuple[Tensor, ...], seed: int) -> dict[str, Any]:

@@ -16,8 +16,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from avalanche_memplugins.lab.execute import execute
-from avalanche_memplugins.lab.presets import load_preset
+from avalanche_memplugins.lab.reproduce import load_preset
+from avalanche_memplugins.lab.run import execute
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
 from avalanche_memplugins import pretrained
 from avalanche_memplugins.functional import kanerva_address, kanerva_posterior
-from avalanche_memplugins.lab.gallery import occlude
+from avalanche_memplugins.gallery import occlude
 from avalanche_memplugins.networks import VAE
 
 COMMAND = "python bench/kanerva_machines.py --data DIR"

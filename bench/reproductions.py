@@ -16,9 +16,8 @@ from pathlib import Path
 import tyro
 from _record import interval, record, table
 
-from avalanche_memplugins.lab import ResultStore, RunResult, presets
-from avalanche_memplugins.lab.presets import Preset, PresetRow, load_preset
-from avalanche_memplugins.lab.reproduce import verdict
+from avalanche_memplugins.lab import ResultStore, RunResult
+from avalanche_memplugins.lab.reproduce import Preset, PresetRow, load_preset, preset_names, verdict
 
 COMMAND = "memplugins reproduce NAME; python bench/reproductions.py"
 MOST_SEEDS = 20
@@ -97,7 +96,7 @@ def main(options: Options) -> None:
     """Write the section."""
     store = ResultStore(options.out / "runs")
     parts = ["Seconds: wall clock of training, with other processes on two cores. One seed has no interval."]
-    for name in presets.names():
+    for name in preset_names():
         preset = load_preset(name)
         rows = lines(store, preset)
         parts += [f"### {name}", f"{preset.summary[0].upper()}{preset.summary[1:]}. Source: {preset.source}."]

@@ -67,10 +67,10 @@ def torchrl(capacity: int, folder: Path, *, mapped: bool = False) -> tuple[Write
 
 
 SYSTEMS: dict[str, tuple[str, Callable[[int, Path], tuple[Write, Sample, Callable[[], int]]]]] = {
-    "ring": ("float32", lambda c, f: ours(c, f, policy="ring")),
+    "ring": ("float32", lambda c, f: ours(c, f, write_policy="ring")),
     "reservoir": ("float32", lambda c, f: ours(c, f)),
-    "ring, uint8": ("uint8", lambda c, f: ours(c, f, policy="ring", codec="uint8")),
-    "ring, memory-mapped": ("float32", lambda c, f: ours(c, f, policy="ring", storage=f / "rows")),
+    "ring, uint8": ("uint8", lambda c, f: ours(c, f, write_policy="ring", codec="uint8")),
+    "ring, memory-mapped": ("float32", lambda c, f: ours(c, f, write_policy="ring", storage=f / "rows")),
     "TorchRL": ("float32", torchrl),
     "TorchRL, memory-mapped": ("float32", lambda c, f: torchrl(c, f, mapped=True)),
 }

@@ -21,14 +21,12 @@ from PIL import Image
 from rich.console import Console
 
 from avalanche_memplugins.benchmarks import BENCHMARKS
-from avalanche_memplugins.lab import STRATEGIES, LocalProcesses, ResultStore, RunResult, RunSpec
+from avalanche_memplugins.lab import STRATEGIES, LocalProcesses, ResultStore, RunResult, RunSpec, run_all
+from avalanche_memplugins.lab.figures import frontier_figure
 from avalanche_memplugins.lab.frontier import points
-from avalanche_memplugins.lab.frontier_figure import frontier_figure
-from avalanche_memplugins.lab.html_report import render
-from avalanche_memplugins.lab.memory_factory import make_memory
+from avalanche_memplugins.lab.page import render
 from avalanche_memplugins.lab.store import write_whole
-from avalanche_memplugins.lab.strategies import OURS
-from avalanche_memplugins.lab.sweep import sweep
+from avalanche_memplugins.lab.strategies import OURS, make_memory
 
 STREAMS = (
     "split-mnist",
@@ -162,7 +160,7 @@ def write_report(options: Options, results: Sequence[RunResult], console: Consol
     table = pd.concat([points([r for r in done if r.spec.benchmark == stream]) for stream in STREAMS])
     write_whole(options.pages / "standard.csv", table.round(5).to_csv(index=False).encode())
     for budget in BUDGETS:
-        page = render(list(at_budget(done, budget)), "er-uint8", command=command, pictures=[])
+        page = render(list(at_budget(done, budget)), "er-uint8", command=command)
         # One of them says how they look; three are too large for a repository.
         folder = options.pages if budget == KEPT else options.out
         write_whole(folder / f"standard-{budget // 1000}kB.html", page.encode())
@@ -223,11 +221,11 @@ def main(options: Options) -> None:
     """Do the runs that are missing, then write the report."""
     console = Console(width=120)
     wanted, missing = specs(options.seeds)
+    store = ResultStore(options.out / "runs")
     if options.report:
-        store = ResultStore(options.out / "runs")
         results = [result for spec in wanted if (result := store.get(spec)) is not None and result.ok]
     else:
-        results = sweep(wanted, options.out / "runs", console, LocalProcesses(options.jobs))
+        results = run_all(wanted, store, LocalProcesses(options.jobs), console=console)
     for (stream, strategy, budget), reason in missing.items():
         at = f" at {budget // 1000} kB" if budget else ""
         console.print(f"left out: {strategy} on {stream}{at}: {reason}", soft_wrap=True)

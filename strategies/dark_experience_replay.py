@@ -10,7 +10,9 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
-from avalanche_memplugins.plugins import Amount, Augment, DarkReplayPlugin
+from avalanche_memplugins.plugins import DarkReplayPlugin
+from avalanche_memplugins.plugins.augment import Augment
+from avalanche_memplugins.plugins.memory_replay import Amount
 from avalanche_memplugins.strategies._ready import Template, beside, ready_made
 
 if TYPE_CHECKING:

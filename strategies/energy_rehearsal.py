@@ -10,7 +10,8 @@ from avalanche.training.templates import SupervisedTemplate
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.memories import EnergyMemory
-from avalanche_memplugins.plugins import Amount, EnergyReplayPlugin
+from avalanche_memplugins.plugins import EnergyReplayPlugin
+from avalanche_memplugins.plugins.memory_replay import Amount
 from avalanche_memplugins.pretrained import load_energy
 from avalanche_memplugins.strategies._ready import Template, beside, ready_made
 

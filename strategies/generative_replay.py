@@ -12,7 +12,8 @@ from torch.nn import Module
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories import VAEMemory
 from avalanche_memplugins.networks import ConditionalVAE
-from avalanche_memplugins.plugins import Amount, MemoryReplayPlugin
+from avalanche_memplugins.plugins import MemoryReplayPlugin
+from avalanche_memplugins.plugins.memory_replay import Amount
 from avalanche_memplugins.strategies._ready import Template, beside, ready_made
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.networks import ProbabilisticRetrievalClassifier
-from avalanche_memplugins.plugins import Amount, MemoryReplayPlugin
+from avalanche_memplugins.plugins import MemoryReplayPlugin
+from avalanche_memplugins.plugins.memory_replay import Amount
 from avalanche_memplugins.strategies._ready import Template, beside, ready_made
 
 if TYPE_CHECKING:

@@ -23,14 +23,10 @@ def test_every_name_is_the_class_of_its_home() -> None:
     assert set(dir(avalanche_memplugins)) >= names
 
 
-def _is_kind(thing: object) -> bool:
-    return isinstance(thing, type) and issubclass(thing, nn.Module | SupervisedPlugin)
-
-
 def test_every_memory_and_every_plugin_is_at_the_top() -> None:
     for home in ("memories", "plugins"):
         module = import_module(f"avalanche_memplugins.{home}")
-        kinds = {name for name in module.__all__ if _is_kind(getattr(module, name))}
+        kinds = {name for name in module.__all__ if issubclass(getattr(module, name), nn.Module | SupervisedPlugin)}
         assert len(kinds) > 8
         assert kinds <= set(avalanche_memplugins.__all__)
 

@@ -187,7 +187,7 @@ STRATEGIES: dict[str, Callable[..., Tensor]] = {
     "RMA": lambda **o: trained(strategies.RMA, mem_size=20, write_every=1, **o),
     "ExperienceReplay": lambda **o: trained(strategies.ExperienceReplay, mem_size=20, **o),
     "DarkExperienceReplay": lambda **o: trained(strategies.DarkExperienceReplay, mem_size=20, **o),
-    "MbPA": lambda **o: trained(strategies.MbPA, mem_size=20, replay=True, policy="reservoir", **o),
+    "MbPA": lambda **o: trained(strategies.MbPA, mem_size=20, replay=True, write_policy="reservoir", **o),
     "VAEReplay": lambda **o: trained(strategies.VAEReplay, steps=4, batch_size=8, **SHAPE, **o),
 }
 MADE: dict[str, tuple[Callable[..., Any], Callable[[Any], Tensor]]] = {

@@ -104,16 +104,6 @@ def test_attributes_are_there_under_their_earlier_names() -> None:
         assert memory.write_policy.capacity == 10  # type: ignore[attr-defined]
 
 
-def test_a_memory_pickled_under_the_earlier_names_has_the_present_ones() -> None:
-    memory = RandomMemory(10, write_policy="ring", read_policy="cycle", seed=0)
-    state = memory.__getstate__()
-    state["policy"], state["read"] = state.pop("write_policy"), state.pop("read_policy")
-    other = RandomMemory.__new__(RandomMemory)
-    other.__setstate__(state)
-    assert isinstance(other.write_policy, Ring)
-    assert isinstance(other.read_policy, Cycle)
-
-
 def test_a_renamed_argument_of_any_function() -> None:
     @renamed({"size": "capacity"})
     def make(capacity: int, *, colour: str = "red") -> tuple[int, str]:

@@ -136,7 +136,7 @@ def split_cifar10_features(
     if root is None or not (root / file).is_file():
         where = f"the folder that {ENV} names" if root is None else str(root)
         raise ValueError(
-            f"split-cifar10-features: wants {file} in {where}; python bench/cifar_features.py makes it from CIFAR-10"
+            f"split-cifar10-features: expected {file} in {where}; python bench/cifar_features.py makes it from CIFAR-10"
         )
     from safetensors.numpy import load_file
 

@@ -23,7 +23,7 @@ class BenchmarkInfo:
     :param n_experiences: how many experiences the field takes it with.
     :param epochs: epochs an experience for which a small network is trained well.
     :param mean: pixel mean by which the images are normalised, one a channel.
-    :param std: pixel standard deviation likewise; with ``mean`` it is what the codec ``Uint8`` wants.
+    :param std: pixel standard deviation likewise; with ``mean`` it is what the codec ``Uint8`` needs.
     :param local: whether the data comes with the installation; else from the data root.
     :param parts: classes that the experiences share out, so that their number divides it; 0: any number will do.
     :param files: what has to be in the data root for the benchmark to be there, by their paths.

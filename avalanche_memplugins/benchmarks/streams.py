@@ -30,6 +30,7 @@ def split_stream(
     std: float = 1.0,
     train_rows: int | None = None,
     test_rows: int | None = None,
+    uneven: bool = False,
 ) -> CLScenario:
     """A few classes at a time.
 
@@ -44,6 +45,8 @@ def split_stream(
     :param std: by which they are divided then.
     :param train_rows: only so many training rows of each experience, drawn by ``seed``; None: all.
     :param test_rows: likewise for tests.
+    :param uneven: whether the first experiences may have a class more than the last; ``n_experiences`` is then any
+        number up to that of the classes.
     :raises ValueError: naming the argument that is out of range.
 
     Source: van de Ven & Tolias 2019, arXiv 1904.07734, section 2.
@@ -51,16 +54,16 @@ def split_stream(
     check_scenario(scenario)
     n_classes = int(data.y_train.max()) + 1
     order = _class_order(n_classes, seed, fixed_class_order)
-    if n_experiences < 1 or n_classes % n_experiences:
+    if n_experiences < 1 or n_experiences > n_classes or (n_classes % n_experiences and not uneven):
         raise ValueError(f"n_experiences: expected a divisor of the {n_classes} classes, got {n_experiences}")
-    each = n_classes // n_experiences
+    shares = [part.tolist() for part in np.array_split(np.array(order), n_experiences)]
     sides = _sides(data, train_rows, test_rows, seed)
     streams: dict[str, list[Any]] = {"train": [], "test": []}
     told: list[set[int]] = []
     for k in range(n_experiences):
-        classes = order[k * each : (k + 1) * each]
+        classes = shares[k]
         task = k if scenario == "task-incremental" else 0
-        told.append(set(range(each)) if scenario == "domain-incremental" else set(classes))
+        told.append(set(range(len(classes))) if scenario == "domain-incremental" else set(classes))
         for name, x, y, draw in sides:
             rows = draw(_by_class(y, classes))
             targets = y[rows]
@@ -69,7 +72,7 @@ def split_stream(
             streams[name].append(_dataset(ByteRows(x, rows, targets, mean=mean, std=std), task))
     benchmark = assemble(streams["train"], streams["test"], told, tasks=scenario == "task-incremental")
     if scenario == "class-incremental":
-        tell_order(benchmark, [each] * n_experiences, order)
+        tell_order(benchmark, [len(share) for share in shares], order)
     return benchmark
 
 
@@ -161,7 +164,7 @@ def permuted_stream(
 def check_scenario(scenario: str) -> None:
     """Raise for a scenario that is none of the three."""
     if scenario not in SCENARIOS:
-        raise ValueError(f"scenario: wants one of {', '.join(SCENARIOS)}, got {scenario!r}")
+        raise ValueError(f"scenario: expected one of {', '.join(SCENARIOS)}, got {scenario!r}")
 
 
 def _class_order(n_classes: int, seed: int | None, fixed: Sequence[int] | None) -> list[int]:
@@ -171,7 +174,7 @@ def _class_order(n_classes: int, seed: int | None, fixed: Sequence[int] | None) 
         return order
     order = [int(label) for label in fixed]
     if sorted(order) != list(range(n_classes)):
-        raise ValueError(f"fixed_class_order: wants each class of 0..{n_classes - 1} once, got {order}")
+        raise ValueError(f"fixed_class_order: expected each class of 0..{n_classes - 1} once, got {order}")
     return order
 
 

@@ -15,9 +15,15 @@ class avalanche_checkpoint_compat:
     ``torch.optim.sgd.SGD`` by name, pickles the class by value instead, and fails on what that drags in:
     ``PicklingError: Can't pickle sentinel``. This puts the names back, and changes nothing else:
 
+    >>> import pathlib, tempfile, torch
     >>> from avalanche.checkpointing import save_checkpoint
-    >>> with avalanche_checkpoint_compat():
-    ...     save_checkpoint(strategy, "run.pkl")  # doctest: +SKIP
+    >>> from avalanche.training import Naive
+    >>> model = torch.nn.Linear(2, 2)
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), evaluator=None)
+    >>> with tempfile.TemporaryDirectory() as folder, avalanche_checkpoint_compat():
+    ...     save_checkpoint(strategy, f"{folder}/run.pkl")
+    ...     pathlib.Path(f"{folder}/run.pkl").exists()
+    True
 
     A plain call ``avalanche_checkpoint_compat()`` puts them back for good. Avalanche's
     ``maybe_load_checkpoint`` needs no help, but it unpickles, which can run code: load only files that you

@@ -11,10 +11,23 @@ from torch import Size, Tensor, nn
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._loading import LoadsWhole
 from avalanche_memplugins.codecs._normalisation import Normalisation, one_row
-from avalanche_memplugins.functional.quantise import round_to_int8
+from avalanche_memplugins.functional.quantise import (
+    gaussian_levels,
+    nearest_levels,
+    pack_bits,
+    packed_size,
+    round_to_int8,
+    unpack_bits,
+)
 
-Precision = Literal["int8", "float16", "float32"]
-DTYPES: dict[str, torch.dtype] = {"int8": torch.int8, "float16": torch.float16, "float32": torch.float32}
+Precision = Literal["2bit", "3bit", "4bit", "6bit", "int8", "float16", "float32"]
+BITS: dict[str, int] = {f"{bits}bit": bits for bits in (2, 3, 4, 6)}
+DTYPES: dict[str, torch.dtype] = {
+    **dict.fromkeys(BITS, torch.uint8),
+    "int8": torch.int8,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
 STEP = 1 / 24
 _ROWS = 1024  # through the network at a time
 Self = TypeVar("Self", bound="LatentCoding")
@@ -85,6 +98,11 @@ class LatentCoding(LoadsWhole):
         return int(self._space.autoencoder.code_size)
 
     @property
+    def _width(self) -> int:
+        """Elements of a stored code."""
+        return packed_size(self.code_size, BITS[self.precision]) if self.precision in BITS else self.code_size
+
+    @property
     def autoencoder(self) -> Any:
         """The network itself, frozen and in eval mode."""
         return self._space.autoencoder
@@ -126,14 +144,23 @@ class LatentCoding(LoadsWhole):
         return _by_parts(images, z)
 
     def quantise(self, z: Tensor) -> Tensor:
-        """Codes as they are stored, ``(B, code_size)`` of the type that ``precision`` names."""
+        """Codes as they are stored, ``(B, code_size)`` of the type that ``precision`` names; below a byte packed."""
         check.floats(z=z)
+        if self.precision in BITS:
+            if z.ndim != 2 or z.shape[1] != self.code_size:
+                raise ValueError(f"z: expected codes (B, {self.code_size}), got {tuple(z.shape)}")
+            bits = BITS[self.precision]
+            return pack_bits(nearest_levels(z, gaussian_levels(bits)), bits)
         if self.precision == "int8":
             return round_to_int8(z, self.step)
         return z.to(DTYPES[self.precision])
 
     def dequantise(self, code: Tensor) -> Tensor:
         """Codes of :meth:`to_latent`, up to rounding."""
+        if self.precision in BITS:
+            bits = BITS[self.precision]
+            levels = unpack_bits(check.tensor("code", code), bits, self.code_size)
+            return gaussian_levels(bits).to(code.device, torch.float32)[levels.int()]
         z = check.tensor("code", code).float()
         return z * self.step if self.precision == "int8" else z
 
@@ -162,17 +189,17 @@ class LatentCoding(LoadsWhole):
     def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images from quantised codes."""
         check.coded(code, shape, dtype)
-        if code.ndim != 2 or code.shape[1] != self.code_size:
-            raise ValueError(f"code: expected codes (B, {self.code_size}), got {tuple(code.shape)}")
+        if code.ndim != 2 or code.shape[1] != self._width:
+            raise ValueError(f"code: expected codes (B, {self._width}), got {tuple(code.shape)}")
         return self.from_latent(self.dequantise(code), dtype)
 
     def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
-        """``(code_size,)`` of the type that ``precision`` names."""
+        """``(code_size,)`` of the type that ``precision`` names; below a byte as many bytes as they take packed."""
         if check.coding(shape, dtype) != self.image_shape:
             raise ValueError(
                 f"shape: the codec {type(self).__name__} expected rows of {tuple(self.image_shape)}, got {tuple(shape)}"
             )
-        return Size((self.code_size,)), DTYPES[self.precision]
+        return Size((self._width,)), DTYPES[self.precision]
 
     # ---------------------------------------------------------------- as a part of modules
 

@@ -68,6 +68,12 @@ class Bits:
         pixels = self._pixels.index_select(0, code.flatten().int()).view(len(code), code.shape[1] * (8 // self.bits))
         return self.normalisation.redo(pixels[:, : shape.numel()].view(len(code), *shape), dtype)
 
+    def from_levels(self, levels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Images of type ``dtype`` from unpacked levels, uint8 ``(B, *shape)``."""
+        check.dtype_of("dtype", dtype)
+        pixels = check.tensor("levels", levels).float().div_((1 << self.bits) - 1)
+        return self.normalisation.redo(pixels, dtype)
+
     def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
         """Bytes of a row, uint8."""
         return Size((packed_size(check.coding(shape, dtype).numel(), self.bits),)), torch.uint8

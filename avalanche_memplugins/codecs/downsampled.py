@@ -64,7 +64,12 @@ class Downsampled(nn.Module):
     def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images ``(B, C, H, W)``, enlarged."""
         check.coded(code, shape, dtype)
-        small = self.codec.decode(code, self._small(shape), dtype)
+        return self.enlarge(self.codec.decode(code, self._small(shape), dtype), shape, dtype)
+
+    def enlarge(self, small: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+        """Images ``(B, C, H, W)`` of type ``dtype`` from reduced ones ``(B, C, size, size)``."""
+        check.coding(shape, dtype)
+        check.like("small", check.tensor("small", small), (*small.shape[:1], *self._small(shape)), "reduced")
         if tuple(shape[1:]) == (self.size, self.size):
             return small
         # Bilinear is linear along one side, then along the other: as two products it takes a third of the time.

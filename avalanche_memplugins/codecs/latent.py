@@ -16,7 +16,7 @@ from avalanche_memplugins.codecs._latent_space import STEP, LatentCoding, Latent
 
 
 class LatentCodec(LatentCoding):
-    r"""Stores images as codes of a frozen auto-encoder: ``code_size`` numbers of 1, 2 or 4 bytes a row.
+    r"""Stores images as codes of a frozen auto-encoder: ``code_size`` numbers of 2 bits to 4 bytes a row.
 
     .. math::
         p = x \sigma + \mu, \qquad z = \frac{\mathrm{enc}(p) - m}{s}, \qquad c = \mathrm{round}(z / \Delta), \qquad
@@ -30,7 +30,9 @@ class LatentCodec(LatentCoding):
         ``(B, code_size)``, and ``decode`` back.
     :param code_mean: :math:`m` ``(code_size,)``, mean of the codes of the data it was trained on.
     :param code_std: :math:`s` ``(code_size,)``, > 0, their standard deviation.
-    :param precision: ``"int8"``: :math:`c` above, at most 127 steps off 0; ``"float16"`` or ``"float32"``: z itself.
+    :param precision: ``"int8"``: :math:`c` above, at most 127 steps off 0; ``"2bit"``, ``"3bit"``, ``"4bit"`` or
+        ``"6bit"``: the nearest of Lloyd's and Max's levels for a normal distribution, packed; ``"float16"`` or
+        ``"float32"``: z itself.
     :param step: :math:`\Delta` of int8 codes; the default reaches 5.3 standard deviations either way.
     :param mean: :math:`\mu` of the ``Normalize`` that the images went through: a number, or one a channel.
     :param std: :math:`\sigma` of it, likewise.

@@ -1,5 +1,25 @@
 """Pure tensor maths: no state, no Avalanche."""
 
+from avalanche_memplugins.functional.clustering import k_means
+from avalanche_memplugins.functional.context_model import (
+    code_length,
+    context_count,
+    count_contexts,
+    decode_images,
+    encode_images,
+    fit_probabilities,
+    pixel_contexts,
+)
+from avalanche_memplugins.functional.discriminant import (
+    cholesky_factors,
+    class_log_posterior,
+    gaussian_log_density,
+    inverse_factors,
+    low_rank_log_density,
+    merge_scatters,
+    shrink_covariance,
+    whitened_log_density,
+)
 from avalanche_memplugins.functional.divergences import (
     bernoulli_nll,
     gaussian_nll,
@@ -7,6 +27,7 @@ from avalanche_memplugins.functional.divergences import (
     kl_standard_normal,
 )
 from avalanche_memplugins.functional.energy import decreasing_steps, energy_read, energy_write, reconstruction_loss
+from avalanche_memplugins.functional.experts import fit_experts, product_of_experts
 from avalanche_memplugins.functional.gaussian import (
     draw_low_rank,
     merge_low_rank,
@@ -29,13 +50,24 @@ from avalanche_memplugins.functional.latent_sampling import sample_latents
 from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_linear, adapt_parameters
 from avalanche_memplugins.functional.modern_hopfield import modern_hopfield_read
 from avalanche_memplugins.functional.neighbours import KeyTable, Neighbours, nearest
+from avalanche_memplugins.functional.packed_covariance import (
+    PackedCovariance,
+    pack_covariance,
+    pack_factors,
+    packed_covariance_size,
+    unpack_covariance,
+    unpack_factors,
+)
 from avalanche_memplugins.functional.quantise import (
     from_scaled_int8,
+    gaussian_levels,
+    nearest_levels,
     pack_bits,
     round_to_int8,
     scaled_int8,
     unpack_bits,
 )
+from avalanche_memplugins.functional.range_coder import decode_bits, encode_bits
 from avalanche_memplugins.functional.ranking import auroc
 from avalanche_memplugins.functional.reservoir import (
     distinct_integers,
@@ -46,22 +78,38 @@ from avalanche_memplugins.functional.reservoir import (
 __all__ = [
     "KeyTable",
     "Neighbours",
+    "PackedCovariance",
     "adapt_chain",
     "adapt_linear",
     "adapt_parameters",
     "address_second_moment",
     "auroc",
     "bernoulli_nll",
+    "cholesky_factors",
+    "class_log_posterior",
+    "code_length",
+    "context_count",
+    "count_contexts",
+    "decode_bits",
+    "decode_images",
     "decreasing_steps",
     "distinct_integers",
     "draw_low_rank",
+    "encode_bits",
+    "encode_images",
     "energy_read",
     "energy_write",
+    "fit_experts",
+    "fit_probabilities",
     "from_scaled_int8",
+    "gaussian_levels",
+    "gaussian_log_density",
     "gaussian_nll",
     "hebb_rule",
     "hopfield_recall",
     "inverse_distance",
+    "inverse_factors",
+    "k_means",
     "kanerva_address",
     "kanerva_dynamic_write",
     "kanerva_posterior",
@@ -69,22 +117,34 @@ __all__ = [
     "kl_diagonal_normals",
     "kl_standard_normal",
     "last_write_wins",
+    "low_rank_log_density",
     "matrix_normal_kl",
     "merge_low_rank",
     "merge_moments",
+    "merge_scatters",
     "modern_hopfield_read",
     "nearest",
+    "nearest_levels",
     "nearest_relative",
     "pack_bits",
+    "pack_covariance",
+    "pack_factors",
     "pack_triangle",
+    "packed_covariance_size",
+    "pixel_contexts",
+    "product_of_experts",
     "pseudo_inverse_rule",
     "reconstruction_loss",
     "reservoir_slots",
     "round_to_int8",
     "sample_latents",
     "scaled_int8",
+    "shrink_covariance",
     "storkey_rule",
     "symmetric_factors",
     "unpack_bits",
+    "unpack_covariance",
+    "unpack_factors",
     "unpack_triangle",
+    "whitened_log_density",
 ]

@@ -2,7 +2,7 @@ r"""Energy-based memory: write by gradient descent on weights, read by gradient 
 
 An energy :math:`E(x; \theta)` gives each pattern of each episode a number. Episodes come first everywhere: patterns are
 ``(E, N, *shape)``, every writable weight is ``(E, *its shape)``, energies are ``(E, N)``. All of it can be
-differentiated through, twice where the meta-objective wants it: energies must have second derivatives (tanh, sigmoid,
+differentiated through, twice where the meta-objective needs it: energies must have second derivatives (tanh, sigmoid,
 softplus, not ReLU). Source: Bartunov et al., "Meta-learning deep energy-based memory models", ICLR 2020, section 3.
 """
 
@@ -212,9 +212,9 @@ def decreasing_steps(first: Tensor, ratios: Tensor, steps: int) -> Tensor:
 
     :param first: :math:`g`, a scalar.
     :param ratios: :math:`\eta`, ``(K - 1,)``; steps beyond ``K`` repeat the last ratio.
-    :param steps: how many are wanted, >= 1.
+    :param steps: how many, >= 1.
     :returns: ``(steps,)``.
-    :raises ValueError: if ``steps`` is not positive, or more than one are wanted of no ratio.
+    :raises ValueError: if ``steps`` is not positive, or there are several but no ratio.
 
     Source: section 3.1, "Reading".
 

@@ -159,7 +159,7 @@ def draw_low_rank(
     :param factors: F, ``(K, r, C)``.
     :param residual: d, ``(K, C)``; None for zero.
     :param noise: :math:`\epsilon` ``(K, n, r)``, standard normal.
-    :param diagonal_noise: :math:`\epsilon'` ``(K, n, C)``, standard normal; wanted with ``residual``.
+    :param diagonal_noise: :math:`\epsilon'` ``(K, n, C)``, standard normal; needed with ``residual``.
     :returns: ``(K, n, C)``.
 
     >>> mean, factors = torch.tensor([[1.0, 1.0]]), torch.tensor([[[2.0, 0.0]]])

@@ -70,7 +70,7 @@ def distinct_integers(bound: int, count: int, *, generator: torch.Generator | No
     """``count`` different integers below ``bound``, every ordered choice equally likely.
 
     Repeats of independent draws are dropped, which leaves a uniform sample without replacement; the
-    cost depends on ``count`` alone, unless a large part of the range is wanted.
+    cost depends on ``count`` alone, unless a large part of the range is drawn.
 
     :param bound: exclusive upper end of the range, >= ``count``.
     :param count: how many, >= 0.

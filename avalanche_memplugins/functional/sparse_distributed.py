@@ -84,10 +84,12 @@ def sparse_distributed_write(counters: Tensor, active: Tensor, patterns: Tensor,
     if check.tensor("patterns", patterns).shape != (*active.shape[:-1], counters.shape[-1]):
         wanted = (*active.shape[:-1], counters.shape[-1])
         raise ValueError(f"patterns: expected {wanted} like active, got {tuple(patterns.shape)}")
-    wide = counters.long()
-    for here, x in zip(active.unbind(-2), patterns.unbind(-2), strict=True):
-        wide = (wide + here.unsqueeze(-1) * x.long().unsqueeze(-2)).clamp_(-limit, limit)
-    return wide.to(counters.dtype)
+    # Wide enough for one more than the limit.
+    new = counters.to(torch.int16 if limit < 2**15 - 1 else torch.int64, copy=True)
+    for here, x in zip(active.unbind(-2), patterns.to(new.dtype).unbind(-2), strict=True):
+        new += here.unsqueeze(-1) * x.unsqueeze(-2)
+        new.clamp_(-limit, limit)
+    return new.to(counters.dtype)
 
 
 def sparse_distributed_read(counters: Tensor, active: Tensor) -> Tensor:

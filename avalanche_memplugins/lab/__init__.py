@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from .compare import Outcome, compare
-from .comparison import Comparison
-from .executors import Executor, InProcess
-from .memories import MEMORIES, MemoryInfo
+import warnings
+from typing import Any
+
+from .compare import Comparison, Outcome, compare
+from .executors import Executor, InProcess, run_all
 from .processes import LocalProcesses
-from .result import RunResult
-from .runner import run_all
-from .settings import Settings
-from .spec import RunSpec
-from .store import ResultStore
-from .strategies import ABSENT, STRATEGIES, Absent, StrategyInfo
+from .spec import RunSpec, Settings
+from .store import ResultStore, RunResult
+from .strategies import ABSENT, MEMORIES, STRATEGIES, Absent, MemoryInfo, Recipe
 
 __all__ = [
     "ABSENT",
@@ -25,11 +23,18 @@ __all__ = [
     "LocalProcesses",
     "MemoryInfo",
     "Outcome",
+    "Recipe",
     "ResultStore",
     "RunResult",
     "RunSpec",
     "Settings",
-    "StrategyInfo",
     "compare",
     "run_all",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "StrategyInfo":
+        warnings.warn("lab.StrategyInfo is now lab.Recipe", DeprecationWarning, stacklevel=2)
+        return Recipe
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What can be told before the first run, so that nobody waits for it: places, data, lengths, budgets."""
+"""Checks before the first run, so that nobody waits for an error: folders, data, stream lengths, budgets."""
 
 from __future__ import annotations
 
@@ -9,107 +9,96 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from avalanche_memplugins.benchmarks.registry import BENCHMARKS
+from avalanche_memplugins.benchmarks.registry import BenchmarkInfo
 from avalanche_memplugins.benchmarks.roots import data_root
 
-from .settings import Settings
-from .spec import RunSpec
+from .spec import RunSpec, Settings
 from .store import check_writable
-from .strategies import OURS, STRATEGIES
-from .strategy_info import LABEL_BYTES
+from .strategies import CODECS, STRATEGIES
 
 _SHOWN = 4
-# Hold what they have learned, which a budget limits and does not fill; or codes, which are smaller than any image.
-_GROWING = ("gaussian", "kanerva", "kanerva-shared", "energy", "vae", "er-latent", "er-mbpa-latent", "knn-latent")
 
 
 def check_before(specs: Sequence[RunSpec], out: Path, settings: Settings, *, here: bool = True) -> None:
-    """Raise unless the runs can begin.
+    """Raise an error if the runs cannot begin.
 
     :param specs: the runs.
-    :param out: folder for their results; made if all is well.
-    :param settings: how they are carried out.
-    :param here: whether they read their data from this machine's folders; on a cluster each node has its own.
-    :raises ValueError: naming all that is wrong: a stream that cannot be cut in so many experiences, a memory that does
-        not fit its budget or its benchmark, a memory or a model that this machine cannot hold, data that is not there
-        and cannot be downloaded, a folder that cannot be written to.
+    :param out: folder for their results, which is made if all is well.
+    :param settings: how the runs are carried out.
+    :param here: whether the runs read their data on this machine; on a cluster each node has its own.
+    :raises ValueError: naming everything that is wrong: a stream that cannot be cut into so many experiences, a memory
+        that does not fit its budget or its benchmark, a memory or model that this machine cannot hold, missing data
+        that cannot be downloaded, a folder that cannot be written to.
     """
     kinds = list(dict.fromkeys(replace(spec, seed=0) for spec in specs))
     problems = list(dict.fromkeys(why for spec in kinds if (why := _length(spec))))
-    problems += [f"{spec.strategy} on {spec.benchmark}: {why}" for spec in kinds if (why := unsuitable(spec))]
+    problems += [f"{spec.method} on {spec.benchmark}: {why}" for spec in kinds if (why := unsuitable(spec))]
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError("; ".join(problems[:_SHOWN]) + more)
     if here:
+        _check_own(kinds, settings)
         if too_large := list(dict.fromkeys(why for spec in kinds if (why := _too_large(spec)))):
             raise ValueError("; ".join(too_large[:_SHOWN]))
         with settings.data():
-            for name in dict.fromkeys(spec.benchmark for spec in specs):
-                _check_data(name)
+            for info in {spec.benchmark: spec.info for spec in specs}.values():
+                _check_data(info)
     check_writable(out)
 
 
+def _check_own(specs: Sequence[RunSpec], settings: Settings) -> None:
+    """Try what a user brings, and models that do not suit every benchmark, once each."""
+    # By what may fail: a strategy of ours builds with whatever the others give.
+    tried = {
+        replace(spec, strategy="naive", options=(), budget=None) if spec.strategy in STRATEGIES else spec: spec
+        for spec in specs
+        if spec.code or spec.model not in ("mlp", "linear", "linear-zero")
+    }
+    if not tried:
+        return
+    # Brings in torch.
+    from .run import check_own
+
+    with settings.data():
+        for spec in tried:
+            check_own(spec)
+
+
 def _length(spec: RunSpec) -> str | None:
-    info = BENCHMARKS[spec.benchmark]
+    info = spec.info
     if not info.parts or spec.benchmark_options or info.parts % spec.n_experiences == 0:
         return None
     return f"experiences: expected a divisor of the {info.parts} classes of {info.name}, got {spec.n_experiences}"
 
 
 def unsuitable(spec: RunSpec) -> str | None:
-    """Why a run's memory cannot be made; None if it can, or there is none."""
+    """Why the memory of a run cannot be made; None if it can, or if the run has none."""
     return _unsuitable(replace(spec, seed=0))
 
 
 @lru_cache(maxsize=1000)
 def _unsuitable(spec: RunSpec) -> str | None:
-    if spec.strategy not in OURS:
-        return _too_small(spec)
-    # Brings in torch.
-    from .memory_factory import make_memory
-
+    recipe = spec.recipe
+    if recipe.memory is None:
+        return recipe.unsuitable(spec)
     try:
-        make_memory(spec)
+        recipe.memory(spec)
     except (ValueError, RuntimeError, MemoryError) as problem:  # torch has a RuntimeError for what it cannot hold
         return str(problem).partition("\n")[0] or "not enough memory"
     return None
 
 
-def _too_small(spec: RunSpec) -> str | None:
-    """As the baselines' builders would find out, which need Avalanche and the stream for it."""
-    info = BENCHMARKS[spec.benchmark]
-    if STRATEGIES[spec.strategy].sized == "no":
-        return None
-    if spec.strategy == "replay-online" and (spec.epochs != 1 or spec.iterations is not None):
-        return "epochs: sees every batch once, expected epochs 1 and no iterations"
-    row = 4 * math.prod(info.input_shape) + LABEL_BYTES
-    rows = 1
-    if spec.strategy in ("der", "der-pp"):
-        row += 4 * info.n_classes
-    elif spec.strategy == "gss":
-        # It compares a batch with its memory; a row is an image, a label of eight bytes and a score of four.
-        row, rows = row - 4, spec.batch_size
-    elif spec.strategy == "icarl":
-        # It rounds the rows of a class up, so a budget has to leave room for that.
-        rows = info.n_classes + (info.n_classes - 1) * (spec.budget is not None)
-    if spec.budget is None:
-        return (
-            None if spec.memory_size >= rows else f"memory_size: expected at least {rows} rows, got {spec.memory_size}"
-        )
-    least = rows * row
-    return None if spec.budget >= least else f"budget: expected at least {least} bytes, got {spec.budget}"
-
-
 def _too_large(spec: RunSpec) -> str | None:
-    """Why a run cannot fit this machine's memory, however little else is in it; None if it may.
+    """Why a run certainly does not fit into this machine's memory; None if it may fit.
 
-    Only what is sure: rows that are all held from the first on, and the model's weights with their gradients.
+    Counts only what is certain: rows that are allocated at the start, and the model's weights with their gradients.
     """
     total = memory_of_machine()
     if total is None:
         return None
-    info = BENCHMARKS[spec.benchmark]
-    if spec.strategy in OURS and OURS[spec.strategy].sized == "rows" and spec.strategy not in _GROWING:
+    info = spec.info
+    codec = CODECS.get(spec.all_options.get("codec", ""))
+    if codec is not None and codec.bits is not None:
         # At least a bit for each number of a row of 14 x 14, the smallest that a codec makes of an image.
         least = spec.memory_size * min(math.prod(info.input_shape), 196) // 8 if spec.budget is None else spec.budget
         if least > total:
@@ -127,15 +116,15 @@ def _too_large(spec: RunSpec) -> str | None:
 
 
 def memory_of_machine() -> int | None:
-    """Bytes of this machine's memory; None if that is not known."""
+    """Bytes of memory that this machine has; None if that is not known."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
 
 
-def _check_data(name: str) -> None:
-    info, root = BENCHMARKS[name], data_root()
+def _check_data(info: BenchmarkInfo) -> None:
+    root = data_root()
     if info.local or (root is not None and all((root / file).exists() for file in info.files)):
         return
     where = "Avalanche's own folder, since no --data-root and no MEMPLUGINS_DATA names one" if root is None else root
@@ -143,4 +132,4 @@ def _check_data(name: str) -> None:
         # Downloads what is missing; once here, and not in each of the runs at the same time.
         info.build()
     except (OSError, RuntimeError, ValueError) as problem:
-        raise ValueError(f"data: {name} is not in {where}, and cannot be got: {problem}") from problem
+        raise ValueError(f"data: {info.name} is not in {where}, and cannot be got: {problem}") from problem

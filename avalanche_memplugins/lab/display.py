@@ -1,11 +1,11 @@
-"""Progress on the screen: a live table in a terminal, plain lines elsewhere."""
+"""What the screen shows while runs are done: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,61 +13,45 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from .comparison import label
-from .result import RunResult
+from .formatting import count, label, last_line
 from .spec import RunSpec
+from .store import ResultStore, RunResult
 
 
-class Display(Protocol):
-    """Shows how far the runs are."""
+@contextmanager
+def display(console: Console, specs: Sequence[RunSpec], jobs: int) -> Iterator[Callable[[RunResult, bool], None]]:
+    """Show the progress of runs while the block lasts.
 
-    def __enter__(self) -> Display: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def show(self, result: RunResult, fresh: bool) -> None:
-        """One more run is done; ``fresh`` if it was done now and not before."""
-        ...
-
-
-def display_for(console: Console, specs: Sequence[RunSpec], jobs: int) -> Display:
-    """The display that fits the console."""
-    return LiveDisplay(console, specs, jobs) if console.is_terminal else PlainDisplay(console, specs, jobs)
+    :param console: where to.
+    :param specs: the runs.
+    :param jobs: how many are done at a time.
+    :returns: to be called with each result and whether it is new, or of an earlier command.
+    """
+    if console.is_terminal:
+        table = LiveTable(console, specs, jobs)
+        with table.live:
+            yield table.show
+    else:
+        yield _lines(console, len(specs), jobs)
 
 
-class PlainDisplay:
-    """A line a run."""
+def _lines(console: Console, total: int, jobs: int) -> Callable[[RunResult, bool], None]:
+    """Prints a line for each run."""
+    console.print(f"{count(total, 'run')}, {jobs} at a time; the start takes some seconds", soft_wrap=True)
+    done = itertools.count(1)
 
-    def __init__(self, console: Console, specs: Sequence[RunSpec], jobs: int) -> None:
-        self.console, self.total, self.done = console, len(specs), 0
-        self.jobs = jobs
-
-    def __enter__(self) -> PlainDisplay:
-        self._print(f"{count(self.total, 'run')}, {self.jobs} at a time; the start takes some seconds")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def show(self, result: RunResult, fresh: bool) -> None:
-        """As :meth:`Display.show`."""
-        self.done += 1
+    def show(result: RunResult, fresh: bool) -> None:
         outcome = "done before" if not fresh else "done" if result.ok else f"FAILED: {last_line(result)}"
         if result.ok:
             outcome = f"accuracy {100 * result.final_accuracy:.1f} %, {sum(result.train_seconds):.1f} s ({outcome})"
-        width = len(str(self.total))
-        self._print(f"[{self.done:{width}}/{self.total}] {result.spec.title}: {outcome}")
+        line = f"[{next(done):{len(str(total))}}/{total}] {result.spec.title}: {outcome}"
+        console.print(Text(line), soft_wrap=True)
 
-    def _print(self, line: str) -> None:
-        self.console.print(Text(line), soft_wrap=True)
+    return show
 
 
-class LiveDisplay:
-    """A table that fills: a dot a run, the mean accuracy so far; below it a bar with the time left."""
+class LiveTable:
+    """A table that fills: a dot for each run and the mean accuracy so far; below it a bar with the time left."""
 
     def __init__(self, console: Console, specs: Sequence[RunSpec], jobs: int) -> None:
         self.specs = specs
@@ -85,17 +69,8 @@ class LiveDisplay:
         # `transient`: the report's tables take this one's place.
         self.live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._render)
 
-    def __enter__(self) -> LiveDisplay:
-        self.live.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.live.__exit__(kind, error, trace)
-
     def show(self, result: RunResult, fresh: bool) -> None:
-        """As :meth:`Display.show`."""
+        """Show one more result; ``fresh`` means that it was done now and not by an earlier command."""
         self.results[result.spec] = result
         if fresh:
             self.fresh += 1
@@ -103,7 +78,7 @@ class LiveDisplay:
         self.bar.advance(self.task)
 
     def seconds_left(self) -> float | None:
-        """By the runs that were done now, those of earlier commands cost nothing; None before the first one."""
+        """Estimate from the runs that were done now, not by earlier commands; None before the first one."""
         if not self.fresh:
             return None
         return (time.monotonic() - self.begin) / self.fresh * (len(self.specs) - len(self.results))
@@ -114,14 +89,14 @@ class LiveDisplay:
         table.add_column("accuracy so far, %", style="dim")
         for benchmark in benchmarks:
             table.add_column(benchmark)
-        for strategy in dict.fromkeys(spec.strategy for spec in self.specs):
+        for strategy in dict.fromkeys(spec.method for spec in self.specs):
             table.add_row(label(strategy), *(self._cell(benchmark, strategy) for benchmark in benchmarks))
         return Group(table, self.bar)
 
     def _cell(self, benchmark: str, strategy: str) -> Text:
         cell, accuracies = Text(), []
         for spec in self.specs:
-            if (spec.benchmark, spec.strategy) != (benchmark, strategy):
+            if (spec.benchmark, spec.method) != (benchmark, strategy):
                 continue
             result = self.results.get(spec)
             if result is None:
@@ -141,25 +116,29 @@ class _TimeLeft(ProgressColumn):
 
     max_refresh = 0.5
 
-    def __init__(self, display: LiveDisplay) -> None:
+    def __init__(self, table: LiveTable) -> None:
         super().__init__()
-        self.display = display
+        self.table = table
 
     def render(self, task: Task) -> Text:
-        """As rich wants it."""
-        left = self.display.seconds_left()
+        """As :meth:`rich.progress.ProgressColumn.render`."""
+        left = self.table.seconds_left()
         if left is None:
             return Text("time left unknown", "dim")
         minutes, seconds = divmod(round(left), 60)
         return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left", "cyan")
 
 
-def count(number: int, thing: str) -> str:
-    """The number and its thing, in the plural where that is due."""
-    return f"{number} {thing}{'s' * (number != 1)}"
+def say(console: Console, text: object) -> None:
+    """A line that a reader should not miss."""
+    console.print(Text(str(text), "yellow"), soft_wrap=True)
 
 
-def last_line(result: RunResult) -> str:
-    """What a failed run's traceback ends with."""
-    lines = (result.error or "").strip().splitlines()
-    return lines[-1] if lines else "no message"
+def tell(console: Console, results: Sequence[RunResult], store: ResultStore) -> None:
+    """The failures, with where their tracebacks are, and the runs' warnings, each once."""
+    for result in results:
+        if not result.ok:
+            line = f"FAILED {result.spec.title}: {last_line(result)}\n  traceback in {store.path(result.spec)}"
+            console.print(Text(line, "red"), soft_wrap=True)
+    for warning in dict.fromkeys(text for result in results for text in result.warnings):
+        say(console, f"warned: {warning}")

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from rich.console import Console
 from rich.text import Text
 
 from avalanche_memplugins._bytes import parse_bytes
-from avalanche_memplugins.benchmarks.registry import get_benchmark
 
-from .before import check_before, unsuitable
-from .comparison import check_seeds, check_strategy, label
-from .executors import Executor, executor_for
-from .number_table import NumberTable
-from .result import RunResult
-from .rewrite import note
-from .settings import Settings
+from .before import unsuitable
+from .display import say, tell
+from .executors import Executor
+from .formatting import NumberTable, amounts, count, label, nbytes
+from .options import BYTES, NAMES, StreamOptions, check_seeds, own_first
+from .report import note
 from .spec import RunSpec
-from .store import ResultStore, write_whole
-from .strategies import STRATEGIES
-from .sweep import say, sweep, tell
+from .store import RunResult, write_whole
+from .strategies import sizing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +30,9 @@ FILES = ("frontier.csv", "frontier.png")
 LINES = ("naive", "joint")  # no memory, and all of the stream: lines across the picture
 
 
+@own_first
 @dataclass(frozen=True, kw_only=True)
-class Frontier:
+class Frontier(StreamOptions):
     """Draw accuracy against bytes for every memory, between fine-tuning and joint training.
 
     Each memory gets the same bytes of what depends on the stream; frozen networks are listed apart. On the digits the
@@ -43,9 +40,11 @@ class Frontier:
     are taken from the output folder.
     """
 
+    COMMAND: ClassVar[str] = "frontier"
+
     benchmark: str = "split-digits"
     """Benchmark by name; `memplugins list` shows them."""
-    strategies: tuple[str, ...] = (
+    strategies: Annotated[tuple[str, ...], NAMES] = (
         "er-reservoir",
         "er-uint8",
         "er-4bit",
@@ -60,84 +59,53 @@ class Frontier:
         "vae",
         "replay",
     )
-    """Strategies by name, such that a budget can size; what does not suit the benchmark or a budget is left out,
-    and said."""
-    budgets: tuple[str, ...] = ("5KB", "10KB", "20KB", "50KB", "100KB")
-    """Bytes that each memory may take."""
+    """Strategies by name. One that does not suit the benchmark or a budget is left out, with a message."""
+    budgets: Annotated[tuple[str, ...], BYTES] = (
+        "5KB",
+        "10KB",
+        "20KB",
+        "50KB",
+        "100KB",
+    )
+    """Most bytes that each memory may take, such as 50KB or 2MB."""
     seeds: int = 5
     """Number of seeds: 0, 1, 2, ..."""
-    experiences: int | None = None
-    """Length of the stream; by default what is usual for the benchmark."""
-    epochs: int | None = None
-    """Epochs an experience; by default what the benchmark has registered."""
-    train_rows: int | None = None
-    """Train on only so many rows of each experience, drawn by the seed, the same for all; by default on all."""
-    test_rows: int | None = None
-    """Test on only so many rows of each experience, likewise."""
-    batch_size: int = 32
-    """Rows of the stream a step; replay comes on top."""
-    model: str = "mlp"
-    """Model: mlp (two hidden layers), linear or linear-zero (linear from zero)."""
-    hidden: int = 256
-    """Units in a hidden layer."""
-    optimizer: str = "adam"
-    """Optimiser: adam or sgd, both without momentum settings or weight decay."""
-    lr: float = 1e-3
-    """Learning rate."""
-    jobs: int | None = None
-    """Runs at a time, a process each; by default as many as the cores hold."""
-    threads: int = 1
-    """Threads of a run."""
-    gpus: float = 0.0
-    """Share of a GPU that a run takes; 0 trains on the CPU."""
-    ray_address: str | None = None
-    """Ray cluster that does the runs, such as auto or HOST:PORT; by default this machine's processes do."""
-    data_root: Path | None = None
-    """Folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given."""
     out: Path = Path("results/frontier")
     """Folder for results, table and picture."""
 
     def specs(self) -> tuple[list[RunSpec], dict[tuple[str, int], str]]:
-        """All runs, seed by seed, and why a strategy is missing at a budget.
+        """All runs, seed by seed, and the reasons why strategies are left out at a budget.
 
         :raises ValueError: naming the setting that is out of range or unknown.
+
+        >>> specs, missing = Frontier(strategies=("er-4bit",), budgets=("5KB",), seeds=1).specs()
+        >>> [(spec.strategy, spec.budget) for spec in specs]
+        [('naive', None), ('joint', None), ('er-4bit', 5000)]
         """
         check_seeds(self.seeds)
         for field in ("strategies", "budgets"):
             if not getattr(self, field):
                 raise ValueError(f"{field}: expected at least one, got none")
         budgets = sorted({parse_bytes(text, "budgets") for text in self.budgets})
-        for strategy in self.strategies:
-            if check_strategy(strategy).sized == "no":
-                raise ValueError(f"strategies: {strategy} has no memory that a budget could size")
+        methods = self.methods(self.strategies)
+        for method in methods:
+            if sizing(method) == "no":
+                raise ValueError(f"strategies: {method} has no memory that a budget could size")
         missing: dict[tuple[str, int], str] = {}
         points: list[tuple[str, int | None]] = [(line, None) for line in LINES]
-        for strategy in dict.fromkeys(self.strategies):
+        for strategy in methods:
             for budget in budgets:
-                reason = unsuitable(self._spec(strategy, budget, seed=0))
+                reason = unsuitable(self.spec(self.benchmark, strategy, 0, budget=budget))
                 if reason is None:
                     points.append((strategy, budget))
                 else:
                     missing[strategy, budget] = reason
-        return [self._spec(*point, seed=seed) for seed in range(self.seeds) for point in points], missing
-
-    def _spec(self, strategy: str, budget: int | None, seed: int) -> RunSpec:
-        info = get_benchmark(self.benchmark)
-        return RunSpec(
-            benchmark=self.benchmark,
-            strategy=strategy,
-            seed=seed,
-            n_experiences=info.n_experiences if self.experiences is None else self.experiences,
-            epochs=info.epochs if self.epochs is None else self.epochs,
-            budget=budget,
-            model=self.model,
-            hidden=self.hidden,
-            optimizer=self.optimizer,
-            lr=self.lr,
-            batch_size=self.batch_size,
-            train_rows=self.train_rows,
-            test_rows=self.test_rows,
-        )
+        specs = [
+            self.spec(self.benchmark, strategy, seed, budget=budget)
+            for seed in range(self.seeds)
+            for strategy, budget in points
+        ]
+        return specs, missing
 
 
 def points(results: Sequence[RunResult]) -> pd.DataFrame:
@@ -150,13 +118,13 @@ def points(results: Sequence[RunResult]) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    from .statistics import interval
+    from .table import interval
 
     groups: dict[tuple[str, str, int | None], list[RunResult]] = {}
     for result in results:
         if result.ok:
             spec = result.spec
-            groups.setdefault((spec.benchmark, spec.strategy, spec.budget), []).append(result)
+            groups.setdefault((spec.benchmark, spec.method, spec.budget), []).append(result)
     lines = []
     for (benchmark, strategy, budget), runs in groups.items():
         accuracy, half_width = interval([run.final_accuracy for run in runs])
@@ -179,11 +147,11 @@ def points(results: Sequence[RunResult]) -> pd.DataFrame:
 def draw_frontier(
     frontier: Frontier, *, console: Console | None = None, executor: Executor | None = None
 ) -> tuple[list[RunResult], list[Path]]:
-    """Do the runs that are not done, then print the table and write table and picture.
+    """Do the runs that are not done yet, then print the table and write table and picture.
 
     :param frontier: what to draw.
     :param console: where to print; None: standard output.
-    :param executor: does the runs; None: processes of this machine.
+    :param executor: does the runs; None: what the options say.
     :returns: all results, and the files written.
     :raises ValueError: if a setting is out of range or unknown, before anything is run.
     """
@@ -192,23 +160,17 @@ def draw_frontier(
     if not any(spec.budget for spec in specs):
         (strategy, budget), reason = next(iter(missing.items()))
         raise ValueError(f"budgets: none of them holds a memory; {strategy} at {budget} bytes: {reason}")
-    settings = Settings(threads=frontier.threads, gpus=frontier.gpus, data_root=frontier.data_root)
-    with executor_for(executor, ray_address=frontier.ray_address, jobs=frontier.jobs, settings=settings) as does:
-        check_before(specs, frontier.out, settings, here=frontier.ray_address is None)
-        _say_left_out(console, missing)
-        store = ResultStore(frontier.out / "runs")
-        results = sweep(specs, store, console, does)
-        tell(console, results, store)
+    results = frontier.run(specs, console, executor, announce=lambda: _say_left_out(console, missing))
+    tell(console, results, frontier.store)
     files: list[Path] = []
     if any(result.ok and result.spec.budget is not None for result in results):
-        from .frontier_figure import frontier_figure
+        from . import figures
 
         table = points(results)
-        picture = io.BytesIO()
-        frontier_figure(table).savefig(picture, format="png")
+        picture = figures.png(figures.frontier_figure(table))
         kept = note(
             frontier.out,
-            command="memplugins frontier",
+            command=frontier.command(),
             baseline=None,
             runs=[spec.key for spec in specs],
             name="frontier.json",
@@ -218,7 +180,7 @@ def draw_frontier(
             say(console, f"an earlier table and picture are kept in {kept}")
         for name, content in (
             ("frontier.csv", table.to_csv(index=False).encode()),
-            ("frontier.png", picture.getvalue()),
+            ("frontier.png", picture),
         ):
             write_whole(frontier.out / name, content)
             files.append(frontier.out / name)
@@ -229,8 +191,6 @@ def draw_frontier(
 
 
 def _say_left_out(console: Console, missing: dict[tuple[str, int], str]) -> None:
-    from .report import nbytes
-
     by_reason: dict[tuple[str, str], list[int]] = {}
     for (strategy, budget), reason in missing.items():
         by_reason.setdefault((strategy, reason.replace(f", got a budget of {budget}", "")), []).append(budget)
@@ -239,17 +199,16 @@ def _say_left_out(console: Console, missing: dict[tuple[str, int], str]) -> None
 
 
 def _print(console: Console, frontier: Frontier, table: pd.DataFrame) -> None:
-    from .report import amounts, nbytes
-
     budgets = sorted(int(budget) for budget in table["budget"].dropna().unique())
-    seeds = f"{frontier.seeds} seed{'s' * (frontier.seeds != 1)}"
-    facts = ", ".join([*amounts(frontier._spec(LINES[0], None, seed=0)), seeds])
+    facts = ", ".join(
+        [*amounts(frontier.spec(frontier.benchmark, LINES[0], 0, budget=None)), count(frontier.seeds, "seed")]
+    )
     console.print(Text(f"{frontier.benchmark}: accuracy % at equal bytes, {facts}", "bold"))
     shown = NumberTable("memory", [*map(nbytes, budgets), "fixed"])
     best = table[table["budget"].notna()].groupby("budget")["accuracy"].max()
     for strategy, lines in table.groupby("strategy", sort=False):
         name = str(strategy)
-        if STRATEGIES[name].sized == "no":
+        if sizing(name) == "no":
             line = lines.iloc[0]
             across = _percent(line["accuracy"], line["accuracy_half_width"])
             shown.add_row(label(name), across, style="dim")

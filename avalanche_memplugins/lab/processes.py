@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import sys
 import tempfile
 import threading
+import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
+from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from .result import RunResult
-from .settings import Settings
-from .spec import RunSpec
-from .store import ResultStore
-from .worker import serve
+from .spec import RunSpec, Settings
+from .store import ResultStore, RunResult
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class LocalProcesses:
-    """A process for each run, forked from one that has imported Avalanche already, which takes longer than a small run.
+    """Does each run in a process of its own, several at a time.
 
-    Several runs side by side on a thread each are faster than one run on several, and repeatable. A process that
-    dies (out of memory, a crash in native code) fails its run and no other; what it printed last becomes part of
-    the run's error. If this process is killed, the runs' processes end, too.
+    The processes are forked from one that has imported Avalanche already, since the import takes longer than a small
+    run. Several runs side by side on a thread each are faster than one run on several threads, and repeatable. If a
+    process dies (out of memory, a crash in native code), only its own run fails; what the process printed last
+    becomes part of the run's error. If this process is killed, its children end, too.
 
-    :param jobs: processes at a time, >= 1; None: as many as their threads fill the cores.
+    :param jobs: processes at a time, >= 1; None: as many as fill the cores with their threads.
     :param settings: how; None: one thread a run.
     :raises ValueError: if ``jobs`` is below 1.
+
+    >>> LocalProcesses(jobs=2).jobs
+    2
     """
 
     def __init__(self, jobs: int | None = None, settings: Settings | None = None) -> None:
@@ -160,3 +164,63 @@ def _interrupts_wait() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
         if came and callable(before):
             before(signal.SIGINT, came[0])
+
+
+def serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Settings, log: str) -> None:
+    """Do one run and send its result.
+
+    :param pipe: takes the result.
+    :param spec: the run.
+    :param store: where its result and its state go.
+    :param settings: how.
+    :param log: file that standard output and error go to.
+    """
+    # Ctrl-C reaches every process of the terminal, but the decision is the parent's.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_the_reader, args=(pipe.fileno(),), daemon=True).start()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    try:
+        from .run import perform
+
+        warm_up(settings.threads)
+        result = perform(spec, store, settings)
+    except Exception:
+        # A run reports its own failures: only a broken installation or a full disk comes here.
+        result = RunResult(spec=spec, error=traceback.format_exc())
+    pipe.send(result)
+
+
+def warm_up(threads: int) -> None:
+    """Do now what torch and Avalanche do on first use, so that the first experience is not charged for it."""
+    import torch
+    from avalanche.training import Naive
+
+    torch.set_num_threads(threads)
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    optimizer.zero_grad()
+    model(torch.zeros(1, 2)).sum().backward()
+    optimizer.step()
+    Naive(model=model, optimizer=optimizer, criterion=torch.nn.CrossEntropyLoss(), evaluator=None)
+
+
+def _die_with_the_reader(pipe: int) -> None:
+    """End the process when nobody waits for its result: the parent was killed, or has given up this run.
+
+    Otherwise it would hold the run's lock until it ends.
+    """
+    parent = parent_process()
+    if parent is None:
+        return
+    if hasattr(select, "poll"):
+        ends = select.poll()
+        ends.register(parent.sentinel, select.POLLIN)
+        ends.register(pipe, 0)  # an error is told unasked
+        ends.poll()
+    else:
+        wait([parent.sentinel])
+    os._exit(1)

@@ -13,24 +13,21 @@ from typing import Any
 
 from avalanche_memplugins.benchmarks.roots import ENV
 
-from .result import RunResult
-from .settings import Settings
-from .spec import RunSpec
-from .store import ResultStore
+from .spec import RunSpec, Settings
+from .store import ResultStore, RunResult
 
 RETRIES = 5
 _WAIT = 5.0
 
 
 class RayExecutor:
-    """Each run is a task that Ray places where its threads and its share of a GPU are free.
+    """Does each run as a Ray task, placed where its threads and its share of a GPU are free.
 
-    A run whose node is lost, or whose process dies, is done again on another one, ``retries`` times at most; a run that
-    raises is not. Where the nodes see the results' folder (a cluster of one machine, a shared file system),
-    whoever does a run writes its result there and its state after each experience: a run that is done again goes on
-    from the last state, and one that had been finished just before its node was lost is not done again. Elsewhere
-    results come back to this process, which writes them. The package must be installed on every node. Data sets are
-    looked for in the node's own ``MEMPLUGINS_DATA``, else in this process's.
+    If a node is lost or a process dies, its run is done again elsewhere, at most ``retries`` times. A run that raises
+    an error is not done again. If the nodes see the folder of the results (a cluster of one machine, a shared file
+    system), each run writes its result there, and its state after each experience. A run that is done again then goes
+    on from its last state. Otherwise results come back to this process, which writes them. The package must be
+    installed on every node. Data sets are looked for in the node's own ``MEMPLUGINS_DATA``, then in this process's.
 
     :param address: of the cluster: ``"auto"``, ``"HOST:PORT"``, ``"ray://HOST:PORT"``, or ``"local"`` for a new one
         on this machine.
@@ -41,7 +38,7 @@ class RayExecutor:
 
     def __init__(self, address: str, *, settings: Settings | None = None, retries: int = RETRIES) -> None:
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise ValueError(f"retries: wants an integer >= 0, got {retries!r}")
+            raise ValueError(f"retries: expected an integer >= 0, got {retries!r}")
         self.address = address
         self.settings = settings or Settings()
         self.retries = retries
@@ -58,7 +55,7 @@ class RayExecutor:
 
     @property
     def jobs(self) -> int:
-        """Runs that the cluster has room for, as it is now; at least 1."""
+        """Number of runs that the cluster has room for now; at least 1."""
         have = self.ray.cluster_resources()
         room = have.get("CPU", 0) / self.settings.threads
         if self.settings.gpus:
@@ -106,8 +103,8 @@ def _do(spec: RunSpec, store: ResultStore, settings: Settings, token: Path, data
     """Do a run on a node, in the results' folder if it is seen from there."""
     import tempfile
 
-    from .perform import perform
-    from .worker import warm_up
+    from .processes import warm_up
+    from .run import perform
 
     if data is not None and not os.environ.get(ENV):
         os.environ[ENV] = data
@@ -119,7 +116,7 @@ def _do(spec: RunSpec, store: ResultStore, settings: Settings, token: Path, data
 
 
 def _check_reachable(address: str) -> None:
-    # Ray itself tries for minutes, and fills the terminal meanwhile.
+    # Ray itself tries for minutes, and fills the terminal with messages.
     variable = os.environ.get("RAY_ADDRESS") if address == "auto" else None
     named = re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d+)", variable or address)
     if named is None:
@@ -133,7 +130,7 @@ def _check_reachable(address: str) -> None:
 
 @contextmanager
 def _token(folder: Path) -> Iterator[Path]:
-    """A file that a node finds if and only if it sees the same folder."""
+    """A file that a node finds only if it sees the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
     token = folder / f".seen-{uuid.uuid4().hex}"
     token.touch()

@@ -1,5 +1,6 @@
 """What is remembered."""
 
+from avalanche_memplugins.memories.coded_memory import CodedMemory
 from avalanche_memplugins.memories.differentiable_neural_dictionary import DifferentiableNeuralDictionary
 from avalanche_memplugins.memories.dynamic_kanerva_memory import DynamicKanervaMemory
 from avalanche_memplugins.memories.energy_memory import EnergyMemory
@@ -20,6 +21,7 @@ from avalanche_memplugins.memories.summary import Summary
 from avalanche_memplugins.memories.vae_memory import VAEMemory
 
 __all__ = [
+    "CodedMemory",
     "DifferentiableNeuralDictionary",
     "DynamicKanervaMemory",
     "EnergyMemory",

@@ -15,7 +15,7 @@ Group = tuple[Tensor, int, int]
 """Indices ``(n,)`` of rows of a batch that go into one slot, and the task label and origin that they share."""
 
 
-def slot_by_slot(y: Tensor, t: Tensor | int, origin: Tensor | int, *, slot_size: int, by_class: bool) -> list[Group]:
+def slot_by_slot(y: Tensor, t: Tensor | int, origin: Tensor | int, slot_size: int, *, by_class: bool) -> list[Group]:
     """Rows of a batch, as they go into slots together.
 
     :param y: classes ``(B,)``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import torch
 from torch import Size, Tensor
@@ -37,17 +37,8 @@ class Held:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    @overload
-    def __get__(self, part: None, owner: type) -> Held: ...
-
-    @overload
-    def __get__(self, part: object, owner: type) -> Tensor: ...
-
-    def __get__(self, part: Any, owner: type) -> Held | Tensor:
-        if part is None:
-            return self
-        tensor: Tensor = part.buffers[self.name]
-        return tensor
+    def __get__(self, part: Any, owner: type) -> Tensor:
+        return self if part is None else part.buffers[self.name]  # type: ignore[return-value]
 
     def __set__(self, part: Any, value: Tensor) -> None:
         part.buffers[self.name] = value
@@ -72,6 +63,9 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole, ABC):
     :param seed: of the memory's generator. None: drawn from torch's global generator.
     :raises TypeError: for a codec without a latent space, or a seed that is no integer.
     """
+
+    CLASS_BYTES = TABLE_BYTES
+    """Bytes that each class takes, whatever the memory keeps of it."""
 
     store_logits = False
     normalisation: Normalisation | None = None  # of memories that work on pixels

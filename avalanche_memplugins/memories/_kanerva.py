@@ -14,8 +14,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.functional.gaussian import unpack_triangle
 from avalanche_memplugins.memories._generative import GenerativeMemory, slots
-from avalanche_memplugins.memories._kanerva_posteriors import Posteriors
-from avalanche_memplugins.memories._kanerva_receipts import Items, Life, Written
+from avalanche_memplugins.memories._kanerva_posteriors import Items, Life, Posteriors, Written
 from avalanche_memplugins.memories.recall import Recall
 
 _SEED = re.compile(r"(?<=, seed=)-?\d+$")

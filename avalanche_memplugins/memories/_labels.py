@@ -100,7 +100,7 @@ class LabelColumns:
         elif targets != self.targets:
             columns = LabelColumns(self.kind, self.tasks, targets)
         labels: Given = {"y": y, "t": t, "origin": origin}
-        columns._check_kinds(labels, rows)
+        columns.check_kinds(labels, rows)
         return labels, columns
 
     def groups(self, grouping: str | None, labels: Given, rows: int) -> list[int] | None:
@@ -113,7 +113,7 @@ class LabelColumns:
         value = labels["y" if grouping == "class" else "origin"]
         return value.tolist() if isinstance(value, Tensor) else [value] * rows
 
-    def _check_kinds(self, labels: Given, rows: int) -> None:
+    def check_kinds(self, labels: Given, rows: int) -> None:
         for name, value in labels.items():
             if name == "y" and self.targets is not None:
                 continue

@@ -18,6 +18,9 @@ try:
 except ImportError:  # Windows, which lets nobody remove a file that is mapped
     fcntl = None  # type: ignore[assignment]
 
+# Of smaller rows many share a page, and the pages are soon all in memory.
+_SMALLEST_ROW = 1024
+
 
 def make_file(path: Path, size: Size, dtype: torch.dtype) -> tuple[Tensor, IO[bytes]]:
     """A tensor of zeros in a new file, and the file, which is locked as long as it is open.
@@ -50,6 +53,23 @@ def drop_file(file: IO[bytes]) -> None:
         if os.path.samestat(os.fstat(file.fileno()), os.stat(file.name)):
             os.unlink(file.name)
     file.close()
+
+
+def read_ahead(file: IO[bytes], row: int, slots: Tensor) -> None:
+    """Let the reads of the rows in ``slots`` of a memory-mapped file run side by side.
+
+    A gather that meets a page which is not in memory waits for the disk before it goes on to the next row. What
+    the system is told beforehand it reads at once. It is a hint: contents do not depend on it.
+
+    :param file: open for reading.
+    :param row: bytes of a row.
+    :param slots: int64 ``(n,)`` on the CPU.
+    """
+    if row < _SMALLEST_ROW or not hasattr(os, "posix_fadvise"):
+        return
+    number = file.fileno()
+    for slot in slots.tolist():
+        os.posix_fadvise(number, slot * row, row, os.POSIX_FADV_WILLNEED)
 
 
 def _clear(path: Path) -> None:

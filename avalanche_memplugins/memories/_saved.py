@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,6 +69,21 @@ class SavesToFolder(LoadsWhole):
             rehearsal._check_sound()
         self._take(tensors, state)
         return self
+
+
+def check_made_alike(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Raise unless a state says the same of how its memory was made; of lists that differ, the entries are named.
+
+    :raises ValueError: naming what differs.
+    """
+    for name, wanted in mine.items():
+        found = state[name]
+        if found == wanted:
+            continue
+        if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+            pairs = [(a, b) for a, b in zip(wanted, found, strict=True) if a != b]
+            wanted, found = [a for a, _ in pairs], [b for _, b in pairs]
+        raise ValueError(f"state: expected that of a memory with {name} {wanted}, got {found}")
 
 
 def write_memory(folder: str | Path, kind: str, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

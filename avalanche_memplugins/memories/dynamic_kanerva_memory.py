@@ -17,22 +17,22 @@ from avalanche_memplugins.networks import DynamicKanervaMachine
 
 
 class DynamicKanervaMemory(KanervaBase):
-    r"""A distributed memory of codes: K rows that every item is a mixture of, written by Bayes' rule.
+    r"""A distributed memory of codes: every item is a mixture of K rows, which Bayes' rule writes.
 
     .. math::
         z = w^\top M + \mathcal N(0, \sigma^2 I), \quad p(M) = \mathcal{MN}(R, U, I), \quad
         w = (R R^\top + \tfrac{\sigma^2}{\sigma_w^2} I)^{-1} R z
 
-    A write addresses the items under the mean that the earlier ones left and takes the exact posterior. Replay draws
-    addresses from a Gaussian fitted to those written,
-    :math:`w \sim \mathcal N(\bar w, \tfrac{\sigma^2}{n} (U^{-1} - U_0^{-1}) - \bar w \bar w^\top)`, which needs nothing
-    but U and the sum of the addresses: no second pass over the data. To :math:`w^\top R` it adds noise of the size that
-    the memory missed of the codes.
+    A write finds the items' addresses under the mean that earlier items left, and takes the exact posterior. Replay
+    draws addresses from a Gaussian fitted to those written,
+    :math:`w \sim \mathcal N(\bar w, \tfrac{\sigma^2}{n} (U^{-1} - U_0^{-1}) - \bar w \bar w^\top)`. This needs only U
+    and the sum of the addresses: no second pass over the data. To :math:`w^\top R` it adds noise as large as what the
+    memory missed of the codes.
 
-    In a shared memory replay reads by label: correlations of addresses are those given any label, means and variances
-    those of the class.
+    A shared memory replays by label: means and variances of addresses are those of the class, correlations are the same
+    for all classes.
 
-    State is bounded: it grows with the classes, not with the stream.
+    The state grows with the classes, not with the stream.
 
     :param rows: K, >= 1.
     :param share: ``"class"``: a posterior for each class; ``"all"``: one for all classes, with the label as further
@@ -43,9 +43,8 @@ class DynamicKanervaMemory(KanervaBase):
     :param label_scale: value of a label's column, > 0, with ``share="all"``.
     :param address: ``"fitted"`` as above; or the model's own ``"prior"`` :math:`\mathcal N(0, \sigma_w^2 I)`, which
         makes a poor generator and is there for comparison.
-    :param read_steps: reads that each drawn row goes through before it is replayed.
-    :param balance: what ``sample`` draws: every ``"class"`` as often as the others, or in proportion to the
-        ``"count"`` of its rows.
+    :param read_steps: how often a drawn row is read again before it is replayed.
+    :param balance: ``"class"``: ``sample`` draws all classes equally often; ``"count"``: in proportion to their rows.
     :param prior: mean :math:`R_0` of the empty memory ``(K, C)``; None: random, from the seed.
     :param codec: whose codes are remembered; None: the rows themselves, flattened.
     :param seed: of the memory's generator and of its random prior. None: drawn from torch's global generator.
@@ -100,9 +99,9 @@ class DynamicKanervaMemory(KanervaBase):
 
     @classmethod
     def from_machine(cls, machine: DynamicKanervaMachine, **kwargs: Any) -> DynamicKanervaMemory:
-        """The memory of a trained machine: its networks as the codec, its prior and its noise.
+        """The memory of a trained machine, with its networks as the codec, its prior and its noise.
 
-        :param machine: copied and frozen.
+        :param machine: copied; yours stays as it is.
         :param kwargs: other arguments of :class:`DynamicKanervaMemory`; ``mean`` and ``std`` of the user's Normalize.
         """
         check.instance("machine", machine, DynamicKanervaMachine, "a DynamicKanervaMachine")
@@ -133,7 +132,7 @@ class DynamicKanervaMemory(KanervaBase):
 
         :param nbytes: the budget in bytes, a number or as in ``"2MB"``, everything that grows with the classes counted.
         :param classes: how many are expected; more of them take more bytes.
-        :param shape: of one row of x; wanted without a codec.
+        :param shape: of one row of x; needed without a codec.
         :param codec: as for the class, like ``share`` and ``kwargs``.
         :raises ValueError: if not a single memory row fits.
         """

@@ -27,8 +27,7 @@ from avalanche_memplugins.memories._energy_eviction import (
     spare_classes,
     with_lost_classes,
 )
-from avalanche_memplugins.memories._energy_reads import SlotReads
-from avalanche_memplugins.memories._energy_slots import EMPTY, TYPES, Precision, SlotBank
+from avalanche_memplugins.memories._energy_slots import EMPTY, TYPES, Precision, SlotBank, SlotReads
 from avalanche_memplugins.memories._generative import TABLE_BYTES, GenerativeMemory, check_count, sums
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
@@ -45,15 +44,16 @@ class EnergyMemory(GenerativeMemory):
     (:func:`~avalanche_memplugins.functional.energy_write`, :func:`~avalanche_memplugins.functional.energy_read`). The
     network has been meta-trained on other data; only slots hold the stream.
 
-    **Writing.** Rows of one task label and origin are written ``slot_size`` at a time, the rest into a slot of fewer.
-    With all ``slots`` in use, :meth:`write` keeps a uniform draw of the slots ever offered (a reservoir), and
-    :meth:`consolidate` an equal share for every experience, cut at random. ``by_class`` neither drops the last slot of
-    a class nor turns away its first while another class has two or more: one of the class with the most goes instead,
-    in :meth:`consolidate` one of the same experience if it can. With more classes than slots some class has none.
+    **Writing.** Rows of one task label and origin are written ``slot_size`` at a time; the rest go into a smaller slot.
+    When all ``slots`` are in use, :meth:`write` keeps a uniform draw of all slots offered so far (a reservoir).
+    :meth:`consolidate` gives every experience an equal share, and cuts older shares at random. With ``by_class`` a slot
+    holds one class, and no class loses its last slot, or is turned away, while another class has two or more: a slot of
+    the class with the most goes instead, in :meth:`consolidate` one of the same experience where possible. With more
+    classes than slots some class has none.
 
-    **Replay.** :meth:`sample` draws patterns held and reads each in its slot, from the cue stored with it; without
-    stored cues from noise or from rows given, and then what comes out is whatever minimum is near, with the class of
-    the slot (``by_class=True``) or the one that was read (``label_bits``).
+    **Replay.** :meth:`sample` draws patterns held and reads each in its slot, from the cue stored with it. Without
+    stored cues it reads from noise or from rows given. Then it finds whatever minimum is near, with the class of the
+    slot (``by_class=True``) or the class that was read (``label_bits``).
 
     :param network: meta-trained, for example ``EnergyMemory.from_pretrained("omniglot-28", ...)``. It is
         copied: yours stays as it is, and what becomes of it changes no memory. Each memory counts its copy in
@@ -276,7 +276,7 @@ class EnergyMemory(GenerativeMemory):
         if not self._check(x, y, t, origin):
             return
         patterns, cues = self._encode(x)
-        groups = self._groups(y, t, origin)
+        groups = slot_by_slot(y, t, origin, self.slot_size, by_class=self.by_class)
         # All are written before the first is kept: what fails leaves the memory as it was.
         written = [self._written(patterns[rows], y[rows]) for rows, _, _ in groups]
         self._admit(x, y, t, origin)
@@ -308,7 +308,7 @@ class EnergyMemory(GenerativeMemory):
             self._check(x, y, t, origin)  # of all batches together: no more classes than there is room for
             patterns, cues = self._encode(x)
             kept, share = equal_shares(self.origins[:, 1].cpu(), origin, self.slots, self._generator)
-            groups = self._groups(y, t, origin)
+            groups = slot_by_slot(y, t, origin, self.slot_size, by_class=self.by_class)
             kept, groups = self._spared(kept, groups, y, share) if self.by_class else (kept, groups[:share])
             written = [self._written(patterns[chosen], y[chosen]) for chosen, _, _ in groups]
         except BaseException:
@@ -348,10 +348,6 @@ class EnergyMemory(GenerativeMemory):
             self.normalisation.check(x, f"the memory {type(self).__name__}")
         if self.cue is not None and len(x):
             self.cue.check(x if self.codec is None else self._patterns(x))
-
-    def _groups(self, y: Tensor, t: Tensor | int, origin: Tensor | int) -> list[Group]:
-        """Rows of a batch slot by slot."""
-        return slot_by_slot(y, t, origin, slot_size=self.slot_size, by_class=self.by_class)
 
     def _place(self, label: int | None) -> int | None:
         """Slot that the next one offered takes: None is a new one; -1: none (a reservoir over slots).
@@ -420,7 +416,7 @@ class EnergyMemory(GenerativeMemory):
         else:
             size = self.network.size - self.label_bits
             start = torch.rand(n, size, generator=self._generator).to(self.device)
-        patterns, classes = self._read_in(slots, start, None, None, self.temperature)
+        patterns, classes = self._reads.read(slots, start, self._generator, temperature=self.temperature)
         index = self.labels[slots, places].cpu().long()
         y = self._table[index, 0].to(self.device) if classes is None else classes
         t, origin = self.origins[slots].unbind(1)
@@ -477,15 +473,10 @@ class EnergyMemory(GenerativeMemory):
             raise ValueError(
                 f"slots: expected ({len(cue)},) integers from 0 to {self.filled - 1}, got {slots.tolist()[:8]}"
             )
-        patterns, _ = self._read_in(slots.to(self.device), start, kept, steps, temperature)
-        return self._rows(patterns)
-
-    def _read_in(
-        self, slots: Tensor, start: Tensor, known: Tensor | None, steps: int | None, temperature: float
-    ) -> tuple[Tensor, Tensor | None]:
-        return self._reads.read(
-            slots, start, known=known, steps=steps, temperature=temperature, generator=self._generator
+        patterns, _ = self._reads.read(
+            slots.to(self.device), start, self._generator, known=kept, steps=steps, temperature=temperature
         )
+        return self._rows(patterns)
 
     @torch.no_grad()
     def matching(self, patterns: Tensor, *, known: Tensor | None = None, steps: int | None = None) -> Tensor:

@@ -96,6 +96,54 @@ class EpisodicMemory(RandomMemory):
             self.store.put("keys", slots, self._embed(self.rows(slots).x))
         self._index.refresh()
 
+    @torch.no_grad()
+    def predict(
+        self,
+        x: Tensor,
+        *,
+        classes: int | None = None,
+        task: int | None = None,
+        k: int = 1,
+        temperature: float | None = None,
+        without_itself: bool = False,
+    ) -> Tensor:
+        r"""Log shares of the classes in the votes of a query's k nearest rows.
+
+        .. math:: p(c \mid x) = \sum_{i \in N_k(x)} w_i [y_i = c], \qquad w_i \propto \exp(-\|f(x) - h_i\|^2 / T)
+
+        :param x: queries ``(Q, *shape)`` on the memory's device.
+        :param classes: columns N; None: as many as the largest class held, and one. A class without a vote has minus
+            infinity.
+        :param task: search rows of this task label only.
+        :param k: rows that vote, >= 1.
+        :param temperature: T > 0; None: all votes count alike.
+        :param without_itself: leave out the nearest row: for queries that are rows of this memory.
+        :returns: ``(Q, N)``, float32.
+        :raises ValueError: if the memory is empty, a class held has no column, or for queries of another shape.
+
+        >>> memory = EpisodicMemory(4, seed=0)
+        >>> memory.write(torch.tensor([[0.0], [1.0], [9.0]]), torch.tensor([0, 0, 1]))
+        >>> memory.predict(torch.tensor([[2.0], [8.0]])).exp()
+        tensor([[1., 0.],
+                [0., 1.]])
+        """
+        check.flag("without_itself", without_itself)
+        if temperature is not None:
+            check.number("temperature", temperature, above=0)
+        found = self.nearest(x, check.positive_integer("k", k) + without_itself, task=task)
+        votes = found.distance.shape[1]
+        drop = int(without_itself and votes > 1)
+        distance, y = found.distance[:, drop:].float(), found.rows.y.view(-1, votes)[:, drop:].to(x.device)
+        if y.is_floating_point() or y.dtype == torch.bool:
+            raise ValueError(f"memory: expected rows with integer classes (B,), got {self.targets}")
+        most = int(self.labels_of(self.slots())[0].max())
+        classes = most + 1 if classes is None else check.positive_integer("classes", classes)
+        if most >= classes:
+            raise ValueError(f"classes: expected more than {most}, the largest class held, got {classes}")
+        weights = torch.zeros_like(distance) if temperature is None else -distance / temperature
+        shares = torch.zeros(len(x), classes, device=x.device).scatter_add_(1, y, weights.softmax(1))
+        return shares.log()
+
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state``; rows come with it, so the search starts afresh."""
         super().set_extra_state(state)

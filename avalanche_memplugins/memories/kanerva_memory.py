@@ -10,7 +10,7 @@ from torch import Tensor
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.memories._kanerva import KanervaBase
-from avalanche_memplugins.memories._kanerva_receipts import Items, Written
+from avalanche_memplugins.memories._kanerva_posteriors import Items, Written
 from avalanche_memplugins.networks import KanervaMachine
 
 
@@ -20,20 +20,20 @@ class KanervaMemory(KanervaBase):
     .. math:: y = \mathbb E\, q(y|x), \quad w = f(y)^\top A, \quad z = w^\top M + \mathcal N(0, \sigma^2 I), \quad
         p(M) = \mathcal{MN}(R, U, I)
 
-    Unlike those of :class:`~avalanche_memplugins.memories.DynamicKanervaMemory` addresses do not depend on what is
-    written, so an item can be forgotten from its image alone: :meth:`forget`. Replay draws addresses from a Gaussian
-    fitted to those written, kept in U and in their sum, and adds noise of the size that the memory missed.
+    Addresses do not depend on what is written, as they do in
+    :class:`~avalanche_memplugins.memories.DynamicKanervaMemory`. So an item can be forgotten from its image alone:
+    :meth:`forget`. For replay the memory draws addresses from a Gaussian fitted to those written, which it knows from
+    U and from their sum, and adds noise as large as what it missed of the codes.
 
-    There is no ``from_budget``: K and C are those that the machine was trained with.
+    There is no ``from_budget``: the machine was trained with its K and C.
 
-    :param machine: trained networks, copied and frozen; images of its size go in and come out.
+    :param machine: trained networks for images of one size. They are copied: yours stay as they are.
     :param share: ``"class"``: a posterior for each class; ``"all"``: one for all classes, with the label as further
         columns of the code, by which replay reads it.
     :param label_scale: value of a label's column, > 0, with ``share="all"``.
     :param address: ``"fitted"`` as above; ``"prior"``: :math:`y \sim \mathcal N(0, I)`, the model's own.
-    :param read_steps: reads that each drawn row goes through before it is replayed.
-    :param balance: what ``sample`` draws: every ``"class"`` as often as the others, or in proportion to the
-        ``"count"`` of its rows.
+    :param read_steps: how often a drawn row is read again before it is replayed.
+    :param balance: ``"class"``: ``sample`` draws all classes equally often; ``"count"``: in proportion to their rows.
     :param mean: of the ``Normalize`` that the images went through: a number, or one a channel.
     :param std: of it, likewise.
     :param seed: of the memory's generator. None: drawn from torch's global generator.
@@ -83,11 +83,11 @@ class KanervaMemory(KanervaBase):
 
     @torch.no_grad()
     def forget(self, x: Tensor, y: Tensor) -> None:
-        """Take written items out again, from their rows alone: exact, as addresses do not depend on the memory.
+        """Take written items out again, given their rows. This is exact, as addresses do not depend on the memory.
 
-        What they had added to the estimate of the missed part of codes stays, in proportion to their number. Rows that
-        were never written, or were forgotten before, are noticed only if more of a class would go than there are, or
-        no such address was written to; else they spoil the posterior.
+        The estimate of what the memory misses of codes is reduced in proportion to the number of items. Forgetting rows
+        that were never written, or were forgotten before, corrupts the posterior. This is detected only if more rows of
+        a class would go than there are, or if nothing was written to such an address.
 
         :param x: rows ``(B, *shape)`` as they were written.
         :param y: classes ``(B,)`` under which they were.

@@ -63,8 +63,9 @@ class LatentMemory(RandomMemory):
             )
 
     @property
-    def _nbytes_shared(self) -> int:
-        return self.codec.nbytes
+    def nbytes(self) -> int:
+        """Bytes that hold the stream: those of all slots, of the policies, and of the codec's weights."""
+        return super().nbytes + self.codec.nbytes
 
     def write(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
         """As :meth:`RandomMemory.write`, by the codec as it is.

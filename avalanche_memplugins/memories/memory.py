@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins.memories.recall import Recall
+from avalanche_memplugins.memories.summary import Summary
 
 
 class Memory(Protocol):
@@ -83,8 +84,12 @@ class SupportsPredict(Protocol):
     False
     """
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Logits ``(B, classes)`` of rows ``x`` ``(B, *shape)``; the column is the class, -inf for one never seen."""
+    def predict(self, x: Tensor, *, classes: int | None = None, task: int | None = None) -> Tensor:
+        """Log posteriors ``(B, classes)`` of rows ``(B, *shape)``; minus infinity for a class that was never seen.
+
+        :param classes: columns; None: as many as the largest class held, and one.
+        :param task: only classes, or rows, of this task label; None: all.
+        """
 
 
 @runtime_checkable
@@ -98,3 +103,14 @@ class SupportsForget(Protocol):
 
     def forget(self, *, y: Collection[int] | None = None, origin: Collection[int] | None = None) -> int:
         """Let go of all rows of these classes, or from these experiences; gives how many they were."""
+
+
+class AnsweringMemory(WritableMemory, SupportsPredict, Protocol):
+    """Takes rows as they come, and classifies others by itself.
+
+    It may have ``settle()``, which a plugin calls at the end of each experience: what waits for that, such as packing
+    what was written, is done then.
+    """
+
+    def summary(self) -> Summary:
+        """What it holds, by class and by task."""

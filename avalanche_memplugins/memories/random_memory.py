@@ -20,7 +20,7 @@ from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._embedding import embed
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns, Targets, targets_in
 from avalanche_memplugins.memories._prefetch import Ahead
-from avalanche_memplugins.memories._saved import SavesToFolder
+from avalanche_memplugins.memories._saved import SavesToFolder, check_made_alike
 from avalanche_memplugins.memories._sizing import one_row, rows_within
 from avalanche_memplugins.memories._soundness import check_rows_sound
 from avalanche_memplugins.memories._written import WrittenSlots
@@ -36,6 +36,7 @@ CODECS: dict[str, Callable[[], Codec]] = {
     "uint8": codecs.Uint8,
     "int8": codecs.Int8,
     "4bit": lambda: codecs.Bits(4),
+    "2bit": lambda: codecs.Bits(2),
     "1bit": lambda: codecs.Bits(1),
 }
 Self = TypeVar("Self", bound="RandomMemory")
@@ -67,7 +68,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         ``"task_balanced"``; or a
         :class:`~avalanche_memplugins.memories.policies.ReadPolicy`, which is copied.
     :param replacement: draw rows independently; otherwise each at most once a sample.
-    :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, ``"int8"``, ``"4bit"``, ``"1bit"``, or a
+    :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, ``"int8"``, ``"4bit"``, ``"2bit"``, ``"1bit"``, or a
         :class:`~avalanche_memplugins.codecs.Codec` such as ``Uint8(mean=0.1307, std=0.3081)``.
     :param labels: type of each stored label: ``"int32"``, ``"int16"`` or ``"uint8"``, 4, 2 or 1 bytes. Larger labels
         than it holds are refused; on a GPU, where looking means waiting, later writes of such stop the program.
@@ -250,14 +251,9 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that hold the stream: all slots, filled or not, and the policies' own state."""
-        policies = self.write_policy.nbytes + self.read_policy.nbytes
-        return self.store.nbytes + policies + self._written.nbytes + self._nbytes_shared
-
-    @property
-    def _nbytes_shared(self) -> int:
-        """Those of :attr:`nbytes` that are the same whatever the capacity."""
-        return 0
+        """Bytes that hold the stream: all slots, filled or not, the policies' state, and what a codec has learned."""
+        learned = self.codec.nbytes if isinstance(self.codec, codecs.Quantised | codecs.ProductQuantised) else 0
+        return self.store.nbytes + self.write_policy.nbytes + self.read_policy.nbytes + self._written.nbytes + learned
 
     @property
     def nbytes_fixed(self) -> int:
@@ -268,15 +264,18 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def summary(self) -> Summary:
         """What the memory holds by class (if it does), task and experience; ``str()`` of it is a table."""
-        held = torch.zeros(len(self), 0)
-        if "labels" in self.store:
-            held = self.store["labels"].cpu()[self._written.all()]
-        elif not len(self):
-            held = torch.zeros(0, len(self._columns.names))
-        by = [{} if column is None else counts(column) for column in self._columns.unstack(held)]
-        by[2].pop(-1, None)
-        sizes = self.capacity, len(self), self.seen, self.nbytes, self.nbytes_fixed
-        return Summary(repr(self), *sizes, *by)
+        y, t, origin = self.labels_of(self.slots()) if len(self) else (torch.zeros(0),) * 3
+        return Summary(
+            description=repr(self),
+            capacity=self.capacity,
+            filled=len(self),
+            seen=self.seen,
+            nbytes=self.nbytes,
+            nbytes_fixed=self.nbytes_fixed,
+            per_class={} if self.targets is not None else counts(y),
+            per_task=counts(t),
+            per_experience=counts(origin[origin >= 0]),
+        )
 
     # ---------------------------------------------------------------- write
 
@@ -374,7 +373,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             labels, columns = self._labelled(y, t, t, batch)
             if batch and looks:
                 columns.check_values(labels, columns.stack(labels, x))
-        content = self._embed(x) if self.embedding is not None and self.keep == "key" else x
+        content = self._embed(x) if self.keep == "key" else x
         self._check_shape(content)
         if looks:
             check.finite("x", x)
@@ -497,8 +496,9 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         :param slots: as for :meth:`rows`.
         """
         slots = self._written.check(slots)
-        found = {name: self.store.get(name, slots) for name in ("labels", "targets") if name in self.store}
-        return self._labels_in(found or {"codes": self.store.get("codes", slots)})
+        return self._labels_in(
+            {name: self.store.get(name, slots) for name in ("labels", "targets") if name in self.store}
+        )
 
     def _drop_ahead(self) -> Ahead | None:
         ahead = self._ahead
@@ -529,15 +529,16 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def get_extra_state(self) -> dict[str, Any]:
         """All that is not a tensor of rows: counts, policies, the generator."""
+        made_with = self._made_with()
         return {
             "seen": self.seen,
-            "capacity": self.capacity,
+            "capacity": made_with["capacity"],
             "shape": list(self.shape),
             "dtype": str(self.dtype).removeprefix("torch."),
             "generator": self._generator.get_state(),
             "policy": self.write_policy.state_dict(),
             "read": self.read_policy.state_dict(),
-            "parts": self._parts(),
+            "parts": made_with["parts"],
             **self._written.state(),
             **self._columns.state(),
         }
@@ -547,7 +548,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
         :raises ValueError: if it is of a memory with another capacity, policy or codec.
         """
-        self._check_arguments(state)
+        check_made_alike(state, self._made_with())
         written = self._written.restored(state, state["seen"])
         columns = LabelColumns(self.labels, self.store_tasks, targets_in(state))
         self._ahead = None
@@ -559,21 +560,12 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         self.write_policy.load_state_dict(state["policy"])
         self.read_policy.load_state_dict(state["read"])
 
-    def _parts(self) -> list[str]:
+    def _made_with(self) -> dict[str, Any]:
         """What a memory must have been made with to take up this one's state."""
         parts = [policies.identity(part) for part in (self.write_policy, self.read_policy, self.codec)]
         if self.labels != "int32" or not self.store_tasks:
             parts.append(f"labels={self.labels!r}, store_tasks={self.store_tasks}")
-        return parts
-
-    def _check_arguments(self, state: dict[str, Any]) -> None:
-        for name, mine in (("capacity", self.capacity), ("parts", self._parts())):
-            if (theirs := state[name]) == mine:
-                continue
-            if isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
-                differing = [(a, b) for a, b in zip(mine, theirs, strict=True) if a != b]
-                mine, theirs = [a for a, _ in differing], [b for _, b in differing]
-            raise ValueError(f"state: expected that of a memory with {name} {mine}, got {theirs}")
+        return {"capacity": self.capacity, "parts": parts}
 
     def _own_tensors(self) -> dict[str, Tensor]:
         # Only the rows held are written.
@@ -582,7 +574,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         # What may still fail, for want of room, comes first.
-        self._check_arguments(state)
+        check_made_alike(state, self._made_with())
         written = self._written.restored(state, state["seen"])
         if sizes := {name: len(rows) for name, rows in tensors.items() if len(rows) != written.count}:
             raise ValueError(f"state: expected {written.count} rows of each tensor, got {sizes}")
@@ -598,9 +590,6 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_ahead": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({POLICIES.get(name, name): value for name, value in state.items()})
 
 
 def _with_labels(values: dict[str, Tensor], stacked: Tensor, columns: LabelColumns) -> dict[str, Tensor]:

@@ -14,8 +14,7 @@ from torch import Size, Tensor, nn
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._drafts import real_place
-from avalanche_memplugins.memories._mapped import drop_file, make_file
-from avalanche_memplugins.memories._readahead import read_ahead
+from avalanche_memplugins.memories._mapped import drop_file, make_file, read_ahead
 
 PLACES = ("device", "host")
 _NO_FOLDERS = ("", "cpu", "cuda", "disk", "gpu", "memory", "mmap", "ram")

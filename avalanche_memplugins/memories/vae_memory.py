@@ -30,15 +30,15 @@ class VAEMemory(GenerativeMemory):
 
     .. math:: L = (1 - w) \, \mathrm{NELBO}(x) + w \, \mathrm{NELBO}(\tilde x), \qquad w = 1 - \tfrac1t,
 
-    x from the experience, :math:`\tilde x` from the generator as it was; then it takes its place. If anything
-    goes wrong, the generator stays as it was.
+    with x from the experience and :math:`\tilde x` from the generator as it was. Then the copy replaces the generator.
+    If anything goes wrong, the generator stays as it was.
 
-    **Codes.** The stream's codes never fill the prior :math:`\mathcal N(0, I)`, and what is decoded from the gaps
-    looks like no class. So after each training every class's codes are fitted by a Gaussian, as in
-    :class:`~avalanche_memplugins.memories.GaussianMemory`, and codes are drawn from those: rows carry the class
-    that was asked for, and come as many of each. With ``prior="standard"`` :math:`z \sim \mathcal N(0, I)`, as in
-    deep generative replay. A network with ``classes`` is then asked for a class; without, rows carry the class
-    whose mean code is nearest to z, a rough guess: label them by the classifier of the experience before,
+    **Codes.** The stream's codes never fill the prior :math:`\mathcal N(0, I)`, and codes from the gaps decode to no
+    class. So after each training a Gaussian is fitted to the codes of each class, as in
+    :class:`~avalanche_memplugins.memories.GaussianMemory`, and codes are drawn from these: all classes equally often,
+    and each row with its class. With ``prior="standard"`` codes are drawn from :math:`\mathcal N(0, I)`, as in deep
+    generative replay. A network with ``classes`` is then asked for a class. Without, a row gets the class whose mean
+    code is nearest to z. This is a rough guess: label rows by the model of the experience before instead,
     ``MemoryReplayPlugin(memory, labels="old_model")``. Task label and origin are the latest of the class.
 
     :param network: a :class:`~avalanche_memplugins.networks.ConditionalVAE`; or any module with

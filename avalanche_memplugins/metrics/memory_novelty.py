@@ -25,6 +25,21 @@ class MemoryNovelty(PluginMetric[float]):  # type: ignore[misc]
     among ``memory.classes``. 0.5 is chance. Emitted at the end of an evaluation over rows of both kinds, under the name
     ``MemoryNovelty_AUROC/eval_phase/test_stream``; the mean score of each experience as
     ``MemoryNovelty_Exp/eval_phase/test_stream/Task000/Exp000``. Without a memory that has scores it warns once.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche.training.plugins import EvaluationPlugin
+    >>> from avalanche_memplugins import EnergyMemory, MemoryReplayPlugin
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> from avalanche_memplugins.networks.energy import GatedEnergy
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> memory = EnergyMemory(GatedEnergy((1, 8, 8), width=64, writable=16), slots=4, slot_size=4)
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                  plugins=[MemoryReplayPlugin(memory)], evaluator=EvaluationPlugin(MemoryNovelty(), loggers=[]))
+    >>> benchmark = SplitDigits(5)
+    >>> _ = strategy.train(benchmark.train_stream[0])
+    >>> 0 <= strategy.eval(benchmark.test_stream)["MemoryNovelty_AUROC/eval_phase/test_stream"] <= 1
+    True
     """
 
     def __init__(self) -> None:

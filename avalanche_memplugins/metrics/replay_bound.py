@@ -32,6 +32,21 @@ class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
     :param emit_at: after each training ``"iteration"``, ``"epoch"`` or ``"experience"``; the bound is worked out in
         every iteration and fetched only then.
     :raises ValueError: for another ``emit_at``.
+
+    >>> import torch
+    >>> from avalanche.training import Naive
+    >>> from avalanche.training.plugins import EvaluationPlugin
+    >>> from avalanche_memplugins import MemoryReplayPlugin, VAEMemory
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> from avalanche_memplugins.networks import ConditionalVAE
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> memory = VAEMemory(ConditionalVAE((1, 8, 8), hidden=(16,), code_size=4), steps=5)
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                  plugins=[MemoryReplayPlugin(memory)], evaluator=EvaluationPlugin(ReplayBound(), loggers=[]))
+    >>> for experience in SplitDigits(5).train_stream[:2]:
+    ...     results = strategy.train(experience)
+    >>> results["ReplayBound_Exp/train_phase/train_stream/Task000/Exp001"] > 0
+    True
     """
 
     def __init__(self, emit_at: Literal["iteration", "epoch", "experience"] = "experience") -> None:

@@ -76,7 +76,7 @@ class ConditionalVAE(nn.Module):
         """Mean and log-variance ``(B, code_size)`` of q(z|x, y).
 
         :param x: ``(B, *shape)``.
-        :param y: indices of the classes ``(B,)``, wanted if and only if there are classes.
+        :param y: indices of the classes ``(B,)``, needed if and only if there are classes.
         """
         check.sized("x", x, self.shape.numel())
         mean, log_variance = self.encoder(x.flatten(1), y).chunk(2, -1)
@@ -96,7 +96,7 @@ class ConditionalVAE(nn.Module):
         """Negative bound in nats a row, with one sample of z for each.
 
         :param x: ``(B, *shape)``.
-        :param y: indices of the classes ``(B,)``, wanted if and only if there are classes.
+        :param y: indices of the classes ``(B,)``, needed if and only if there are classes.
         :param generator: for the sample, on the device of ``x``; torch's own if None.
         """
         check.generator("generator", generator)

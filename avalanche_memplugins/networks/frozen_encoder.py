@@ -22,7 +22,7 @@ class FrozenEncoder(nn.Module):
     :param code: ``"mean"``: :math:`\mu`, ``(B, C)``; or ``"posterior"``: :math:`(\mu, \log \sigma^2)` side by
         side, ``(B, 2C)``.
     :param mean: of the ``Normalize`` that the images went through, a number or one a channel; undone before
-        encoding, since auto-encoders want pixels in [0, 1].
+        encoding, since auto-encoders take pixels in [0, 1].
     :param std: of that ``Normalize``.
     :raises ValueError: for an unknown ``code``, or an auto-encoder without the method it takes.
 

@@ -37,7 +37,8 @@ class RetrievalClassifier(nn.Module):
     else: a nearest row within ``same`` times the query's norm is passed over. It is told by distance, so rows
     that are replayed, or seen in an earlier epoch, are known without numbers.
 
-    :param autoencoder: has ``encode(x)`` that gives ``(B, C)`` and ``code_size``; is copied and frozen: yours stays as it is.
+    :param autoencoder: has ``encode(x)`` that gives ``(B, C)`` and ``code_size``. It is copied and
+        frozen; yours stays as it is.
     :param memory: of codes ``(C,)``, without an embedding of its own.
     :param classes: outputs; labels in the memory are below.
     :param neighbours: k, >= 1.

@@ -58,7 +58,8 @@ class ProbabilisticRetrievalClassifier(PicklesGenerator, nn.Module):
 
     The defaults are the published model, whose seed was 2022.
 
-    :param autoencoder: has ``posterior(x) -> (mean, log-variance)``, ``(B, C)`` each, and ``code_size``; is frozen.
+    :param autoencoder: has ``posterior(x) -> (mean, log-variance)``, ``(B, C)`` each, and ``code_size``. It is
+        copied and frozen; yours stays as it is.
     :param classes: outputs.
     :param n: latents a row, >= 1.
     :param alpha_std: a, >= 0.

@@ -52,16 +52,22 @@ class LatentTap:
         self._told = not tells
         self._resting = False  # while the module is checked
         self._many = False  # runs are expected: a multi-task model runs once a task
+        self._found: list[nn.Module] = []  # the path in the model that was last asked for by find
         self._seen: list[Tensor] = []
         self._codes: Tensor | None = None
         self._instead = False
 
     def find(self, model: nn.Module) -> nn.Module:
-        """The module called ``at``.
+        """The module called ``at``; until :meth:`lose` others need not look for it again in the same model.
 
         :raises ValueError: if the model has none, or hooks on it would not be seen.
         """
-        return self._path(model)[-1]
+        self._found = self._path(model)
+        return self._found[-1]
+
+    def lose(self) -> None:
+        """Let go of the module that was found, and of the model around it."""
+        self._found = []
 
     def open(self, model: nn.Module, codes: Tensor | None, *, instead: bool = False, check: bool = True) -> None:
         """Watch the output; let ``codes`` ``(R, *shape)`` follow its rows, or stand in their place.
@@ -71,7 +77,7 @@ class LatentTap:
             run once a pass, gives no tensor of one row an item, or cannot be given more rows; the hooks are gone then.
         """
         self.close()
-        path = self._path(model)
+        path = self._found if self._found and self._found[0] is model else self._path(model)
         self._many = is_multi_task_module(model)
         self._codes, self._instead = codes, instead
         self._run_uncompiled(path)
@@ -214,6 +220,7 @@ class LatentTap:
     def __getstate__(self) -> dict[str, Any]:
         nothing: dict[str, Any] = {
             "_handles": [],
+            "_found": [],
             "_seen": [],
             "_codes": None,
             "_restore": None,

@@ -95,6 +95,8 @@ def parted(output: object, rows: int, replayed: int) -> tuple[Any, Any]:
 
 def rows_of(output: object, index: slice | Tensor) -> Any:
     """Some rows of an output."""
+    if isinstance(output, Tensor) and output.ndim:  # as a rule
+        return output[index]
     return _map(lambda leaf: leaf[index] if leaf.ndim else leaf, output)
 
 

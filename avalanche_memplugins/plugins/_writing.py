@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from numbers import Number
 from typing import Any, Literal, TypeAlias, TypeGuard, cast
 
@@ -80,16 +79,13 @@ class Writing:
                 "memory: expected one that learns from batches (x, y, t) to need nothing else, got one that needs "
                 f"{sorted(self.needs)}"
             )
+        # Whether what is written is known only once the model has run.
+        self.after_forward = tap is not None or bool(self.needs)
         self.iterations = 0  # that were up for writing
         self.number = 0  # of the running experience
         self._row_losses: Callable[[Any, Tensor], Tensor] | None = None
         self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
         self._told = False
-
-    @property
-    def after_forward(self) -> bool:
-        """Whether what is written is known only once the model has run."""
-        return self.tap is not None or bool(self.needs)
 
     # ---------------------------------------------------------------- before training
 
@@ -204,8 +200,11 @@ class Writing:
         """
         batch = strategy.mbatch
         x = batch[0][:rows] if latents is None else latents[:rows].float()
-        with self._told_if_diverged(strategy):
+        try:
             self.write(x, [column[:rows] for column in batch[1:]], self.number, rows_of(output, slice(rows)))
+        except ValueError as error:
+            self._tell_if_diverged(strategy, error)
+            raise
 
     # ---------------------------------------------------------------- the end of an experience
 
@@ -217,7 +216,7 @@ class Writing:
         self._probe = None
         if self.when != "experience":
             return
-        with self._told_if_diverged(strategy):
+        try:
             if _learns(self.memory):
                 self.memory.consolidate(self._to_learn(strategy, generator), origin=number_of(strategy))
                 return
@@ -228,6 +227,9 @@ class Writing:
                     passed = through_the_model(strategy, batches, self.tap)
                 for x, y, t, output in passed:
                     self.write(x, [y, t], number, output)
+        except ValueError as error:
+            self._tell_if_diverged(strategy, error)
+            raise
 
     def _to_learn(self, strategy: Any, generator: torch.Generator) -> Batches | HeldBatches:
         dataset = concat_datasets([data for _, data in parts_of(strategy)])
@@ -237,18 +239,13 @@ class Writing:
         rows = list(through_the_model(strategy, Batches(strategy, dataset, strategy.eval_mb_size, None), self.tap))
         return HeldBatches(rows, strategy.train_mb_size, generator)
 
-    @contextmanager
-    def _told_if_diverged(self, strategy: Any) -> Iterator[None]:
-        """Tell of diverged training where the memory refuses what the model gave because it is not finite."""
-        try:
-            yield
-        except ValueError as error:
-            name, _, text = str(error).partition(":")
-            given = {"logits": "outputs", "loss": "losses"}
-            if self.tap is not None:
-                given["x"] = f"outputs of {self.tap.at!r}"
-            if "finite" not in text or name not in given:
-                raise
+    def _tell_if_diverged(self, strategy: Any, error: ValueError) -> None:
+        """Tell of diverged training where the memory has refused what the model gave because it is not finite."""
+        name, _, text = str(error).partition(":")
+        given = {"logits": "outputs", "loss": "losses"}
+        if self.tap is not None:
+            given["x"] = f"outputs of {self.tap.at!r}"
+        if "finite" in text and name in given:
             raise ValueError(
                 f"model: expected finite {given[name]}, got NaN or infinite ones at iteration "
                 f"{strategy.clock.train_iterations}: training has diverged; a smaller learning rate or clipped "

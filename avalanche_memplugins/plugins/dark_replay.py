@@ -11,9 +11,9 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories import RandomMemory, Recall
-from avalanche_memplugins.plugins._augment import Augment
 from avalanche_memplugins.plugins._outputs import main_output
 from avalanche_memplugins.plugins._step import Step
+from avalanche_memplugins.plugins.augment import Augment
 from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
 
 
@@ -95,7 +95,7 @@ class DarkReplayPlugin(MemoryReplayPlugin):
         if recall is None:
             return loss
         if self.alpha:
-            dark = Recall(*(None if column is None else column[:n] for column in recall))  # type: ignore[arg-type]
+            dark = Recall(*[None if column is None else column[:n] for column in recall])  # type: ignore[arg-type]
             loss = loss + self.alpha * self.targets.loss(main_output(step.output)[:n], dark, criterion, strategy)
         if self.beta:
             loss = loss + self.beta * criterion(slice(n, None))
@@ -103,5 +103,5 @@ class DarkReplayPlugin(MemoryReplayPlugin):
 
 
 def _both(first: Recall, second: Recall) -> Recall:
-    columns = (None if a is None or b is None else torch.cat([a, b]) for a, b in zip(first, second, strict=True))
+    columns = [None if a is None or b is None else torch.cat([a, b]) for a, b in zip(first, second, strict=True)]
     return Recall(*columns)  # type: ignore[arg-type]

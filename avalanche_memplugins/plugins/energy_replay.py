@@ -29,7 +29,7 @@ class EnergyReplayPlugin(MemoryReplayPlugin):
     >>> from avalanche_memplugins.benchmarks import SplitDigits
     >>> from avalanche_memplugins.networks.energy import GatedEnergy
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    >>> memory = EnergyMemory(GatedEnergy(64, hidden=(32,)), slots=2, slot_size=4, seed=0)
+    >>> memory = EnergyMemory(GatedEnergy((1, 8, 8), width=64, writable=16), slots=2, slot_size=4, seed=0)
     >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
     ...                  plugins=[EnergyReplayPlugin(memory)], train_mb_size=32, evaluator=None)
     >>> _ = strategy.train(SplitDigits(5).train_stream[0])

@@ -21,7 +21,6 @@ from avalanche_memplugins._words import OF_A_PLUGIN, names_ours
 from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
-from avalanche_memplugins.plugins._augment import Augment, augmented, check_augment
 from avalanche_memplugins.plugins._experience import has_task_labels, parts_of
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
 from avalanche_memplugins.plugins._outputs import joined, main_output
@@ -38,6 +37,7 @@ from avalanche_memplugins.plugins._strategy import (
 )
 from avalanche_memplugins.plugins._targets import Labels, Targets
 from avalanche_memplugins.plugins._writing import Epochs, Origin, When, Writing
+from avalanche_memplugins.plugins.augment import Augment, augmented, check_augment
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
@@ -50,6 +50,22 @@ class Replayed(NamedTuple):
     ``output`` ``(R, classes)`` without gradient, before the update; ``y`` ``(R,)``: the classes it was trained
     towards; ``t`` ``(R,)``; ``x`` ``(R, *shape)``: rows or codes as the model got them; ``label`` ``(R,)``: the
     memory's own classes.
+
+    >>> import torch
+    >>> from avalanche.core import SupervisedPlugin
+    >>> from avalanche.training import Naive
+    >>> from avalanche_memplugins import RandomMemory
+    >>> from avalanche_memplugins.benchmarks import SplitDigits
+    >>> class Look(SupervisedPlugin):
+    ...     def after_forward(self, strategy, **kwargs):
+    ...         self.seen = replay.last_replay
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> replay, look = MemoryReplayPlugin(RandomMemory(100), replay_size=8), Look()
+    >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
+    ...                  plugins=[replay, look], evaluator=None)
+    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> look.seen.x.shape, look.seen.output.shape
+    (torch.Size([8, 1, 8, 8]), torch.Size([8, 10]))
     """
 
     output: Tensor
@@ -286,6 +302,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         # The stream's own loss is worked out only if somebody is there to read it.
         idle = (EvaluationPlugin, PeriodicEval, Clock, MemoryReplayPlugin, TensorLoaderPlugin, LeanStepPlugin)
         self._loss_is_read = bool(strategy.evaluator.metrics) or any(not isinstance(p, idle) for p in strategy.plugins)
+        if self._tap is not None:
+            self._tap.find(strategy.model)  # the model may have grown
         self.targets.check(strategy)
         self.writing.begin(strategy)
         Once(strategy, "_train_exp", functools.partial(self._take_part, strategy))
@@ -375,7 +393,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             finally:
                 if self._step is not None:
                     self._step.restore(strategy)
-                    self._step = None
+                self._step, self._others = None, []
+                if self._tap is not None:
+                    self._tap.lose()
 
     def _forward(self, strategy: Any, forward: Method, *args: Any, **kwargs: Any) -> Any:
         """``strategy.forward()`` on the stream's rows and replayed ones."""
@@ -388,7 +408,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         step.begun = True
         check_batch(strategy.mbatch, labelled=self._labelled)
         step.stream = self._stream_of(strategy) if self._others else strategy.mbatch
-        if self.write_at == "experience" and not strategy.clock.train_exp_epochs:
+        if writing.when == "experience" and not strategy.clock.train_exp_epochs:
             writing.test_labels(step.stream[1])
         recall = self._sample(strategy, step)
         # What is written now cannot be replayed before the next iteration.
@@ -471,7 +491,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             recall = recall._replace(x=augmented(self.augment, recall.x, self._generator))
         if self.targets.teacher is None:
             return recall
-        number = self.writing.number if self.write_at == "iteration" else None
+        number = self.writing.number if self.writing.when == "iteration" else None
         return self.targets.set(recall, number, step.stream[0])
 
     def _rows_to_replay(self, strategy: Any, rows: int) -> int:

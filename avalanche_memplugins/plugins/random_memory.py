@@ -33,7 +33,7 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
     >>> from avalanche.training import Naive
     >>> from avalanche_memplugins.benchmarks import SplitDigits
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    >>> replay = RandomMemoryPlugin(100, write_every=2, codec="uint8")
+    >>> replay = RandomMemoryPlugin(100, write_every=2, codec="int8")
     >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
     ...                  plugins=[replay], train_mb_size=32, evaluator=None)
     >>> _ = strategy.train(SplitDigits(5).train_stream[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import inspect
 import pickle
 import random
 import sys
@@ -219,7 +220,7 @@ def check_reading_from_a_cue_is_finite_and_changes_nothing(case: MemoryCase) -> 
 def check_read_gives_the_shape_of_its_cue(case: MemoryCase) -> None:
     """read(cue) gives finite rows of the cue's shape and type, and leaves the memory as it was."""
     memory, cue = _filled(case), case.rows(4, 9)
-    if not callable(memory.read):  # the read policy of a memory of rows has that name
+    if not callable(inspect.getattr_static(memory, "read")):  # a read policy had that name
         return
     before = _state(memory)
     found = memory.read(cue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -61,11 +62,16 @@ def promise(*needs: str, where: Callable[[Any], bool] = lambda case: True) -> Ca
                 ) from error
 
         result: Any = checked
-        result.applies = lambda case, thing: where(case) and all(hasattr(thing, name) for name in needs)
+        result.applies = lambda case, thing: where(case) and all(has(thing, name) for name in needs)
         check: Check = result
         return check
 
     return decorate
+
+
+def has(thing: Any, name: str) -> bool:
+    """Whether a thing has an attribute; it is not read, as properties may work or warn."""
+    return inspect.getattr_static(thing, name, None) is not None
 
 
 def same(a: Any, b: Any) -> bool:

@@ -109,13 +109,13 @@ def test_some_rows_are_drawn_by_the_seed_without_replacement(root: Path) -> None
 
 
 def test_wrong_arguments_are_named(root: Path) -> None:
-    with pytest.raises(ValueError, match="scenario: wants one of class-incremental"):
+    with pytest.raises(ValueError, match="scenario: expected one of class-incremental"):
         in_memory.split_mnist_tensors(5, scenario="class")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n_experiences: expected a divisor of the 10 classes, got"):
         in_memory.split_mnist_tensors(3)
     with pytest.raises(ValueError, match="n_experiences: expected an integer >= 1, got"):
         in_memory.permuted_mnist_tensors(0)
-    with pytest.raises(ValueError, match=r"fixed_class_order: wants each class of 0\.\.9 once"):
+    with pytest.raises(ValueError, match=r"fixed_class_order: expected each class of 0\.\.9 once"):
         in_memory.split_mnist_tensors(5, fixed_class_order=[0, 1])
 
 

@@ -45,7 +45,7 @@ def every_boundary(run: Run, folder: Path) -> None:
     [("plain", "sgd", "xyt"), ("incremental", "adam", "xy"), ("multihead", "adam", "xyt")],
 )
 def test_bitwise_at_every_boundary(policy: str, model: str, optimizer: str, layout: str, tmp_path: Path) -> None:
-    every_boundary(Run(model, optimizer, layout, plugins=replay(policy=policy)), tmp_path)
+    every_boundary(Run(model, optimizer, layout, plugins=replay(write_policy=policy)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_memory_of_another_size_does_not_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_avalanches_own_checkpoint(policy: str, tmp_path: Path) -> None:
-    run = Run("incremental", "sgd", plugins=replay(policy=policy))
+    run = Run("incremental", "sgd", plugins=replay(write_policy=policy))
     whole, stream = run.strategy(seed=1), run.benchmark().train_stream
     whole.evaluator.metrics += memory_metrics(experience=True)
     run.train(whole, stream[:2])

@@ -19,9 +19,9 @@ SHAPES = ((1, 28, 28), (3, 32, 32))
 
 def test_the_code(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     exec("\n".join(blocks), {"__name__": "guide"})
-    assert capsys.readouterr().out.split()[:3] == ["202", "303", "9999"]
+    assert capsys.readouterr().out.split()[:7] == ["400", "2000", "True", "32", "512", "303", "9999"]
 
 
 @pytest.mark.parametrize("column", [0, 1])
@@ -36,7 +36,7 @@ def test_the_bytes_of_a_row(column: int) -> None:
 
     names = {kind.__name__: kind for kind in (Bits, Downsampled, Float16, Int8, Raw, Uint8)} | {"latent": latent}
     rows = re.findall(r"^\| `(.+?)` \| (\d+) \| (\d+) \|$", GUIDE, re.MULTILINE)
-    assert len(rows) == 12
+    assert len(rows) == 15
     for text, *bytes_said in rows:
         shape, dtype = eval(text, names).spec(torch.Size(SHAPES[column]), torch.float32)
         assert shape.numel() * dtype.itemsize == int(bytes_said[column]), text

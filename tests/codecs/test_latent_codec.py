@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from avalanche_memplugins import RandomMemory
 from avalanche_memplugins.codecs import Codec, Downsampled, LatentCodec
+from avalanche_memplugins.functional import gaussian_levels
 
 
 class Tiny(nn.Module):
@@ -83,6 +84,22 @@ def test_int8_codes_stop_at_the_ends_and_the_step_is_as_told() -> None:
     codec = make(step=0.1)
     assert codec.quantise(torch.tensor([[100.0, -100.0, 0.26]])).tolist() == [[127, -127, 3]]
     torch.testing.assert_close(codec.dequantise(torch.tensor([[3]], dtype=torch.int8)), torch.tensor([[0.3]]))
+
+
+@pytest.mark.parametrize(("bits", "width"), [(2, 1), (3, 2), (4, 2), (6, 3)])
+def test_codes_below_a_byte_are_the_nearest_of_lloyds_levels_packed(bits: int, width: int) -> None:
+    codec: Any = make(precision=f"{bits}bit")
+    x = images(50)
+    z, levels = codec.to_latent(x).numpy(), gaussian_levels(bits).numpy()
+    code = codec.encode(x)
+    assert (code.shape, code.dtype) == ((50, width), torch.uint8)
+    assert codec.spec(x.shape[1:], x.dtype) == (torch.Size((width,)), torch.uint8)
+    nearest = levels[abs(z[..., None] - levels).argmin(-1)]
+    np.testing.assert_allclose(codec.dequantise(code).numpy(), nearest, rtol=1e-6)
+    back = codec.decode(code, x.shape[1:], x.dtype).numpy()
+    np.testing.assert_allclose(back, numpy_images(nearest), atol=1e-5)
+    with pytest.raises(ValueError, match="code: expected codes"):
+        codec.decode(code.repeat(1, 2), x.shape[1:], x.dtype)
 
 
 def test_many_rows_go_through_in_parts_and_come_out_in_order() -> None:
@@ -202,7 +219,11 @@ def test_what_is_no_image_of_its_kind_is_refused(x: Tensor, message: str) -> Non
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"precision": "int4"}, ValueError, "precision: expected one of 'int8', 'float16', 'float32', got 'int4'"),
+        (
+            {"precision": "int4"},
+            ValueError,
+            "precision: expected one of '2bit', .*'float32', got 'int4'",
+        ),
         ({"step": 0.0}, ValueError, "step: expected a number > 0, got 0"),
         ({"code_mean": torch.zeros(2)}, ValueError, r"code_mean: expected finite numbers \(3,\).*got shape \(2,\)"),
         ({"code_mean": MEAN * float("nan")}, ValueError, "code_mean: expected finite"),

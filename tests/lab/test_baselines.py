@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from avalanche_memplugins.benchmarks import SplitDigits
-from avalanche_memplugins.lab import STRATEGIES, Comparison, RunResult, RunSpec, comparison
-from avalanche_memplugins.lab.baselines import ABSENT, BASELINES
-from avalanche_memplugins.lab.builders import open_benchmark
-from avalanche_memplugins.lab.built import tensor_bytes
-from avalanche_memplugins.lab.execute import execute
+from avalanche_memplugins.lab import STRATEGIES, Comparison, RunResult, RunSpec, options
+from avalanche_memplugins.lab.run import execute
+from avalanche_memplugins.lab.strategies import ABSENT, BASELINES
+from avalanche_memplugins.lab.strategies.recipe import tensor_bytes
+from avalanche_memplugins.lab.streams import open_benchmark
 
 PARAMETERS = 64 * 8 + 8 + 8 * 8 + 8 + 8 * 10 + 10
 ROW = 64 * 4 + 16
@@ -95,16 +95,18 @@ def test_options_reach_avalanche(name: str, one: float, other: float, spec: Call
 def test_generative_replay_makes_images_of_the_benchmarks_size(
     spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from avalanche_memplugins.lab import baseline_builders
+    from avalanche.models import generator
 
     seen: list[tuple[int, ...]] = []
 
-    class Spy(baseline_builders.MlpVAE):  # type: ignore[misc, valid-type, name-defined]
-        def generate(self, batch_size: int | None = None) -> torch.Tensor:
-            seen.append(tuple(super().generate(batch_size).shape[1:]))
-            return super().generate(batch_size)
+    generate = generator.MlpVAE.generate
 
-    monkeypatch.setattr(baseline_builders, "MlpVAE", Spy)
+    def spy(self: generator.MlpVAE, batch_size: int | None = None) -> torch.Tensor:
+        images = generate(self, batch_size)
+        seen.append(tuple(images.shape[1:]))
+        return images
+
+    monkeypatch.setattr(generator.MlpVAE, "generate", spy)
     assert execute(spec(strategy="generative-replay")).ok
     assert set(seen) == {(1, 8, 8)}
 
@@ -112,10 +114,10 @@ def test_generative_replay_makes_images_of_the_benchmarks_size(
 def test_iterations_end_an_experience_in_the_middle_of_an_epoch(
     spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from avalanche_memplugins.lab import builders
+    from avalanche_memplugins.lab import run as lab_run
 
     steps: list[int] = []
-    build = builders.build
+    build = lab_run.build
 
     def spy(*arguments: object) -> object:
         built = build(*arguments)
@@ -123,7 +125,7 @@ def test_iterations_end_an_experience_in_the_middle_of_an_epoch(
         built.strategy.optimizer_step = lambda: (steps.append(1), update())[1]
         return built
 
-    monkeypatch.setattr(builders, "build", spy)
+    monkeypatch.setattr(lab_run, "build", spy)
     per_epoch = -(-len(open_benchmark(spec()).train_stream[0].dataset) // 32)
     for wanted in (3, per_epoch, per_epoch + 2):
         steps.clear()
@@ -132,8 +134,8 @@ def test_iterations_end_an_experience_in_the_middle_of_an_epoch(
 
 
 def test_a_missing_solver_is_told_before_anything_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"strategy: gem wants the solver quadprog: pip install"):
+    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"strategy: gem needs the solver quadprog: pip install"):
         Comparison(strategies=("gem",)).specs()
 
 

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
-from avalanche_memplugins.lab import STRATEGIES, RunSpec, Settings, builders
+from avalanche_memplugins.lab import STRATEGIES, RunSpec, Settings
 from avalanche_memplugins.lab.before import check_before, unsuitable
+from avalanche_memplugins.lab.run import build
 from avalanche_memplugins.lab.strategies import OURS
+from avalanche_memplugins.lab.streams import open_benchmark
 
 SIZED = [name for name, info in STRATEGIES.items() if info.sized == "rows" and name not in OURS and name != "gem"]
 
 
 @pytest.fixture(scope="module")
 def stream() -> Any:
-    return builders.open_benchmark(run("naive"))
+    return open_benchmark(run("naive"))
 
 
 def run(strategy: str, **changes: Any) -> RunSpec:
@@ -33,9 +35,9 @@ def test_the_least_budget_is_the_builders_own(strategy: str, stream: Any) -> Non
     enough, short = run(strategy, budget=least), run(strategy, budget=least - 1)
     assert unsuitable(enough) is None
     assert unsuitable(short) is not None
-    builders.build(enough, stream, None)
+    build(enough, stream, None)
     with pytest.raises(ValueError, match=r"budget|memory"):
-        builders.build(short, stream, None)
+        build(short, stream, None)
 
 
 def test_missing_data_is_told_and_data_that_is_there_is_not_opened(

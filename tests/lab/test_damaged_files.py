@@ -15,12 +15,12 @@ from rich.console import Console
 
 from avalanche_memplugins._folders import set_aside
 from avalanche_memplugins.cli import main
+from avalanche_memplugins.energy_training.options import EnergyTraining
+from avalanche_memplugins.energy_training.train import Training
 from avalanche_memplugins.lab import Comparison, InProcess, ResultStore, RunResult, RunSpec, Settings, compare
-from avalanche_memplugins.lab.energy.options import EnergyTraining
-from avalanche_memplugins.lab.energy.train import Training
-from avalanche_memplugins.lab.presets import FOLDER, load_preset
-from avalanche_memplugins.lab.progress import Checkpoint, Progress
-from avalanche_memplugins.lab.rewrite import Report, rewrite
+from avalanche_memplugins.lab.report import Report, rewrite
+from avalanche_memplugins.lab.reproduce import PRESETS, load_preset
+from avalanche_memplugins.lab.run import Checkpoint, Progress
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes:
@@ -148,7 +148,7 @@ def test_damaged_numbers_of_an_unfinished_run_are_the_same_or_none(
 
     checkpoint = Checkpoint(folder, run, {"torch": "2"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("avalanche_memplugins.lab.progress.save_run_state", lambda *args: None)
+        patch.setattr("avalanche_memplugins.lab.run.save_run_state", lambda *args: None)
         checkpoint.save(Unsaved(), progress)
     content = (folder / "numbers.json").read_bytes()
     assert Checkpoint(folder, run, {"torch": "2"}).numbers() == progress
@@ -176,7 +176,7 @@ def test_a_damaged_comparison_is_reported_whole_or_not_at_all(tmp_path: Path, fa
 
 @pytest.mark.parametrize("name", ["der-split-mnist", "three-scenarios-split-mnist"])
 def test_a_damaged_preset_is_a_preset_or_one_error(name: str, tmp_path: Path) -> None:
-    content, draw = (FOLDER / f"{name}.yaml").read_bytes(), random.Random(3)
+    content, draw = (PRESETS / f"{name}.yaml").read_bytes(), random.Random(3)
     path = tmp_path / "damaged.yaml"
     refused = []
     for _ in range(60):
@@ -225,9 +225,9 @@ MERGES = "a: &a {x: 1}\n" + "".join(
 def test_hostile_presets_are_one_short_error_at_once(text: str, tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "hostile.yaml"
     path.write_text(text)
-    begun = time.monotonic()
+    begun = time.process_time()  # however busy the machine is
     assert main(["reproduce", str(path), "--out", str(tmp_path / "out")]) == 2
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
     error = capsys.readouterr().err
     assert error.startswith("error: preset")
     assert error.count("\n") == 1

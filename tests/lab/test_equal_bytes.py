@@ -12,10 +12,10 @@ import torch
 from avalanche_memplugins import pretrained
 from avalanche_memplugins.codecs import LatentCodec
 from avalanche_memplugins.lab import STRATEGIES, RunSpec
-from avalanche_memplugins.lab import memory_factory as factory
-from avalanche_memplugins.lab.builders import open_benchmark
-from avalanche_memplugins.lab.execute import execute
+from avalanche_memplugins.lab.run import execute
 from avalanche_memplugins.lab.strategies import OURS
+from avalanche_memplugins.lab.strategies import memory as factory
+from avalanche_memplugins.lab.streams import open_benchmark
 from avalanche_memplugins.networks import VAE
 
 BUDGET = 12_000
@@ -23,7 +23,7 @@ NOT_ON_DIGITS = ("er-latent", "er-mbpa-latent", "knn-latent", "energy")
 ON_DIGITS = [name for name, info in STRATEGIES.items() if info.sized != "no" and name not in NOT_ON_DIGITS]
 # Bytes of a row: its pixels and a label; of Avalanche's, float32 pixels, two labels of eight, logits or a score.
 ROW = {
-    **dict.fromkeys(("rma", "er-reservoir", "mbpa", "er-mbpa"), 64 * 4 + 1),
+    **dict.fromkeys(("rma", "er", "er-reservoir", "mbpa", "er-mbpa", "knn"), 64 * 4 + 1),
     "er-uint8": 64 + 1,
     "dark-replay": 64 + 1 + 40,
     **dict.fromkeys(("er-4bit", "er-mbpa-4bit", "knn-4bit"), 32 + 1),
@@ -121,7 +121,7 @@ def test_energy_memories_fill_their_budget_with_whole_slots() -> None:
     assert memory.sample(4).x.shape == (4, 1, 28, 28)
     rows = factory.make_memory(RunSpec(benchmark="split-mnist", memory_size=200, **fields))
     assert (rows.slots, rows.slot_size) == (5, 40)
-    with pytest.raises(ValueError, match=r"energy wants images of \(1, 28, 28\).*those of split-digits"):
+    with pytest.raises(ValueError, match=r"energy expected images of \(1, 28, 28\).*those of split-digits"):
         factory.make_memory(RunSpec(benchmark="split-digits", **fields))
 
 
@@ -129,7 +129,7 @@ def test_the_autoencoders_are_shipped_and_images_that_suit_none_are_named() -> N
     for shape, name in factory.AUTOENCODERS.items():
         assert LatentCodec.from_pretrained(name).image_shape == shape
     fields = {"strategy": "er-latent", "seed": 0, "n_experiences": 5, "epochs": 1}
-    with pytest.raises(ValueError, match=r"er-latent wants images of \(1, 28, 28\).*those of split-digits"):
+    with pytest.raises(ValueError, match=r"er-latent expected images of \(1, 28, 28\).*those of split-digits"):
         factory.make_memory(RunSpec(benchmark="split-digits", **fields))
 
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from avalanche_memplugins.benchmarks import SplitDigits
-from avalanche_memplugins.lab import STRATEGIES, InProcess, ResultStore, RunResult, RunSpec, Settings, builders
-from avalanche_memplugins.lab.builders import write_every
-from avalanche_memplugins.lab.execute import _Run, execute
-from avalanche_memplugins.lab.memory_factory import make_memory
+from avalanche_memplugins.lab import STRATEGIES, InProcess, ResultStore, RunResult, RunSpec, Settings
+from avalanche_memplugins.lab import run as lab_run
+from avalanche_memplugins.lab.run import _Run, execute
+from avalanche_memplugins.lab.strategies import make_memory
+from avalanche_memplugins.lab.strategies.ours import write_every
 
 
 def _numbers(result: RunResult) -> RunResult:
@@ -64,14 +65,14 @@ def test_every_strategy_of_a_seed_begins_with_the_same_weights(
     spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, torch.Tensor] = {}
-    build = builders.build
+    build = lab_run.build
 
     def spy(run: RunSpec, *rest: object) -> object:
         built = build(run, *rest)
         seen[run.strategy] = torch.nn.utils.parameters_to_vector(built.strategy.model.parameters()).detach().clone()
         raise RuntimeError("seen enough")
 
-    monkeypatch.setattr(builders, "build", spy)
+    monkeypatch.setattr(lab_run, "build", spy)
     for strategy in STRATEGIES:
         assert not execute(spec(strategy=strategy)).ok
     first, *others = seen.values()
@@ -94,7 +95,7 @@ def test_a_failure_is_a_result_with_its_traceback(
     def broken(*args: object) -> None:
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr(builders, "build", broken)
+    monkeypatch.setattr(lab_run, "build", broken)
     result = execute(spec())
     assert not result.ok
     assert result.error is not None
@@ -106,23 +107,23 @@ def test_a_failure_is_a_result_with_its_traceback(
 def test_warnings_are_kept_but_not_those_that_every_run_gives(
     spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = builders.build
+    build = lab_run.build
 
     def warn(run: RunSpec, *rest: object) -> object:
         for _ in range(2):
             warnings.warn("something is odd", stacklevel=2)
         return build(run, *rest)
 
-    monkeypatch.setattr(builders, "build", warn)
+    monkeypatch.setattr(lab_run, "build", warn)
     assert execute(spec(strategy="replay")).warnings == ("UserWarning: something is odd",)
 
 
 def test_the_accuracy_is_avalanches_own(spec: Callable[..., RunSpec]) -> None:
     """Counted again by hand from the final model's predictions."""
     run, kept = spec(strategy="cumulative", epochs=3), []
-    build = builders.build
+    build = lab_run.build
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builders, "build", lambda *args: kept.append(build(*args)) or kept[-1])
+        patch.setattr(lab_run, "build", lambda *args: kept.append(build(*args)) or kept[-1])
         result = execute(run)
     model = kept[0].strategy.model.eval()
     for k, exp in enumerate(SplitDigits(2, seed=0).test_stream):
@@ -142,7 +143,7 @@ def test_rmas_writes_fit_the_ring_as_tightly_as_they_can(batches: int, memory: i
 def test_in_process_keeps_the_callers_threads(
     spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from avalanche_memplugins.lab import execute as module
+    from avalanche_memplugins.lab import run as module
 
     during = []
     monkeypatch.setattr(
@@ -162,7 +163,7 @@ def test_in_process_keeps_the_callers_threads(
 def test_the_untrained_model_is_tested_and_nothing_else_changes(spec: Callable[..., RunSpec]) -> None:
     """Counted by hand; the run's own numbers are those of a run that never looked."""
     run, kept = spec(), []
-    build = builders.build
+    build = lab_run.build
 
     def spy(*args: object) -> object:
         built = build(*args)
@@ -170,7 +171,7 @@ def test_the_untrained_model_is_tested_and_nothing_else_changes(spec: Callable[.
         return built
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builders, "build", spy)
+        patch.setattr(lab_run, "build", spy)
         result = execute(run)
     for k, exp in enumerate(SplitDigits(2, seed=0).test_stream):
         x, y = torch.stack([row[0] for row in exp.dataset]), torch.tensor([int(row[1]) for row in exp.dataset])

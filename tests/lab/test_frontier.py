@@ -19,8 +19,8 @@ from rich.console import Console
 from scipy.optimize import minimize
 
 from avalanche_memplugins.lab import InProcess, RunResult, RunSpec
+from avalanche_memplugins.lab.figures import _style, frontier_figure, spread
 from avalanche_memplugins.lab.frontier import LINES, Frontier, draw_frontier, points
-from avalanche_memplugins.lab.frontier_figure import _style, frontier_figure, spread
 
 
 def made_up(spec: RunSpec) -> RunResult:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from avalanche_memplugins.cli import main
-from avalanche_memplugins.lab import STRATEGIES, presets
+from avalanche_memplugins.lab import STRATEGIES
+from avalanche_memplugins.lab.reproduce import load_preset, preset_names
+from avalanche_memplugins.lab.strategies import parsed
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "lab.md").read_text(encoding="utf-8")
 
@@ -17,16 +19,18 @@ def test_the_guides_preset_is_read(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     path = tmp_path / "my.yaml"
     path.write_text(block, encoding="utf-8")
-    rows = presets.load_preset(path).rows
+    rows = load_preset(path).rows
     assert [row.spec(0).strategy for row in rows] == ["er-4bit", "ewc"]
 
 
 def test_the_guide_names_every_strategy_and_preset() -> None:
     named = set(re.findall(r"`([a-z0-9-]+)`", GUIDE))
     assert set(STRATEGIES) <= named
-    assert set(presets.names()) <= named
-    (line,) = re.findall(r"--strategies (.+?) --", GUIDE)
-    assert set(line.split()) <= set(STRATEGIES)
+    assert set(preset_names()) <= named
+    lines = re.findall(r"--strategies (.+?)(?: --|\n)", GUIDE)
+    assert len(lines) == 4
+    words = {word for line in lines for word in line.split() if ".py:" not in word}
+    assert {parsed(word)[0] for word in words} <= set(STRATEGIES)
 
 
 @pytest.mark.parametrize(
@@ -52,4 +56,4 @@ def test_the_list_says_what_is_left_out_and_what_is_missing(capsys: pytest.Captu
     assert "MultiStepLR no longer takes verbose=" in shown
     assert "'avalanche-memplugins[gem]'" in shown, "not taken for markup"
     assert "does nothing on a CPU" in shown
-    assert all(name in shown for name in presets.names())
+    assert all(name in shown for name in preset_names())

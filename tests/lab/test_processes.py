@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from avalanche_memplugins.lab import LocalProcesses, ResultStore, RunResult, RunSpec, Settings, processes, worker
+from avalanche_memplugins.lab import LocalProcesses, ResultStore, RunResult, RunSpec, Settings, processes
 
 
 def fake_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Settings, log: str) -> None:
@@ -35,7 +37,7 @@ def fake_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Se
 def sleeping_serve(pipe: Connection, spec: RunSpec, store: ResultStore, settings: Settings, log: str) -> None:
     """Never ends by itself."""
     store.folder.mkdir(exist_ok=True)
-    threading.Thread(target=worker._die_with_the_reader, args=(pipe.fileno(),), daemon=True).start()
+    threading.Thread(target=processes._die_with_the_reader, args=(pipe.fileno(),), daemon=True).start()
     (store.folder / "pids").write_text(f"{os.getpid()} {parent_process().pid}")
     time.sleep(600)
 
@@ -89,6 +91,18 @@ def test_leaving_early_ends_the_processes(
     assert len(started) == 2
 
 
+def test_what_is_imported_before_the_fork_is_all_there_and_computes_nothing() -> None:
+    code = (
+        "import sys, threading\n"
+        "from avalanche_memplugins.lab import preload\n"
+        "missing = set(preload.MODULES) - sys.modules.keys()\n"
+        "assert not missing, missing\n"
+        "assert 'torch._dynamo' in sys.modules, 'the last line was reached'\n"
+        "assert threading.active_count() == 1\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
 def test_no_runs_start_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(processes, "_Process", None)
     assert list(LocalProcesses(2).run([], ResultStore(tmp_path))) == []
@@ -132,10 +146,10 @@ def test_an_installation_that_cannot_be_imported_fails_the_run(
     def broken(threads: int) -> None:
         raise ImportError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(worker, "warm_up", broken)
+    monkeypatch.setattr(processes, "warm_up", broken)
     monkeypatch.setattr(os, "dup2", lambda *streams: None)
     monkeypatch.setattr(signal, "signal", lambda *handler: None)
     pipe = _Pipe()
-    worker.serve(pipe, spec(), ResultStore(tmp_path), Settings(), str(tmp_path / "log"))  # type: ignore[arg-type]
+    processes.serve(pipe, spec(), ResultStore(tmp_path), Settings(), str(tmp_path / "log"))  # type: ignore[arg-type]
     assert [result.spec for result in pipe.sent] == [spec()]
     assert "torchvision::nms" in str(pipe.sent[0].error)

@@ -18,7 +18,6 @@ from avalanche_memplugins.lab import (
     RunResult,
     RunSpec,
     Settings,
-    perform,
     ray_executor,
     run_all,
 )
@@ -149,7 +148,7 @@ def test_a_node_takes_its_own_data_folder_else_that_of_the_command(
         return RunResult(spec=done, error="not done")
 
     monkeypatch.setattr(fake_ray, "wait", at_the_node)
-    monkeypatch.setattr(perform, "perform", look)
+    monkeypatch.setattr("avalanche_memplugins.lab.run.perform", look)
     list(RayExecutor("auto").run([spec()], ResultStore(tmp_path / "runs")))
     assert seen == [str(tmp_path / used)], "absolute: a node's working folder is another one"
 
@@ -165,7 +164,7 @@ def test_leaving_early_cancels_what_is_under_way(
 
 
 def test_bad_arguments_are_refused(fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="retries: wants an integer >= 0, got -1"):
+    with pytest.raises(ValueError, match="retries: expected an integer >= 0, got -1"):
         RayExecutor("auto", retries=-1)
     with pytest.raises(ValueError, match="no cluster answers at 'nowhere': nobody there"):
         RayExecutor("nowhere")

@@ -30,13 +30,12 @@ from avalanche_memplugins.lab import (
     RunSpec,
     Settings,
     compare,
-    execute,
-    perform,
     run_all,
 )
-from avalanche_memplugins.lab.progress import Checkpoint, Progress
+from avalanche_memplugins.lab import run as lab_run
+from avalanche_memplugins.lab.run import Checkpoint, Progress
 
-execute_run, perform_run = execute.execute, perform.perform
+execute_run, perform_run = lab_run.execute, lab_run.perform
 EXACT = {"naive", "rma", "er-reservoir", "mbpa", "er-mbpa"}  # strategies whose state can be saved
 FAST = {*EXACT, "replay", "cumulative"}
 
@@ -75,8 +74,8 @@ def test_a_run_that_stops_between_experiences_goes_on_from_there(
     saved = (tmp_path / "run" / "state").is_dir()
     assert saved or strategy not in EXACT
     trained: list[int] = []
-    test = execute._Run._test
-    monkeypatch.setattr(execute._Run, "_test", lambda self, model: trained.append(1) or test(self, model))
+    test = lab_run._Run._test
+    monkeypatch.setattr(lab_run._Run, "_test", lambda self, model: trained.append(1) or test(self, model))
     rest = execute_run(run, folder=tmp_path / "run")
     assert numbers(rest) == numbers(whole)
     # The untrained model is tested, too, in a run that begins anew.
@@ -114,14 +113,14 @@ def test_death_at_every_change_to_the_disk_leaves_a_state_to_go_on_from(
     spec: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
     run = spec(strategy="rma")
-    built = execute._Run(run, Settings(), None, Checkpoint(None, run, {}), list)
+    built = lab_run._Run(run, Settings(), None, Checkpoint(None, run, {}), list)
     built._build(first=0)
     strategy, weights = built.built.strategy, []
     first, second = Checkpoint(tmp_path / "first", run, {}), Progress()
     rows = {"accuracy": [[0.5, 0.5]], "train_seconds": [1.0], "memory_bytes": [1]}
     for number, experience in enumerate(built.benchmark.train_stream, 1):
         strategy.train(experience)
-        weights.append(execute.torch.nn.utils.parameters_to_vector(strategy.model.parameters()).detach().clone())
+        weights.append(lab_run.torch.nn.utils.parameters_to_vector(strategy.model.parameters()).detach().clone())
         second = Progress(**{name: row * number for name, row in rows.items()})
         if number == 1:
             first.save(strategy, second)
@@ -136,8 +135,8 @@ def test_death_at_every_change_to_the_disk_leaves_a_state_to_go_on_from(
         assert checkpoint.load(built.built.strategy, built.benchmark.train_stream, progress)
         trained = len(progress.accuracy)
         model = built.built.strategy.model
-        assert execute.torch.equal(
-            execute.torch.nn.utils.parameters_to_vector(model.parameters()), weights[trained - 1]
+        assert lab_run.torch.equal(
+            lab_run.torch.nn.utils.parameters_to_vector(model.parameters()), weights[trained - 1]
         )
         if code == 0:
             assert trained == 2
@@ -241,7 +240,7 @@ def test_two_processes_do_not_do_the_same_run(spec: Callable[..., RunSpec], tmp_
         child = os.fork()
         if child == 0:
             try:
-                execute.execute = slow
+                lab_run.execute = slow
                 perform_run(spec(), store, Settings())
             finally:
                 os._exit(0)

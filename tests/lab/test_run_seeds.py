@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avalanche_memplugins.benchmarks.byte_rows import Bytes
 from avalanche_memplugins.benchmarks.streams import split_stream
-from avalanche_memplugins.lab.builders import build
+from avalanche_memplugins.lab.run import build
 from avalanche_memplugins.lab.spec import RunSpec
 from avalanche_memplugins.lab.strategies import OURS
 

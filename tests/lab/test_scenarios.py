@@ -13,11 +13,12 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import nn
 
-from avalanche_memplugins.lab import RunSpec, builders
-from avalanche_memplugins.lab.builders import open_benchmark
-from avalanche_memplugins.lab.execute import execute
-from avalanche_memplugins.lab.memory_factory import make_memory
-from avalanche_memplugins.lab.multi_task import OFF, TaskMasked
+from avalanche_memplugins.lab import RunSpec
+from avalanche_memplugins.lab import run as lab_run
+from avalanche_memplugins.lab.nets import OFF, TaskMasked
+from avalanche_memplugins.lab.run import execute
+from avalanche_memplugins.lab.strategies import make_memory
+from avalanche_memplugins.lab.streams import open_benchmark
 
 
 def test_each_task_has_its_own_outputs() -> None:
@@ -96,7 +97,7 @@ def test_rows_of_digits_are_drawn_and_classes_known(spec: Callable[..., RunSpec]
 
 def test_tests_from_tensors_change_no_number(spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch) -> None:
     served = execute(spec(strategy="er-uint8", epochs=2))
-    monkeypatch.setattr(builders, "ServedTests", SupervisedPlugin)
+    monkeypatch.setattr(lab_run, "ServedTests", SupervisedPlugin)
     plain = execute(spec(strategy="er-uint8", epochs=2))
     assert served.accuracy == plain.accuracy
     assert served.weights == plain.weights

@@ -14,9 +14,9 @@ from avalanche_memplugins import TensorLoaderPlugin
 from avalanche_memplugins.benchmarks.byte_rows import Bytes
 from avalanche_memplugins.benchmarks.registry import BENCHMARKS
 from avalanche_memplugins.benchmarks.streams import SCENARIOS, permuted_stream, split_stream
-from avalanche_memplugins.lab.builders import open_benchmark
-from avalanche_memplugins.lab.served_tests import ServedTests
 from avalanche_memplugins.lab.spec import RunSpec
+from avalanche_memplugins.lab.strategies.loops import ServedTests
+from avalanche_memplugins.lab.streams import open_benchmark
 from avalanche_memplugins.plugins._materialise.loader import TensorLoader
 
 AUGMENTED = ("split-cifar10",)  # its training crops and flips at random

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from avalanche_memplugins._drafts import UnwritableError
 from avalanche_memplugins.lab import ResultStore, RunResult, RunSpec
+from avalanche_memplugins.lab import store as module
 from avalanche_memplugins.lab.store import write_whole
 
 
@@ -123,3 +127,63 @@ def test_what_cannot_be_written_is_told_by_its_name(name: str, tmp_path: Path) -
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UnwritableError, match=r"^out: "):
         write_whole(tmp_path / name, b"new")
+
+
+def test_a_claim_waits_for_its_holder_whose_death_frees_it(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    reading, writing = os.pipe()
+    holder = os.fork()
+    if not holder:
+        try:
+            with store.claim(spec()) as folder:
+                folder.mkdir()
+                os.write(writing, b"x")
+                time.sleep(60)
+        finally:
+            os._exit(1)
+    os.read(reading, 1)
+    found: list[bool] = []
+
+    def wait() -> None:
+        with store.claim(spec()) as folder:
+            found.append(folder.exists())
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    with store.claim(spec(seed=1)):
+        waiter.join(0.3)
+    assert found == [], "another run is free all the same"
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    waiter.join(10)
+    assert found == [True], "the state of the killed process is still there"
+
+
+def test_a_lock_whose_file_has_just_been_removed_is_not_taken(
+    spec: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder before removes the file: who has opened it by then holds a lock that nobody else finds."""
+    late = []
+
+    class Late(FileLock):
+        def acquire(self, *args: Any, **options: Any) -> Any:
+            held = super().acquire(*args, **options)
+            if not late:
+                late.append(Path(self.lock_file).unlink())
+            return held
+
+    monkeypatch.setattr(module, "FileLock", Late)
+    with ResultStore(tmp_path).claim(spec()) as folder:
+        assert late
+        assert folder.with_suffix(".lock").exists()
+
+
+def test_a_run_with_a_result_leaves_no_lock(
+    spec: Callable[..., RunSpec], result: Callable[..., RunResult], tmp_path: Path
+) -> None:
+    store = ResultStore(tmp_path)
+    for done in (RunResult(spec=spec(), error="no"), result(spec())):
+        with store.claim(spec()) as folder:
+            folder.mkdir()
+            store.put(done)
+        assert not (tmp_path / ".unfinished").exists()

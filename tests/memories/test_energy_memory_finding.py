@@ -10,9 +10,9 @@ from _energy_bank import memory, read_alone, rows
 from torch import Tensor
 
 from avalanche_memplugins.benchmarks.digits_data import digits
+from avalanche_memplugins.energy_training.options import EnergyTraining
+from avalanche_memplugins.energy_training.train import Training
 from avalanche_memplugins.functional.episodes import erase_block
-from avalanche_memplugins.lab.energy.options import EnergyTraining
-from avalanche_memplugins.lab.energy.train import Training
 from avalanche_memplugins.networks.energy import EnergyNetwork
 
 

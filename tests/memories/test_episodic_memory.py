@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -119,3 +120,30 @@ def test_bad_calls_are_named():
         memory.nearest(rows(2, width=4), 1)
     with pytest.raises(ValueError, match="reembed"):
         memory.reembed()
+
+
+@pytest.mark.parametrize("temperature", [None, 2.0])
+@pytest.mark.parametrize("k", [1, 4])
+def test_predict_is_the_vote_of_the_nearest_rows(k: int, temperature: float | None) -> None:
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 3, generator=g), torch.randint(2, 5, (40,), generator=g)
+    memory = EpisodicMemory(40, seed=0)
+    memory.write(x, y)
+    queries = torch.randn(9, 3, generator=g)
+    got = memory.predict(queries, classes=6, k=k, temperature=temperature).exp().numpy()
+    itself = memory.predict(x, k=k, temperature=temperature, without_itself=True).exp().numpy()
+
+    def expected(query: np.ndarray, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        squared = ((keys - query) ** 2).sum(1)
+        near = squared.argsort()[:k]
+        weights = np.ones(k) if temperature is None else np.exp(-squared[near] / temperature)
+        return np.bincount(labels[near], weights / weights.sum(), minlength=6)
+
+    keys, labels = x.double().numpy(), y.numpy()
+    for row, query in zip(got, queries.double().numpy(), strict=True):
+        np.testing.assert_allclose(row, expected(query, keys, labels), atol=1e-5)
+    for i, row in enumerate(itself):
+        others = np.arange(40) != i
+        np.testing.assert_allclose(row, expected(keys[i], keys[others], labels[others])[:5], atol=1e-5)
+    with pytest.raises(ValueError, match="classes: expected more than 4, the largest class held, got 4"):
+        memory.predict(queries, classes=4)

@@ -15,7 +15,7 @@ from torch import Tensor
 from avalanche_memplugins.functional import unpack_triangle
 from avalanche_memplugins.memories import DynamicKanervaMemory, KanervaMemory
 from avalanche_memplugins.memories._kanerva import KanervaBase
-from avalanche_memplugins.memories._kanerva_receipts import Written
+from avalanche_memplugins.memories._kanerva_posteriors import Written
 from avalanche_memplugins.networks import DynamicKanervaMachine, KanervaMachine
 
 WIDTH, NOISE = 6, 0.1

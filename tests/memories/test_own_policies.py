@@ -89,7 +89,7 @@ def write(memory: RandomMemory, start: int, rows: int = 6) -> None:
 def test_only_what_was_written_is_counted_and_drawn(kind: type[Own], read: str, replacement: bool) -> None:
     if read == "cycle" and replacement:
         return
-    memory = RandomMemory(25, write_policy=kind(), read_policy=read, replacement=replacement)
+    memory = RandomMemory(25, write_policy=kind(), read_policy=read, replacement=replacement, seed=1)
     for start in range(1, 60, 6):
         write(memory, start)
         slots = memory.slots()

@@ -21,8 +21,7 @@ from avalanche.training.plugins import EvaluationPlugin, LRSchedulerPlugin
 from avalanche.training.templates import SupervisedTemplate
 
 from avalanche_memplugins import DarkReplayPlugin, MemoryReplayPlugin, RandomMemory
-from avalanche_memplugins.plugins.lean import LeanStepPlugin
-from avalanche_memplugins.plugins.lean_dispatch import TRAIN_EVENTS, Dispatch
+from avalanche_memplugins.plugins.lean import TRAIN_EVENTS, Dispatch, LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
 BENCHMARK = split(colours(), experiences=2)

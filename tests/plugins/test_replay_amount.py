@@ -22,7 +22,7 @@ from avalanche_memplugins import (
 )
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories.row_store import RowStore
-from avalanche_memplugins.plugins._augment import augmented
+from avalanche_memplugins.plugins.augment import augmented
 from avalanche_memplugins.strategies import RMA, ExperienceReplay
 
 

@@ -46,6 +46,12 @@ def rows() -> Tensor:
     return images(2, 8)
 
 
+def coded(codec: Any, x: Tensor) -> dict[str, Any]:
+    buffer, lengths = codec.encode_rows(x)
+    return {"buffer": buffer, "starts": lengths.cumsum(0) - lengths, "lengths": lengths}
+
+
+PLACES = Values((None, 3, "x", torch.tensor([0.5]), torch.tensor([-1, 0]), torch.tensor([999, 0]), torch.tensor(0)))
 NORMALISED: dict[str, Any] = {"mean": Pixels(), "std": Deviation()}
 MODULE = Thing()
 
@@ -60,29 +66,46 @@ def stream() -> C.StreamCodec:
     return C.StreamCodec(RandomAutoencoder(), steps=1)
 
 
+@lru_cache(maxsize=1)
+def quantised() -> C.Quantised:
+    codec = C.Quantised(4)
+    codec.fit(normal(8, 8))
+    return codec
+
+
+@lru_cache(maxsize=1)
+def parts() -> C.ProductQuantised:
+    codec = C.ProductQuantised(2, bits=2)
+    codec.fit(normal(8, 8))
+    return codec
+
+
 CODECS: dict[str, tuple[Any, Tensor, tuple[int, ...]]] = {
     "Bits": (lambda: C.Bits(4), images(2, *IMAGE), IMAGE),
     "Downsampled": (lambda: C.Downsampled(2, C.Bits(4)), images(2, *IMAGE), IMAGE),
     "Float16": (C.Float16, normal(2, 8), (8,)),
     "Int8": (C.Int8, normal(2, 8), (8,)),
     "LatentCodec": (latent, rows(), (8,)),
+    "ProductQuantised": (parts, normal(2, 8), (8,)),
+    "Quantised": (quantised, normal(2, 8), (8,)),
     "Raw": (C.Raw, normal(2, 8), (8,)),
     "StreamCodec": (stream, rows(), (8,)),
     "Uint8": (C.Uint8, levels(2, *IMAGE), IMAGE),
 }
+VECTORS = ("ProductQuantised", "Quantised")
 for name, (make, x, shape) in CODECS.items():
     raw, learned = name == "Raw", name in ("LatentCodec", "StreamCodec")
     record(
         f"codecs.{name}.check",
         lambda make=make, **a: make().check(**a),
         lambda x=x: {"x": x},
-        x=Array(floats=not raw, finite=not raw and name != "Int8", last=learned),
+        x=Array(floats=not raw, finite=not raw and name != "Int8", last=learned or name in VECTORS),
     )
     record(
         f"codecs.{name}.encode",
         lambda make=make, **a: make().encode(**a),
         lambda x=x: {"x": x},
-        x=Array(floats=not raw, last=False),
+        x=Array(floats=not raw, last=name in VECTORS),
     )
     record(
         f"codecs.{name}.spec",
@@ -116,6 +139,106 @@ record(
     codec=Thing(),
     mode=Name(),
 )
+for name, make, x in (
+    ("EntropyCoded", lambda: C.EntropyCoded(C.Bits(2)), images(2, *IMAGE)),
+    ("ImageFile", lambda: C.ImageFile("png"), levels(2, *IMAGE)),
+):
+    record(
+        f"codecs.{name}.check",
+        lambda make=make, **a: make().check(**a),
+        lambda x=x: {"x": x},
+        x=Array(finite=True, last=False),
+    )
+    record(
+        f"codecs.{name}.encode_rows",
+        lambda make=make, **a: make().encode_rows(**a),
+        lambda x=x: {"x": x},
+        x=Array(last=False),
+    )
+    record(
+        f"codecs.{name}.decode_rows",
+        lambda make=make, **a: make().decode_rows(**a),
+        lambda make=make, x=x: {**coded(make(), x), "shape": Size(IMAGE), "dtype": torch.float32},
+        {"starts": ("starts", "lengths"), "buffer": ("buffer", "lengths")},
+        buffer=Array(last=False),
+        starts=PLACES,
+        lengths=PLACES,
+        shape=Values((None, 3, "x", ("a",), (0,))),
+        dtype=Values((None, "float32", 3)),
+    )
+record(
+    "codecs.EntropyCoded",
+    C.EntropyCoded,
+    lambda: {"inner": C.Bits(2), "table": "own"},
+    inner=Thing(),
+    table=Name(),
+)
+record(
+    "codecs.EntropyCoded.fit",
+    lambda **a: C.EntropyCoded(C.Bits(2)).fit(**a),
+    lambda: {"x": images(2, *IMAGE)},
+    x=Array(last=False),
+)
+record(
+    "codecs.EntropyCoded.refitted",
+    lambda **a: C.EntropyCoded(C.Bits(2)).refitted(**a),
+    lambda: {**coded(C.EntropyCoded(C.Bits(2)), images(2, *IMAGE)), "shape": Size(IMAGE)},
+    {"starts": ("starts", "lengths"), "buffer": ("buffer", "lengths")},
+    buffer=Array(last=False),
+    starts=PLACES,
+    lengths=PLACES,
+    shape=Values((None, 3, "x", ("a",), (0,))),
+)
+record(
+    "codecs.ImageFile",
+    C.ImageFile,
+    lambda: {"format": "jpeg", "quality": 50, "mean": 0.0, "std": 1.0},
+    format=Name(),
+    quality=Values((0, 101, 1.5, "x", True)),
+    **NORMALISED,
+)
+record(
+    "codecs.Bits.from_levels",
+    lambda **a: C.Bits(2).from_levels(**a),
+    lambda: {"levels": torch.ones(2, *IMAGE, dtype=torch.uint8), "dtype": torch.float32},
+    levels=Array(floats=False, last=False, flat=False),
+    dtype=Values((None, "float32", 3)),
+)
+record(
+    "codecs.Downsampled.enlarge",
+    lambda **a: C.Downsampled(2, C.Bits(4)).enlarge(**a),
+    lambda: {"small": images(2, 1, 2, 2), "shape": Size(IMAGE), "dtype": torch.float32},
+    small=Array(floats=False),
+    shape=Values((None, 3, "x", ("a",), (0,))),
+    dtype=Values((None, "float32", 3)),
+)
+record(
+    "codecs.Quantised",
+    C.Quantised,
+    lambda: {"bits": 4, "spread": 1.2},
+    bits=Values((1, 9, 0, True, "4", 1.5, None)),
+    spread=Number(above=0),
+)
+record(
+    "codecs.ProductQuantised",
+    C.ProductQuantised,
+    lambda: {"parts": 2, "bits": 2, "steps": 2, "seed": 0},
+    parts=Integer(huge=False),
+    bits=Values((0, 9, True, "4", 1.5, None)),
+    steps=Integer(huge=False),
+    seed=Seed(),
+)
+for name, make_fresh in (
+    ("Quantised", lambda: C.Quantised(2)),
+    ("ProductQuantised", lambda: C.ProductQuantised(2, bits=2)),
+):
+    record(
+        f"codecs.{name}.fit",
+        lambda make=make_fresh, **a: make().fit(**a),
+        lambda: {"x": normal(8, 8)},
+        x=Array(last=False, finite=True),
+    )
+record("codecs.VariableCodec", lambda x: None, lambda: {"x": 3})
 record("codecs.Float16", C.Float16, dict)
 record("codecs.Raw", C.Raw, dict)
 record("codecs.Int8", C.Int8, lambda: {"step": 0.1}, step=Number(above=0))
@@ -745,4 +868,21 @@ record(
     lambda **a: C.Uint8().check_and_encode(**a),
     lambda: {"x": levels(2, *IMAGE)},
     x=Array(finite=True, last=False),
+)
+record(
+    "networks.Scattering",
+    N.Scattering,
+    lambda: {"shape": (1, 8, 8), "numbers": 3, "scales": 2, "angles": 3, "seed": 0, "mean": 0.0, "std": 1.0},
+    shape=Values((None, 3, "x", (8, 8), (0, 8, 8))),
+    numbers=Integer(none=True),
+    scales=Integer(),
+    angles=Integer(),
+    seed=Integer(least=0),
+    **NORMALISED,
+)
+record(
+    "networks.Scattering.forward",
+    N.Scattering((1, 8, 8), 3, scales=2),
+    lambda: {"x": images(2, 1, 8, 8)},
+    x=Array(),
 )

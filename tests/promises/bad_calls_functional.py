@@ -29,7 +29,7 @@ def square(x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
 FREE = Array(last=False)
 GENERATOR = Values((3, "cpu", torch.Generator))
 LINEAR = nn.Linear(3, 4)
-BITS = Values((3, 0, True, "4", 1.5, None))
+BITS = Values((9, 0, True, "4", 1.5, None))
 
 
 def local(**more: Any) -> dict[str, Any]:
@@ -429,5 +429,231 @@ record(
     log_variance=Array(),
     n=Integer(),
     alpha_std=Number(least=0),
+    generator=GENERATOR,
+)
+
+
+def gaussians(**more: Any) -> dict[str, Any]:
+    return {"x": normal(2, 3), "mean": normal(4, 3), **more}
+
+
+def packed_parts() -> F.PackedCovariance:
+    return F.pack_covariance(torch.eye(3).repeat(2, 1, 1), 4)
+
+
+DEFINITE = torch.eye(3) + 0.1
+PACKED = Values((None, 3, "x", (), (torch.ones(2),) * 4, F.PackedCovariance(*[torch.ones(2, 3)] * 4)))
+FEW = Values((3, 0, True, "4", 1.5, None))
+record(
+    "functional.gaussian_log_density",
+    F.gaussian_log_density,
+    lambda: gaussians(covariance=DEFINITE.clone()),
+    x=Array(),
+    mean=Array(),
+    covariance=Array(finite=True),
+)
+record(
+    "functional.whitened_log_density",
+    F.whitened_log_density,
+    lambda: gaussians(whitening=torch.eye(3)),
+    x=Array(),
+    mean=Array(),
+    whitening=Array(),
+)
+record(
+    "functional.cholesky_factors",
+    F.cholesky_factors,
+    lambda: {"covariance": DEFINITE.clone()},
+    covariance=Array(finite=True),
+)
+record("functional.inverse_factors", F.inverse_factors, lambda: {"factor": torch.eye(3)}, factor=Array())
+record(
+    "functional.low_rank_log_density",
+    F.low_rank_log_density,
+    lambda: gaussians(factors=normal(4, 2, 3), diagonal=torch.ones(4, 3)),
+    x=Array(),
+    mean=Array(),
+    factors=Array(),
+    diagonal=Array(rows=True),
+)
+record(
+    "functional.shrink_covariance",
+    F.shrink_covariance,
+    lambda: {"covariance": torch.eye(3), "tied": torch.eye(3), "shrinkage": 0.5, "ridge": 0.1},
+    covariance=Array(),
+    tied=Array(),
+    shrinkage=Number(least=0, most=1),
+    ridge=Number(least=0),
+)
+record(
+    "functional.merge_scatters",
+    F.merge_scatters,
+    lambda: {
+        "first": (torch.tensor([1, 2]), normal(2, 3), normal(2, 3, 3)),
+        "second": (torch.tensor([1, 2]), normal(2, 3), normal(2, 3, 3)),
+    },
+    first=Values((None, 3, "x", (), (torch.ones(2),) * 3)),
+    second=Values((None, 3, "x", (), (torch.ones(2),) * 3)),
+)
+record(
+    "functional.class_log_posterior",
+    F.class_log_posterior,
+    lambda: {"log_density": normal(2, 3), "labels": torch.tensor([0, 1, 1]), "log_prior": normal(3), "classes": 2},
+    log_density=Array(),
+    labels=Labels(),
+    log_prior=Array(),
+    classes=Integer(huge=False),
+)
+record(
+    "functional.pack_covariance",
+    F.pack_covariance,
+    lambda: {"covariance": DEFINITE.repeat(2, 1, 1), "bits": 4},
+    covariance=Array(finite=True),
+    bits=FEW,
+)
+record(
+    "functional.unpack_covariance",
+    F.unpack_covariance,
+    lambda: {"packed": packed_parts(), "bits": 4},
+    packed=PACKED,
+    bits=FEW,
+)
+record(
+    "functional.pack_factors",
+    F.pack_factors,
+    lambda: {"factors": normal(2, 2, 3), "diagonal": torch.ones(2, 3), "bits": 4},
+    factors=Array(finite=True),
+    diagonal=Array(finite=True, rows=True),
+    bits=FEW,
+)
+record(
+    "functional.unpack_factors",
+    F.unpack_factors,
+    lambda: {"packed": F.pack_factors(normal(2, 2, 3), torch.ones(2, 3), 4), "bits": 4},
+    packed=PACKED,
+    bits=FEW,
+)
+record(
+    "functional.packed_covariance_size",
+    F.packed_covariance_size,
+    lambda: {"width": 3, "bits": 4, "rank": 2},
+    width=Integer(),
+    bits=FEW,
+    rank=Integer(least=0, none=True),
+)
+record(
+    "functional.product_of_experts",
+    F.product_of_experts,
+    lambda: {"log_probabilities": normal(2, 3, 4), "weights": torch.ones(2)},
+    log_probabilities=Array(last=False),
+    weights=Array(rows=True),
+)
+record(
+    "functional.fit_experts",
+    F.fit_experts,
+    lambda: {"log_probabilities": normal(2, 3, 4), "y": torch.tensor([0, 1, 3]), "steps": 2},
+    log_probabilities=Array(finite=True, last=False),
+    y=Labels(),
+    steps=Integer(),
+)
+
+PLANES = Values((3, 0, True, "4", 1.5, None))
+PIECES: dict[str, Any] = {
+    "buffer": Array(floats=True, last=False),
+    "starts": Values((None, 3, "x", torch.tensor([0.5]), torch.tensor([-1]), torch.tensor([99]), torch.tensor(0))),
+    "lengths": Values((None, 3, "x", torch.tensor([0.5]), torch.tensor([-1]), torch.tensor([99]), torch.tensor(0))),
+}
+BETWEEN_PIECES = {"starts": ("starts", "lengths")}
+SHARES = Values((None, 3, "x", torch.ones(1, 8), torch.zeros(1, 8, dtype=torch.int64), torch.full((1, 8), 65536)))
+TABLE = Values((None, 3, "x", torch.ones(1024), torch.zeros(1024, dtype=torch.int64), torch.ones(5, dtype=torch.int64)))
+LEVELS = Values((None, 3, "x", torch.ones(1, 1, 4, 4), torch.full((1, 1, 4, 4), 2, dtype=torch.uint8), torch.ones(4)))
+COUNTS = Values((None, 3, "x", torch.ones(4), torch.ones(4, 3)))
+
+
+def levels() -> Tensor:
+    return torch.ones(1, 1, 4, 4, dtype=torch.uint8)
+
+
+def pieces(size: int) -> dict[str, Any]:
+    code = torch.ones(size, dtype=torch.uint8)
+    return {"buffer": code, "starts": torch.tensor([0]), "lengths": torch.tensor([size])}
+
+
+def table() -> Tensor:
+    return torch.full((1024,), 9, dtype=torch.int64)
+
+
+record(
+    "functional.encode_bits",
+    F.encode_bits,
+    lambda: {"bits": torch.ones(1, 8, dtype=torch.uint8), "ones": torch.full((1, 8), 9)},
+    bits=Values((None, 3, "x", torch.ones(1, 8), torch.full((1, 8), 2, dtype=torch.uint8), torch.ones(8))),
+    ones=SHARES,
+)
+record(
+    "functional.decode_bits",
+    F.decode_bits,
+    lambda: {**pieces(2), "ones": torch.full((1, 8), 9)},
+    BETWEEN_PIECES,
+    ones=SHARES,
+    **PIECES,
+)
+for name in ("pixel_contexts", "count_contexts"):
+    record(
+        f"functional.{name}",
+        getattr(F, name),
+        lambda: {"levels": levels(), "bits": 1},
+        levels=LEVELS,
+        bits=PLANES,
+    )
+record("functional.context_count", F.context_count, lambda: {"bits": 1}, bits=PLANES)
+record(
+    "functional.encode_images",
+    F.encode_images,
+    lambda: {"levels": levels(), "bits": 1, "ones": table()},
+    levels=LEVELS,
+    bits=PLANES,
+    ones=TABLE,
+)
+record(
+    "functional.decode_images",
+    F.decode_images,
+    lambda: {**pieces(2), "bits": 1, "shape": (1, 4, 4), "ones": table()},
+    BETWEEN_PIECES,
+    bits=PLANES,
+    shape=Values((None, 3, "x", (1, 4), (0, 4, 4), (1.5, 4, 4))),
+    ones=TABLE,
+    **PIECES,
+)
+record(
+    "functional.fit_probabilities",
+    F.fit_probabilities,
+    lambda: {"counts": torch.ones(4, 2), "prior": torch.full((4,), 9), "strength": 4.0},
+    counts=COUNTS,
+    prior=Values((3, "x", torch.ones(3))),
+    strength=Number(above=0),
+)
+record(
+    "functional.code_length",
+    F.code_length,
+    lambda: {"counts": torch.ones(4, 2), "ones": torch.full((4,), 9)},
+    counts=COUNTS,
+    ones=Values((None, 3, "x", torch.ones(3))),
+)
+record("functional.gaussian_levels", F.gaussian_levels, lambda: {"bits": 2}, bits=BITS)
+record(
+    "functional.nearest_levels",
+    F.nearest_levels,
+    lambda: {"values": normal(3, 4), "levels": torch.tensor([-1.0, 1.0])},
+    values=Array(last=False, flat=False),
+    levels=Values((None, 3, "x", torch.ones(0), torch.ones(257), torch.ones(2, 2))),
+)
+record(
+    "functional.k_means",
+    F.k_means,
+    lambda: {"rows": normal(6, 3), "count": 2, "steps": 2, "generator": None},
+    rows=Array(last=False),
+    count=Integer(huge=True),
+    steps=Integer(huge=False),
     generator=GENERATOR,
 )

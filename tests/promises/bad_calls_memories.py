@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from avalanche_memplugins import memories as M
-from avalanche_memplugins.codecs import StreamCodec, Uint8
+from avalanche_memplugins.codecs import Bits, EntropyCoded, StreamCodec, Uint8
 from avalanche_memplugins.memories import comparators as B
 from avalanche_memplugins.memories import policies as P
 from avalanche_memplugins.networks.energy import GatedEnergy
@@ -129,11 +129,60 @@ record(
 record(
     "memories.GaussianMemory",
     M.GaussianMemory,
-    lambda: {"rank": 2, "balance": "class", "codec": None, "seed": 0},
+    lambda: {
+        "rank": 2,
+        "balance": "class",
+        "tied": False,
+        "components": 2,
+        "by": "class",
+        "precision": 6,
+        "settle": "experience",
+        "shrinkage": 0.5,
+        "ridge": 0.1,
+        "embedding": None,
+        "codec": None,
+        "seed": 0,
+    },
     rank=Integer(least=0, none=True),
     balance=Name(),
+    tied=Values((None, "no", 1, [])),
+    components=Integer(),
+    by=Name(),
+    precision=Values((None, 5, "float16", True, 1.5, [4])),
+    settle=Name(),
+    shrinkage=Number(least=0, most=1),
+    ridge=Number(least=0),
+    embedding=Values((3, "x", nn.Linear)),
     codec=CODEC,
     **SHARED,
+)
+record(
+    "memories.EpisodicMemory.predict",
+    lambda **a: HELD["EpisodicMemory"]().predict(**a),
+    lambda: {"x": x(2), "classes": 9, "task": None, "k": 2, "temperature": 1.0, "without_itself": False},
+    x=Array(finite=True),
+    classes=Integer(none=True, huge=False),
+    task=Integer(least=0, none=True, huge=False),
+    k=Integer(huge=False),
+    temperature=Number(above=0, none=True),
+    without_itself=Flag(),
+)
+record(
+    "memories.GaussianMemory.predict",
+    lambda **a: HELD["GaussianMemory"]().predict(**a),
+    lambda: {"x": x(2), "classes": 9, "task": None},
+    x=Array(finite=True),
+    classes=Integer(none=True, huge=False),
+    task=Integer(least=0, none=True, huge=False),
+)
+record("memories.GaussianMemory.settle", HELD["GaussianMemory"]().settle, dict)
+record(
+    "memories.GaussianMemory.settled_nbytes",
+    lambda **a: M.GaussianMemory(rank=2).settled_nbytes(**a),
+    lambda: {"classes": 2, "width": 3, "experiences": 1},
+    classes=Integer(),
+    width=Integer(),
+    experiences=Integer(),
 )
 KANERVA: dict[str, Any] = {
     "share": Name(), "label_scale": Number(above=0), "address": Name(), "read_steps": Integer(least=0),
@@ -764,3 +813,86 @@ FRESH: dict[str, Callable[[], Any]] = {
     "KanervaMemory": lambda: M.KanervaMemory(kanerva()),
     "VAEMemory": lambda: M.VAEMemory(vae_network()),
 }
+
+
+@lru_cache(maxsize=1)
+def coded() -> M.CodedMemory:
+    memory = M.CodedMemory(2_000, codec=EntropyCoded(Bits(2)), seed=1)
+    memory.write(images(), y())
+    return memory
+
+
+def images() -> Tensor:
+    return torch.rand(ROWS, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+BYTES = Values((0, -1, True, 1.5, "many", None, [3]))
+CODED: dict[str, Any] = {
+    "codec": Thing(),
+    "write_policy": Name(),
+    "labels": Name(typo="int33"),
+    "store_tasks": Flag(),
+    "seed": Seed(),
+}
+
+
+def coded_options(name: str) -> dict[str, Any]:
+    codec = EntropyCoded(Bits(2))
+    options = {"write_policy": "ring", "labels": "uint8", "store_tasks": False, "seed": 0}
+    return {name: 2_000, "codec": codec, **options}
+
+
+record(
+    "memories.CodedMemory",
+    M.CodedMemory,
+    lambda: coded_options("budget_bytes"),
+    budget_bytes=BYTES,
+    **CODED,
+)
+record(
+    "memories.CodedMemory.from_budget",
+    M.CodedMemory.from_budget,
+    lambda: coded_options("nbytes"),
+    {"nbytes": ("nbytes", "budget_bytes")},
+    nbytes=BYTES,
+    **CODED,
+)
+record(
+    "memories.CodedMemory.check_rows",
+    lambda **a: coded().check_rows(**a),
+    lambda: {"x": images()},
+    x=Array(finite=True, empty=False),
+)
+record(
+    "memories.CodedMemory.write",
+    lambda **a: coded().write(**a),
+    lambda: {"x": images(), "y": y(), "t": 0, "origin": None},
+    x=Array(finite=True, empty=False),
+    y=Labels(),
+    t=Values((1.5, "x", True, -1, 2**31, [0], torch.zeros(3, dtype=torch.int64), torch.zeros(ROWS))),
+    origin=Values((1.5, "x", True, -1, 2**31, [0], torch.zeros(3, dtype=torch.int64), torch.zeros(ROWS))),
+)
+record("memories.CodedMemory.sample", lambda **a: coded().sample(**a), lambda: {"n": 2}, n=Integer())
+record(
+    "memories.CodedMemory.save", lambda **a: coded().save(**a), lambda: {"folder": TMP / "CodedMemory"}, folder=Folder()
+)
+record(
+    "memories.CodedMemory.load",
+    lambda **a: coded().load(**a),
+    lambda: {"folder": saved(coded(), "CodedMemory")},
+    folder=Folder(),
+)
+for method in ("rows", "labels_of"):
+    record(
+        f"memories.CodedMemory.{method}",
+        lambda method=method, **a: getattr(coded(), method)(**a),
+        lambda: {"slots": torch.tensor([0, 1])},
+        slots=SLOTS,
+    )
+for method in ("pre_adapt", "post_adapt"):
+    record(
+        f"memories.CodedMemory.{method}",
+        lambda method=method, **a: getattr(copy.deepcopy(coded()), method)(**a),
+        lambda: {"agent": None, "exp": SimpleNamespace(dataset=TensorDataset(images(), y()), current_experience=0)},
+        exp=Thing(),
+    )

@@ -19,7 +19,7 @@ from avalanche_memplugins import metrics as M
 from avalanche_memplugins import plugins as P
 from avalanche_memplugins import pretrained as W
 from avalanche_memplugins import strategies as S
-from avalanche_memplugins.memories import EpisodicMemory, RandomMemory
+from avalanche_memplugins.memories import EpisodicMemory, GaussianMemory, RandomMemory
 from avalanche_memplugins.networks import MLPVAE
 
 AMOUNT = Values((0, -1, True, 1.5, "grow", [3], float("nan")))
@@ -485,4 +485,89 @@ record(
     lambda **a: L.compare(**a) if a["comparison"] != "right" else None,
     lambda: {"comparison": "right"},
     comparison=Values((None, 3, "x", L.Comparison)),
+)
+
+
+def answering(**more: Any) -> dict[str, Any]:
+    left_out = ("model", "optimizer", "criterion", "train_epochs")
+    return {**{k: v for k, v in template().items() if k not in left_out}, "num_classes": 3, "model": None, **more}
+
+
+ANSWERING = {
+    name: kind for name, kind in TEMPLATE.items() if name not in ("model", "optimizer", "criterion", "train_epochs")
+}
+ANSWERING |= {"num_classes": Integer(), "model": Values((3, "x", nn.Linear)), "precision": Values((None, 5, True, "x"))}
+SHRUNK = {"shrinkage": Number(least=0, most=1), "ridge": Number(least=0)}
+record(
+    "strategies.NearestMean",
+    S.NearestMean,
+    lambda: answering(precision=4),
+    {"model": ("model", "embedding")},
+    **ANSWERING,
+)
+record(
+    "strategies.StreamingLDA",
+    S.StreamingLDA,
+    lambda: answering(precision=4, ridge=0.1),
+    {"model": ("model", "embedding")},
+    ridge=SHRUNK["ridge"],
+    **ANSWERING,
+)
+record(
+    "strategies.StreamingQDA",
+    S.StreamingQDA,
+    lambda: answering(precision=4, rank=2, components=2, by="class", ridge=0.1, shrinkage=0.1, seed=0),
+    {"model": ("model", "embedding")},
+    rank=Integer(least=0, none=True),
+    components=Integer(),
+    by=Name(),
+    seed=Seed(),
+    **SHRUNK,
+    **ANSWERING,
+)
+MODELLED: dict[str, Any] = {"balance": Name(), "codec": Values((3, "x")), "seed": Seed()}
+record(
+    "strategies.GaussianReplay",
+    S.GaussianReplay,
+    lambda: template(
+        rank=2, components=2, precision=4, balance="class", codec=None, replay_size=2, replay_weight=0.5, seed=0
+    ),
+    rank=Integer(least=0, none=True),
+    components=Integer(),
+    precision=Values((None, 5, True, "x")),
+    **MODELLED,
+    **TEMPLATE,
+)
+record(
+    "strategies.KanervaReplay",
+    S.KanervaReplay,
+    lambda: template(rows=2, share="class", balance="class", codec=None, replay_size=2, replay_weight=0.5, seed=0),
+    rows=Integer(),
+    share=Name(),
+    **MODELLED,
+    **TEMPLATE,
+)
+record(
+    "plugins.MemoryPredictionPlugin",
+    P.MemoryPredictionPlugin,
+    lambda: {
+        "memory": GaussianMemory(),
+        "combine": "product",
+        "temperature": 1.0,
+        "at": None,
+        "options": None,
+        "fit_rows": None,
+        "fit_size": 4,
+        "writes": True,
+        "write_every": 1,
+    },
+    memory=Thing(),
+    combine=Name(),
+    temperature=Number(above=0),
+    at=Values((3, "")),
+    options=Values((3, "x")),
+    fit_rows=Values((3, "x", GaussianMemory())),
+    fit_size=Integer(),
+    writes=Flag(),
+    write_every=Integer(),
 )

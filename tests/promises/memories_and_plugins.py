@@ -20,8 +20,21 @@ from avalanche_memplugins import (
     RandomMemoryPlugin,
     TensorLoaderPlugin,
 )
-from avalanche_memplugins.codecs import Bits, Downsampled, Float16, Int8, LatentCodec, Raw, StreamCodec, Uint8
+from avalanche_memplugins.codecs import (
+    Bits,
+    Downsampled,
+    EntropyCoded,
+    Float16,
+    Int8,
+    LatentCodec,
+    ProductQuantised,
+    Quantised,
+    Raw,
+    StreamCodec,
+    Uint8,
+)
 from avalanche_memplugins.memories import (
+    CodedMemory,
     DifferentiableNeuralDictionary,
     DynamicKanervaMemory,
     EnergyMemory,
@@ -129,7 +142,16 @@ HALF_A_STEP = Int8().step / 2 + 1e-6
 BILINEAR = "enlarging mixes neighbouring pixels, so that the means of what comes back are others"
 LEARNED = "the encoder is not the inverse of the decoder"
 
+
+def knowing_vectors(codec: Any) -> Any:
+    """A codec that has learned from rows of the stream."""
+    codec.fit(vectors(500, 99))
+    return codec
+
+
 CODECS = [
+    CodecCase("quantised", lambda: knowing_vectors(Quantised(8)), error=None, nbytes=8),
+    CodecCase("product quantised", lambda: knowing_vectors(ProductQuantised(4, bits=4)), error=None, nbytes=2),
     CodecCase("raw", Raw, error=0.0, nbytes=32),
     CodecCase("float16", Float16, error=3 * 2**-11, nbytes=16),
     CodecCase("uint8", lambda: Uint8(mean=0.5, std=0.25), rows=lambda n, s: (pixels(n, s) - 0.5) / 0.25, nbytes=64),
@@ -218,6 +240,10 @@ def random_memory(
     )
 
 
+def coded(nbytes: int, seed: int) -> CodedMemory:
+    return CodedMemory(nbytes, codec=EntropyCoded(Bits(4)), labels="int16", store_tasks=True, seed=seed)
+
+
 def generative(name: str, make: Callable[..., Any], sizes: tuple[int, int], **options: Any) -> MemoryCase:
     return MemoryCase(name, lambda capacity, seed: make(seed=seed), error=None, grows="classes", sizes=sizes, **options)
 
@@ -266,6 +292,16 @@ MEMORIES = [
     random_memory("int8", codec="int8", error=HALF_A_STEP),
     random_memory("latent codec", codec=latent_codec, error=20.0),
     random_memory("host", storage="host"),
+    MemoryCase(
+        "coded",
+        lambda capacity, seed: coded(60 * capacity, seed),
+        {"check_nbytes_does_not_shrink": "the rows that take the place of others may be shorter"},
+        rows=pixels,
+        error=0.5 / 15 + 1e-6,
+        from_budget=lambda nbytes: coded(nbytes, 0),
+        budget=(10_000, 0.98),
+        traced=False,  # tables that all memories share are read with the first
+    ),
     random_memory("logits", store_logits=True),
     random_memory("keys", embedding=nn.Linear(8, 4)),
     MemoryCase("episodic", lambda capacity, seed: EpisodicMemory(capacity, seed=seed)),

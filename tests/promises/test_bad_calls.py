@@ -27,11 +27,11 @@ LAB = "values of the lab, checked as runs are described; their wrong calls are i
 EXCEPTIONS = {
     **dict.fromkeys(
         (
-            "functional.Neighbours", "memories.Nearest", "memories.Recall", "memories.Summary", "networks.EpisodeBound",
-            "networks.VAEBound", "plugins.Replayed", "memories.policies.Placement",
-            "memories.policies.Offered", "benchmarks.DigitsData",
+            "functional.Neighbours", "functional.PackedCovariance", "memories.Nearest", "memories.Recall",
+            "memories.Summary", "networks.EpisodeBound", "networks.VAEBound", "plugins.Replayed",
+            "memories.policies.Placement", "memories.policies.Offered", "benchmarks.DigitsData",
             "benchmarks.BenchmarkInfo", "pretrained.Pretrained", "pretrained.PretrainedEnergy", "lab.Outcome",
-            "lab.MemoryInfo", "lab.Absent", "lab.StrategyInfo", "checkpointing.CheckpointError",
+            "lab.MemoryInfo", "lab.Absent", "lab.Recipe", "checkpointing.CheckpointError",
         ),
         RESULT,
     ),
@@ -87,7 +87,9 @@ METHODS = {
         ),
         "takes no arguments of the user's",
     ),
-    **dict.fromkeys(("train", "update", "serve"), "called by torch, Avalanche or a plugin"),
+    **dict.fromkeys(
+        ("train", "update", "serve", "make_optimizer", "training_epoch"), "called by torch, Avalanche or a plugin"
+    ),
 }  # fmt: skip
 
 # Two arguments do not go together: either may be named.

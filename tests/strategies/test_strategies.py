@@ -95,7 +95,7 @@ def test_arguments_are_keywords_and_those_of_avalanche_come_along(strategy_class
 def test_bad_arguments_reach_the_user(strategy_class: Any) -> None:
     with pytest.raises(ValueError, match="mem_size: expected an integer >= 1, got"):
         train(strategy_class, mem_size=-5)
-    with pytest.raises(ValueError, match="policy: expected one of"):
+    with pytest.raises(ValueError, match="write_policy: expected one of"):
         train(strategy_class, write_policy="fifo")
 
 
@@ -104,3 +104,29 @@ def test_er_keeps_every_task_in_a_memory_where_rma_keeps_the_newest() -> None:
     rma = train(RMA, mem_size=30, write_every=1).memory.summary()
     assert set(er.per_experience) == {0, 1, 2}
     assert set(rma.per_experience) == {2}
+
+
+@pytest.mark.parametrize("strategy_class", [RMA, ExperienceReplay, DarkExperienceReplay])
+def test_the_earlier_names_of_the_policies_still_work(strategy_class: Any) -> None:
+    model = network()
+    needed = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "evaluator": None}
+    with pytest.warns(
+        DeprecationWarning, match=rf"{strategy_class.__name__}: the argument policy= is now write_policy="
+    ):
+        strategy = strategy_class(**needed, mem_size=9, policy="class_balanced")
+    assert "class_balanced" in repr(strategy.memory) or "GroupBalanced" in repr(strategy.memory)
+
+
+def test_signature_and_documentation_tell_the_templates_arguments() -> None:
+    parameters = inspect.signature(ExperienceReplay).parameters
+    assert [p.name for p in parameters.values() if p.default is inspect.Parameter.empty] == [
+        "model",
+        "optimizer",
+        "base_kwargs",
+    ]
+    assert parameters["mem_size"].default == 200
+    assert parameters["train_mb_size"].default == 1
+    assert parameters["eval_mb_size"].default is None
+    assert "``eval_every``" in str(ExperienceReplay.__doc__)
+    with pytest.raises(TypeError, match=r"missing a required .*'model'"):
+        ExperienceReplay(optimizer=None)

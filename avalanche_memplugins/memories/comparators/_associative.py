@@ -68,6 +68,14 @@ class AssociativeMemory(LoadsWhole):
             )
         return value
 
+    def _bits(self, name: str, value: Tensor, known: Tensor | None = None, *, writing: bool = False) -> Tensor:
+        """Patterns of bits as -1 and 1, with 0 for a bit that is erased (0.5), which only a cue may hold."""
+        bits = 2 * self._patterns(name, value, known, writing=writing).to(self.device, torch.float32) - 1
+        fits = bits.abs() == 1
+        if not bool((fits if writing else fits | (bits == 0)).all()):
+            raise ValueError(f"{name}: expected entries {'0 and 1' if writing else '0, 0.5 and 1'}, got others")
+        return bits
+
     def _check_sound(self) -> None:
         held = self.held
         check.finite("state: held", held)

@@ -81,11 +81,9 @@ class HopfieldMemory(AssociativeMemory):
         :param patterns: ``(E, N, n)``, each entry 0 or 1.
         :raises ValueError: for other shapes or values; nothing changes.
         """
-        x = self._patterns("patterns", patterns, writing=True).to(self.device, torch.float32)
-        if bool(((x != 0) & (x != 1)).any()):
-            raise ValueError("patterns: expected entries 0 and 1, got others")
-        old = self._weights() if self.held.numel() else x.new_zeros(len(x), self.size, self.size)
-        self.held = pack_triangle(_RULES[self.rule](old, 2 * x - 1))
+        bits = self._bits("patterns", patterns, writing=True)
+        old = self._weights() if self.held.numel() else bits.new_zeros(len(bits), self.size, self.size)
+        self.held = pack_triangle(_RULES[self.rule](old, bits))
 
     @torch.no_grad()
     def read(self, cue: Tensor, known: Tensor | None = None) -> Tensor:
@@ -96,9 +94,7 @@ class HopfieldMemory(AssociativeMemory):
         :returns: like ``cue``, 0 or 1; 0.5 stays only where no field ever pointed anywhere.
         :raises ValueError: for other shapes or values, or if nothing has been written.
         """
-        state = 2 * self._patterns("cue", cue, known).to(self.device, torch.float32) - 1
-        if bool((state != state.sign()).any()):
-            raise ValueError("cue: expected entries 0, 0.5 and 1, got others")
+        state = self._bits("cue", cue, known)
         generator = None if self.update == "in order" else torch.Generator().manual_seed(self.seed)
         state = hopfield_recall(
             self._weights(),

@@ -33,7 +33,7 @@ class ModernHopfieldMemory(AssociativeMemory):
         erased ones (0.5) count nothing.
     :param capacity: patterns kept an episode, the first ones; None: all.
     :param codec: how a pattern is stored; None: as it is.
-    :param shape: of a pattern as the codec wants it, n numbers, such as ``(1, 28, 28)``; None: ``(n,)``.
+    :param shape: of a pattern as the codec takes it, n numbers, such as ``(1, 28, 28)``; None: ``(n,)``.
     :raises ValueError: for arguments out of range, naming the argument.
 
     Source: Ramsauer et al., "Hopfield networks is all you need", 2020.

@@ -116,11 +116,8 @@ class SparseDistributedMemory(AssociativeMemory):
         :param patterns: ``(E, N, n)``, each entry 0 or 1.
         :raises ValueError: for other shapes or values; nothing changes.
         """
-        x = self._patterns("patterns", patterns, writing=True).to(self.device, torch.float32)
-        if bool(((x != 0) & (x != 1)).any()):
-            raise ValueError("patterns: expected entries 0 and 1, got others")
-        bits = 2 * x - 1
-        old = self._counters() if self.held.numel() else self._empty(len(x))
+        bits = self._bits("patterns", patterns, writing=True)
+        old = self._counters() if self.held.numel() else self._empty(len(bits))
         active = activated(self.addresses, bits, radius=self.radius, nearest=self.nearest)
         limit = 1 if self.counter_bits == 2 else torch.iinfo(old.dtype).max
         new = sparse_distributed_write(old, active, bits, limit=limit)
@@ -135,9 +132,7 @@ class SparseDistributedMemory(AssociativeMemory):
         :returns: like ``cue``, 0 or 1; 0.5 stays only where the counters say nothing.
         :raises ValueError: for other shapes or values, or if nothing has been written.
         """
-        state = 2 * self._patterns("cue", cue, known).to(self.device, torch.float32) - 1
-        if bool((state != state.sign()).any()):
-            raise ValueError("cue: expected entries 0, 0.5 and 1, got others")
+        state = self._bits("cue", cue, known)
         state = sparse_distributed_recall(
             self.addresses,
             self._counters(),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 
@@ -247,6 +249,21 @@ def numbers_within(lengths: Integers) -> Integers:
     ends = lengths.cumsum()
     starts = (ends - lengths).repeat(lengths)
     return np.arange(len(starts)) - starts
+
+
+def column(state: Mapping[str, Any], name: str, rows: int | None = None, *, least: int = 0) -> Integers:
+    """A vector of integers out of a saved state.
+
+    :param rows: how many; None: any number.
+    :raises ValueError: for anything else.
+    """
+    found = state.get(name)
+    if not isinstance(found, Tensor) or found.ndim != 1 or len(found) != (len(found) if rows is None else rows):
+        raise ValueError(f"state: expected {name} of {'some' if rows is None else rows} rows, got {check.show(found)}")
+    values: Integers = found.cpu().long().numpy().copy()
+    if found.is_floating_point() or found.is_complex() or values.min(initial=least) < least:
+        raise ValueError(f"state: expected {name} of integers >= {least}, got {check.show(found)}")
+    return values
 
 
 def _uniform(count: int, generator: torch.Generator) -> NDArray[np.float64]:

@@ -6,10 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.memories.policies._slot_groups import Integers, SlotGroups, fair_shares, numbers_within
+from avalanche_memplugins.memories.policies._slot_groups import (
+    Integers,
+    SlotGroups,
+    column,
+    fair_shares,
+    numbers_within,
+)
 from avalanche_memplugins.memories.policies.write import Grouping, Placement
 
 
@@ -128,9 +133,9 @@ class GroupBalanced:
 
         :raises ValueError: if the state does not fit the capacity, or contradicts itself.
         """
-        group, place = (_integers(state.get(name)) for name in ("group", "place"))
-        groups, offered = (_integers(state.get(name)) for name in ("offered_group", "offered"))
-        if group is None or groups is None or offered is None or len(group) > self.capacity:
+        group, groups, offered = (column(state, name) for name in ("group", "offered_group", "offered"))
+        place = column(state, "place") if "place" in state else None
+        if len(group) > self.capacity:
             raise ValueError(f"state: expected the groups of at most {self.capacity} slots and what they offered")
         held, sizes = np.unique(group, return_counts=True)
         known = dict(zip(groups.tolist(), offered.tolist(), strict=True)) if len(groups) == len(offered) else {}
@@ -148,14 +153,6 @@ class GroupBalanced:
 
     def __repr__(self) -> str:
         return f"GroupBalanced({self.grouping!r})"
-
-
-def _integers(value: Any) -> Integers | None:
-    """A vector of integers >= 0, or None."""
-    if not isinstance(value, Tensor) or value.ndim != 1 or value.is_floating_point() or value.is_complex():
-        return None
-    found: Integers = value.cpu().long().numpy().copy()
-    return found if found.min(initial=0) >= 0 else None
 
 
 def _numbered(group: Integers, place: Integers) -> bool:

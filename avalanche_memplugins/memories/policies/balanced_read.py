@@ -10,7 +10,7 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional import distinct_integers
-from avalanche_memplugins.memories.policies._slot_groups import Integers, SlotGroups, numbers_within, water_level
+from avalanche_memplugins.memories.policies._slot_groups import SlotGroups, column, numbers_within, water_level
 from avalanche_memplugins.memories.policies.write import Grouping
 
 
@@ -97,9 +97,7 @@ class Balanced:
 
         :raises ValueError: if the state does not fit the capacity, or contradicts itself.
         """
-        group, place = (_integers(state.get(name), self.capacity) for name in ("group", "position"))
-        if group is None or place is None:
-            raise ValueError(f"state: expected the group and position of {self.capacity} slots")
+        group, place = (column(state, name, self.capacity, least=-(2**62)) for name in ("group", "position"))
         there = group >= 0
         sizes = np.unique(group[there], return_counts=True)[1]
         if (place[there][np.lexsort((place[there], group[there]))] != numbers_within(sizes)).any():
@@ -110,11 +108,3 @@ class Balanced:
 
     def __repr__(self) -> str:
         return f"Balanced({self.grouping!r}, replacement={self.replacement})"
-
-
-def _integers(value: Any, count: int) -> Integers | None:
-    """A vector of ``count`` integers, or None."""
-    if not isinstance(value, Tensor) or value.shape != (count,) or value.is_floating_point() or value.is_complex():
-        return None
-    found: Integers = value.cpu().long().numpy().copy()
-    return found

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.memories.policies._slot_groups import ROOM, fair_shares
+from avalanche_memplugins.memories.policies._slot_groups import ROOM, column, fair_shares
 from avalanche_memplugins.memories.policies.write import Grouping, Offered, Placement
 
 _NONE = -1
@@ -33,6 +33,7 @@ class Hardest:
     are shared as by :class:`~avalanche_memplugins.memories.policies.GroupBalanced`, and every group holds its hardest
     rows.
 
+    Without a grouping, classes that the model knows lose their rows to new ones: replay needs ``"class"``.
     Hard rows are often wrongly labelled, or not typical of their class: of noisy labels the memory keeps the wrong
     ones. Losses are stored as float32, and not renewed as the model learns. Accepting a row takes
     :math:`O(\log C)` steps: the rows of a group lie in a skew heap (Sleator & Tarjan 1986).
@@ -179,17 +180,18 @@ class Hardest:
 
         :raises ValueError: if the state does not fit the capacity, or contradicts itself.
         """
-        loss, group = (_column(state, name) for name in ("loss", "group"))
-        names, offered = (_column(state, name).tolist() for name in ("offered_group", "offered"))
-        if len(loss) != len(group) or len(loss) > self.capacity or not loss.is_floating_point():
+        group, names, offered = (column(state, name).tolist() for name in ("group", "offered_group", "offered"))
+        loss = state.get("loss")
+        if not isinstance(loss, Tensor) or loss.shape != (len(group),) or len(group) > self.capacity:
             raise ValueError(f"state: expected losses and groups of at most {self.capacity} slots")
+        check.finite("state: loss", loss)
         fresh = type(self)(self.grouping)
         fresh.start(self.capacity)
         fresh._room = self._room
-        if len(names) != len(offered) or len(set(names)) != len(names) or not {*group.tolist()} <= {*names}:
+        if len(names) != len(offered) or len(set(names)) != len(names) or not {*group} <= {*names}:
             raise ValueError("state: expected of every group how many rows it has offered")
         fresh._classes = {name: _Class(offered=count) for name, count in zip(names, offered, strict=True)}
-        for slot, (value, name) in enumerate(zip(loss.float().numpy(), group.tolist(), strict=True)):
+        for slot, (value, name) in enumerate(zip(loss.cpu().float().numpy(), group, strict=True)):
             fresh._push(fresh._classes[name], slot, value)
         if any(held.size > held.offered for held in fresh._classes.values()):
             raise ValueError("state: expected of every group that it has offered at least what it holds")
@@ -198,10 +200,3 @@ class Hardest:
 
     def __repr__(self) -> str:
         return f"Hardest({self.grouping!r})"
-
-
-def _column(state: dict[str, Any], name: str) -> Tensor:
-    found = state.get(name)
-    if not isinstance(found, Tensor) or found.ndim != 1:
-        raise ValueError(f"state: expected {name} (n,), got {check.show(found)}")
-    return found.cpu()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.memories.policies._slot_groups import ROOM, fair_shares
+from avalanche_memplugins.memories.policies._slot_groups import ROOM, Integers, column, fair_shares
 from avalanche_memplugins.memories.policies.write import Grouping, Offered, Placement
 
 
@@ -149,7 +149,7 @@ class Herding:
             self._group[slot], self._rank[slot] = groups[row], rank
         return [Placement(torch.tensor([row for row, _ in kept]), torch.tensor(taken))] if kept else []
 
-    def _enter(self, new: np.ndarray[Any, np.dtype[np.int64]], width: int) -> None:
+    def _enter(self, new: Integers, width: int) -> None:
         if not len(new):
             return
         classes = np.concatenate([self._classes, new])
@@ -174,9 +174,7 @@ class Herding:
 
         :raises ValueError: if the state does not fit the capacity, or contradicts itself.
         """
-        group, rank, classes, offered = (
-            _integers(state, name) for name in ("group", "rank", "offered_group", "offered")
-        )
+        group, rank, classes, offered = (column(state, name) for name in ("group", "rank", "offered_group", "offered"))
         sums = state.get("sums")
         if len(group) != len(rank) or len(group) > self.capacity:
             raise ValueError(f"state: expected class and rank of at most {self.capacity} slots")
@@ -196,10 +194,3 @@ class Herding:
 
 def _features(key: Tensor) -> Tensor:
     return key.detach().flatten(1).to("cpu", torch.float64)
-
-
-def _integers(state: dict[str, Any], name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    found = state.get(name)
-    if not isinstance(found, Tensor) or found.ndim != 1 or found.is_floating_point() or int((found < 0).sum()):
-        raise ValueError(f"state: expected {name} (n,) of integers >= 0, got {check.show(found)}")
-    return found.cpu().long().numpy().copy()

@@ -30,7 +30,7 @@ class EnergyNetwork(nn.Module, ABC):
     :param write_rate: rate of the energy's gradient to start from. It hardly moves in training, and 1e-4, as printed in
         the paper, learns nothing in a short one.
     :param slope_rate: rate of the gradient norm's gradient; None: without the term.
-    :param deviation_rate: rate of the pull towards the initial weights; None: without the term; wants ``slope_rate``.
+    :param deviation_rate: rate of the pull towards the initial weights; None: without the term; needs ``slope_rate``.
     :param read_rate: first step size of reading to start from.
     :raises ValueError: for numbers out of range.
 

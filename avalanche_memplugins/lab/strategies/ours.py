@@ -1,0 +1,278 @@
+"""Our strategies: what is remembered, and the plugins around it. Imports nothing heavy by itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from avalanche_memplugins.lab.strategies import memory
+from avalanche_memplugins.lab.strategies.recipe import Built, Recipe, Setup
+
+_VAN_DE_VEN = "van de Ven & Tolias 2019, arXiv 1904.07734"
+_LATENT = "codes of a pretrained auto-encoder for 28 x 28 grey images, the rows themselves for others"
+
+
+def with_memory(setup: Setup, held: Any, *plugins: Any, kind: Any = None, **options: Any) -> Built:
+    """A strategy whose plugins share a memory.
+
+    :param setup: of the run.
+    :param held: the memory, counted in bytes.
+    :param plugins: around it.
+    :param kind: Avalanche strategy; None: ``Naive``.
+    :param options: other arguments of it than the common ones.
+    """
+    from avalanche.training import Naive
+
+    strategy = (kind or Naive)(**{**setup.extended(*plugins), **options})
+    # So that galleries and reports find it.
+    strategy.memory = held
+    fixed = [part for part in (held, *plugins) if hasattr(part, "nbytes_fixed")]
+    return Built(strategy, lambda: int(held.nbytes), lambda: sum(int(part.nbytes_fixed) for part in fixed))
+
+
+def replaying(setup: Setup, held: Any, **kwargs: Any) -> Built:
+    """``MemoryReplayPlugin`` with a memory; ``kwargs`` are the plugin's own."""
+    from avalanche_memplugins import MemoryReplayPlugin
+
+    return with_memory(setup, held, MemoryReplayPlugin(held, seed=setup.spec.seed, **kwargs))
+
+
+def _memory(setup: Setup) -> Any:
+    return memory.make_memory(setup.spec)
+
+
+def _replay(setup: Setup) -> Built:
+    return replaying(setup, _memory(setup), replay_size=setup.spec.all_options.get("replay_size"))
+
+
+def _rma(setup: Setup) -> Built:
+    """Like its author's, the ring is as long as the stream's writes, so the stream's length must be known."""
+    spec, options, held = setup.spec, setup.spec.all_options, _memory(setup)
+    every = options["write_every"] or write_every(sum(setup.batches), held.capacity, spec.batch_size)
+    return replaying(setup, held, write_every=every, write_epochs=options["write_epochs"])
+
+
+def write_every(batches: int, memory_size: int, batch_size: int) -> int:
+    r"""Steps from one write to the next so that the first epochs' writes just fit the ring.
+
+    .. math:: m = \left\lceil \frac{\text{batches}}{\max(1, \lfloor C / B \rfloor)} \right\rceil
+
+    :param batches: first-epoch batches in the whole stream, >= 1.
+    :param memory_size: rows of the ring, C.
+    :param batch_size: rows of a write, B.
+
+    >>> write_every(batches=100, memory_size=320, batch_size=32)
+    10
+    """
+    return max(1, math.ceil(batches / max(1, memory_size // batch_size)))
+
+
+def _dark(setup: Setup) -> Built:
+    from avalanche_memplugins.plugins import DarkReplayPlugin
+
+    options, held = setup.spec.all_options, _memory(setup)
+    weights = {name: options[name] for name in ("alpha", "beta")}
+    plugin = DarkReplayPlugin(held, replay_size=options["batch_size_mem"], seed=setup.spec.seed, **weights)
+    return with_memory(setup, held, plugin)
+
+
+def _mbpa(setup: Setup) -> Built:
+    from avalanche_memplugins import MemoryReplayPlugin
+    from avalanche_memplugins.plugins import LocalAdaptationPlugin
+
+    options, held = setup.spec.all_options, _memory(setup)
+    settings = {name: options[name] for name in ("neighbours", "steps", "lr", "beta")}
+    adaptation = LocalAdaptationPlugin(held, writes=not options["replay"], max_bytes=64 << 20, **settings)
+    rehearsal = [MemoryReplayPlugin(held, seed=setup.spec.seed)] if options["replay"] else []
+    return with_memory(setup, held, *rehearsal, adaptation)
+
+
+def _knn(setup: Setup) -> Built:
+    from avalanche_memplugins.lab.strategies.loops import Untrained
+    from avalanche_memplugins.plugins import NearestNeighbourPlugin
+
+    held = _memory(setup)
+    plugin = NearestNeighbourPlugin(held, neighbours=setup.spec.all_options["neighbours"], writes=True)
+    return with_memory(setup, held, plugin, kind=Untrained, train_epochs=1)
+
+
+def _vae(setup: Setup) -> Built:
+    spec = setup.spec
+    steps = spec.iterations or spec.epochs * round(sum(setup.batches) / len(setup.batches))
+    # Under a budget the old model's copy would be bytes outside it.
+    labels = "old_model" if spec.budget is None else "memory"
+    return replaying(setup, memory.vae(spec, steps=steps), replay_weight="growing", labels=labels)
+
+
+ER = Recipe(
+    name="er",
+    label="ER",
+    summary="experience replay; options: memory (rows, or one of your own), codec, policy (what is written), "
+    "read (what is drawn), replay_size (rows a step; none: as many as of the stream)",
+    build=_replay,
+    memory=memory.rows_of,
+    sized="rows",
+    options={"memory": "rows", "codec": "raw", "policy": "reservoir", "read": "uniform", "replay_size": None},
+    source="Chaudhry et al. 2019, arXiv 1902.10486",
+)
+MBPA = Recipe(
+    name="mbpa",
+    label="MbPA",
+    summary="no rehearsal: the head is fitted to each test row's neighbours in a reservoir",
+    build=_mbpa,
+    memory=memory.searched_rows,
+    sized="rows",
+    options={
+        "neighbours": 20,
+        "steps": 10,
+        "lr": 0.3,
+        "beta": 0.0,
+        "policy": "reservoir",
+        "codec": "raw",
+        "read": "uniform",
+        "replay": False,
+    },
+    source="Sprechmann et al. 2018, arXiv 1802.10542; rates chosen in bench/mbpa_permuted_mnist.py",
+)
+KNN = Recipe(
+    name="knn",
+    label="1-NN",
+    summary="no network: the class of the nearest of the rows kept; the control for all others",
+    build=_knn,
+    memory=memory.searched_rows,
+    sized="rows",
+    options={"neighbours": 1, "policy": "reservoir", "codec": "raw"},
+    source="Cover & Hart 1967",
+)
+KANERVA = Recipe(
+    name="kanerva",
+    label="Kanerva",
+    summary=f"replay from a dynamic Kanerva memory of each class over {_LATENT}",
+    build=_replay,
+    memory=memory.kanerva,
+    sized="bytes",
+    options={"share": "class", "replay_size": None},
+    source="Wu et al. 2018, arXiv 1811.09556",
+)
+
+OURS = (
+    Recipe(
+        name="rma",
+        label="RMA",
+        summary="a ring that keeps one batch every m steps; m so that the ring holds the whole stream",
+        build=_rma,
+        memory=memory.rows_of,
+        sized="rows",
+        options={"write_every": None, "write_epochs": "first", "codec": "raw", "policy": "ring", "read": "uniform"},
+        source="Zeta36 2018: a ring, m = 1,000",
+    ),
+    ER,
+    ER.alias(
+        "er-reservoir",
+        "ER-reservoir",
+        "experience replay from a uniform sample of the stream, its length unknown",
+        source=ER.source,
+    ),
+    ER.alias("er-uint8", "ER 8-bit", "ER-reservoir with one byte a pixel, exact", codec="uint8"),
+    ER.alias(
+        "er-4bit",
+        "ER 4-bit",
+        "ER-reservoir with 16 grey levels a pixel, images above 14 x 14 reduced to that",
+        codec="4bit",
+    ),
+    ER.alias("er-1bit", "ER 1-bit", "ER-reservoir with black and white pixels", codec="1bit"),
+    ER.alias(
+        "er-latent",
+        "ER latent",
+        "ER-reservoir with int8 codes of a pretrained auto-encoder; 28 x 28 grey images only",
+        codec="latent",
+    ),
+    Recipe(
+        name="dark-replay",
+        label="DER++ (ours)",
+        summary="dark experience replay with the outputs as the stream passes; one byte a pixel, exact",
+        build=_dark,
+        memory=memory.rows_with_logits,
+        sized="rows",
+        options={
+            "alpha": 0.1,
+            "beta": 0.5,
+            "batch_size_mem": None,
+            "policy": "reservoir",
+            "codec": "uint8",
+            "read": "uniform",
+        },
+        source="Buzzega et al. 2020, arXiv 2004.07211; alpha and beta are Avalanche's, as in der-pp",
+    ),
+    MBPA,
+    MBPA.alias("er-mbpa", "ER + MbPA", "experience replay and MbPA from one reservoir", source="as mbpa", replay=True),
+    MBPA.alias(
+        "er-mbpa-4bit",
+        "ER + MbPA, 4-bit",
+        "the same from rows as er-4bit stores them",
+        source="as mbpa",
+        replay=True,
+        codec="4bit",
+    ),
+    MBPA.alias(
+        "er-mbpa-latent",
+        "ER + MbPA, latent",
+        "the same from rows as er-latent stores them; 28 x 28 grey images only",
+        source="as mbpa",
+        replay=True,
+        codec="latent",
+    ),
+    KNN,
+    KNN.alias(
+        "knn-4bit",
+        "1-NN, 4-bit",
+        "no network: the class of the nearest row of those that er-4bit stores; the control for all others",
+        source="Cover & Hart 1967",
+        codec="4bit",
+    ),
+    KNN.alias(
+        "knn-latent",
+        "1-NN, latent",
+        "the same of those that er-latent stores; 28 x 28 grey images only",
+        source="as knn-4bit",
+        codec="latent",
+    ),
+    Recipe(
+        name="gaussian",
+        label="Gaussian",
+        summary=f"replay drawn from one Gaussian a class over {_LATENT}",
+        build=_replay,
+        memory=memory.gaussian,
+        sized="bytes",
+        options={"replay_size": None},
+    ),
+    KANERVA,
+    KANERVA.alias(
+        "kanerva-shared",
+        "Kanerva, shared",
+        "the same with one memory for all classes, the label a part of the code",
+        source=KANERVA.source,
+        share="all",
+    ),
+    Recipe(
+        name="energy",
+        label="Energy",
+        summary="rehearsal from an energy-based memory with thumbnails as cues; 28 x 28 grey images only",
+        build=_replay,
+        memory=memory.energy,
+        sized="bytes",
+        options={"replay_size": None},
+        source="Bartunov et al. 2020, arXiv 1910.02720; rehearsal from it is ours",
+    ),
+    Recipe(
+        name="vae",
+        label="VAE replay",
+        summary="deep generative replay (VAEReplay): a VAE that rehearses itself; with a budget one that is told "
+        "the class, so that no copy of the model is kept for labels",
+        build=_vae,
+        memory=memory.vae,
+        sized="bytes",
+        options={"steps": None, "prior": "fitted"},
+        source=f"{_VAN_DE_VEN}: 2 x 400 units, codes of 100, Adam 1e-3, as many steps as the model",
+    ),
+)

@@ -1,0 +1,463 @@
+"""Rows of the stream in as many bytes as each needs: a budget of bytes, not of rows."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import Size, Tensor
+
+from avalanche_memplugins import _checks as check
+from avalanche_memplugins._bytes import parse_bytes
+from avalanche_memplugins._pickling import PicklesGenerator
+from avalanche_memplugins.codecs.variable_codec import VARIABLE_PARTS, VariableCodec
+from avalanche_memplugins.functional.reservoir import distinct_integers
+from avalanche_memplugins.memories._adapts import AdaptsToExperiences
+from avalanche_memplugins.memories._labels import TYPES, LabelColumns
+from avalanche_memplugins.memories._saved import SavesToFolder
+from avalanche_memplugins.memories.byte_store import ByteStore
+from avalanche_memplugins.memories.recall import Recall
+from avalanche_memplugins.memories.summary import Summary
+
+_CHUNK = 64  # rows that one decision on who stays is taken for
+_REFIT = 128  # rows from which on a codec that learns is fitted
+_CLASS_BYTES = 24  # class, rows held and rows seen of it
+Policy = Literal["reservoir", "ring", "class_balanced"]
+
+
+class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
+    r"""A random memory of rows that differ in length, such as entropy-coded images or image files.
+
+    It has a budget of bytes, and holds as many rows as fit. A row takes its code, its labels, its length (1 byte below
+    256, else 2 or 4) and an eighth of a byte.
+
+    ``"reservoir"``: after n rows, of which k are held, the next b are taken with probability :math:`k / (n + b)` each,
+    and random rows make room for them. Long rows are neither preferred nor avoided.
+
+    A codec that learns (``EntropyCoded(..., table="own")``) is fitted to the rows held once there are 128, and again
+    whenever as many have come in since as were held then; the stored codes are coded anew, without loss. What it has
+    learned counts in :attr:`nbytes`, within the budget.
+
+    All choices are drawn on the CPU from the memory's own generator. Bytes lie on the CPU; samples come out on
+    :attr:`device`. For use from one thread.
+
+    :param budget_bytes: that :attr:`nbytes` never exceeds, a number or as in ``"20kB"``.
+    :param codec: a :class:`~avalanche_memplugins.codecs.VariableCodec`; copied.
+    :param write_policy: ``"reservoir"``: a uniform sample of the stream; ``"ring"``: the newest rows;
+        ``"class_balanced"``: of the classes that have the most rows a uniform sample, of the others every row.
+    :param labels: type of each stored label: ``"uint8"``, ``"int16"`` or ``"int32"``, 1, 2 or 4 bytes.
+    :param store_tasks: keep task label and origin beside the class. Without them all task labels must be 0, and
+        ``origin`` comes back as -1, not known.
+    :param seed: of the memory's generator. None: drawn from torch's global generator.
+    :raises TypeError: if the codec lacks a part.
+    :raises ValueError: for arguments out of range, naming the argument.
+
+    Source: Vitter 1985; balanced: Chrysakis and Moens, "Online continual learning from imbalanced data", 2020.
+
+    >>> from avalanche_memplugins.codecs import Bits, EntropyCoded
+    >>> memory = CodedMemory("2kB", codec=EntropyCoded(Bits(1)), seed=0)
+    >>> x = torch.zeros(300, 1, 28, 28)
+    >>> x[:, :, 8:20, 13:15] = 1
+    >>> memory.write(x, torch.arange(300) % 10)
+    >>> len(memory) > 160, memory.nbytes <= 2000  # packed, 20 rows would fit
+    (True, True)
+    >>> memory.sample(4).x.shape
+    torch.Size([4, 1, 28, 28])
+    """
+
+    codec: VariableCodec
+    _here: Tensor
+
+    def __init__(
+        self,
+        budget_bytes: int | str,
+        *,
+        codec: VariableCodec,
+        write_policy: Policy = "reservoir",
+        labels: Literal["uint8", "int16", "int32"] = "uint8",
+        store_tasks: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.budget_bytes = parse_bytes(budget_bytes, "budget_bytes")
+        check.having("codec", codec, VARIABLE_PARTS, "a VariableCodec")
+        # Past nn.Module's bookkeeping: what the codec has learned is saved with the rows, by this memory.
+        self.__dict__["codec"] = copy.deepcopy(codec)
+        self.write_policy = check.choice("write_policy", write_policy, ("reservoir", "ring", "class_balanced"))
+        self.labels = check.choice("labels", labels, tuple(TYPES))
+        self.store_tasks = check.flag("store_tasks", store_tasks)
+        self._columns = LabelColumns(labels, store_tasks)
+        self._generator = torch.Generator().manual_seed(check.seed(seed))
+        self.register_buffer("_here", torch.empty(0), persistent=False)
+        self.shape, self.dtype = Size(), torch.float32  # of one row of x; known from the first write on
+        self.store = ByteStore(self.budget_bytes)
+        self.seen = 0
+        self._taken_since_fit, self._held_at_fit = 0, _REFIT
+        self._held: dict[int, int] = {}  # rows by class, for the balanced policy only
+        self._offered: dict[int, int] = {}
+
+    @classmethod
+    def from_budget(cls, nbytes: int | str, *, codec: VariableCodec, **kwargs: Any) -> CodedMemory:
+        """The memory whose :attr:`nbytes` stay within a budget; as the class itself.
+
+        :param nbytes: the budget in bytes, a number or as in ``"2MB"``.
+        :param codec: as for the class.
+        :param kwargs: its other arguments.
+        """
+        return cls(nbytes, codec=codec, **kwargs)
+
+    def __len__(self) -> int:
+        """Rows held."""
+        return len(self.store)
+
+    def __bool__(self) -> bool:
+        """True even while empty."""
+        return True
+
+    @property
+    def device(self) -> torch.device:
+        """Where samples come out."""
+        return self._here.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that hold the stream now: rows, labels, lengths, what the codec has learned, counts of classes."""
+        return self.store.nbytes + self.codec.nbytes + _CLASS_BYTES * len(self._offered)
+
+    @property
+    def nbytes_fixed(self) -> int:
+        """The codec's bytes that do not depend on the stream."""
+        return self.codec.nbytes_fixed
+
+    def summary(self) -> Summary:
+        """What the memory holds by class, task and experience; ``str()`` of it is a table."""
+        y, t, origin = self.labels_of(self.slots())
+        counted = [
+            {int(k): int(n) for k, n in zip(*torch.unique(column, return_counts=True), strict=True)}
+            for column in (y, t, origin)
+        ]
+        counted[2].pop(-1, None)
+        return Summary(
+            description=repr(self),
+            capacity=len(self),
+            filled=len(self),
+            seen=self.seen,
+            nbytes=self.nbytes,
+            nbytes_fixed=self.nbytes_fixed,
+            per_class=counted[0],
+            per_task=counted[1],
+            per_experience=counted[2],
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.budget_bytes}, codec={self.codec!r}, write_policy={self.write_policy!r})"
+
+    # ---------------------------------------------------------------- write
+
+    @torch.no_grad()
+    def check_rows(self, x: Tensor, y: Tensor | None = None, t: Tensor | int = 0) -> None:
+        """Raise what :meth:`write` would for these rows and labels; nothing changes.
+
+        :param x: ``(B, *shape)``.
+        :param y: as for :meth:`write`; None: not known yet.
+        :param t: as for :meth:`write`.
+        """
+        self._checked(x, y, t, t)
+
+    @torch.no_grad()
+    def write(self, x: Tensor, y: Tensor, t: Tensor | int = 0, *, origin: Tensor | int | None = None) -> None:
+        """Offer a batch to the memory; the policy decides which rows stay.
+
+        Nothing changes if an error is raised.
+
+        :param x: rows ``(B, *shape)``; their shape and type stay those of the first write.
+        :param y: classes ``(B,)``, integers >= 0.
+        :param t: task labels ``(B,)`` or one for all, integers >= 0.
+        :param origin: number of the experience that the rows come from, ``(B,)`` or one for all; ``t`` if not given.
+        :raises TypeError: if an argument is of a wrong kind.
+        :raises ValueError: if shapes, types or values do not fit, or the budget is below a single row.
+        """
+        check.labels("y", y, check.rows_of(x))
+        columns = self._checked(x, y, t, t if origin is None else origin)
+        if not len(x):
+            return
+        before = {**self.__dict__, "_held": dict(self._held), "_offered": dict(self._offered)}
+        before["store"], drawn = self.store.copy(), self._generator.get_state()
+        try:
+            self.shape, self.dtype = x.shape[1:], x.dtype
+            for first in range(0, len(x), _CHUNK):
+                part = slice(first, first + _CHUNK)
+                self._write_some(x[part], y[part].cpu(), columns[part])
+        except BaseException:
+            self.__dict__.update(before)
+            self._generator.set_state(drawn)
+            raise
+
+    def _checked(self, x: Tensor, y: Tensor | None, t: Tensor | int, origin: Tensor | int) -> Tensor:
+        """The labels as they are stored, ``(B, columns)`` on the CPU, of rows that can be."""
+        rows = check.rows_of(x)
+        if self.seen and (x.shape[1:] != self.shape or x.dtype != self.dtype):
+            raise ValueError(
+                f"x: expected {self.dtype} rows of shape {tuple(self.shape)}, as this memory holds, got {x.dtype} rows "
+                f"of {tuple(x.shape[1:])}"
+            )
+        stacked = torch.zeros(rows, len(self._columns.names), dtype=torch.int64)
+        if y is not None:
+            check.labels("y", y, rows)
+            labels, _ = self._columns.taking(y, t, origin, rows, first=False)
+            stacked = self._columns.stack(labels, x)
+            self._columns.check_values(labels, stacked)
+        if rows:
+            check.finite("x", x)
+            self.codec.check(x)
+        return stacked.cpu().to(self._columns.dtype)
+
+    def _write_some(self, x: Tensor, y: Tensor, columns: Tensor) -> None:
+        take = self._accepted(y)
+        self.seen += len(x)
+        if len(take):
+            self._put(*self._records(x[take.to(x.device)], columns[take]), y[take])
+            self._taken_since_fit += len(take)
+            if getattr(self.codec, "learns", False) and self._taken_since_fit >= self._held_at_fit:
+                self._refit()
+
+    def _accepted(self, y: Tensor) -> Tensor:
+        """Which of these rows are to be stored."""
+        if self.write_policy == "ring":
+            return torch.arange(len(y))
+        draws = torch.rand(len(y), generator=self._generator)
+        if self.write_policy == "reservoir":
+            # Rows of a batch do not push each other out, so all of them have the chance that its last one would have.
+            fit = len(self) if len(self) < self.seen else self._rows_that_fit()
+            return torch.nonzero(draws * (self.seen + len(y)) < fit).flatten()
+        filling = len(self) == self.seen
+        held = dict(self._held)
+        most = max(held.values(), default=0)
+        taken = []
+        for row, (label, draw) in enumerate(zip(y.tolist(), draws.tolist(), strict=True)):
+            self._offered[label] = self._offered.get(label, 0) + 1
+            share = held.get(label, 0) / self._offered[label]
+            if filling or held.get(label, 0) < most or draw < share:
+                taken.append(row)
+                held[label] = min(most, held.get(label, 0) + 1)
+        return torch.tensor(taken, dtype=torch.int64)
+
+    def _rows_that_fit(self) -> int:
+        """Rows that the budget will hold, judged by those that it does."""
+        if not len(self):
+            return self.budget_bytes
+        return int(len(self) * (self.budget_bytes - self.nbytes + self.store.nbytes) / self.store.nbytes)
+
+    def _put(self, buffer: Tensor, lengths: Tensor, y: Tensor) -> None:
+        """Store rows that were accepted, and take out others until they fit."""
+        self.store.budget_bytes = self.budget_bytes - (self.nbytes - self.store.nbytes)
+        need = self.store.excess([], lengths)
+        # Rows that come together do not make room for each other, so they must be few beside those held.
+        if len(y) > 1 and need > self.store.nbytes // 2:
+            half = len(y) // 2
+            cut = int(lengths[:half].sum())
+            self._put(buffer[:cut], lengths[:half], y[:half])
+            self._put(buffer[cut:], lengths[half:], y[half:])
+            return
+        gone = self._evicted(need)
+        while (over := self.store.excess(gone, lengths)) > 0:
+            if len(gone) == len(self):
+                raise ValueError(
+                    f"x: expected rows that fit into the budget of {self.budget_bytes} bytes, got one of "
+                    f"{int(lengths.max())} bytes"
+                )
+            need += over
+            gone = self._evicted(need)
+        if self.write_policy == "class_balanced":
+            for labels, change in ((self.labels_of(gone)[0], -1), (y, 1)):
+                for label in labels.tolist():
+                    self._held[label] = self._held.get(label, 0) + change
+        self.store.replace(gone, buffer, lengths)
+
+    def _evicted(self, need: int) -> Tensor:
+        """Numbers of rows whose going makes about so many bytes free."""
+        held = len(self)
+        if need <= 0 or not held:
+            return torch.zeros(0, dtype=torch.int64)
+        if self.write_policy == "class_balanced":
+            return self._evicted_from_largest(need)
+        count = min(held, 8 + 2 * need * held // self.store.nbytes)
+        while True:
+            if self.write_policy == "ring":
+                rows = torch.arange(count)
+            else:
+                rows = distinct_integers(held, count, generator=self._generator)
+            freed = self.store.costs(rows).cumsum(0)
+            if int(freed[-1]) >= need or count == held:
+                return rows[: int((freed < need).sum()) + 1]
+            count = min(held, 2 * count)
+
+    def _evicted_from_largest(self, need: int) -> Tensor:
+        """Random rows, each of the class that has the most by then."""
+        held, gone = dict(self._held), dict[int, int]()
+        drawn = distinct_integers(len(self), min(len(self), 256), generator=self._generator)
+        while need > sum(gone.values()) and len(gone) < len(self):
+            by_class: dict[int, list[tuple[int, int]]] = {}
+            labels, costs = self.labels_of(drawn)[0].tolist(), self.store.costs(drawn).tolist()
+            for row, label, cost in zip(drawn.tolist(), labels, costs, strict=True):
+                if row not in gone:
+                    by_class.setdefault(label, []).append((row, cost))
+            while need > sum(gone.values()) and len(gone) < len(self):
+                largest = max(held, key=lambda label: (held[label], label))
+                if not by_class.get(largest):
+                    break
+                row, cost = by_class[largest].pop()
+                gone[row] = cost
+                held[largest] -= 1
+            drawn = torch.randperm(len(self), generator=self._generator)
+        return torch.tensor(list(gone), dtype=torch.int64)
+
+    def _records(self, x: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels and code of each row, one row after the other."""
+        code, lengths = self.codec.encode_rows(x)
+        header = columns.contiguous().view(torch.uint8) if columns.numel() else columns.new_zeros(len(x), 0)
+        return _with_headers(header.to(torch.uint8), code, lengths)
+
+    def _refit(self) -> None:
+        rows = self.slots()
+        buffer, starts, lengths = self.store.read(rows)
+        header = self._header_bytes
+        learner: Any = self.codec
+        codec, code, sizes = learner.refitted(buffer, starts + header, lengths - header, self.shape)
+        headers = buffer[starts[:, None] + torch.arange(header)]
+        self._taken_since_fit, self._held_at_fit = 0, max(_REFIT, len(self))
+        store = ByteStore(self.budget_bytes - codec.nbytes - (self.nbytes - self.store.nbytes - self.codec.nbytes))
+        records, ends = _with_headers(headers, code, sizes)
+        if store.excess([], ends) > 0:
+            return  # the table would cost more than it saves
+        store.replace([], records, ends)
+        self.__dict__["codec"], self.store = codec, store
+
+    # ---------------------------------------------------------------- read
+
+    def slots(self) -> Tensor:
+        """Numbers of the rows held, int64: 0 to ``len(memory) - 1``; a write may change whose they are."""
+        return torch.arange(len(self))
+
+    def sample(self, n: int) -> Recall:
+        """``n`` different rows, every one as likely as the others; no more than the memory holds.
+
+        :param n: rows wanted, >= 1.
+        :raises ValueError: if ``n`` is not positive or the memory is empty.
+        """
+        check.positive_integer("n", n)
+        if not len(self):
+            raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
+        return self.rows(distinct_integers(len(self), min(n, len(self)), generator=self._generator))
+
+    @torch.no_grad()
+    def rows(self, slots: Tensor) -> Recall:
+        """The rows of these numbers, decoded.
+
+        :param slots: int64 ``(n,)`` on the CPU, from 0 to ``len(memory) - 1``.
+        :raises ValueError: for numbers that there are not.
+        """
+        buffer, starts, lengths = self.store.read(check.row_slots(slots, len(self)).long())
+        header = self._header_bytes
+        x = self.codec.decode_rows(buffer, starts + header, lengths - header, self.shape, self.dtype)
+        y, t, origin = self._labels_in(buffer, starts)
+        return Recall(x.to(self.device), y, t, origin)
+
+    def labels_of(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``y``, ``t`` and ``origin`` of these rows, as in :meth:`rows`.
+
+        :param slots: as for :meth:`rows`.
+        """
+        buffer, starts, _ = self.store.read(check.row_slots(slots, len(self)).long())
+        return self._labels_in(buffer, starts)
+
+    @property
+    def _header_bytes(self) -> int:
+        return len(self._columns.names) * self._columns.dtype.itemsize
+
+    def _labels_in(self, buffer: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        headers = buffer[starts[:, None] + torch.arange(self._header_bytes)].contiguous()
+        y, t, origin = self._columns.unstack(headers.view(self._columns.dtype).to(self.device))
+        assert y is not None
+        return y, t, origin
+
+    # ---------------------------------------------------------------- state
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """All that the memory holds: rows, counts, what the codec has learned, the generator."""
+        learned = self.codec.state_dict() if hasattr(self.codec, "state_dict") else {}
+        return {
+            "made": [repr(self), self.labels, self.store_tasks],
+            "shape": list(self.shape),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "seen": self.seen,
+            "fit": [self._taken_since_fit, self._held_at_fit],
+            "held": [[label, count] for label, count in self._held.items()],
+            "offered": [[label, count] for label, count in self._offered.items()],
+            "codec": {name: value for name, value in learned.items() if isinstance(value, Tensor)},
+            "rows": self.store.state(),
+            "generator": self._generator.get_state(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``.
+
+        :raises ValueError: if it is of a memory of other arguments, or damaged.
+        """
+        made = [repr(self), self.labels, self.store_tasks]
+        if list(state["made"]) != made:
+            raise ValueError(f"state: expected that of {made}, got {list(state['made'])}")
+        codec: Any = copy.deepcopy(self.codec)
+        if hasattr(codec, "load_state_dict"):
+            codec.load_state_dict({**codec.state_dict(), **state["codec"]})
+        if hasattr(codec, "_check_sound"):
+            codec._check_sound()
+        offered = {int(label): int(count) for label, count in state["offered"]}
+        held = {int(label): int(count) for label, count in state["held"]}
+        store = ByteStore(self.budget_bytes - codec.nbytes - _CLASS_BYTES * len(offered))
+        store.load(state["rows"])
+        dtype = getattr(torch, state["dtype"])
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"state: expected a type of rows, got {state['dtype']!r}")
+        self._generator.set_state(state["generator"].cpu())
+        self.__dict__["codec"], self.store = codec, store
+        self.shape, self.dtype, self.seen = Size(state["shape"]), dtype, state["seen"]
+        self._taken_since_fit, self._held_at_fit = state["fit"]
+        self._held, self._offered = held, offered
+
+    def _check_sound(self) -> None:
+        """Raise unless this copy, just loaded, can give all its rows back."""
+        if isinstance(self.seen, bool) or not isinstance(self.seen, int) or self.seen < len(self):
+            raise ValueError(f"state: expected at least {len(self)} rows seen, got {self.seen!r}")
+        lengths = self.store.state()["lengths"]
+        if len(lengths) and int(lengths.min()) < self._header_bytes:
+            raise ValueError(f"state: expected rows of at least {self._header_bytes} bytes, got {int(lengths.min())}")
+        if self.write_policy == "class_balanced":
+            y = self.labels_of(self.slots())[0]
+            counts = {int(k): int(n) for k, n in zip(*torch.unique(y, return_counts=True), strict=True)}
+            if counts != {label: count for label, count in self._held.items() if count}:
+                raise ValueError(f"state: expected the classes' counts {counts}, got {self._held}")
+        for some in torch.split(self.slots(), 1024):
+            if len(some):
+                self.rows(some)
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        return {}  # rows are in the extra state, since they are no rows of one tensor
+
+    def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self.set_extra_state(state)
+
+
+def _with_headers(headers: Tensor, code: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Headers ``(B, h)`` each before its row's bytes: all bytes, and how many each row has."""
+    width = headers.shape[1]
+    total = lengths + width
+    ends = total.cumsum(0)
+    records = torch.empty(len(code) + headers.numel(), dtype=torch.uint8)
+    at_header = (ends - total)[:, None] + torch.arange(width)
+    is_code = torch.ones(len(records), dtype=torch.bool)
+    is_code[at_header.flatten()] = False
+    records[at_header] = headers
+    records[is_code] = code
+    return records, total

@@ -1,0 +1,50 @@
+"""Recipes: what a name stands for, and that nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from avalanche_memplugins import lab
+from avalanche_memplugins.lab import STRATEGIES, RunSpec
+from avalanche_memplugins.lab.strategies import make_memory
+
+FIELDS = {"benchmark": "split-mnist", "seed": 0, "n_experiences": 5, "epochs": 1}
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in STRATEGIES.items() if recipe.of])
+def test_a_name_for_a_setting_is_its_recipe_with_that_setting(name: str) -> None:
+    recipe = STRATEGIES[name]
+    base = STRATEGIES[recipe.of]
+    options = {key: value for key, value in recipe.options.items() if value != base.options[key]}
+    assert options or name == "er-reservoir"
+    if recipe.memory is None:
+        return
+    one, other = (RunSpec(strategy=name, **FIELDS), RunSpec(strategy=base.name, options=options, **FIELDS))
+    assert repr(make_memory(one)) == repr(make_memory(other))
+    assert one.all_options == other.all_options
+
+
+def test_two_bits_a_pixel_take_half_the_bytes_of_four() -> None:
+    capacities = [
+        make_memory(RunSpec(strategy="er", options={"codec": codec}, budget="20KB", **FIELDS)).capacity
+        for codec in ("2bit", "4bit")
+    ]
+    assert capacities == [20_000 // (14 * 14 // 4 + 1), 20_000 // (14 * 14 // 2 + 1)]
+
+
+def test_names_are_listed_without_torch() -> None:
+    code = (
+        "import sys, avalanche_memplugins.cli; from avalanche_memplugins.lab import RunSpec;"
+        "RunSpec(benchmark='split-mnist', strategy='er-4bit', seed=0, n_experiences=5, epochs=1).key;"
+        "print(sorted({'torch', 'avalanche', 'torchvision', 'pandas'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_former_name_of_recipe_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"lab\.StrategyInfo is now lab\.Recipe"):
+        assert lab.StrategyInfo is lab.Recipe
