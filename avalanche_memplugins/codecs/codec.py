@@ -17,6 +17,10 @@ class Codec(Protocol):
 
     A codec has no state of its own that grows with the stream, so one codec may serve several memories.
     Two codecs that decode differently have a different ``repr()``: by it a memory knows whose rows it loads.
+
+    >>> from avalanche_memplugins.codecs import Bits, Quantised
+    >>> isinstance(Bits(4), Codec), isinstance(Quantised(4), Codec), isinstance("4bit", Codec)
+    (True, True, False)
     """
 
     @property

@@ -9,7 +9,13 @@ from avalanche_memplugins import _checks as check
 
 
 class Raw:
-    """Stores rows as they are: :math:`c = x`."""
+    """Stores rows as they are: :math:`c = x`.
+
+    >>> import torch
+    >>> codec, x = Raw(), torch.tensor([[1, 2]])
+    >>> codec.decode(codec.encode(x), x.shape[1:], x.dtype)
+    tensor([[1, 2]])
+    """
 
     nbytes_fixed = 0
 
@@ -40,6 +46,11 @@ class Float16:
 
     :raises ValueError: (when rows are written) if a value is outside the range of float16, +-65504, or
         if the rows are not of a floating-point type.
+
+    >>> import torch
+    >>> codec, x = Float16(), torch.tensor([[1.0, 1 / 3]])
+    >>> codec.decode(codec.encode(x), x.shape[1:], x.dtype)
+    tensor([[1.0000, 0.3333]])
     """
 
     nbytes_fixed = 0
