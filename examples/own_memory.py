@@ -45,6 +45,8 @@ class HardestMemory(nn.Module):
             raise ValueError(f"x: expected finite {self.x.dtype} rows of {tuple(self.x.shape[1:])}, got {x}")
         if y.shape != x.shape[:1] or y.min() < 0:
             raise ValueError(f"y: expected {len(x)} classes >= 0, got {y}")
+        if torch.as_tensor(t).min() < 0:
+            raise ValueError(f"t: expected task labels >= 0, got {t}")
         loss = nn.functional.cross_entropy(logits, y, reduction="none")
         k = min(len(x), self.capacity)
         # The hardest new row meets the easiest old one, and so on.

@@ -18,6 +18,9 @@ class DigitsData(NamedTuple):
     """The digits as tensors: x ``(N, 1, 8, 8)`` float32 in [0, 1], y ``(N,)`` int64 in 0..9.
 
     ``train_index`` and ``test_index`` are the rows' numbers in scikit-learn's order.
+
+    >>> digits().x_train.shape, digits().y_test.shape
+    (torch.Size([1438, 1, 8, 8]), torch.Size([359]))
     """
 
     x_train: Tensor
@@ -36,6 +39,10 @@ def digits() -> DigitsData:
     :math:`n_c` images the first :math:`\mathrm{round}(n_c / 5)` of a random order are for testing.
 
     :returns: the tensors; they are shared, so do not write into them.
+
+    >>> data = digits()
+    >>> len(data.y_train), len(data.y_test), data.x_train.max()
+    (1438, 359, tensor(1.))
     """
     bunch = load_digits()
     x = torch.from_numpy(bunch.images).to(torch.float32).div_(16).unsqueeze(1)

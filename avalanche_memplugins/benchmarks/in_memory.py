@@ -51,6 +51,10 @@ def split_mnist_tensors(
     :param train_rows: only so many training rows of each experience, drawn by ``seed``; None: all.
     :param test_rows: likewise for tests.
     :raises ValueError: naming the argument that is out of range, or if the folder does not exist.
+
+    >>> benchmark = split_mnist_tensors(5, seed=0, train_rows=4)  # from the folder that MEMPLUGINS_DATA names
+    >>> [len(experience.dataset) for experience in benchmark.train_stream]
+    [4, 4, 4, 4, 4]
     """
     options = _options(MNIST_PIXELS, normalise, seed, train_rows, test_rows)
     data = _torchvision(MNIST, "mnist", data_root)
@@ -71,6 +75,10 @@ def split_fmnist_tensors(
     """Split Fashion-MNIST: the rows of Avalanche's ``SplitFMNIST``, bit for bit.
 
     Arguments of :func:`split_mnist_tensors`; :func:`.split_fmnist` is Avalanche's own with all its options.
+
+    >>> benchmark = split_fmnist_tensors(5, seed=0, train_rows=4)  # from the folder that MEMPLUGINS_DATA names
+    >>> [len(experience.dataset) for experience in benchmark.train_stream]
+    [4, 4, 4, 4, 4]
     """
     options = _options(FASHION_PIXELS, normalise, seed, train_rows, test_rows)
     data = _torchvision(FashionMNIST, "fashionmnist", data_root)
@@ -99,6 +107,10 @@ def permuted_mnist_tensors(
     :param train_rows: likewise.
     :param test_rows: likewise.
     :raises ValueError: likewise.
+
+    >>> benchmark = permuted_mnist_tensors(2, seed=0)  # from the folder that MEMPLUGINS_DATA names
+    >>> len(benchmark.train_stream)
+    2
     """
     options = _options(MNIST_PIXELS, normalise, seed, train_rows, test_rows)
     data = _torchvision(MNIST, "mnist", data_root)
@@ -131,6 +143,10 @@ def split_cifar10_features(
     :param train_rows: as in :func:`split_mnist_tensors`.
     :param test_rows: likewise.
     :raises ValueError: naming the argument that is out of range, or if there is no such file.
+
+    >>> benchmark = split_cifar10_features(5, seed=0)  # from the folder that MEMPLUGINS_DATA names
+    >>> benchmark.train_stream[0].dataset[0][0].shape
+    torch.Size([128, 1, 1])
     """
     root = find_root(data_root)
     if root is None or not (root / file).is_file():

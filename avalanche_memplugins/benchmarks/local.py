@@ -25,6 +25,10 @@ def split_mnist(n_experiences: int = 5, *, data_root: str | Path | None = None, 
     :param data_root: folder with ``MNIST/raw``; see :func:`.data_root`.
     :param options: further keywords of Avalanche's function: ``seed``, ``return_task_id``, ...
     :raises ValueError: if the folder does not exist.
+
+    >>> benchmark = split_mnist(5, seed=0)  # from the folder that MEMPLUGINS_DATA names
+    >>> len(benchmark.train_stream)
+    5
     """
     return SplitMNIST(n_experiences, dataset_root=find_root(data_root), **options)
 
@@ -36,6 +40,10 @@ def permuted_mnist(n_experiences: int = 10, *, data_root: str | Path | None = No
     :param data_root: folder with ``MNIST/raw``; see :func:`.data_root`.
     :param options: further keywords of Avalanche's function: ``seed``, ``return_task_id``, ...
     :raises ValueError: if the folder does not exist.
+
+    >>> benchmark = permuted_mnist(2, seed=0)  # from the folder that MEMPLUGINS_DATA names
+    >>> len(benchmark.train_stream)
+    2
     """
     return PermutedMNIST(n_experiences, dataset_root=find_root(data_root), **options)
 
@@ -47,6 +55,10 @@ def split_fmnist(n_experiences: int = 5, *, data_root: str | Path | None = None,
     :param data_root: folder with ``FashionMNIST/raw``; see :func:`.data_root`.
     :param options: further keywords of Avalanche's function: ``seed``, ``return_task_id``, ...
     :raises ValueError: if the folder does not exist.
+
+    >>> benchmark = split_fmnist(5, seed=0)  # from the folder that MEMPLUGINS_DATA names
+    >>> len(benchmark.train_stream)
+    5
     """
     return SplitFMNIST(n_experiences, dataset_root=find_root(data_root), **options)
 
@@ -58,5 +70,9 @@ def split_cifar10(n_experiences: int = 5, *, data_root: str | Path | None = None
     :param data_root: folder with ``cifar-10-batches-py``; see :func:`.data_root`.
     :param options: further keywords of Avalanche's function: ``seed``, ``return_task_id``, ...
     :raises ValueError: if the folder does not exist.
+
+    >>> split_cifar10(5, data_root="not there")
+    Traceback (most recent call last):
+    ValueError: data_root: ...
     """
     return SplitCIFAR10(n_experiences, dataset_root=find_root(data_root), **options)

@@ -28,6 +28,10 @@ def split_omniglot(n_experiences: int = 4, *, data_root: str | Path | None = Non
         torchvision asks for need not be there.
     :param options: further keywords as of Avalanche's ``SplitOmniglot``: ``seed``, ``return_task_id``, ...
     :raises ValueError: if the folder does not exist.
+
+    >>> benchmark = split_omniglot(4, seed=0)  # from the folder that MEMPLUGINS_DATA names
+    >>> len(benchmark.train_stream)
+    4
     """
     root = find_root(data_root) or Path(default_dataset_location("omniglot"))
     transform = Compose([ToTensor(), Normalize((OMNIGLOT_MEAN,), (OMNIGLOT_STD,))])

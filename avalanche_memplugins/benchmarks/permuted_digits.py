@@ -38,6 +38,10 @@ def PermutedDigits(
     :param eval_transform: applied to each permuted test image ``(1, 8, 8)``.
     :returns: a benchmark with ``train_stream`` and ``test_stream`` whose batches are ``[x, y, t]``.
     :raises ValueError: if ``n_experiences`` is below 1.
+
+    >>> benchmark = PermutedDigits(3, seed=0)
+    >>> [len(experience.classes_in_this_experience) for experience in benchmark.train_stream]
+    [10, 10, 10]
     """
     check.integer("n_experiences", n_experiences, least=1, most=10**6)
     if seed is not None:

@@ -29,6 +29,10 @@ class BenchmarkInfo:
     :param files: what has to be in the data root for the benchmark to be there, by their paths.
     :param draws_rows: whether the factory takes ``train_rows`` and ``test_rows``.
     :param settings: further keywords of the factory that make this benchmark, as pairs.
+
+    >>> info = BENCHMARKS["split-digits"]
+    >>> info.input_shape, len(info.build(n_experiences=2, seed=0).train_stream)
+    ((1, 8, 8), 2)
     """
 
     name: str
@@ -230,5 +234,8 @@ def get_benchmark(name: str) -> BenchmarkInfo:
     """The benchmark of that name.
 
     :raises ValueError: if there is none; suggests the nearest.
+
+    >>> get_benchmark("permuted-mnist").scenario
+    'domain-incremental'
     """
     return look_up("benchmark", name, BENCHMARKS)

@@ -14,6 +14,10 @@ def data_root(root: str | Path | None = None) -> Path | None:
     :param root: the folder; None: the environment variable ``MEMPLUGINS_DATA``.
     :returns: the folder, or None if neither names one: Avalanche's own default folder is meant then.
     :raises ValueError: if the folder named does not exist.
+
+    >>> data_root("no such folder")
+    Traceback (most recent call last):
+    ValueError: data_root: ...
     """
     if root is not None and (not isinstance(root, str | os.PathLike) or not str(root) or "\0" in str(root)):
         raise TypeError(f"data_root: expected a path, as a string or pathlib.Path, got {root!r}")

@@ -44,6 +44,10 @@ def SplitDigits(
     :returns: a benchmark with ``train_stream`` and ``test_stream`` whose batches are ``[x, y, t]``.
     :raises ValueError: if ``n_experiences`` does not divide the number of classes, or ``fixed_class_order``
         holds anything but distinct classes of 0..9.
+
+    >>> benchmark = SplitDigits(5, fixed_class_order=list(range(10)))
+    >>> [sorted(experience.classes_in_this_experience) for experience in benchmark.train_stream][:2]
+    [[0, 1], [2, 3]]
     """
     check.positive_integer("n_experiences", n_experiences)
     check.optional_seed(seed)

@@ -27,6 +27,12 @@ class Bits(StoredCodec):
     :param mean: :math:`\mu` of the ``Normalize`` that the images went through: a number, or one a channel. 0 if none.
     :param std: :math:`\sigma` of it, > 0, likewise. 1 if none.
     :raises ValueError: for arguments out of range; when rows are written, if their pixels are not within [0, 1].
+
+    >>> import torch
+    >>> codec, x = Bits(2), torch.tensor([[[[0.0, 0.3, 0.7, 1.0]]]])
+    >>> code = codec.encode(x)
+    >>> code.shape, codec.decode(code, x.shape[1:], x.dtype)
+    (torch.Size([1, 1]), tensor([[[[0.0000, 0.3333, 0.6667, 1.0000]]]]))
     """
 
     def __init__(

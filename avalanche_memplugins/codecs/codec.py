@@ -20,6 +20,10 @@ class Codec(Protocol):
 
     A codec may have ``encode_checked(x)`` and ``decode_checked(code, shape, dtype)``: ``encode`` and ``decode`` without
     checks of their arguments. Memories call them for rows that ``check`` has passed, and for codes of such rows.
+
+    >>> from avalanche_memplugins.codecs import Bits, Quantised
+    >>> isinstance(Bits(4), Codec), isinstance(Quantised(4), Codec), isinstance("4bit", Codec)
+    (True, True, False)
     """
 
     @property

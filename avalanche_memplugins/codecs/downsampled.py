@@ -26,6 +26,12 @@ class Downsampled(StoredCodec, nn.Module):
         ``"nearest"``, samples. Enlarging has the centres of pixels aligned, not the corners.
     :raises ValueError: for arguments out of range; when rows are written, if they are no images ``(B, C, H, W)``
         of at least that size, or the inner codec cannot store them reduced.
+
+    >>> import torch
+    >>> from avalanche_memplugins.codecs import Bits
+    >>> codec, x = Downsampled(14, Bits(4)), torch.zeros(2, 1, 28, 28)
+    >>> codec.encode(x).shape, codec.decode(codec.encode(x), x.shape[1:], x.dtype).shape
+    (torch.Size([2, 98]), torch.Size([2, 1, 28, 28]))
     """
 
     def __init__(self, size: int, codec: Codec, *, mode: Literal["area", "bilinear", "nearest"] = "area") -> None:

@@ -23,6 +23,11 @@ class Int8(StoredCodec):
         5.3 either way: so many standard deviations of normalised codes.
     :raises ValueError: if ``step`` is not a number above 0; when rows are written, if they are not of a
         floating-point type or hold NaN.
+
+    >>> import torch
+    >>> codec, x = Int8(step=0.1), torch.tensor([[0.12, -1.0, 99.0]])
+    >>> codec.decode(codec.encode(x), x.shape[1:], x.dtype)
+    tensor([[ 0.1000, -1.0000, 12.7000]])
     """
 
     def __init__(self, *, step: float = STEP) -> None:

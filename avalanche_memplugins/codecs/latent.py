@@ -39,6 +39,12 @@ class LatentCodec(LatentCoding):
     :raises TypeError: if ``autoencoder`` lacks a part.
     :raises ValueError: for arguments out of range; when rows are written, if they are of another size than the
         auto-encoder's images or their pixels are not finite and within [0, 1].
+
+    >>> import torch
+    >>> from avalanche_memplugins.networks import VAE
+    >>> codec = LatentCodec(VAE(code_size=4, width=2), code_mean=torch.zeros(4), code_std=torch.ones(4))
+    >>> codec.encode(torch.rand(3, 1, 28, 28)).shape
+    torch.Size([3, 4])
     """
 
     def __init__(

@@ -10,7 +10,13 @@ from avalanche_memplugins.codecs._stored import StoredCodec
 
 
 class Raw(StoredCodec):
-    """Stores rows of real numbers as they are: :math:`c = x`."""
+    """Stores rows of real numbers as they are: :math:`c = x`.
+
+    >>> import torch
+    >>> codec, x = Raw(), torch.tensor([[1, 2]])
+    >>> codec.decode(codec.encode(x), x.shape[1:], x.dtype)
+    tensor([[1, 2]])
+    """
 
     def encode_checked(self, x: Tensor) -> Tensor:
         """The rows themselves."""
@@ -32,6 +38,11 @@ class Float16(StoredCodec):
 
     :raises ValueError: (when rows are written) if a value is outside the range of float16, +-65504, or
         if the rows are not of a floating-point type.
+
+    >>> import torch
+    >>> codec, x = Float16(), torch.tensor([[1.0, 1 / 3]])
+    >>> codec.decode(codec.encode(x), x.shape[1:], x.dtype)
+    tensor([[1.0000, 0.3333]])
     """
 
     def _check_kind(self, x: Tensor) -> None:

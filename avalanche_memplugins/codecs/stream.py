@@ -33,6 +33,14 @@ class StreamCodec(LatentCoding):
     :param precision: as for :class:`LatentCodec`, like ``step``, ``mean`` and ``std``.
     :raises TypeError: if ``autoencoder`` lacks a part.
     :raises ValueError: for arguments out of range.
+
+    >>> from itertools import repeat
+    >>> import torch
+    >>> from avalanche_memplugins.networks import VAE
+    >>> codec, x = StreamCodec(VAE(code_size=4, width=2), steps=2), torch.rand(16, 1, 28, 28)
+    >>> codec.fit(repeat(x), [x], seed=0)
+    >>> codec.encode(x).shape
+    torch.Size([16, 4])
     """
 
     def __init__(

@@ -26,6 +26,13 @@ class Uint8(StoredCodec):
     :param lossy: allow rows that are not images of 256 levels; they are rounded to the nearest level.
     :raises ValueError: if ``std`` is not positive; when rows are written, if they are not on the 256
         levels and ``lossy`` is false.
+
+    >>> import torch
+    >>> codec = Uint8(mean=0.1307, std=0.3081)
+    >>> x = (torch.tensor([[[[0, 1, 255]]]]) / 255 - 0.1307) / 0.3081
+    >>> code = codec.encode(x)
+    >>> code.flatten().tolist(), torch.equal(codec.decode(code, x.shape[1:], x.dtype), x)
+    ([0, 1, 255], True)
     """
 
     def __init__(

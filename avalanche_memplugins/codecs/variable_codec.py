@@ -16,6 +16,10 @@ class VariableCodec(Protocol):
     """How a remembered row is stored in as many bytes as it needs: ``x -> bytes -> x``, on the CPU.
 
     Two codecs that decode differently have a different ``repr()``, or a different ``state_dict()`` if they learn.
+
+    >>> from avalanche_memplugins.codecs import Bits, ImageFile
+    >>> isinstance(ImageFile("png"), VariableCodec), isinstance(Bits(4), VariableCodec)
+    (True, False)
     """
 
     variable: Literal[True]

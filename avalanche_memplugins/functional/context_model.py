@@ -84,6 +84,10 @@ def pixel_contexts(levels: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     :param bits: of a pixel: 1, 2 or 4.
     :returns: uint8 and int64 ``(B, C * H * W * bits)``.
     :raises ValueError: for another type, shape or number of bits.
+
+    >>> bits, contexts = pixel_contexts(torch.tensor([[[[3, 0]]]], dtype=torch.uint8), 2)
+    >>> bits.tolist(), contexts.shape  # two pixels, two bits each
+    ([[1, 1, 0, 0]], torch.Size([1, 4]))
     """
     found, contexts = _contexts(_levels(levels, bits), bits)
     return torch.from_numpy(found), torch.from_numpy(contexts)
@@ -112,6 +116,9 @@ def fit_probabilities(counts: Tensor, prior: Tensor | None = None, *, strength: 
     :param counts: :math:`(n_0, n_1)`, ``(contexts, 2)``.
     :param prior: :math:`65536\\, p_0`, ``(contexts,)``; None: a half.
     :param strength: :math:`s` > 0, how many observations the prior counts for.
+
+    >>> fit_probabilities(torch.tensor([[0, 0], [0, 12], [12, 0]])).tolist()
+    [32768, 57344, 8192]
     """
     _check_counts(counts)
     check.number("strength", strength, above=0)
@@ -128,6 +135,10 @@ def code_length(counts: Tensor, ones: Tensor) -> float:
 
     :param counts: ``(contexts, 2)`` of :func:`count_contexts`.
     :param ones: ``(contexts,)``.
+
+    >>> counts = torch.tensor([[3, 1], [0, 8]])
+    >>> round(code_length(counts, torch.tensor([16384, 65535])), 3)
+    3.245
     """
     _check_counts(counts)
     check.like("ones", check.tensor("ones", ones), counts.shape[:1], "one a context")
@@ -201,6 +212,13 @@ def decode_images(
     :param ones: as they were encoded, ``(contexts,)``.
     :returns: levels, uint8 ``(B, C, H, W)``.
     :raises ValueError: if they do not fit, or a row does not lie within the buffer.
+
+    >>> levels = torch.randint(4, (3, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    >>> table = fit_probabilities(count_contexts(levels, 2))
+    >>> buffer, lengths = encode_images(levels, 2, table)
+    >>> second = decode_images(buffer, lengths[:1], lengths[1:2], 2, (1, 8, 8), table)
+    >>> torch.equal(second, levels[1:2])
+    True
     """
     check_pieces(buffer, starts, lengths)
     channels, height, width = check.integers("shape", shape, count=3)

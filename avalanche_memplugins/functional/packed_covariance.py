@@ -22,6 +22,10 @@ class PackedCovariance(NamedTuple):
 
     ``codes`` uint8 ``(K, bytes)``; ``scale`` float16 ``(K, rows)``, one number a row of factors; ``deviation``
     float16 ``(K, C)``, as shares of ``unit`` float32 ``(K,)``.
+
+    >>> packed = pack_covariance(torch.eye(8).repeat(3, 1, 1), 4)
+    >>> packed.codes.shape, packed.deviation.shape  # 28 numbers of 4 bits
+    (torch.Size([3, 14]), torch.Size([3, 8]))
     """
 
     codes: Tensor

@@ -60,6 +60,12 @@ def decode_bits(buffer: Tensor, starts: Tensor, lengths: Tensor, ones: Tensor) -
     :param ones: as they were coded, ``(B, n)``.
     :returns: uint8 ``(B, n)``.
     :raises ValueError: if shapes do not fit, or a row does not lie within the buffer.
+
+    >>> bits = torch.tensor([[1, 0, 1, 1], [0, 0, 1, 0]], dtype=torch.uint8)
+    >>> ones = torch.full((2, 4), 32768)
+    >>> buffer, lengths = encode_bits(bits, ones)
+    >>> decode_bits(buffer, lengths.cumsum(0) - lengths, lengths, ones).tolist()
+    [[1, 0, 1, 1], [0, 0, 1, 0]]
     """
     check_pieces(buffer, starts, lengths)
     if check.tensor("ones", ones).ndim != 2 or len(ones) != len(starts):

@@ -31,6 +31,10 @@ class Comparison(StreamOptions):
 
     Every strategy gets the same stream, first weights, model, optimiser, epochs and batch size. Every memory gets the
     same number of rows or, with a budget, of bytes. Runs that are already done are taken from the output folder.
+
+    >>> options = Comparison(strategies=("naive", "er:codec=2bit"), budget="20kB", seeds=5)
+    >>> options.budget, options.memory_size
+    ('20kB', 200)
     """
 
     COMMAND: ClassVar[str] = "compare"
@@ -99,6 +103,12 @@ class Outcome:
     :param tidy: every number, see :func:`.tidy`.
     :param summary: a line for each strategy, see :func:`.summarise`.
     :param files: the files written.
+
+    >>> import pandas as pd
+    >>> summary = pd.DataFrame({"strategy": ["naive", "er"], "accuracy": [20.0, 80.0]})
+    >>> outcome = Outcome(results=[], tidy=pd.DataFrame(), summary=summary, files=[])
+    >>> outcome.summary.accuracy.to_list()
+    [20.0, 80.0]
     """
 
     results: list[RunResult]

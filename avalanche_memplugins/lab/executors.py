@@ -13,7 +13,11 @@ from .store import ResultStore, RunResult
 
 
 class Executor(Protocol):
-    """Executes runs, somewhere."""
+    """Executes runs, somewhere.
+
+    >>> from avalanche_memplugins.lab import InProcess
+    >>> executor: Executor = InProcess()
+    """
 
     @property
     def jobs(self) -> int:

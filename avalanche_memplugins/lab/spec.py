@@ -294,6 +294,12 @@ class Settings:
     :param folder: where the command was given; on a machine that has it, a run works there, so that a user's own
         modules and folders are found.
     :raises ValueError: naming the setting that is out of range or unknown, or a folder that does not exist.
+
+    >>> Settings(threads=2, loggers=("csv",)).threads
+    2
+    >>> Settings(threads=0)
+    Traceback (most recent call last):
+    ValueError: threads: ...
     """
 
     threads: int = 1

@@ -24,6 +24,11 @@ class Memory(Protocol):
     A memory may have ``check_rows(x, y=None, t=0)``. It raises the error that writing rows ``(B, *shape)`` (and labels,
     if given) would raise, and changes nothing. Plugins test one row with it before an experience is trained, so that
     wrong shapes fail early.
+
+    >>> from avalanche_memplugins import RandomMemory
+    >>> memory: Memory = RandomMemory(10)
+    >>> len(memory), memory.nbytes_fixed
+    (0, 0)
     """
 
     @property
@@ -59,6 +64,15 @@ class WritableMemory(Memory, Protocol):
 
     It may have ``needs``, a frozenset that says what :meth:`write` must be given besides labels: ``"logits"``, outputs
     ``(B, classes)``, and ``"loss"``, ``(B,)``, under these names. A memory without ``needs`` needs nothing.
+
+    >>> import torch
+    >>> from avalanche_memplugins import RandomMemory
+    >>> memory: WritableMemory = RandomMemory(10, write_policy="hardest")
+    >>> memory.needs
+    frozenset({'loss'})
+    >>> memory.write(torch.rand(4, 3), torch.arange(4), loss=torch.rand(4), origin=0)
+    >>> len(memory)
+    4
     """
 
     def write(self, x: Tensor, y: Tensor, t: Tensor | int = 0, *, origin: Tensor | int | None = None) -> None:
@@ -69,7 +83,16 @@ class WritableMemory(Memory, Protocol):
 
 
 class LearningMemory(Memory, Protocol):
-    """Learns from a whole experience at once."""
+    """Learns from a whole experience at once.
+
+    >>> import torch
+    >>> from avalanche_memplugins import VAEMemory
+    >>> from avalanche_memplugins.networks import ConditionalVAE
+    >>> memory: LearningMemory = VAEMemory(ConditionalVAE((1, 8, 8), code_size=2, hidden=(8,)), steps=1, seed=0)
+    >>> memory.consolidate([(torch.rand(16, 1, 8, 8), torch.arange(16) % 2, torch.zeros(16).long())], origin=0)
+    >>> memory.sample(3).x.shape
+    torch.Size([3, 1, 8, 8])
+    """
 
     def consolidate(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]], *, origin: int) -> None:
         """Learn from batches ``(x, y, t)`` that can be iterated again and again, each time a fresh pass."""

@@ -19,7 +19,11 @@ _WEIGHTS = "network."
 
 
 class PretrainedEnergy(NamedTuple):
-    """An energy network in eval mode on the CPU, the patterns an episode that it knows, its card and manifest."""
+    """An energy network in eval mode on the CPU, the patterns an episode that it knows, its card and manifest.
+
+    >>> load_energy("omniglot-28").patterns
+    16
+    """
 
     network: EnergyNetwork
     patterns: int
@@ -33,7 +37,11 @@ def energy_folder() -> Path:
 
 
 def energy_names() -> tuple[str, ...]:
-    """Names of the energy networks that come with the library."""
+    """Names of the energy networks that come with the library.
+
+    >>> energy_names()
+    (...'omniglot-28'...)
+    """
     return tuple(sorted(path.stem for path in energy_folder().glob("*.safetensors")))
 
 
@@ -42,6 +50,9 @@ def load_energy(name: str | Path) -> PretrainedEnergy:
 
     :param name: one of :func:`energy_names`, or the path of a file that :func:`save_energy` wrote.
     :raises ValueError: for an unknown name (with the nearest), or a file that is damaged.
+
+    >>> load_energy("omniglot-28").network.training
+    False
     """
     found = read_weights(files.find_file(name, energy_folder(), energy_names()), _architecture, prefix=_WEIGHTS)
     if not isinstance(found.network, EnergyNetwork):
@@ -64,6 +75,14 @@ def save_energy(
     :param patterns: an episode, that it is best at.
     :param manifest: JSON values to keep with it: data, recipe, scores.
     :param card: text for people; None: a card that is there stays.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from avalanche_memplugins.networks.energy import GatedEnergy
+    >>> network = GatedEnergy(8, writable=2, width=4, write_steps=1, read_steps=1)
+    >>> with TemporaryDirectory() as folder:
+    ...     load_energy(save_energy(Path(folder) / "mine", network, patterns=4, manifest={})).patterns
+    4
     """
     check.instance("network", network, EnergyNetwork, "an energy network")
     check.integer("patterns", patterns, least=1, most=MOST_PATTERNS)

@@ -20,7 +20,12 @@ C = TypeVar("C", bound=type[nn.Module])
 
 
 class Pretrained(NamedTuple):
-    """An auto-encoder in eval mode on the CPU, ``(code_size,)`` statistics of its codes, its card and manifest."""
+    """An auto-encoder in eval mode on the CPU, ``(code_size,)`` statistics of its codes, its card and manifest.
+
+    >>> network = load("omniglot28-vae")
+    >>> network.code_mean.shape, sorted(network.manifest)[:2]
+    (torch.Size([32]), ...)
+    """
 
     autoencoder: nn.Module
     code_mean: Tensor
@@ -33,6 +38,13 @@ def register_architecture(cls: C) -> C:
     """Make a class of auto-encoders of your own known by its name to :func:`load`; a decorator.
 
     Its constructor must take what its method ``architecture()`` returns, as keywords.
+
+    >>> from torch import nn
+    >>> @register_architecture
+    ... class Halves(nn.Module):
+    ...     def __init__(self, code_size): ...
+    ...     def architecture(self):
+    ...         return {"code_size": 8}
     """
     if not isinstance(cls, type) or not issubclass(cls, nn.Module):
         raise TypeError(f"cls: expected a class of modules, got {check.show(cls)}")
@@ -41,7 +53,11 @@ def register_architecture(cls: C) -> C:
 
 
 def names() -> tuple[str, ...]:
-    """Names of the auto-encoders that come with the library."""
+    """Names of the auto-encoders that come with the library.
+
+    >>> "omniglot28-vae" in names()
+    True
+    """
     return tuple(sorted(path.stem for path in FOLDER.glob("*.safetensors")))
 
 
@@ -51,6 +67,10 @@ def load(name: str | Path) -> Pretrained:
     :param name: one of :func:`names`, or the path of a file that :func:`save` wrote.
     :raises ValueError: for an unknown name (with the nearest), or a file that is damaged or was made for an
         architecture that is not there.
+
+    >>> network = load("omniglot28-vae")
+    >>> network.autoencoder.code_size
+    32
     """
     path = find_file(name, FOLDER, names())
     found = read_weights(path, _architecture, prefix=_WEIGHTS)
@@ -83,6 +103,16 @@ def save(
     :param manifest: JSON values to keep with it: data, recipe, scores.
     :param card: text for people; None: a card that is there stays.
     :raises ValueError: for statistics of another shape.
+
+    >>> import torch
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from avalanche_memplugins.networks import VAE
+    >>> network = VAE(code_size=4, width=2)
+    >>> with TemporaryDirectory() as folder:
+    ...     path = save(Path(folder) / "mine", network, code_mean=torch.zeros(4), code_std=torch.ones(4))
+    ...     load(path).autoencoder.code_size
+    4
     """
     check.having("autoencoder", autoencoder, ("code_size", "state_dict"), "a module with code_size")
     check.tensors(code_mean=code_mean, code_std=code_std)

@@ -281,26 +281,28 @@ def _modes(memory: Any) -> list[Any]:
     ]
 
 
-WRONG: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
-    "rows with a NaN": lambda x, y: (x.index_fill(0, torch.tensor([3]), float("nan")), y),
-    "rows of another shape": lambda x, y: (torch.cat([x, x], -1), y),
-    "rows of another type": lambda x, y: (x.to(torch.complex64), y),
-    "a class less than rows": lambda x, y: (x, y[:-1]),
-    "negative classes": lambda x, y: (x, y - 1),
+WRONG: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor, int]]] = {
+    "rows with a NaN": lambda x, y: (x.index_fill(0, torch.tensor([3]), float("nan")), y, 0),
+    "rows of another shape": lambda x, y: (torch.cat([x, x], -1), y, 0),
+    "rows of another type": lambda x, y: (x.to(torch.complex64), y, 0),
+    "a class less than rows": lambda x, y: (x, y[:-1], 0),
+    "negative classes": lambda x, y: (x, y - 1, 0),
+    "negative task labels": lambda x, y: (x, y, -1),
 }
 
 
 @promise()
 def check_a_failed_write_changes_nothing(case: MemoryCase) -> None:
-    """Rows with NaN, another shape or type, and classes that do not fit are refused, and nothing has changed then."""
+    """Rows with NaN or of another shape or type, and labels that do not fit, are refused; nothing has changed then."""
     memory = _filled(case)
     x, y = case.rows(BATCH, 20), _labels(case, BATCH)
     for what, wrong in WRONG.items():
-        if case.write is not None and "class" in what:
+        if case.write is not None and ("class" in what or "label" in what):
             continue
         before = _state(memory)
+        wrong_x, wrong_y, wrong_t = wrong(x, y)
         try:
-            _write(case, memory, *wrong(x, y))
+            _write(case, memory, wrong_x, wrong_y, t=wrong_t)
         except Exception as error:
             named = isinstance(error, ValueError | TypeError)
             ensure(
@@ -320,7 +322,7 @@ def check_check_rows_tells_what_a_write_would(case: MemoryCase) -> None:
     memory.check_rows(x, y, 0)
     for what, wrong in WRONG.items():
         try:
-            memory.check_rows(*wrong(x, y), 0)
+            memory.check_rows(*wrong(x, y))
         except (ValueError, TypeError):
             continue
         ensure(False, f"check_rows takes {what}", "call the checks of write from it")
@@ -335,7 +337,8 @@ def check_forgotten_rows_do_not_come_back(case: MemoryCase) -> None:
     count, x, y = len(memory), case.rows(8, 1), torch.full((8,), 3)
     _write(case, memory, x, y)
     if case.forget is None:
-        memory.forget(x, y)
+        gone = memory.forget(y={3})
+        ensure(gone == 8, f"forget gave {gone!r} for 8 rows", "give the number of rows that are gone")
     else:
         case.forget(memory, x, y)
     ensure(len(memory) == count, f"len is {len(memory)}, was {count}", "count forgotten rows no longer")

@@ -84,9 +84,10 @@ def test_what_was_tested_on_several_ranks_says_so() -> None:
     assert not LocalAdaptationPlugin(EpisodicMemory(10)).supports_distributed
 
 
-def test_in_a_single_process_nothing_changes() -> None:
+@pytest.mark.parametrize("replays", [False, True])
+def test_in_a_single_process_nothing_changes(replays: bool) -> None:
     weights = []
-    for plugins in ([], [GradientAveragingPlugin()]):
+    for more in ([], [GradientAveragingPlugin()]):
         benchmark = SplitDigits(n_experiences=5, seed=0)
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
@@ -94,7 +95,8 @@ def test_in_a_single_process_nothing_changes() -> None:
             model=model,
             optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
             criterion=torch.nn.CrossEntropyLoss(),
-            plugins=plugins,
+            train_mb_size=16,
+            plugins=[*more, *([MemoryReplayPlugin(RandomMemory(50, seed=0), replay_weight=0.5)] if replays else [])],
             evaluator=None,
         )
         strategy.train(benchmark.train_stream[:2])

@@ -431,8 +431,13 @@ EVENTS = (
 
 
 @every_replay
-@pytest.mark.parametrize("where", ["forward", "criterion", "before_training_exp", *EVENTS])
-@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        *((where, RuntimeError("no memory")) for where in ("forward", "criterion", "before_training_exp", *EVENTS)),
+        *((where, KeyboardInterrupt()) for where in ("forward", "before_backward")),
+    ],
+)
 def test_nothing_of_ours_stays_after_an_exception(replay: str, where: str, error: BaseException) -> None:
     model = Explosive(error if where == "forward" else None)
 

@@ -14,6 +14,7 @@ from avalanche_memplugins import (
     LatentReplayPlugin,
     LeanStepPlugin,
     LocalAdaptationPlugin,
+    MemoryPredictionPlugin,
     MemoryReplayPlugin,
     NearestNeighbourPlugin,
     RandomMemory,
@@ -348,7 +349,12 @@ MEMORIES = [
         budget=(1_500, 0.8),
         traced=False,
     ),
-    generative("Kanerva machine", lambda **k: KanervaMemory(RowMachine(), **PIXELS, **k), (10, 300)),
+    generative(
+        "Kanerva machine",
+        lambda **k: KanervaMemory(RowMachine(), **PIXELS, **k),
+        (10, 300),
+        forget=lambda memory, x, y: memory.forget(x, y),
+    ),
     generative(
         "VAE",
         lambda **k: vae_memory(None, **k),
@@ -377,7 +383,13 @@ MEMORIES = [
         budget=(200 * 128, 0.98),  # of 200 episodes
         from_budget=lambda nbytes: ModernHopfieldMemory.from_budget(nbytes // 200, size=16, beta=4.0),
     ),
-    associative("sparse distributed", lambda: SparseDistributedMemory(16, locations=50, seed=0), (40, 400)),
+    associative(
+        "sparse distributed",
+        lambda: SparseDistributedMemory(16, locations=50, seed=0),
+        (40, 1_200),
+        budget=(200 * 128, 0.98),  # of 200 episodes
+        from_budget=lambda nbytes: SparseDistributedMemory.from_budget(nbytes // 200, size=16, seed=0),
+    ),
     associative("slots", lambda: SlotMemory(MemoryNetwork(16, code_size=8)), (40, 1_200)),
     MemoryCase(
         "dictionary",
@@ -464,6 +476,17 @@ PLUGINS = [
     PluginCase(
         "nearest neighbours",
         lambda: NearestNeighbourPlugin(EpisodicMemory(40, seed=5), writes=True, neighbours=3),
+    ),
+    PluginCase("answers of Gaussians", lambda: MemoryPredictionPlugin(GaussianMemory(rank=2, seed=5), writes=True)),
+    PluginCase(
+        "answers of neighbours, fitted, beside the network",
+        lambda: MemoryPredictionPlugin(
+            EpisodicMemory(40, seed=5), combine="product", temperature="fitted", fit_size=20, writes=True
+        ),
+    ),
+    PluginCase(
+        "answers of packed Gaussians at a layer",
+        lambda: MemoryPredictionPlugin(GaussianMemory(rank=None, precision=8, seed=5), at="features", writes=True),
     ),
     PluginCase("lean", LeanStepPlugin),
     PluginCase("tensors", TensorLoaderPlugin, reorders=True),

@@ -12,9 +12,9 @@ from avalanche.core import SupervisedPlugin
 from memories_and_plugins import CODECS, MEMORIES, PLUGINS, POLICIES
 from torch import nn
 
-from avalanche_memplugins.plugins import GradientAveragingPlugin, TensorLoaderPlugin
+from avalanche_memplugins.plugins import TensorLoaderPlugin
 from avalanche_memplugins.testing import PluginCase, parametrize_with_checks
-from avalanche_memplugins.testing.streams import SCENARIOS, Watcher, build, run, weights
+from avalanche_memplugins.testing.streams import SCENARIOS, Watcher, build
 
 PLAIN = SCENARIOS["x, y, t"]
 CASES = [*CODECS, *POLICIES, *MEMORIES, *PLUGINS]
@@ -45,12 +45,6 @@ def public_classes() -> Iterator[type]:
 @pytest.mark.parametrize("kind", list(public_classes()), ids=lambda kind: kind.__name__)
 def test_every_public_class_has_a_case(kind: type) -> None:
     assert kind in {type(case.make()) for case in CASES}
-
-
-@pytest.mark.parametrize("case", PLUGINS, ids=lambda case: case.name)
-def test_averaging_gradients_beside_it_changes_nothing_in_a_single_process(case: PluginCase) -> None:
-    alone, beside = (weights(run(PLAIN, [*more, case.make()])) for more in ([], [GradientAveragingPlugin()]))
-    assert torch.equal(alone, beside)
 
 
 @pytest.mark.gpu

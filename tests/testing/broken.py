@@ -130,8 +130,8 @@ class TakesAnything(RandomMemory):
 
 
 class ForgetsNothing(Hardest):
-    def forget(self, x: Tensor, y: Tensor) -> None:
-        pass
+    def forget(self, *, y: Any = None, origin: Any = None) -> int:
+        return int(sum((self.labels[0] == value).sum() for value in y))
 
 
 class Boasts(RandomMemory):

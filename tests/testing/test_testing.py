@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
-import inspect
 from importlib import import_module
 from typing import Any
 
 import pytest
-import torch
 from broken import ALSO, BROKEN, GOOD, Saves
 
 from avalanche_memplugins.codecs import Raw
@@ -96,17 +93,6 @@ def test_wrong_arguments_are_told() -> None:
     for field in ("writes", "reads", "grows"):
         with pytest.raises(ValueError, match=f"^{field}: "):
             MemoryCase("saves", Saves, **{field: "x"})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", ["cases", "run", "streams"])
-def test_examples_of_the_docstrings_run(name: str) -> None:
-    module = import_module(f"avalanche_memplugins.testing.{name}")
-    state = torch.get_rng_state()
-    assert doctest.testmod(module).failed == 0
-    torch.set_rng_state(state)
-    for public, value in vars(module).items():
-        if not public.startswith("_") and getattr(value, "__module__", "") == module.__name__ and callable(value):
-            assert ">>>" in (inspect.getdoc(value) or ""), public
 
 
 def test_pytest_is_not_needed_to_import() -> None:

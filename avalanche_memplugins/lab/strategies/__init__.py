@@ -98,6 +98,11 @@ def held_bytes(strategy: Any, row_bytes: int) -> int:
 
     :param strategy: of Avalanche's kind.
     :param row_bytes: of a row as Avalanche keeps it.
+
+    >>> from types import SimpleNamespace
+    >>> plugin = SimpleNamespace(memory=SimpleNamespace(nbytes=500))
+    >>> held_bytes(SimpleNamespace(plugins=[plugin, plugin]), row_bytes=10)
+    500
     """
     held = {id(one): one for plugin in strategy.plugins if (one := getattr(plugin, "memory", None)) is not None}
     buffers: list[Any] = [getattr(plugin, "storage_policy", None) for plugin in strategy.plugins]

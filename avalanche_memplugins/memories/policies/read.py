@@ -17,6 +17,16 @@ class ReadPolicy(Protocol):
 
     By ``repr(policy)`` a memory knows whether a saved state belongs to it: it must name all arguments, and nothing that
     changes.
+
+    >>> import torch
+    >>> from avalanche_memplugins import RandomMemory
+    >>> class Newest(Uniform):
+    ...     def choose(self, count, filled, generator):
+    ...         return torch.arange(filled)[-count:]
+    >>> memory = RandomMemory(6, read_policy=Newest())
+    >>> memory.write(torch.rand(6, 3), torch.arange(6))
+    >>> memory.sample(2).y
+    tensor([4, 5])
     """
 
     grouping: Grouping | None

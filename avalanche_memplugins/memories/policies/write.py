@@ -56,6 +56,17 @@ class WritePolicy(Protocol):
     A policy that must see more has an attribute ``needs``, a frozenset of ``"x"``, ``"y"``, ``"loss"`` and
     ``"logits"``, and gets what it names as fifth argument of ``place``, an :class:`Offered`. Whoever writes to the
     memory must then give it; plugins do.
+
+    >>> import torch
+    >>> from avalanche_memplugins import RandomMemory
+    >>> class First(Ring):
+    ...     def place(self, seen, batch, groups, generator):
+    ...         kept = min(batch, self.capacity - seen)
+    ...         return [Placement(slice(0, kept), slice(seen, seen + kept))] if kept > 0 else []
+    >>> memory = RandomMemory(6, write_policy=First())
+    >>> memory.write(torch.rand(9, 3), torch.arange(9))
+    >>> len(memory)
+    6
     """
 
     grouping: Grouping | None  # what the policy must know of a row besides its place in the stream
