@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._words import OF_A_STRATEGY, POLICIES, names_ours, renamed
+from avalanche_memplugins.plugins.memory_replay import Fast, MemoryReplayPlugin
 
 T = TypeVar("T", bound=type)
 Device = str | torch.device
@@ -34,6 +35,7 @@ class Shared(TypedDict, total=False):
     evaluator: Evaluator | None
     eval_every: int
     peval_mode: str
+    fast: Fast
 
 
 class _Needed(TypedDict):
@@ -55,6 +57,7 @@ def _check_template(
     plugins: Sequence[BasePlugin] | None = None,
     evaluator: Evaluator | None = default_evaluator,
     eval_every: int = -1,
+    fast: Fast = "auto",
 ) -> None:
     """Raise for arguments of ``SupervisedTemplate`` that it would take, or fail on later, without naming them.
 
@@ -67,6 +70,8 @@ def _check_template(
     if eval_mb_size is not None:
         check.positive_integer("eval_mb_size", eval_mb_size)
     check.integer("eval_every", eval_every, least=-1)
+    if fast is not False:
+        check.choice("fast", fast, ("auto",))
     try:
         torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -88,7 +93,11 @@ _SHARED = {
     **inspect.signature(_check_template).parameters,
 }
 _NOTES = {"criterion": " (cross-entropy)", "eval_mb_size": " (None: that for training)"}
-_NOTES |= {"plugins": " beside the strategy's own", "evaluator": " (None: no metrics)"}
+_NOTES |= {
+    "fast": " (of :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`)",
+    "plugins": " beside the strategy's own",
+    "evaluator": " (None: no metrics)",
+}
 
 
 def ready_made(cls: T) -> T:
@@ -137,5 +146,10 @@ def ready_made(cls: T) -> T:
 
 
 def beside(template: Shared | Template, *plugins: BasePlugin) -> Mapping[str, Any]:
-    """The template's arguments with a strategy's own plugins after those of the user."""
-    return {**template, "plugins": [*(template.get("plugins") or ()), *plugins]}
+    """The template's arguments with a strategy's own plugins after those of the user; ``fast`` goes to its replay."""
+    fast = template.get("fast", "auto")
+    for plugin in plugins:
+        if isinstance(plugin, MemoryReplayPlugin):
+            plugin.fast = fast
+    rest = {name: value for name, value in template.items() if name != "fast"}
+    return {**rest, "plugins": [*(template.get("plugins") or ()), *plugins]}

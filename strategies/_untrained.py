@@ -40,7 +40,7 @@ class Untrained(SupervisedTemplate):  # type: ignore[misc]
     :param template: of ``SupervisedTemplate``.
     """
 
-    brings: ClassVar[frozenset[str]] = frozenset({"model", "optimizer", "criterion", "train_epochs"})
+    brings: ClassVar[frozenset[str]] = frozenset({"model", "optimizer", "criterion", "train_epochs", "fast"})
 
     def __init__(
         self, *, num_classes: int, model: nn.Module | None, gaussians: dict[str, Any], **template: Unpack[Shared]

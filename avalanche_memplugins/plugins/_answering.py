@@ -125,7 +125,7 @@ class AnsweringPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     def _forget(self) -> None:
         """Let go of all that was made for one evaluation."""
-        self._held: set[int] | None = None
+        self._held: tuple[set[int], int] | None = None
 
     # ---------------------------------------------------------------- parts of the above
 
@@ -133,11 +133,14 @@ class AnsweringPlugin(SupervisedPlugin):  # type: ignore[misc]
         """Rows of the batch by the head that answers for them, where the memory holds rows of its task."""
         if not is_multi_task_module(strategy.model) or len(strategy.mbatch) < 3:
             return [(None, torch.arange(len(t), device=t.device))]
-        return [(task, (t == task).nonzero().flatten()) for task in torch.unique(t).tolist() if task in self._tasks()]
+        held = self._what_is_held()[0]
+        return [(task, (t == task).nonzero().flatten()) for task in torch.unique(t).tolist() if task in held]
 
-    def _tasks(self) -> set[int]:
+    def _what_is_held(self) -> tuple[set[int], int]:
+        """Tasks of the memory's rows, and their largest class."""
         if self._held is None:
-            self._held = set(self.memory.summary().per_task)
+            summary = self.memory.summary()
+            self._held = set(summary.per_task), max(summary.per_class, default=-1)
         return self._held
 
     # ---------------------------------------------------------------- state

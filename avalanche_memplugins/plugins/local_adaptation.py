@@ -189,7 +189,7 @@ class LocalAdaptationPlugin(ReadingPlugin):
     ) -> Tensor:
         """What the adapted part is fed with for the memory rows ``index`` ``(n, K)``, of the type of ``like``."""
         if not tail.layers:
-            x = self.memory.rows(index.flatten().cpu()).x.to(like.dtype)
+            x: Tensor = self.memory.rows(index.flatten().cpu()).x.to(like.dtype)
             return x.reshape(*index.shape, *x.shape[1:])
         if task not in self._known:
             end = int(self.memory.slots()[-1]) + 1

@@ -112,9 +112,7 @@ class MemoryPredictionPlugin(AnsweringPlugin):
             return self._features(model, x, t)
 
     def _predict(self, strategy: Any, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
-        if self._largest is None:
-            self._largest = max(self.memory.summary().per_class, default=-1)
-        check_classes(self._largest, output.shape[1])
+        check_classes(self._what_is_held()[1], output.shape[1])
         weights = self._found_weights(strategy, model, x, output.shape[1])
         t = torch.full((len(x),), task or 0, device=x.device)
         answer = self._answer(self._features(model, x, t), output.shape[1], task)
@@ -123,7 +121,6 @@ class MemoryPredictionPlugin(AnsweringPlugin):
     def _forget(self) -> None:
         super()._forget()
         self._weights: Tensor | None = None  # of network and memory
-        self._largest: int | None = None  # class that the memory holds
 
     # ---------------------------------------------------------------- parts of the above
 
@@ -132,7 +129,7 @@ class MemoryPredictionPlugin(AnsweringPlugin):
         return x if self._tap is None else self._tap.read(model, x, t)[0]
 
     def _answer(self, features: Tensor, classes: int, task: int | None, **options: Any) -> Tensor:
-        found = self.memory.predict(features, classes=classes, task=task, **self.options, **options)
+        found: Tensor = self.memory.predict(features, classes=classes, task=task, **self.options, **options)
         return found.float().clamp_min(_LEAST)
 
     def _combined(self, logits: Tensor, answer: Tensor, weights: Tensor) -> Tensor:
@@ -171,7 +168,7 @@ class MemoryPredictionPlugin(AnsweringPlugin):
         answer = torch.empty_like(logits)
         for task in torch.unique(t).tolist() if many else [None]:
             mine = torch.arange(len(y), device=x.device) if task is None else (t == task).nonzero().flatten()
-            if task is not None and task not in self._tasks():
+            if task is not None and task not in self._what_is_held()[0]:
                 continue
             if inputs is not None:
                 logits[mine] = forward_of(model, task, x.dtype)(inputs[mine]).float()
