@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -135,3 +136,18 @@ def test_replay_from_a_model_is_its_plugin_on_naive(kind: Any, options: dict[str
     plugin = MemoryReplayPlugin(memory(), replay_weight=options.get("replay_weight"), seed=3)
     assert torch.equal(weights(strategy), weights(run(Case(), [plugin])))
     assert np.isfinite(weights(strategy).numpy()).all()
+
+
+@pytest.mark.parametrize("kind", [NearestMean, StreamingLDA, StreamingQDA])
+def test_arguments_are_told_and_checked_but_those_that_it_brings_are_refused(kind: Any) -> None:
+    parameters = inspect.signature(kind).parameters
+    assert not {"optimizer", "criterion", "train_epochs"} & parameters.keys()
+    assert parameters["train_mb_size"].default == 64
+    assert "``eval_every``" in str(kind.__doc__)
+    assert "``optimizer``" not in str(kind.__doc__)
+    with pytest.raises(TypeError, match=f"train_epochs: {kind.__name__} makes its own"):
+        kind(num_classes=3, train_epochs=2)
+    with pytest.raises(ValueError, match="device: expected a device such as 'cpu'"):
+        kind(num_classes=3, device="disk")
+    with pytest.raises(TypeError, match="model: expected a module that makes vectors"):
+        kind(num_classes=3, model="resnet")
