@@ -16,8 +16,7 @@ from avalanche_memplugins.memories.memory import (
     WritableMemory,
 )
 from avalanche_memplugins.memories.random_memory import RandomMemory
-from avalanche_memplugins.memories.recall import Recall
-from avalanche_memplugins.memories.summary import Summary
+from avalanche_memplugins.memories.recall import Recall, Summary
 from avalanche_memplugins.memories.vae_memory import VAEMemory
 
 __all__ = [

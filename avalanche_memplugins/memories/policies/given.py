@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.memories._written import WrittenSlots
+from avalanche_memplugins.memories._rows import WrittenSlots
 from avalanche_memplugins.memories.policies.balanced import GroupBalanced
-from avalanche_memplugins.memories.policies.balanced_read import Balanced
-from avalanche_memplugins.memories.policies.cycle import Cycle
 from avalanche_memplugins.memories.policies.gss import GSS, check_offered
 from avalanche_memplugins.memories.policies.hardest import Hardest
 from avalanche_memplugins.memories.policies.herding import Herding
-from avalanche_memplugins.memories.policies.read import ReadPolicy, Uniform
+from avalanche_memplugins.memories.policies.read import Balanced, Cycle, ReadPolicy, Uniform
 from avalanche_memplugins.memories.policies.write import NEEDS, Offered, Placement, Reservoir, Ring, WritePolicy
 
 WRITE_POLICIES: dict[str, Callable[[], WritePolicy]] = {
