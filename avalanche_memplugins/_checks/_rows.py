@@ -43,7 +43,8 @@ def label_range(name: str, value: Tensor | int, largest: int = LARGEST) -> None:
     """Raise unless the values of a tensor of labels lie from 0 to ``largest``."""
     if isinstance(value, Tensor) and value.numel():
         # Of unsigned types torch knows no extremes; what is too large for int64 becomes negative.
-        low, high = (int(end) for end in value.long().aminmax())
+        ends = value.long().aminmax()
+        low, high = int(ends.min), int(ends.max)
         if low < 0 or high > largest:
             raise _out_of_range(name, largest, low if low < 0 else high)
 

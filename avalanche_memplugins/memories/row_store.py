@@ -250,7 +250,8 @@ class RowStore(nn.Module):
             event.record(torch.cuda.current_stream(rows.device))
             self._arriving.append((event, lambda: _put(buffer, slots, here)))
             return
-        self._settle()
+        if self._arriving:
+            self._settle()
         if rows.dtype != buffer.dtype or rows.device != buffer.device:
             rows = rows.to(buffer.device, buffer.dtype, non_blocking=True)
         _put(buffer, slots, rows)

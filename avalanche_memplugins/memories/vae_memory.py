@@ -174,7 +174,7 @@ class VAEMemory(GenerativeMemory):
     @property
     def nbytes(self) -> int:
         """Bytes that hold the stream: the generator's weights, the Gaussians of its codes, the table of classes."""
-        return super().nbytes + TABLE_BYTES * len(self.codes._table)
+        return super().nbytes + TABLE_BYTES * len(self.codes.classes)
 
     def __repr__(self) -> str:
         weights = sum(parameter.numel() for parameter in self.network.parameters())
