@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -43,20 +43,10 @@ def label_range(name: str, value: Tensor | int, largest: int = LARGEST) -> None:
     """Raise unless the values of a tensor of labels lie from 0 to ``largest``."""
     if isinstance(value, Tensor) and value.numel():
         # Of unsigned types torch knows no extremes; what is too large for int64 becomes negative.
-        low, high = (int(end) for end in value.long().aminmax())
+        ends = value.long().aminmax()
+        low, high = int(ends.min), int(ends.max)
         if low < 0 or high > largest:
             raise _out_of_range(name, largest, low if low < 0 else high)
-
-
-def label_ranges(stacked: Tensor, labels: Mapping[str, Tensor | int], largest: int = LARGEST) -> None:
-    """:func:`label_range` for several columns of labels, looked at all at once.
-
-    :param stacked: int64 ``(B, columns)``, the values of ``labels``.
-    """
-    low, high = (end.item() for end in stacked.aminmax())
-    if low < 0 or high > largest:
-        for name, value in labels.items():
-            label_range(name, value, largest)
 
 
 def _out_of_range(name: str, largest: int, got: int) -> ValueError:

@@ -17,8 +17,7 @@ from avalanche_memplugins.memories.memory import (
 )
 from avalanche_memplugins.memories.random_memory import RandomMemory
 from avalanche_memplugins.memories.random_projection_memory import RandomProjectionMemory
-from avalanche_memplugins.memories.recall import Recall
-from avalanche_memplugins.memories.summary import Summary
+from avalanche_memplugins.memories.recall import Recall, Summary
 from avalanche_memplugins.memories.vae_memory import VAEMemory
 
 __all__ = [

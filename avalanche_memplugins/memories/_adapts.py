@@ -17,6 +17,10 @@ _BATCH = 256
 class AdaptsToExperiences:
     """Base of memories: takes in each experience when it has ended, as ``Agent.post_adapt`` asks of its attributes."""
 
+    def __bool__(self) -> bool:
+        """True even while empty, so that ``memory or default`` does not drop an empty one."""
+        return True
+
     def pre_adapt(self, agent: Any, exp: Any) -> None:
         """Test the experience's first row before it is trained.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal, cast
 
 import torch
@@ -167,27 +166,24 @@ class SlotReads:
             return read, None
         return read[:, : -self.label_bits], read[:, -self.label_bits :].argmax(1)
 
-    def matching(self, patterns: Tensor, known: Tensor | None, steps: int | None) -> Tensor:
-        """Slot ``(B,)`` in which a free read from each pattern moves its known entries least."""
-        found = []
-        cue = self._padded(patterns).unsqueeze(0)
-        for weights in self._slot_by_slot():
-            with torch.autocast(cue.device.type, enabled=False):
-                last = self.network.read(cue, weights, steps=steps or self.read_steps)[-1]
-            moved = (last[0, :, : patterns.shape[1]] - patterns).square()
-            found.append((moved if known is None else moved * known).sum(1))
-        return torch.stack(found).argmin(0)
+    def find(self, patterns: Tensor, known: Tensor | None, steps: int | None, *, by_energy: bool) -> Tensor:
+        """Slot ``(B,)`` in which a free read from each pattern moves its known entries least, or by energy.
 
-    def lowest(self, patterns: Tensor, known: Tensor | None, steps: int | None) -> Tensor:
-        """Slot ``(B,)`` in which a read from each pattern ends at the lowest energy."""
-        found = []
+        :param by_energy: the slot in which a read that keeps the known entries ends at the lowest energy.
+        """
+        scores = []
         cue = self._padded(patterns).unsqueeze(0)
-        mask = None if known is None else self._padded_mask(known).unsqueeze(0)
-        for weights in self._slot_by_slot():
+        mask = None if known is None or not by_energy else self._padded_mask(known).unsqueeze(0)
+        for slot in range(len(self.bank)):
+            weights = self.bank.weights(torch.full((1,), slot, device=self.bank.labels.device))
             with torch.autocast(cue.device.type, enabled=False):
                 last = self.network.read(cue, weights, known=mask, steps=steps or self.read_steps)[-1]
-                found.append(self.network.energy(last, weights)[0] - self.unwritten(last[0]))
-        return torch.stack(found).argmin(0)
+                if by_energy:
+                    scores.append(self.network.energy(last, weights)[0] - self.unwritten(last[0]))
+                else:
+                    moved = (last[0, :, : patterns.shape[1]] - patterns).square()
+                    scores.append((moved if known is None else moved * known).sum(1))
+        return torch.stack(scores).argmin(0)
 
     def novelty(self, patterns: Tensor, *, by_slope: bool) -> Tensor:
         """Over slots the least squared slope, or energy above that before any write, at each pattern, ``(B,)``."""
@@ -208,10 +204,6 @@ class SlotReads:
         with torch.autocast(patterns.device.type, enabled=False):
             energies: Tensor = self.network.energy(patterns.view(1, -1, *self.network.shape), self.network.initial)
         return energies[0]
-
-    def _slot_by_slot(self) -> Iterator[Weights]:
-        for slot in range(len(self.bank)):
-            yield self.bank.weights(torch.full((1,), slot, device=self.bank.labels.device))
 
     def _slopes(self, patterns: Tensor, weights: Weights) -> Tensor:
         """Squared slopes ``(E, N)`` of the energy at patterns ``(E, N, *shape)``, as reads see them."""

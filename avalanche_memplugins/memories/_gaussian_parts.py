@@ -1,14 +1,16 @@
-"""Parts of a memory of Gaussians: what is kept packed, how it answers, and how a class falls into several."""
+"""Parts of a memory of Gaussians: what is kept packed, how it answers, and what fits a budget."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, unique
 
+from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional import (
     PackedCovariance,
     cholesky_factors,
@@ -23,7 +25,10 @@ from avalanche_memplugins.functional import (
     unpack_factors,
     whitened_log_density,
 )
+from avalanche_memplugins.memories._generative import TABLE_BYTES, slots
+from avalanche_memplugins.memories._saved import check_tensor, make_room
 
+Precision = Literal["float32", 4, 6, 8]
 _PARTS = ("codes", "scale", "deviation", "unit")
 _NARROWEST = 2.0**-6  # of the scales of a mean's numbers, as a share of the widest
 _TINY = 1e-10  # added to variances, so that rows that are all alike have a density, too
@@ -124,20 +129,11 @@ class PackedGaussians(nn.Module):
             for part, tail in zip(_PARTS, ((codes,), (rows,), (width,), ()), strict=True):
                 like[f"{kind}_{part}"] = (count, *tail)
         for name, shape in like.items():
-            held = self.get_buffer(name)
-            empty = not groups if name in ("centre", "exponent") else not shape[0]
-            if held.dtype != self.kinds[name] or (held.numel() if empty else tuple(held.shape) != shape):
-                raise ValueError(
-                    f"state: expected packed.{name} of shape {(0,) if empty else shape} and {self.kinds[name]}, got "
-                    f"{tuple(held.shape)} and {held.dtype}"
-                )
+            empty = name in ("centre", "exponent") and not groups
+            check_tensor(f"packed.{name}", self.get_buffer(name), (0,) if empty else shape, self.kinds[name])
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        for name, buffer in list(self._buffers.items()):
-            found = state_dict.get(prefix + name)
-            # Of another type, too, so that check_sound sees it instead of a silent conversion.
-            if buffer is not None and found is not None and (found.shape, found.dtype) != (buffer.shape, buffer.dtype):
-                self.register_buffer(name, buffer.new_empty(found.shape, dtype=found.dtype))
+        make_room(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -245,3 +241,87 @@ def k_means(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
         sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
         centres = torch.where(sizes[:, None] > 0, sums / sizes.clamp_min(1)[:, None], centres)
     return nearest
+
+
+if TYPE_CHECKING:
+    from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
+
+SIZES = ("rank", "tied", "components", "by", "precision")
+"""Arguments of a memory that decide its bytes."""
+SHRINKAGES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def settled_nbytes(
+    classes: int,
+    width: int,
+    experiences: int,
+    *,
+    rank: int | None = 16,
+    tied: bool | Literal["unit"] = False,
+    components: int = 1,
+    by: str = "class",
+    precision: Precision = "float32",
+) -> int:
+    """Bytes of a memory that is settled, with so many classes of codes of a width in so many experiences."""
+    times, bare = (experiences if by == "experience" else 1), bool(tied) and rank == 0
+    groups, triangle = classes * components * times, width * (width + 1) // 2
+    rank = None if rank is None else min(rank, width)
+    total = classes * TABLE_BYTES + (12 * groups if components > 1 or by == "experience" else 0)
+    if precision == "float32":
+        own = triangle if rank is None else (rank + (not bare)) * width
+        return total + 4 * (groups * (width + own) + (times * triangle if tied is True else 0))
+    own = 0 if bare else packed_covariance_size(width, precision, rank)
+    shared = times * packed_covariance_size(width, precision) if tied is True else 0
+    return total + 3 * width + groups * (width + 4 + own) + shared
+
+
+def candidates(given: dict[str, Any], width: int, *, auto: bool, all_kinds: bool) -> Iterator[dict[str, Any]]:
+    """What may be chosen, the best first as far as a rule can tell; what is given stays."""
+    ranks = range(min(width, 256), -1, -1)
+    if all_kinds:
+        bits: tuple[Any, ...] = (given["precision"],) if "precision" in given else (8, 6, 4)
+        kinds: list[dict[str, Any]] = [{"precision": b, **kind} for b in bits for kind in _kinds(width)]
+    elif auto:
+        kinds = [{"tied": False, "rank": None, "precision": b} for b in (6, 4)]
+        kinds += [{"tied": True, "rank": rank, "precision": 6} for rank in ranks]
+        kinds += [{"tied": True, "rank": 0, "precision": 4}]
+    elif given.get("tied"):
+        kinds = [{"rank": rank} for rank in ranks]
+    else:
+        kinds = [{"rank": None}, *({"rank": rank} for rank in ranks)]
+    for kind in kinds:
+        if all(given.get(name, value) == value for name, value in kind.items()):
+            yield kind
+
+
+def _kinds(width: int) -> Iterator[dict[str, Any]]:
+    for components in (1, 2, 3, 4, 8):
+        yield {"tied": False, "rank": None, "components": components}
+    for rank in (2, 4, 8, 16, 32):
+        if rank < width:
+            yield {"tied": False, "rank": rank, "components": 1}
+            yield {"tied": True, "rank": rank, "components": 1}
+    yield {"tied": False, "rank": 0, "components": 1}
+    yield {"tied": True, "rank": 0, "components": 1}
+
+
+def best_of(memories: list[GaussianMemory], rows: tuple[Tensor, Tensor], *, given: Sequence[str]) -> GaussianMemory:
+    """The memory that answers best on every fifth row of a class when fitted to the others, still empty."""
+    x, y = rows
+    check.labels("rows", y, check.rows_of(x))
+    number = slots(*unique(y.cpu(), return_inverse=True, return_counts=True)[1:])
+    held_back = number % 5 == 4
+    if not bool(held_back.any()):
+        raise ValueError("rows: expected at least five of some class, to hold one back")
+    best, most = memories[0], (-1, 0)
+    for memory in memories:
+        fitted = copy.deepcopy(memory)
+        fitted.write(x[~held_back], y[~held_back])
+        fitted.settle()
+        for shrinkage in (memory.shrinkage,) if given else SHRINKAGES:
+            fitted.shrinkage = shrinkage
+            right = int((fitted.predict(x[held_back]).argmax(1) == y[held_back]).sum())
+            if (right, -fitted.nbytes) > most:
+                best, most = memory, (right, -fitted.nbytes)
+                best.shrinkage = shrinkage
+    return best

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._folders import CorruptedFolderError, check_folder
-from avalanche_memplugins._loading import LoadsWhole, telling_misfits
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
-from avalanche_memplugins.memories._saved import read_memory, write_memory
-from avalanche_memplugins.memories.recall import Recall
-from avalanche_memplugins.memories.summary import Summary
+from avalanche_memplugins.memories._rows import check_draw
+from avalanche_memplugins.memories._saved import SavesToFolder, check_tensor, make_room
+from avalanche_memplugins.memories.recall import Recall, Summary
 
-Self = TypeVar("Self", bound="GenerativeMemory")
 _LARGEST = 1e15  # its square, added up a hundred million times, is a float32 number
 TABLE_BYTES = 4 * 8
 """Bytes a class takes in the table of classes: label, rows, task label and origin of the latest write."""
@@ -44,7 +40,7 @@ class Held:
         part.buffers[self.name] = value
 
 
-class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole, ABC):
+class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder, ABC):
     """Base of memories that keep a model of the stream instead of rows.
 
     Classes stand in a table on the CPU in the order they came. The place of a class in it is its index.
@@ -69,7 +65,7 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole, ABC):
 
     store_logits = False
     normalisation: Normalisation | None = None  # of memories that work on pixels
-    _fixed: tuple[str, ...] = ("codec.",)  # beginnings of names of what does not hold the stream
+    _fixed: tuple[str, ...] = ("codec.",)
 
     def __init__(self, *, codec: LatentCodec | None, seed: int | None) -> None:
         super().__init__()
@@ -106,10 +102,6 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole, ABC):
         """Rows taken in so far."""
         return int(self._table[:, 1].sum())
 
-    def __bool__(self) -> bool:
-        """True even while empty, so that ``memory or default`` does not drop an empty one."""
-        return True
-
     @property
     def classes(self) -> list[int]:
         """Labels of the classes seen, in the order they came."""
@@ -118,8 +110,7 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole, ABC):
     @property
     def nbytes(self) -> int:
         """Bytes that hold the stream: parameters and buffers of the model, and the table of classes."""
-        tensors = (*self.named_parameters(), *self.named_buffers())
-        return sum(t.nbytes for name, t in tensors if not name.startswith(self._fixed)) + TABLE_BYTES * len(self._table)
+        return sum(tensor.nbytes for tensor in self._own_tensors().values()) + TABLE_BYTES * len(self._table)
 
     @property
     def nbytes_fixed(self) -> int:
@@ -245,12 +236,10 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole, ABC):
 
         :param of: look at the first so many classes only; None: at all.
         """
-        check.positive_integer("n", n)
-        check.room("n", n, 4 * max(1, self.shape.numel()))
         rows = self._table[:of, 1]
         held = rows.nonzero().flatten()  # a class keeps its place when its last row is taken out
-        if not len(held):
-            raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
+        check_draw(n, len(held))
+        check.room("n", n, 4 * max(1, self.shape.numel()))
         if by_count:
             weights = rows[held].double()
             return held[torch.multinomial(weights, n, replacement=True, generator=self._generator)]
@@ -316,60 +305,8 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole, ABC):
         # Torch sets the tensors first and this state last; a state that does not fit must change nothing.
         if f"{prefix}_extra_state" in state_dict:
             self._check_state(state_dict[f"{prefix}_extra_state"])
-        for name, buffer in list(self._buffers.items()):
-            found = state_dict.get(prefix + name)
-            if buffer is not None and found is not None and (found.shape, found.dtype) != (buffer.shape, buffer.dtype):
-                self.register_buffer(name, buffer.new_empty(found.shape, dtype=found.dtype))
+        make_room(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the memory into ``folder`` (safetensors and JSON), whole or not at all.
-
-        The codec is part of the program, not of the folder: give :meth:`load` a memory made with the same
-        arguments.
-
-        :raises ValueError: if ``folder`` holds something else or cannot be written.
-        """
-        check_folder(folder, kind=type(self).__name__)
-        write_memory(folder, type(self).__name__, self._own_tensors(), self.get_extra_state())
-
-    def load(self: Self, folder: str | Path) -> Self:
-        """Take up what :meth:`save` wrote; returns the memory itself.
-
-        :raises ValueError: if the folder is damaged, or its memory was made with other arguments; this memory
-            is then as before.
-        """
-        kind = type(self).__name__
-        tensors, state = read_memory(folder, kind)
-        rehearsal = self._rehearsal()
-        with telling_misfits("folder", kind, CorruptedFolderError):
-            rehearsal._take(tensors, state)
-            rehearsal._check_sound()
-        self._take(tensors, state)
-        return self
-
-    def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        mine = self._own_tensors()
-        self._check_state(state)
-        if mine.keys() != tensors.keys():
-            differing = sorted(mine.keys() ^ tensors.keys())
-            raise ValueError(f"state: expected the tensors of such a memory, got others: {differing[:5]}")
-        parameters = {name for name, _ in self.named_parameters()}
-        for name in parameters & mine.keys():
-            if tensors[name].shape != mine[name].shape or tensors[name].dtype != mine[name].dtype:
-                raise ValueError(
-                    f"state: expected {name} of shape {tuple(mine[name].shape)} and {mine[name].dtype}, got "
-                    f"{tuple(tensors[name].shape)} and {tensors[name].dtype}"
-                )
-        self.set_extra_state(state)
-        for name, value in tensors.items():
-            owner, _, last = name.rpartition(".")
-            module = self.get_submodule(owner)
-            if name in parameters:
-                module.get_parameter(last).data.copy_(value)
-            else:
-                # A copy: what was read may be mapped to the file.
-                module.register_buffer(last, value.to(mine[name].device, copy=True))
 
     def _check_sound(self) -> None:
         table = self._table
@@ -401,16 +338,7 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, LoadsWhole, ABC):
 
     def _check_buffer(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
         """Raise unless a buffer is what it must be; without classes there is nothing in it."""
-        held = self.get_buffer(name)
-        fits = tuple(held.shape) == tuple(shape) if len(self._table) else not held.numel()
-        if not fits or held.dtype != dtype:
-            raise ValueError(
-                f"state: expected {name} of shape {tuple(shape)} and {dtype}, got {tuple(held.shape)} and {held.dtype}"
-            )
-
-    def _own_tensors(self) -> dict[str, Tensor]:
-        tensors = (*self.named_parameters(), *self.named_buffers())
-        return {name: tensor.detach() for name, tensor in tensors if not name.startswith(self._fixed)}
+        check_tensor(name, self.get_buffer(name), shape if len(self._table) else (0,), dtype)
 
 
 def check_count(name: str, value: Any) -> int:

@@ -33,7 +33,6 @@ def targets_of(y: Tensor, rows: int) -> Targets | None:
     """
     if not isinstance(y, Tensor):
         raise TypeError(f"y: expected a tensor with one row a row of x, got {type(y).__name__}")
-    check.tensor("y", y)
     if y.ndim == 1 and y.dtype != torch.bool and not y.is_floating_point():
         check.label("y", y, rows)
         return None
@@ -59,21 +58,16 @@ class LabelColumns:
         self.targets = targets
         self.names = (*(("y",) if targets is None else ()), *(("t", "origin") if tasks else ()))
 
-    def stored(self, labels: Given) -> Given:
-        """Those of the labels that get a column."""
-        return {name: labels[name] for name in self.names}
-
     def stack(self, labels: Given, like: Tensor) -> Tensor:
-        """Stored labels as int64 ``(B, columns)`` beside the rows ``like``."""
-        columns = [
-            value.to(like.device, torch.int64)
-            if isinstance(value, Tensor)
-            else torch.full((len(like),), value, dtype=torch.int64, device=like.device)
-            for value in self.stored(labels).values()
-        ]
-        if not columns:
-            return torch.zeros(len(like), 0, dtype=torch.int64, device=like.device)
-        return torch.stack(columns, dim=1)
+        """Stored labels ``(B, columns)``, of the small type, beside the rows ``like``."""
+        stacked = torch.empty(len(like), len(self.names), dtype=self.dtype, device=like.device)
+        for name, column in zip(self.names, stacked.unbind(1), strict=True):
+            value = labels[name]
+            if isinstance(value, Tensor):
+                column.copy_(value)
+            else:
+                column.fill_(value)
+        return stacked
 
     def unstack(self, columns: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         """``y``, ``t`` and ``origin``; of what is not stored None, 0, and -1 for an origin that is not known."""
@@ -95,13 +89,17 @@ class LabelColumns:
         :raises ValueError: if shape or type do not fit.
         """
         targets, columns = targets_of(y, rows), self
-        if not first:
-            self._check_same(targets)
-        elif targets != self.targets:
+        if targets != self.targets:
+            if not first:
+                held, got = ("integer classes (B,)" if kind is None else str(kind) for kind in (self.targets, targets))
+                raise ValueError(f"y: expected {held}, as first written, got {got}")
             columns = LabelColumns(self.kind, self.tasks, targets)
-        labels: Given = {"y": y, "t": t, "origin": origin}
-        columns.check_kinds(labels, rows)
-        return labels, columns
+        largest = self.largest if self.tasks else check.LARGEST
+        check.label("t", t, rows, largest)
+        check.label("origin", origin, rows, largest)
+        if not self.tasks and not isinstance(t, Tensor):
+            self._check_no_tasks(t)
+        return {"y": y, "t": t, "origin": origin}, columns
 
     def groups(self, grouping: str | None, labels: Given, rows: int) -> list[int] | None:
         """The group of every row; None if nobody asks for it.
@@ -113,47 +111,35 @@ class LabelColumns:
         value = labels["y" if grouping == "class" else "origin"]
         return value.tolist() if isinstance(value, Tensor) else [value] * rows
 
-    def check_kinds(self, labels: Given, rows: int) -> None:
-        for name, value in labels.items():
-            if name == "y" and self.targets is not None:
-                continue
-            check.label(name, value, rows, self.largest if name in self.names else check.LARGEST)
-        if not self.tasks and not isinstance(labels["t"], Tensor):
-            self._check_no_tasks(labels["t"])
-
-    def check_values(self, labels: Given, columns: Tensor) -> None:
+    def check_values(self, labels: Given) -> None:
         """Raise for values out of range, or targets that are not finite; on a GPU this waits for them."""
-        self._check_ranges(labels, columns)
+        self._check_ranges(labels)
         if self.targets is not None and isinstance(y := labels["y"], Tensor):
             check.finite("y", y)
 
-    def _check_ranges(self, labels: Given, columns: Tensor) -> None:
-        if columns.numel():
-            check.label_ranges(columns, self.stored(labels), self.largest)
+    def _check_ranges(self, labels: Given) -> None:
         if not self.tasks:
-            check.label_range("origin", labels["origin"])
             self._check_no_tasks(labels["t"])
+        for name, value in labels.items():
+            if isinstance(value, Tensor) and (name != "y" or self.targets is None):
+                check.label_range(name, value, self.largest if name in self.names else check.LARGEST)
 
-    def guard(self, labels: Given, columns: Tensor) -> None:
+    def guard(self, labels: Given) -> None:
         """Let nothing pass that this small type, or the want of a column, would change.
 
         Nobody has 2**31 classes, but many have 256. On a GPU the device itself stops the program, so that nobody
         waits for it.
         """
-        if not columns.is_cuda:
-            if self.dtype != torch.int32 or not self.tasks:
-                self._check_ranges(labels, columns)
-            return
-        if self.dtype != torch.int32:
-            torch._assert_async(((columns >= 0) & (columns <= self.largest)).all())
-        t = labels["t"]
-        if not self.tasks and isinstance(t, Tensor):
-            torch._assert_async(~t.any())
-
-    def _check_same(self, targets: Targets | None) -> None:
-        if targets != self.targets:
-            held, got = ("integer classes (B,)" if kind is None else str(kind) for kind in (self.targets, targets))
-            raise ValueError(f"y: expected {held}, as first written, got {got}")
+        for name, value in labels.items():
+            if not isinstance(value, Tensor):
+                continue
+            if not value.is_cuda:
+                if self.dtype != torch.int32 or not self.tasks:
+                    self._check_ranges({"t": 0, name: value})
+            elif name in self.names and self.dtype != torch.int32:
+                torch._assert_async(((value >= 0) & (value <= self.largest)).all())
+            elif name == "t" and not self.tasks:
+                torch._assert_async(~value.any())
 
     def state(self) -> dict[str, Any]:
         """The kind of targets, if these are no classes."""

@@ -31,43 +31,10 @@ def _forget_pool() -> None:
 os.register_at_fork(after_in_child=_forget_pool)
 
 
-class Fetch:
-    """Rows on their way to a device.
-
-    On CUDA the copy runs on a stream of its own beside the computation, which waits for it on the device.
-
-    :param gather: gives the rows on ``device``.
-    :param device: where they are wanted.
-    """
-
-    def __init__(self, gather: Callable[[], dict[str, Tensor]], device: torch.device) -> None:
-        self._gather, self._device = gather, device
-        self._event: torch.cuda.Event | None = None
-        self._stream = _side_stream(device) if device.type == "cuda" else None
-        self._future = _in_background(self._run)
-
-    def _run(self) -> dict[str, Tensor]:
-        if self._stream is None:
-            return self._gather()
-        with torch.cuda.stream(self._stream):
-            rows = self._gather()
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record(self._stream)
-        return rows
-
-    def result(self) -> dict[str, Tensor]:
-        """The rows, once they are gathered."""
-        rows = self._future.result()
-        if self._event is not None:
-            current = torch.cuda.current_stream(self._device)
-            current.wait_event(self._event)
-            for tensor in rows.values():
-                tensor.record_stream(current)
-        return rows
-
-
 class Ahead:
     """A draw made ahead of its time, on copies of what a draw changes: until it is used nothing has happened.
+
+    On CUDA the copy runs on a stream of its own beside the computation, which waits for it on the device.
 
     :param n: rows wanted.
     :param read: the memory's read policy. Its ``choose`` may bind attributes anew, but not change their values.
@@ -90,14 +57,31 @@ class Ahead:
         self._read = copy.copy(read)
         self._generator = torch.Generator()
         self._generator.set_state(generator.get_state())
-        slots = self._read.choose(n, filled, self._generator)
-        self._fetch = Fetch(lambda: gather(slots), device)
+        self._gather, self._slots = gather, self._read.choose(n, filled, self._generator)
+        self._event: torch.cuda.Event | None = None
+        self._stream = _side_stream(device) if device.type == "cuda" else None
+        self._rows = _in_background(self._fetched)
+
+    def _fetched(self) -> dict[str, Tensor]:
+        if self._stream is None:
+            return self._gather(self._slots)
+        with torch.cuda.stream(self._stream):
+            rows = self._gather(self._slots)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record(self._stream)
+        return rows
 
     def use(self, read: ReadPolicy, generator: torch.Generator) -> dict[str, Tensor]:
         """The rows; ``read`` and ``generator`` are from now on as after the draw."""
         vars(read).update(vars(self._read))
         generator.set_state(self._generator.get_state())
-        return self._fetch.result()
+        rows = self._rows.result()
+        if self._event is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(self._event)
+            for tensor in rows.values():
+                tensor.record_stream(current)
+        return rows
 
 
 _streams: dict[torch.device, torch.cuda.Stream] = {}

@@ -16,10 +16,10 @@ from avalanche_memplugins.functional.neighbours import KeyTable
 from avalanche_memplugins.functional.reservoir import distinct_integers
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns
+from avalanche_memplugins.memories._rows import check_draw, check_same_kind
 from avalanche_memplugins.memories._saved import SavesToFolder
 from avalanche_memplugins.memories.byte_store import ByteStore
-from avalanche_memplugins.memories.recall import Recall
-from avalanche_memplugins.memories.summary import Summary
+from avalanche_memplugins.memories.recall import Recall, Summary, counts
 
 _CHUNK = 64  # rows that one decision on who stays is taken for
 _REFIT = 128  # rows from which on a codec that learns is fitted
@@ -113,10 +113,6 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """Rows held."""
         return len(self.store)
 
-    def __bool__(self) -> bool:
-        """True even while empty."""
-        return True
-
     @property
     def device(self) -> torch.device:
         """Where samples come out."""
@@ -135,11 +131,6 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     def summary(self) -> Summary:
         """What the memory holds by class, task and experience; ``str()`` of it is a table."""
         y, t, origin = self.labels_of(self.slots())
-        counted = [
-            {int(k): int(n) for k, n in zip(*torch.unique(column, return_counts=True), strict=True)}
-            for column in (y, t, origin)
-        ]
-        counted[2].pop(-1, None)
         return Summary(
             description=repr(self),
             capacity=len(self),
@@ -147,9 +138,9 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             seen=self.seen,
             nbytes=self.nbytes,
             nbytes_fixed=self.nbytes_fixed,
-            per_class=counted[0],
-            per_task=counted[1],
-            per_experience=counted[2],
+            per_class=counts(y),
+            per_task=counts(t),
+            per_experience=counts(origin[origin >= 0]),
         )
 
     def __repr__(self) -> str:
@@ -199,21 +190,18 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     def _checked(self, x: Tensor, y: Tensor | None, t: Tensor | int, origin: Tensor | int) -> Tensor:
         """The labels as they are stored, ``(B, columns)`` on the CPU, of rows that can be."""
         rows = check.rows_of(x)
-        if self.seen and (x.shape[1:] != self.shape or x.dtype != self.dtype):
-            raise ValueError(
-                f"x: expected {self.dtype} rows of shape {tuple(self.shape)}, as this memory holds, got {x.dtype} rows "
-                f"of {tuple(x.shape[1:])}"
-            )
-        stacked = torch.zeros(rows, len(self._columns.names), dtype=torch.int64)
+        if self.seen:
+            check_same_kind(x, self.shape, self.dtype)
+        stacked = torch.zeros(rows, len(self._columns.names), dtype=self._columns.dtype)
         if y is not None:
             check.labels("y", y, rows)
             labels, _ = self._columns.taking(y, t, origin, rows, first=False)
+            self._columns.check_values(labels)
             stacked = self._columns.stack(labels, x)
-            self._columns.check_values(labels, stacked)
         if rows:
             check.finite("x", x)
             self.codec.check(x)
-        return stacked.cpu().to(self._columns.dtype)
+        return stacked.cpu()
 
     def _write_some(self, x: Tensor, y: Tensor, columns: Tensor) -> None:
         take = self._accepted(y)
@@ -348,9 +336,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         :param n: rows wanted, >= 1.
         :raises ValueError: if ``n`` is not positive or the memory is empty.
         """
-        check.positive_integer("n", n)
-        if not len(self):
-            raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
+        check_draw(n, len(self))
         return self.rows(distinct_integers(len(self), min(n, len(self)), generator=self._generator))
 
     @torch.no_grad()
@@ -469,10 +455,9 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         if len(lengths) and int(lengths.min()) < self._header_bytes:
             raise ValueError(f"state: expected rows of at least {self._header_bytes} bytes, got {int(lengths.min())}")
         if self.write_policy == "class_balanced":
-            y = self.labels_of(self.slots())[0]
-            counts = {int(k): int(n) for k, n in zip(*torch.unique(y, return_counts=True), strict=True)}
-            if counts != {label: count for label, count in self._held.items() if count}:
-                raise ValueError(f"state: expected the classes' counts {counts}, got {self._held}")
+            held = counts(self.labels_of(self.slots())[0])
+            if held != {label: count for label, count in self._held.items() if count}:
+                raise ValueError(f"state: expected the classes' counts {held}, got {self._held}")
         for some in torch.split(self.slots(), 1024):
             if len(some):
                 self.rows(some)

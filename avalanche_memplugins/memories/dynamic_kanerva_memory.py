@@ -13,6 +13,7 @@ from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.functional.kanerva import kanerva_address
 from avalanche_memplugins.memories._generative import TABLE_BYTES
 from avalanche_memplugins.memories._kanerva import KanervaBase
+from avalanche_memplugins.memories._rows import most_within
 from avalanche_memplugins.networks import DynamicKanervaMachine
 
 
@@ -142,15 +143,15 @@ class DynamicKanervaMemory(KanervaBase):
         check.choice("share", share, ("class", "all"))
         width = int(codec.code_size) if codec is not None else check.row_shape(shape).numel()
         shared = share == "all"
-        rows = _budget_rows(
-            nbytes,
-            each=TABLE_BYTES * classes,
-            width=width + classes * shared,
-            posteriors=1 if shared else classes,
-            each_row=8 * classes * shared,
-        )
+        columns, posteriors = width + classes * shared, 1 if shared else classes
+
+        def taken(rows: int) -> int:
+            each = rows * columns + rows * (rows + 1) // 2 + rows + columns
+            return TABLE_BYTES * classes + 8 * classes * shared * rows + 4 * posteriors * each
+
+        rows = most_within(nbytes, taken, "one memory row takes")
         # More rows than columns span nothing new.
-        return cls(rows=min(rows, width + classes * shared), share=share, codec=codec, **kwargs)
+        return cls(rows=min(rows, columns), share=share, codec=codec, **kwargs)
 
     def _prior_mean(self, width: int) -> Tensor:
         if self._given_prior is None:
@@ -168,23 +169,3 @@ class DynamicKanervaMemory(KanervaBase):
 
     def _parts(self) -> list[str]:
         return [*super()._parts(), f"address_std {self.address_std}"]
-
-
-def _budget_rows(nbytes: int, *, each: int, width: int, posteriors: int, each_row: int = 0) -> int:
-    """The most rows K with which ``posteriors`` of codes of ``width`` stay within a budget.
-
-    :param nbytes: the budget.
-    :param each: bytes besides, whatever K.
-    :param each_row: bytes besides for each of the K rows.
-    :raises ValueError: if not a single row fits.
-    """
-
-    def taken(rows: int) -> int:
-        return each + each_row * rows + 4 * posteriors * (rows * width + rows * (rows + 1) // 2 + rows + width)
-
-    if taken(1) > nbytes:
-        raise ValueError(f"nbytes: expected at least the {taken(1)} bytes that one memory row takes, got {nbytes}")
-    rows = 1
-    while taken(rows + 1) <= nbytes:
-        rows += 1
-    return rows

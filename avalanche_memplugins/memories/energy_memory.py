@@ -29,8 +29,8 @@ from avalanche_memplugins.memories._energy_eviction import (
 )
 from avalanche_memplugins.memories._energy_slots import EMPTY, TYPES, Precision, SlotBank, SlotReads
 from avalanche_memplugins.memories._generative import TABLE_BYTES, GenerativeMemory, check_count, sums
-from avalanche_memplugins.memories.recall import Recall
-from avalanche_memplugins.memories.summary import Summary
+from avalanche_memplugins.memories._rows import check_draw
+from avalanche_memplugins.memories.recall import Recall, Summary, counts
 from avalanche_memplugins.networks.energy import EnergyNetwork
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor | int]]
@@ -225,7 +225,6 @@ class EnergyMemory(GenerativeMemory):
     def summary(self) -> Summary:
         """Patterns held by class, task and experience."""
         rows = self.labels.ne(EMPTY).sum(1).cpu()
-        labels, counts = torch.unique(self.classes_held, return_counts=True)
         return Summary(
             description=repr(self),
             capacity=self.slots * self.slot_size,
@@ -233,7 +232,7 @@ class EnergyMemory(GenerativeMemory):
             seen=int(self._table[:, 1].sum()),
             nbytes=self.nbytes,
             nbytes_fixed=self.nbytes_fixed,
-            per_class=dict(zip(labels.tolist(), counts.tolist(), strict=True)),
+            per_class=counts(self.classes_held),
             per_task=sums(self.origins[:, 0].cpu(), rows),
             per_experience=sums(self.origins[:, 1].cpu(), rows),
         )
@@ -400,11 +399,9 @@ class EnergyMemory(GenerativeMemory):
             classes are those of the patterns drawn: right only ``by_class``, or with ``label_bits``.
         :raises ValueError: if nothing has been written, or ``cue`` does not fit.
         """
-        check.positive_integer("n", n)
-        check.room("n", n, 4 * self.network.size)
         held = self._bank.held().cpu()
-        if not len(held):
-            raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
+        check_draw(n, len(held))
+        check.room("n", n, 4 * self.network.size)
         order = torch.cat([torch.randperm(len(held), generator=self._generator) for _ in range(-(-n // len(held)))])
         slots, places = held[order[:n]].to(self.device).unbind(1)
         if cue is not None:
@@ -482,13 +479,13 @@ class EnergyMemory(GenerativeMemory):
     def matching(self, patterns: Tensor, *, known: Tensor | None = None, steps: int | None = None) -> Tensor:
         """Slot ``(B,)`` in which a free read from each flat pattern ``(B, D)`` moves its known entries least."""
         self._check_flat(patterns, known, steps)
-        return self._reads.matching(patterns, known, steps)
+        return self._reads.find(patterns, known, steps, by_energy=False)
 
     @torch.no_grad()
     def lowest(self, patterns: Tensor, *, known: Tensor | None = None, steps: int | None = None) -> Tensor:
         """Slot ``(B,)`` in which a read from each flat pattern ``(B, D)`` ends at the lowest energy."""
         self._check_flat(patterns, known, steps)
-        return self._reads.lowest(patterns, known, steps)
+        return self._reads.find(patterns, known, steps, by_energy=True)
 
     @torch.no_grad()
     def nearest(self, patterns: Tensor) -> Tensor:

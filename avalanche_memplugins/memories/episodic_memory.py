@@ -9,6 +9,7 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.neighbours import Backend
+from avalanche_memplugins.memories._rows import columns_of
 from avalanche_memplugins.memories.episodic_index import EpisodicIndex
 from avalanche_memplugins.memories.random_memory import RandomMemory
 from avalanche_memplugins.memories.recall import Recall
@@ -136,10 +137,7 @@ class EpisodicMemory(RandomMemory):
         distance, y = found.distance[:, drop:].float(), found.rows.y.view(-1, votes)[:, drop:].to(x.device)
         if y.is_floating_point() or y.dtype == torch.bool:
             raise ValueError(f"memory: expected rows with integer classes (B,), got {self.targets}")
-        most = int(self.labels_of(self.slots())[0].max())
-        classes = most + 1 if classes is None else check.positive_integer("classes", classes)
-        if most >= classes:
-            raise ValueError(f"classes: expected more than {most}, the largest class held, got {classes}")
+        classes = columns_of(classes, int(self.labels_of(self.slots())[0].max()))
         weights = torch.zeros_like(distance) if temperature is None else -distance / temperature
         shares = torch.zeros(len(x), classes, device=x.device).scatter_add_(1, y, weights.softmax(1))
         return shares.log()

@@ -12,21 +12,20 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins._fingerprint import fingerprint
 from avalanche_memplugins._modes import eval_mode
-from avalanche_memplugins.functional import (
-    draw_low_rank,
-    merge_low_rank,
-    merge_moments,
-    pack_triangle,
-    symmetric_factors,
-    unpack_triangle,
+from avalanche_memplugins.functional import draw_low_rank
+from avalanche_memplugins.memories._gaussian_bank import GaussianBank
+from avalanche_memplugins.memories._gaussian_parts import (
+    SIZES,
+    Discriminant,
+    PackedGaussians,
+    Precision,
+    best_of,
+    candidates,
+    settled_nbytes,
 )
-from avalanche_memplugins.memories._gaussian_budget import SIZES, Precision, best_of, candidates, settled_nbytes
-from avalanche_memplugins.memories._gaussian_parts import Discriminant, Groups, PackedGaussians, k_means
 from avalanche_memplugins.memories._generative import GenerativeMemory, check_count, slots
+from avalanche_memplugins.memories._rows import columns_of
 from avalanche_memplugins.memories.recall import Recall
-
-_START = 80  # rows of a class from which its mixture starts
-_EACH = 10  # rows a part of a mixture has at least when it starts with fewer
 
 
 class GaussianMemory(GenerativeMemory):
@@ -84,10 +83,6 @@ class GaussianMemory(GenerativeMemory):
 
     _fixed = ("codec.", "embedding.")
     mean: Tensor
-    spread: Tensor
-    residual: Tensor
-    shared: Tensor
-    waiting: Tensor
     packed: PackedGaussians | None
 
     def __init__(
@@ -130,23 +125,10 @@ class GaussianMemory(GenerativeMemory):
             if codec is not None:
                 raise ValueError("embedding: expected None beside a codec, which makes the codes, got both")
             self.embedding = copy.deepcopy(embedding).requires_grad_(False).eval()
-        # spread: (K, r, C) factors F, or (K, C (C + 1) / 2) triangles of the scatter; shared: such triangles.
-        names = [
-            "mean",
-            "spread",
-            "residual",
-            *(["shared"] if tied is True else []),
-            *(["waiting"] if components > 1 else []),
-        ]
-        for name in names:
-            self.register_buffer(name, torch.zeros(0))
-        self.packed = None if self.precision == "float32" else PackedGaussians(self.precision, self.rank)
-        self._groups = torch.zeros(
-            0, 3, dtype=torch.int32
-        )  # class's index, experience, rows; where they are no classes
-        self._open = torch.zeros(0, dtype=torch.int32)  # groups that the float tensors are of; where some are packed
-        self._open_shared = torch.zeros(0, dtype=torch.int32)
-        self._waits = torch.zeros(0, dtype=torch.int32)  # groups that the waiting rows are of
+        self._bank = GaussianBank(
+            self._buffers, rank=self.rank, tied=tied, components=components, by=by, precision=self.precision
+        )
+        self.packed = self._bank.packed  # a module of the memory's, so that it moves and is saved with it
         self._experience: int | None = None
         self._reader: tuple[list[tuple[Tensor, int]], tuple[float, float], Discriminant] | None = None
 
@@ -227,7 +209,7 @@ class GaussianMemory(GenerativeMemory):
     @property
     def nbytes(self) -> int:
         """Bytes that hold the stream, with the work space of what is not packed yet."""
-        return super().nbytes + sum(t.nbytes for t in (self._groups, self._open, self._open_shared, self._waits))
+        return super().nbytes + self._bank.nbytes
 
     @property
     def nbytes_fixed(self) -> int:
@@ -279,46 +261,16 @@ class GaussianMemory(GenerativeMemory):
         with torch.autocast(x.device.type, enabled=False):
             codes = self._to_codes(x)
         self._check_size(codes)
-        if not self._is_plain:
+        if not self._bank.is_plain:
             number = int(origin[-1]) if isinstance(origin, Tensor) else origin
             if self._experience not in (None, number):
                 self.settle()
             self._experience = number
         self.shape, self.dtype = x.shape[1:], x.dtype
-        index, places, rows = self._enrol(y, t, origin)
-        count = self._table[index, 1] - rows
-        if not self._groups_are_classes:
-            index, places, rows, count = self._group(codes, index[places], origin)
-        self._take_in(codes, index, places, rows, count)
-        if len(self._waits):
-            self._start_ready()
+        enrolled = self._enrol(y, t, origin)
+        self._bank.write(codes, enrolled, self._table, origin, self._generator)
         if self.settles_at == "write":
             self.settle()
-
-    def _take_in(self, codes: Tensor, index: Tensor, places: Tensor, rows: Tensor, count: Tensor) -> None:
-        """Merge rows into groups ``index`` ``(K,)``, of which they have ``count``; ``places`` ``(B,)`` among these."""
-        at, width = self._opened(index, count, codes), codes.shape[1]
-        batch = codes.new_zeros(len(index), int(rows.max()), width, dtype=torch.float64)
-        batch[places, slots(places, rows)] = codes.double()
-        sizes, at = rows, at.to(self.device)
-        count, rows = (v.to(self.device) for v in (count, rows))
-        _, mean, growth = merge_moments(count, self.mean[at].double(), batch, rows)
-        self.mean[at] = mean.float()
-        if self.tied is True:
-            self._take_in_shared(index, sizes, growth)
-        if self.rank is None:
-            self.spread[at] += pack_triangle(growth.mT @ growth).float()
-        elif not self._is_bare:
-            factors, residual = merge_low_rank(self.spread[at].double(), self.residual[at].double(), growth)
-            self.spread[at], self.residual[at] = factors.float(), residual.float()
-
-    def _take_in_shared(self, index: Tensor, sizes: Tensor, growth: Tensor) -> None:
-        of, total = self._shared_of(index), self._shared_rows()
-        for number in torch.unique(of).tolist():
-            mine = of == number
-            place = self._opened_shared(number, float(total[number] - sizes[mine].sum()), growth)
-            rows = growth[mine.to(growth.device)].flatten(0, 1)
-            self.shared[place] += pack_triangle(rows.mT @ rows).float()
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -327,34 +279,7 @@ class GaussianMemory(GenerativeMemory):
         With ``precision="float32"`` and one Gaussian a class there is nothing to do. A plugin that reads this memory
         calls it at the end of each experience; in a loop of your own call it there.
         """
-        for group in torch.unique(self._waits).tolist():
-            self._start(group)
-        packed, own = self.packed, self._open.long().to(self.device)
-        if packed is None or not len(own):
-            return
-        rows = self._group_rows()[self._open.long()].to(self.device).double()
-        shared = self._open_shared.long().to(self.device)
-        variances: list[Tensor] = []
-        if self.tied is True:
-            covariance = self._shared_covariance()
-            variances.append(covariance.diagonal(dim1=1, dim2=2).mean(0))
-            packed.put_shared(shared, covariance)
-        if not self._is_bare:
-            if self.rank is None:
-                first = unpack_triangle(self.spread.double(), self.mean.shape[1]) / rows[:, None, None]
-                diagonal = None
-                variances.append(first.diagonal(dim1=1, dim2=2).mean(0))
-            else:
-                first = self.spread.double() / rows.sqrt()[:, None, None]
-                diagonal = self.residual.double() / rows[:, None]
-                variances.append((first.square().sum(1) + diagonal).mean(0))
-            packed.put_own(own, first, diagonal)
-        if not variances:
-            variances.append(torch.ones_like(self.mean[0]))
-        packed.put_means(own, self.mean, variances[0].sqrt().float())
-        for name in ("mean", "spread", "residual", *(["shared"] if self.tied is True else [])):
-            self.register_buffer(name, self.get_buffer(name).new_zeros(0))
-        self._open, self._open_shared = self._open[:0], self._open_shared[:0]
+        self._bank.settle(self._generator)
 
     # ---------------------------------------------------------------- read
 
@@ -380,9 +305,7 @@ class GaussianMemory(GenerativeMemory):
             if not len(held):
                 raise ValueError(f"task: expected one that was written, got {task}")
         most = int(held[:, 0].max())
-        classes = most + 1 if classes is None else check.positive_integer("classes", classes)
-        if most >= classes:
-            raise ValueError(f"classes: expected more than {most}, the largest class held, got {classes}")
+        classes = columns_of(classes, most)
         with torch.autocast(x.device.type, enabled=False):
             codes = self._to_codes(x).float()
             reader = self._discriminant()
@@ -398,69 +321,8 @@ class GaussianMemory(GenerativeMemory):
         held = [*self.buffers(recurse=False), *(() if self.packed is None else self.packed.buffers())]
         made_with = [(tensor, tensor._version) for tensor in held], (self.shrinkage, self.ridge)
         if self._reader is None or not _same(self._reader[:2], made_with):
-            self._reader = (*made_with, Discriminant(self._read(), self.shrinkage, self.ridge))
+            self._reader = (*made_with, Discriminant(self._bank.read(self._table[:, 0]), self.shrinkage, self.ridge))
         return self._reader[2]
-
-    def _read(self) -> Groups:
-        """All groups, of the float tensors and the packed ones."""
-        kind = self._group_kind()
-        rows = self._group_rows()
-        live = (rows > 0).nonzero().flatten()
-        mean, own = self._gaussians(live)
-        shared, of = None, torch.zeros(len(live), dtype=torch.int64)
-        if self.tied is True:
-            of = self._shared_of(live)
-            shared = self._all_shared()
-        device = self.device
-        label = self._table[kind[live], 0].to(device)
-        return Groups(mean, label, rows[live].to(device), None if self._is_bare else own, shared, of.to(device))
-
-    def _gaussians(self, index: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-        """Means ``(n, C)`` and F, d of the covariances :math:`F^T F + diag(d)` of groups ``(n,)``, n >= 1."""
-        at, width = self._at(index), self._width()
-        rank = width if self.rank is None else 0 if self._is_bare else min(self.rank, width)
-        mean = torch.zeros(len(index), width, device=self.device)
-        first = torch.zeros(len(index), rank, width, device=self.device)
-        diagonal = None if self.rank is None else torch.zeros(len(index), width, device=self.device)
-        rest, mine = (at < 0).nonzero().flatten(), (at >= 0).nonzero().flatten()
-        if len(rest):
-            packed, place, to = _present(self.packed), index[rest].to(self.device), rest.to(self.device)
-            mean[to] = packed.means(place)
-            if not self._is_bare:
-                first[to], left = packed.factors(place)
-                if diagonal is not None and left is not None:
-                    diagonal[to] = left
-        if len(mine):
-            place, to = at[mine].to(self.device), mine.to(self.device)
-            rows = self._group_rows()[index[mine]].to(self.device).double()
-            mean[to] = self.mean[place]
-            if self.rank is None:
-                scatter = unpack_triangle(self.spread[place].double(), width)
-                first[to] = (symmetric_factors(scatter) / rows.sqrt()[:, None, None]).float()
-            elif not self._is_bare and diagonal is not None:
-                first[to] = (self.spread[place] / rows.sqrt()[:, None, None]).float()
-                diagonal[to] = (self.residual[place] / rows[:, None]).float()
-        return mean, (first, diagonal)
-
-    def _all_shared(self) -> Tensor:
-        """Shared covariances ``(T, C, C)``, float64."""
-        width, count = self._width(), self._shared_count()
-        out = torch.zeros(count, width, width, dtype=torch.float64, device=self.device)
-        if self.packed is not None:
-            still = torch.tensor([n for n in range(count) if n not in self._open_shared.tolist()], dtype=torch.int64)
-            if len(still):
-                factors = self.packed.shared_factors(still.to(self.device)).double()
-                out[still.to(self.device)] = factors.mT @ factors
-        where = self._open_shared.long() if self.packed is not None else torch.arange(count)
-        if len(where):
-            out[where.to(self.device)] = self._shared_covariance()
-        return out
-
-    def _shared_covariance(self) -> Tensor:
-        """Of the shared scatters that are open, ``(T', C, C)`` float64."""
-        where = self._open_shared.long() if self.packed is not None else torch.arange(self._shared_count())
-        rows = self._shared_rows()[where].to(self.device).double()
-        return unpack_triangle(self.shared.double(), self._width()) / rows[:, None, None]
 
     # ---------------------------------------------------------------- sample
 
@@ -477,10 +339,11 @@ class GaussianMemory(GenerativeMemory):
                 "memory: expected a codec, which decodes, to sample rows; got an embedding, which does not"
             )
         drawn = self._draw_classes(n, by_count=self.balance == "count")
-        groups = drawn if self._groups_are_classes else self._draw_groups(drawn)
-        index, places, rows = torch.unique(groups, return_inverse=True, return_counts=True)
-        most, width = int(rows.max()), self._width()
-        mean, factors, residual = self._drawn_from(index)
+        index, places, rows = torch.unique(
+            self._bank.drawn(drawn, self._generator), return_inverse=True, return_counts=True
+        )
+        most, width = int(rows.max()), self._bank.width
+        mean, factors, residual = self._bank.generators(index)
         noise = self._noise(len(index), most, factors.shape[1])
         eps = None if residual is None else self._noise(len(index), most, width)
         with torch.autocast(self.device.type, enabled=False):
@@ -490,213 +353,6 @@ class GaussianMemory(GenerativeMemory):
 
     def _noise(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self._generator).to(self.device)
-
-    def _drawn_from(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Means, factors and residuals of groups ``(n,)``."""
-        if self.tied == "unit":
-            mean, (factors, _) = self._gaussians(index)
-            return mean, factors, None
-        if self._is_bare:
-            of, place = torch.unique(self._shared_of(index), return_inverse=True)
-            factors = symmetric_factors(self._all_shared()[of.to(self.device)]).float()
-            return self._gaussians(index)[0], factors[place.to(self.device)], None
-        if self.packed is not None:
-            mean, own = self._gaussians(index)
-            return mean, *own
-        at = index.to(self.device)
-        scale = self._group_rows()[index].to(self.device, torch.float32)
-        # Kept, the factors of whole matrices would take twice the bytes of all else.
-        if self.rank is None:
-            factors = symmetric_factors(unpack_triangle(self.spread[at].double(), self.mean.shape[1])).float()
-        else:
-            factors = self.spread[at]
-        residual = None if self.rank is None else self.residual[at] / scale[:, None]
-        return self.mean[at], factors / scale.sqrt()[:, None, None], residual
-
-    def _draw_groups(self, drawn: Tensor) -> Tensor:
-        """A group ``(n,)`` of each class drawn, by its rows."""
-        kind, rows = self._group_kind(), self._group_rows()
-        weights = (kind[None] == drawn[:, None]) * rows.double()
-        return torch.multinomial(weights, 1, generator=self._generator)[:, 0]
-
-    # ---------------------------------------------------------------- groups
-
-    @property
-    def _groups_are_classes(self) -> bool:
-        return self.components == 1 and self.by == "class"
-
-    @property
-    def _is_plain(self) -> bool:
-        """Whether all is float32, one Gaussian a class."""
-        return self._groups_are_classes and self.packed is None
-
-    @property
-    def _is_bare(self) -> bool:
-        """Whether groups have no covariance of their own."""
-        return bool(self.tied) and self.rank == 0
-
-    def _group_kind(self) -> Tensor:
-        """Index ``(G,)`` of the class of each group, on the CPU."""
-        return torch.arange(len(self._table)) if self._groups_are_classes else self._groups[:, 0].long()
-
-    def _group_rows(self) -> Tensor:
-        """Rows ``(G,)`` of each group, on the CPU."""
-        return self._table[:, 1] if self._groups_are_classes else self._groups[:, 2].long()
-
-    def _shared_of(self, index: Tensor) -> Tensor:
-        """Number ``(n,)`` of the shared matrix of groups ``(n,)``: one for all, or one an experience as they came."""
-        if self.by == "class":
-            return torch.zeros_like(index)
-        came: dict[int, int] = {}
-        for number in self._groups[:, 1].tolist():
-            came.setdefault(number, len(came))
-        return torch.tensor([came[number] for number in self._groups[index, 1].tolist()], dtype=torch.int64)
-
-    def _shared_count(self) -> int:
-        return 1 if self.by == "class" else len(set(self._groups[:, 1].tolist()))
-
-    def _shared_rows(self) -> Tensor:
-        """Rows ``(T,)`` of each shared matrix."""
-        rows = self._group_rows()
-        return torch.zeros(self._shared_count(), dtype=torch.int64).index_add_(
-            0, self._shared_of(torch.arange(len(rows))), rows
-        )
-
-    def _width(self) -> int:
-        if self.packed is not None and len(self.packed.centre):
-            return len(self.packed.centre)
-        return self.mean.shape[1]
-
-    def _at(self, index: Tensor) -> Tensor:
-        """Places ``(n,)`` of groups in the float tensors; -1: it is packed only."""
-        if self.packed is None:
-            return index
-        place = torch.full((max(1, len(self._group_rows())),), -1, dtype=torch.int64)
-        place[self._open.long()] = torch.arange(len(self._open))
-        return place[index]
-
-    def _opened(self, index: Tensor, count: Tensor, codes: Tensor) -> Tensor:
-        """Places ``(n,)`` of groups of so many rows ``(n,)`` in the float tensors, with room made for them."""
-        if self.packed is None:
-            self._allocate(codes, len(self._group_rows()) - len(self.mean))
-            return index
-        closed = self._at(index) < 0
-        if bool(closed.any()):
-            fresh, first = index[closed], len(self._open)
-            known = fresh < len(self.packed.mean)
-            held = self._packed_gaussians(fresh[known], count[closed][known]) if bool(known.any()) else {}
-            self._allocate(codes, len(fresh))
-            to = first + known.nonzero().flatten().to(self.device)
-            for name, value in held.items():
-                self.get_buffer(name)[to] = value
-            self._open = torch.cat([self._open, fresh.int()])
-        return self._at(index)
-
-    def _packed_gaussians(self, index: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """The float tensors of packed groups ``(n,)`` of so many rows ``(n,)``."""
-        packed, index, weight = _present(self.packed), index.to(self.device), rows.to(self.device).double()
-        held = {"mean": packed.means(index)}
-        if self._is_bare:
-            return held
-        factors, diagonal = packed.factors(index)
-        if diagonal is None:
-            scatter = factors.double().mT @ factors.double() * weight[:, None, None]
-            return {**held, "spread": pack_triangle(scatter).float()}
-        spread = factors.double() * weight.sqrt()[:, None, None]
-        return {**held, "spread": spread.float(), "residual": (diagonal.double() * weight[:, None]).float()}
-
-    def _opened_shared(self, number: int, rows: float, like: Tensor) -> int:
-        """Place of a shared matrix of so many rows in the float tensor, with room made for it."""
-        held = list(range(len(self.shared))) if self.packed is None else self._open_shared.tolist()
-        if number in held:
-            return held.index(number)
-        fresh = torch.zeros(1, like.shape[-1] * (like.shape[-1] + 1) // 2, device=like.device)
-        if self.packed is not None:
-            if number < len(self.packed.shared_codes):
-                factors = self.packed.shared_factors(torch.tensor([number], device=self.device)).double()
-                fresh = pack_triangle(factors.mT @ factors * rows).float()
-            self._open_shared = torch.cat([self._open_shared, torch.tensor([number], dtype=torch.int32)])
-        self.register_buffer("shared", torch.cat([self.shared, fresh]) if len(self.shared) else fresh)
-        return len(self.shared) - 1
-
-    def _allocate(self, codes: Tensor, new: int) -> None:
-        width, device = codes.shape[1], codes.device
-        if not new:
-            return
-        for name, shape in self._tails(width).items():
-            held = getattr(self, name)
-            rows = torch.zeros(new, *shape, device=device)
-            self.register_buffer(name, torch.cat([held, rows]) if len(held) else rows)
-
-    def _tails(self, width: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of a group's mean, spread and residual."""
-        own = width if not self._is_bare else 0
-        spread = (width * (width + 1) // 2,) if self.rank is None else (min(self.rank, width), width)
-        return {"mean": (width,), "spread": spread, "residual": (0 if self.rank is None else own,)}
-
-    def _group(
-        self, codes: Tensor, classes: Tensor, experiences: Tensor | int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The groups of rows, entered into their table.
-
-        :param classes: index ``(B,)`` of each row's class.
-        :param experiences: number ``(B,)`` of each row's experience, or one for all.
-        :returns: as ``_enrol`` does, and the rows that the groups had before.
-        """
-        of = torch.zeros_like(classes)
-        numbers = torch.zeros_like(classes)
-        if self.by == "experience":
-            numbers += experiences.cpu().long() if isinstance(experiences, Tensor) else experiences
-        for kind, number in torch.unique(torch.stack([classes, numbers], 1), dim=0).tolist():
-            mine = ((classes == kind) & (numbers == number)).nonzero().flatten()
-            held = ((self._groups[:, 0] == kind) & (self._groups[:, 1] == number)).nonzero().flatten()
-            if not len(held):
-                held = torch.tensor([len(self._groups)])
-                new = torch.tensor([[kind, number, 0]], dtype=torch.int32)
-                self._groups = torch.cat([self._groups, new])
-                waits = self.components > 1
-            else:
-                waits = len(held) == 1 and bool((self._waits == held[0]).any())
-            if waits:
-                rows = codes[mine.to(codes.device)].float()
-                self.register_buffer("waiting", torch.cat([self.waiting, rows]) if len(self.waiting) else rows)
-                self._waits = torch.cat([self._waits, held.int().expand(len(mine))])
-            of[mine] = held[0]
-            if len(held) > 1:
-                distance = torch.cdist(codes[mine.to(codes.device)].float(), self._gaussians(held)[0])
-                of[mine] = held[distance.argmin(1).cpu()]
-        index, places, rows = torch.unique(of, return_inverse=True, return_counts=True)
-        count = self._groups[index, 2].long()
-        # A new table: whoever holds the old one must find it as it was.
-        self._groups = self._groups.clone()
-        self._groups[index, 2] += rows.int()
-        return index, places, rows, count
-
-    def _start_ready(self) -> None:
-        """Start the mixtures whose first rows are there."""
-        for group, rows in zip(*(part.tolist() for part in torch.unique(self._waits, return_counts=True)), strict=True):
-            if rows >= max(_START, 2 * self.components):
-                self._start(group)
-
-    def _start(self, group: int) -> None:
-        """Let the rows of a group that wait, which are all it has, fall into several groups."""
-        mine = self._waits == group
-        rows = self.waiting[mine.to(self.waiting.device)]
-        parts = max(1, min(self.components, len(rows) // _EACH))
-        if parts > 1:
-            nearest = k_means(rows, parts, self._generator).cpu()
-            _, places, sizes = torch.unique(nearest, return_inverse=True, return_counts=True)
-            index = torch.tensor([group, *range(len(self._groups), len(self._groups) + len(sizes) - 1)])
-            more = self._groups[group].repeat(len(sizes) - 1, 1)
-            self._groups = torch.cat([self._groups, more])
-            self._groups[index, 2] = sizes.int()
-            nothing = torch.zeros_like(sizes)
-            at = self._opened(index, nothing, rows).to(self.device)
-            for name in self._tails(rows.shape[1]):
-                self.get_buffer(name)[at] = 0
-            self._take_in(rows, index, places, sizes, nothing)
-        self.register_buffer("waiting", self.waiting[~mine.to(self.waiting.device)])
-        self._waits = self._waits[~mine]
 
     # ---------------------------------------------------------------- parts of the above, and state
 
@@ -708,8 +364,8 @@ class GaussianMemory(GenerativeMemory):
         if not isinstance(codes, Tensor) or codes.ndim < 2 or len(codes) != len(x) or not codes.is_floating_point():
             raise ValueError(f"embedding: expected a vector for each of {len(x)} rows, (B, C), got {check.show(codes)}")
         codes = codes.flatten(1).float()
-        if len(self) and codes.shape[1] != self._width():
-            raise ValueError(f"embedding: expected vectors of {self._width()} numbers, got {codes.shape[1]}")
+        if len(self) and codes.shape[1] != self._bank.width:
+            raise ValueError(f"embedding: expected vectors of {self._bank.width} numbers, got {codes.shape[1]}")
         check.finite("embedding", codes)
         return codes
 
@@ -718,11 +374,8 @@ class GaussianMemory(GenerativeMemory):
 
     def get_extra_state(self) -> dict[str, Any]:
         """All that is not a parameter or buffer: classes, groups, shape of a row, the generator."""
-        state = super().get_extra_state()
-        if self._is_plain:
-            return state
-        held = {name: getattr(self, f"_{name}") for name in _TABLES}
-        return {**state, **held, "experience": self._experience}
+        experience = {} if self._bank.is_plain else {"experience": self._experience}
+        return {**super().get_extra_state(), **self._bank.state(), **experience}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state``.
@@ -730,95 +383,20 @@ class GaussianMemory(GenerativeMemory):
         :raises ValueError: if it is of a memory made with other arguments.
         """
         super().set_extra_state(state)
-        if not self._is_plain:
-            for name in _TABLES:
-                setattr(self, f"_{name}", state[name].cpu().clone())
-            self._experience = state["experience"]
+        self._bank.restore(state, self._table)
+        self._experience = state.get("experience")
 
     def _check_sound(self) -> None:
         super()._check_sound()
-        if not self._is_plain:
-            self._check_tables()
-        groups = len(self._group_rows())
-        width = self._width() if groups and (len(self.mean) or self.packed is not None) else 0
-        if groups and self.embedding is None and width != self._row_width():
-            raise ValueError(f"state: expected codes of {self._row_width()} numbers, got {width}")
-        rows = groups if self.packed is None else len(self._open)
-        like = {name: (rows, *tail) for name, tail in self._tails(width).items()}
-        count = self._shared_count() if groups else 0
-        if self.tied is True:
-            like["shared"] = (count if self.packed is None else len(self._open_shared), width * (width + 1) // 2)
-        if self.components > 1:
-            like["waiting"] = (len(self._waits), width)
-        for name, shape in like.items():
-            self._check_held(name, shape)
-        if self.packed is not None:
-            packed = len(self.packed.mean)
-            still = {n for n in range(groups) if n >= packed} - set(self._open.tolist())
-            if packed > groups or still:
-                raise ValueError(f"state: expected each of {groups} groups packed or open, got {packed} packed")
-            shared = len(self.packed.shared_codes)
-            if self.tied is True and (shared > count or set(range(shared, count)) - set(self._open_shared.tolist())):
-                raise ValueError(f"state: expected each of {count} shared matrices packed or open, got {shared} packed")
-            self.packed.check_sound(packed, shared, width, own=not self._is_bare)
-        variances = self.residual
-        if self.rank is None and len(self.spread):
-            variances = unpack_triangle(self.spread, width).diagonal(dim1=-2, dim2=-1)
-        if variances.numel() and float(variances.min()) < 0:
-            raise ValueError("state: expected variances >= 0")
-
-    def _check_held(self, name: str, shape: tuple[int, ...]) -> None:
-        held = self.get_buffer(name)
-        fits = tuple(held.shape) == shape if shape[0] else not held.numel()
-        if not fits or held.dtype != torch.float32:
-            raise ValueError(
-                f"state: expected {name} of shape {shape} and torch.float32, got {tuple(held.shape)} and {held.dtype}"
-            )
-
-    def _check_tables(self) -> None:
-        for name in _TABLES:
-            held, tail = getattr(self, f"_{name}"), (3,) if name == "groups" else ()
-            if held.dtype != torch.int32 or tuple(held.shape[1:]) != tail or held.ndim != len(tail) + 1:
-                raise ValueError(f"state: expected {name} of int32, got {held.dtype} {tuple(held.shape)}")
-        groups = self._groups
+        self._bank.check_sound(self._table, self._row_width() if self.embedding is None else None)
         if self._experience is not None:
             check_count("experience", self._experience)
-        if self._groups_are_classes:
-            if len(groups):
-                raise ValueError("state: expected no groups, as each class is one")
-        elif len(groups):
-            check.label_range("state: groups", groups[:, 0], max(0, len(self._table) - 1))
-            check.label_range("state: groups", groups[:, 1:])
-            sums = torch.zeros(len(self._table), dtype=torch.int64)
-            if not torch.equal(sums.index_add_(0, groups[:, 0].long(), groups[:, 2].long()), self._table[:, 1]):
-                raise ValueError("state: expected groups that hold the rows of the classes")
-        elif len(self):
-            raise ValueError("state: expected the groups of the classes, got none")
-        for name, most in (
-            ("open", len(self._group_rows())),
-            ("open_shared", self._shared_count()),
-            ("waits", len(groups)),
-        ):
-            held = getattr(self, f"_{name}")
-            if len(held):
-                check.label_range(f"state: {name}", held, most - 1)
-            if name != "waits" and len(set(held.tolist())) != len(held):
-                raise ValueError(f"state: expected each of {name} once")
-
-
-_TABLES = ("groups", "open", "open_shared", "waits")
 
 
 def _precision(value: Any) -> Precision:
     if isinstance(value, bool) or not isinstance(value, str | int) or value not in ("float32", 4, 6, 8):
         raise ValueError(f"precision: expected 'float32', 8, 6 or 4 bits, got {check.show(value)}")
     return value  # type: ignore[return-value]
-
-
-def _present(packed: PackedGaussians | None) -> PackedGaussians:
-    if packed is None:
-        raise RuntimeError("expected a memory whose precision is in bits")
-    return packed
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

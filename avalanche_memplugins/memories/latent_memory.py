@@ -12,6 +12,7 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs import StreamCodec
+from avalanche_memplugins.memories._saved import check_tensor
 from avalanche_memplugins.memories.random_memory import RandomMemory
 
 _ROWS = 256
@@ -146,11 +147,7 @@ class LatentMemory(RandomMemory):
         if found.keys() != weights.keys():
             raise ValueError(f"state: expected the weights {sorted(weights)}, got {sorted(found)}")
         for name, value in weights.items():
-            if value.shape != found[name].shape or value.dtype != found[name].dtype:
-                raise ValueError(
-                    f"state: expected {name} of shape {tuple(value.shape)} and {value.dtype}, got "
-                    f"{tuple(found[name].shape)} and {found[name].dtype}"
-                )
+            check_tensor(name, found[name], value.shape, value.dtype)
         super()._take({name: value for name, value in tensors.items() if name not in found}, state)
         for name, value in weights.items():
             value.copy_(found[name])

@@ -12,8 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from avalanche_memplugins.memories.recall import Recall
-from avalanche_memplugins.memories.summary import Summary
+from avalanche_memplugins.memories.recall import Recall, Summary
 
 
 class Memory(Protocol):

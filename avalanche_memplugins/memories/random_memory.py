@@ -17,18 +17,15 @@ from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins._words import OF_A_MEMORY, POLICIES, names_ours, renamed, renamed_attribute
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
-from avalanche_memplugins.memories._embedding import embed
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns, Targets, targets_in
 from avalanche_memplugins.memories._prefetch import Ahead
+from avalanche_memplugins.memories._rows import WrittenSlots, check_draw, check_same_kind, embed, one_row, rows_within
 from avalanche_memplugins.memories._saved import SavesToFolder, check_made_alike
-from avalanche_memplugins.memories._sizing import one_row, rows_within
 from avalanche_memplugins.memories._soundness import check_rows_sound
-from avalanche_memplugins.memories._written import WrittenSlots
 from avalanche_memplugins.memories.policies import Offered, ReadPolicy, WritePolicy
 from avalanche_memplugins.memories.policies import given as policies
-from avalanche_memplugins.memories.recall import Recall
+from avalanche_memplugins.memories.recall import Recall, Summary, counts
 from avalanche_memplugins.memories.row_store import RowStore, to_device
-from avalanche_memplugins.memories.summary import Summary, counts
 
 CODECS: dict[str, Callable[[], Codec]] = {
     "raw": codecs.Raw,
@@ -210,9 +207,12 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """Take the bytes that rows of this kind take; their values, which a codec might refuse, are not looked at."""
         labels, columns = self._labelled(y, 0, 0, len(x))
         values = self._values(x, y, columns, logits)
-        self._allocate(_with_labels(values, columns.stack(labels, x), columns))
+        if columns.names:
+            values["labels"] = columns.stack(labels, x)
+        self._allocate(values)
         groups = columns.groups(self.write_policy.grouping, labels, len(x))
-        if offered := self._offered(values, x, y, logits, torch.zeros(len(x))):
+        if needs := policies.needs_of(self.write_policy):
+            offered = self._offered(needs, values, x, y, logits, torch.zeros(len(x)))
             policies.placements(
                 self.write_policy, (0, len(x), self.capacity), groups, self._generator, offered, lambda: None
             )
@@ -229,10 +229,6 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     def __len__(self) -> int:
         """Rows held."""
         return self._written.count
-
-    def __bool__(self) -> bool:
-        """True even while empty, so that ``memory or default`` does not drop an empty one."""
-        return True
 
     @property
     def needs(self) -> frozenset[str]:
@@ -309,19 +305,21 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """
         batch = check.rows_of(x)
         labels, columns = self._labelled(y, t, t if origin is None else origin, batch)
-        policies.check_outputs(self.write_policy, self.store_logits, logits, loss, batch)
+        needs = policies.needs_of(self.write_policy)
+        if needs or self.store_logits or logits is not None:
+            policies.check_outputs(self.write_policy, self.store_logits, logits, loss, batch)
         if batch == 0:
             return
         if self.keep == "both":
             self._check_shape(x)
         values = self._values(x, y, columns, logits)
-        stacked = columns.stack(labels, x)
         content = values["codes"]
-        self._check_shape(content)
+        if self.keep == "key":
+            self._check_shape(content)
         codes, encode = None, self.codec.encode
         if self._looks_at(x):
             check.finite("x", x)
-            columns.check_values(labels, stacked)
+            columns.check_values(labels)
             if logits is not None:
                 check.finite("logits", values.get("logits", logits))  # in the type that they are kept in
             if self.embedding is not None:
@@ -329,22 +327,23 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             codes = check.storable(self.codec, content)
             encode = check.unchecked(self.codec, "encode")
         else:
-            columns.guard(labels, stacked)
-        offered = self._offered(values, x, y, logits, loss)
-        values = _with_labels(values, stacked, columns)
-        self._drop_ahead()
-        groups = columns.groups(self.write_policy.grouping, labels, batch)
-        read_groups = columns.groups(self.read_policy.grouping, labels, batch)
+            columns.guard(labels)
+        offered = self._offered(needs, values, x, y, logits, loss) if needs else None
+        if columns.names:
+            values["labels"] = columns.stack(labels, x)
+        if self._ahead is not None:
+            self._ahead = None
         placements = policies.placements(
             self.write_policy,
             (self.seen, batch, self.capacity),
-            groups,
+            columns.groups(self.write_policy.grouping, labels, batch),
             self._generator,
             offered,
             lambda: self._allocate(values),
         )
         if columns is not self._columns:
             self._columns = columns
+        read_groups = columns.groups(self.read_policy.grouping, labels, batch)
         for rows, slots in placements:
             take = rows if isinstance(rows, slice) else to_device(rows, content.device)
             for name, value in values.items():
@@ -373,7 +372,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         if y is not None:
             labels, columns = self._labelled(y, t, t, batch)
             if batch and looks:
-                columns.check_values(labels, columns.stack(labels, x))
+                columns.check_values(labels)
         content = self._embed(x) if self.keep == "key" else x
         self._check_shape(content)
         if looks:
@@ -396,11 +395,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         return labels, columns
 
     def _check_shape(self, content: Tensor) -> None:
-        if self.seen and (content.shape[1:] != self.shape or content.dtype != self.dtype):
-            raise ValueError(
-                f"x: expected {self.dtype} rows of shape {tuple(self.shape)}, as this memory holds, "
-                f"got {content.dtype} rows of {tuple(content.shape[1:])}"
-            )
+        if self.seen:
+            check_same_kind(content, self.shape, self.dtype)
 
     def _values(self, x: Tensor, y: Tensor, columns: LabelColumns, logits: Tensor | None) -> dict[str, Tensor]:
         """What is stored of every row, by the name that it has in the store; the labels come later."""
@@ -422,12 +418,15 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         return embed(self.embedding, x, like=self.store["keys"] if "keys" in self.store else None)  # noqa: SIM401
 
     def _offered(
-        self, values: dict[str, Tensor], x: Tensor, y: Tensor, logits: Tensor | None, loss: Tensor | None
-    ) -> Offered | None:
-        """What the write policy needs to know; None if that is nothing."""
-        needs = policies.needs_of(self.write_policy)
-        if not needs:
-            return None
+        self,
+        needs: frozenset[str],
+        values: dict[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        logits: Tensor | None,
+        loss: Tensor | None,
+    ) -> Offered:
+        """What the write policy needs to know."""
         known = {"x": x, "y": y, "loss": loss, "logits": logits}
         key = values.get("keys", values["codes"]) if "x" in needs else None
         return Offered(**{name: known[name] for name in needs}, key=key, held=self.rows)
@@ -440,8 +439,10 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         }
         if "codes" in new:
             new["codes"] = self.codec.spec(*new["codes"])
-        self.store.allocate_all(new, first=not self.seen)
-        self.shape, self.dtype = values["codes"].shape[1:], values["codes"].dtype
+        if new:
+            self.store.allocate_all(new, first=not self.seen)
+        if not self.seen:
+            self.shape, self.dtype = values["codes"].shape[1:], values["codes"].dtype
 
     # ---------------------------------------------------------------- read
 
@@ -451,14 +452,14 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         :param n: rows wanted, >= 1.
         :raises ValueError: if ``n`` is not positive or the memory is empty.
         """
-        check.positive_integer("n", n)
-        if not len(self):
-            raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
-        ahead = self._drop_ahead()
-        if ahead is not None and ahead.n == n and ahead.device == self.device:
-            with torch.no_grad():
+        check_draw(n, self._written.count)
+        ahead = self._ahead
+        if ahead is not None:
+            self._ahead = None
+            if ahead.n == n and ahead.device == self.device:
                 return self._decoded(ahead.use(self.read_policy, self._generator))
-        return self._gathered(policies.chosen_slots(self.read_policy, n, self._written, self._generator))
+        slots = policies.chosen_slots(self.read_policy, n, self._written, self._generator)
+        return self._decoded(self.store.gather(slots))
 
     def prefetch(self, n: int) -> None:
         """Begin to fetch, on another thread, the rows that the next ``sample(n)`` will give.
@@ -480,7 +481,6 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """Slots that hold a row, int64 ascending on the CPU: the first ones, unless the write policy leaves gaps."""
         return self._written.all()
 
-    @torch.no_grad()
     def rows(self, slots: Tensor) -> Recall:
         """The rows in the given slots, decoded.
 
@@ -489,7 +489,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         :raises TypeError: if they are no integer tensor.
         :raises ValueError: if nothing has been written to one of them.
         """
-        return self._gathered(self._written.check(slots))
+        return self._decoded(self.store.gather(self._written.check(slots)))
 
     def labels_of(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``y``, ``t`` and ``origin`` of the rows in the given slots, as in :meth:`rows`.
@@ -501,17 +501,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             {name: self.store.get(name, slots) for name in ("labels", "targets") if name in self.store}
         )
 
-    def _drop_ahead(self) -> Ahead | None:
-        ahead = self._ahead
-        # Setting an attribute of a module takes microseconds.
-        if ahead is not None:
-            self._ahead = None
-        return ahead
-
     @torch.no_grad()
-    def _gathered(self, slots: Tensor) -> Recall:
-        return self._decoded(self.store.gather(slots))
-
     def _decoded(self, held: dict[str, Tensor]) -> Recall:
         y, t, origin = self._labels_in(held)
         x = check.unchecked(self.codec, "decode")(held["codes"], self.shape, self.dtype)
@@ -591,10 +581,6 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_ahead": None}
-
-
-def _with_labels(values: dict[str, Tensor], stacked: Tensor, columns: LabelColumns) -> dict[str, Tensor]:
-    return {**values, "labels": stacked.to(columns.dtype)} if columns.names else values
 
 
 def _integers(index: slice | Tensor) -> list[int]:

@@ -14,8 +14,8 @@ from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins._fingerprint import fingerprint
 from avalanche_memplugins.functional.reservoir import last_write_wins, reservoir_slots
 from avalanche_memplugins.functional.ridge import add_gram, best_ridge, random_features, ridge_solution
-from avalanche_memplugins.memories._embedding import embed
 from avalanche_memplugins.memories._generative import TABLE_BYTES, GenerativeMemory, check_count
+from avalanche_memplugins.memories._rows import embed
 from avalanche_memplugins.memories.recall import Recall
 
 RIDGES = tuple(10.0**power for power in range(-4, 9))

@@ -15,6 +15,7 @@ from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.memories._generative import TABLE_BYTES, GenerativeMemory, check_count
+from avalanche_memplugins.memories._rows import most_within
 from avalanche_memplugins.memories._vae_rows import Batches, Coded, ExperienceRows
 from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
 from avalanche_memplugins.memories.recall import Recall
@@ -173,7 +174,7 @@ class VAEMemory(GenerativeMemory):
     @property
     def nbytes(self) -> int:
         """Bytes that hold the stream: the generator's weights, the Gaussians of its codes, the table of classes."""
-        return super().nbytes + TABLE_BYTES * len(self.codes._table)
+        return super().nbytes + TABLE_BYTES * len(self.codes.classes)
 
     def __repr__(self) -> str:
         weights = sum(parameter.numel() for parameter in self.network.parameters())
@@ -439,12 +440,7 @@ def _widest_network(nbytes: int, shape: tuple[int, ...], *, beside: int, seed: i
             network = ConditionalVAE(shape, hidden=(width, width), **options)
         return beside + sum(p.nbytes for p in network.parameters())
 
-    low, high = 0, nbytes
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if takes(middle) <= nbytes else (low, middle - 1)
-    if low == 0:
-        raise ValueError(f"nbytes: expected at least the {takes(1)} bytes that layers of one unit take, got {nbytes}")
+    width = most_within(nbytes, takes, "layers of one unit take")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ConditionalVAE(shape, hidden=(low, low), **options)
+        return ConditionalVAE(shape, hidden=(width, width), **options)

@@ -119,9 +119,10 @@ def test_bytes_are_exactly_those_told_once_settled(kind: str, precision: Any) ->
     times = 3 if "experience" in kind else 1
     told = memory.settled_nbytes(3, WIDTH, times)
     waits = {"mixtures by experience": 2, "mixtures": 3, "mixtures of rank": 2}.get(kind, 1)
-    assert len(memory._group_rows()) == 3 * times * waits
+    assert len(memory._bank.rows) == 3 * times * waits
     assert memory.nbytes == told
-    tensors = [*memory.buffers(), memory._table, memory._groups, memory._open, memory._open_shared, memory._waits]
+    bank = memory._bank
+    tensors = [*memory.buffers(), memory._table, bank.groups, bank.open, bank.open_shared, bank.waits]
     assert memory.nbytes == sum(t.numel() * t.element_size() for t in tensors)
     if precision != "float32":
         assert work > told
@@ -141,7 +142,7 @@ def test_packing_at_every_write_leaves_no_work_space(kind: str) -> None:
     for first in range(0, 600, 100):
         eager.write(x[first : first + 100], y[first : first + 100], 1, origin=first // 200)
         assert eager.nbytes <= eager.settled_nbytes(3, WIDTH, 3)
-        assert len(eager._open) == len(eager._waits) == 0
+        assert len(eager._bank.open) == len(eager._bank.waits) == 0
     memory.settle()
     if "mixtures" not in kind:
         x, y = stream(300, seed=1)
@@ -159,7 +160,7 @@ def test_what_comes_back_is_merged_into_what_was_packed(precision: Any) -> None:
             rows = slice(200 * part, 200 * part + 200)
             memory.write(x[rows], y[rows], origin=part)
         memory.settle()
-        groups = memory._read()
+        groups = memory._bank.read(memory._table[:, 0])
         assert groups.own is not None
         for k, label in enumerate(groups.label.tolist()):
             mine = x[y == label].double().numpy()
@@ -175,9 +176,9 @@ def test_an_experience_ends_when_another_begins() -> None:
     memory = GaussianMemory(rank=None, precision=8)
     x, y = stream(100)
     memory.write(x, y, origin=0)
-    assert len(memory._open) == 3
+    assert len(memory._bank.open) == 3
     memory.write(x[:1], y[:1], origin=1)
-    assert memory._open.tolist() == [memory.classes.index(int(y[0]))]
+    assert memory._bank.open.tolist() == [memory.classes.index(int(y[0]))]
 
 
 def test_a_mixture_answers_where_one_gaussian_cannot() -> None:
@@ -197,7 +198,7 @@ def test_a_mixture_answers_where_one_gaussian_cannot() -> None:
         answers[components] = memory
     ends = torch.tensor([[8.0, 8.0], [-8.0, -8.0], [0.0, 0.0], [3.0, 3.0]])
     assert answers[2].predict(ends).argmax(1).tolist() == [0, 0, 1, 1]
-    groups = answers[2]._read()
+    groups = answers[2]._bank.read(answers[2]._table[:, 0])
     mine = groups.mean[groups.label == 0]
     assert sorted(mine.mean(1).round().tolist()) == [-8, 8]
     assert groups.rows[groups.label == 0].tolist() == [100, 100]
@@ -207,14 +208,14 @@ def test_a_mixture_answers_and_generates_before_it_starts() -> None:
     memory = GaussianMemory(rank=0, components=4, seed=0)
     x, y = stream(60)
     memory.write(x, y)
-    assert len(memory._groups) == 3
-    assert len(memory._waits) == 60
+    assert len(memory._bank.groups) == 3
+    assert len(memory._bank.waits) == 60
     assert memory.predict(x).argmax(1).eq(y).float().mean() > 0.6
     assert len(memory.sample(10).x) == 10
     memory.settle()
-    assert len(memory._waits) == 0
-    assert len(memory._groups) > 3
-    assert int(memory._groups[:, 2].sum()) == len(memory) == 60
+    assert len(memory._bank.waits) == 0
+    assert len(memory._bank.groups) > 3
+    assert int(memory._bank.groups[:, 2].sum()) == len(memory) == 60
 
 
 def test_by_experience_each_guise_has_a_gaussian_of_its_own() -> None:
@@ -225,7 +226,7 @@ def test_by_experience_each_guise_has_a_gaussian_of_its_own() -> None:
     for e in range(3):
         answer = memory.predict(stream(200, seed=1)[0] + 40 * e).argmax(1)
         assert float((answer == (stream(200, seed=1)[1] - 5 + e) % 3).float().mean()) > 0.85
-    assert len(memory._groups) == 9
+    assert len(memory._bank.groups) == 9
     assert memory.summary().per_class == {0: 300, 1: 300, 2: 300}
 
 

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from avalanche_memplugins.memories._embedding import embed
+from avalanche_memplugins.memories._rows import WrittenSlots, embed, one_row, rows_within
 from avalanche_memplugins.memories._saved import check_made_alike
-from avalanche_memplugins.memories._sizing import one_row, rows_within
-from avalanche_memplugins.memories._written import WrittenSlots
 from avalanche_memplugins.memories.row_store import RowStore
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from avalanche_memplugins import RandomMemory, _drafts, _folders
 from avalanche_memplugins._drafts import UnwritableError
-from avalanche_memplugins.memories import _mapped
+from avalanche_memplugins.memories import row_store
 from avalanche_memplugins.memories.differentiable_neural_dictionary import DifferentiableNeuralDictionary
 
 
@@ -226,7 +226,7 @@ def test_a_mapped_file_larger_than_the_disk_is_refused(told: str, tmp_path: Path
     memory = RandomMemory(10**12, storage=tmp_path / "rows", write_policy="ring")
     if told == "by the system":
         monkeypatch.setattr(_drafts, "free_bytes", lambda folder: None)
-        monkeypatch.setattr(_mapped, "free_bytes", lambda folder: 7)
+        monkeypatch.setattr(row_store, "free_bytes", lambda folder: 7)
     said = r"storage: expected 400,000,000,000,000 free bytes for .*codes-1000000000000x100.bin, got [\d,]+"
     for _ in range(2):
         with pytest.raises(UnwritableError, match=said):

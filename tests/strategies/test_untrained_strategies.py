@@ -93,7 +93,7 @@ def test_an_extractor_runs_before_and_nothing_is_trained(kind: Any, options: dic
     assert network.training
     assert strategy.memory.nbytes_fixed == 4 * (8 * 12 + 12)
     assert len(strategy.memory) == 180
-    assert len(strategy.memory._open) == 0
+    assert len(strategy.memory._bank.open) == 0
     with torch.no_grad():
         features = network.eval()(rows(180, 0).tensors[0])
     # Chance is 10 of 60.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._loading import LoadsWhole
+from avalanche_memplugins.memories._saved import make_room
 
 
 class AssociativeMemory(LoadsWhole):
@@ -91,7 +92,5 @@ class AssociativeMemory(LoadsWhole):
             raise ValueError(f"state: expected what such a memory holds, got {held.dtype} {tuple(held.shape)}")
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        found = state_dict.get(f"{prefix}held")
-        if isinstance(found, Tensor):
-            self.held = torch.empty_like(found, device=self.device)
+        make_room(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -11,6 +11,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins.codecs import Codec, Raw
 from avalanche_memplugins.functional.modern_hopfield import modern_hopfield_read
+from avalanche_memplugins.memories._rows import most_within
 from avalanche_memplugins.memories.comparators._associative import AssociativeMemory
 
 
@@ -88,9 +89,8 @@ class ModernHopfieldMemory(AssociativeMemory):
         check.positive_integer("size", size)
         code, dtype = _codec(codec).spec(_row(size, shape), torch.float32)
         each = code.numel() * dtype.itemsize
-        if nbytes < each:
-            raise ValueError(f"nbytes: expected at least the {each} bytes that one pattern takes, got {nbytes}")
-        return cls(size, capacity=nbytes // each, codec=codec, shape=shape, **kwargs)
+        capacity = most_within(nbytes, lambda patterns: patterns * each, "one pattern takes")
+        return cls(size, capacity=capacity, codec=codec, shape=shape, **kwargs)
 
     @property
     def nbytes_fixed(self) -> int:

@@ -17,6 +17,7 @@ from avalanche_memplugins.functional.sparse_distributed import (
     sparse_distributed_recall,
     sparse_distributed_write,
 )
+from avalanche_memplugins.memories._rows import most_within
 from avalanche_memplugins.memories.comparators._associative import AssociativeMemory
 
 _TYPES = {2: torch.int8, 8: torch.int8, 32: torch.int32}
@@ -97,12 +98,9 @@ class SparseDistributedMemory(AssociativeMemory):
         :raises ValueError: if not a single location fits.
         """
         nbytes = parse_bytes(nbytes, "nbytes")
-        one = cls(size, locations=1, counter_bits=counter_bits, seed=0)
-        if nbytes < one._location_bytes:
-            raise ValueError(
-                f"nbytes: expected at least the {one._location_bytes} bytes that one location takes, got {nbytes}"
-            )
-        return cls(size, locations=nbytes // one._location_bytes, counter_bits=counter_bits, **kwargs)
+        each = cls(size, locations=1, counter_bits=counter_bits, seed=0)._location_bytes
+        locations = most_within(nbytes, lambda number: number * each, "one location takes")
+        return cls(size, locations=locations, counter_bits=counter_bits, **kwargs)
 
     @property
     def nbytes_fixed(self) -> int:

@@ -1,12 +1,10 @@
 """Write policies say which rows stay, read policies which come back; they combine freely."""
 
 from avalanche_memplugins.memories.policies.balanced import GroupBalanced
-from avalanche_memplugins.memories.policies.balanced_read import Balanced
-from avalanche_memplugins.memories.policies.cycle import Cycle
 from avalanche_memplugins.memories.policies.gss import GSS
 from avalanche_memplugins.memories.policies.hardest import Hardest
 from avalanche_memplugins.memories.policies.herding import Herding
-from avalanche_memplugins.memories.policies.read import ReadPolicy, Uniform
+from avalanche_memplugins.memories.policies.read import Balanced, Cycle, ReadPolicy, Uniform
 from avalanche_memplugins.memories.policies.write import (
     Grouping,
     Offered,

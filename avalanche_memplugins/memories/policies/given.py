@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.memories._written import WrittenSlots
+from avalanche_memplugins.memories._rows import WrittenSlots
 from avalanche_memplugins.memories.policies.balanced import GroupBalanced
-from avalanche_memplugins.memories.policies.balanced_read import Balanced
-from avalanche_memplugins.memories.policies.cycle import Cycle
 from avalanche_memplugins.memories.policies.gss import GSS, check_offered
 from avalanche_memplugins.memories.policies.hardest import Hardest
 from avalanche_memplugins.memories.policies.herding import Herding
-from avalanche_memplugins.memories.policies.read import ReadPolicy, Uniform
+from avalanche_memplugins.memories.policies.read import Balanced, Cycle, ReadPolicy, Uniform
 from avalanche_memplugins.memories.policies.write import NEEDS, Offered, Placement, Reservoir, Ring, WritePolicy
 
 WRITE_POLICIES: dict[str, Callable[[], WritePolicy]] = {
@@ -50,11 +48,7 @@ def write_policy_of(given: str | WritePolicy, capacity: int) -> WritePolicy:
     :raises ValueError: for an unknown name, or if it asks for what a memory cannot tell.
     """
     name = "write_policy"
-    if isinstance(given, str):
-        policy = check.one_of(name, given, WRITE_POLICIES)()
-    else:
-        check.having(name, given, ("grouping", "start", "place"), "a name or a WritePolicy")
-        policy = copy.deepcopy(given)
+    policy = check.one_of(name, given, WRITE_POLICIES)() if isinstance(given, str) else _copied(name, given, "place")
     needs = needs_of(policy)
     if not isinstance(needs, frozenset | set) or not needs <= NEEDS:
         raise ValueError(f"{name}: expected needs of {', '.join(sorted(NEEDS))}, got {check.show(needs)}")
@@ -70,8 +64,7 @@ def read_policy_of(given: str | ReadPolicy, replacement: bool, capacity: int) ->
     name = "read_policy"
     if isinstance(given, str):
         return _started(name, check.one_of(name, given, READ_POLICIES)(replacement), capacity)
-    check.having(name, given, ("grouping", "start", "choose"), "a name or a ReadPolicy")
-    return _started(name, copy.deepcopy(given), capacity)
+    return _started(name, _copied(name, given, "choose"), capacity)
 
 
 def needs_of(policy: WritePolicy) -> frozenset[str]:
@@ -183,6 +176,11 @@ def _unchanged_if_it_fails(policy: WritePolicy | ReadPolicy, generator: torch.Ge
         raise
 
 
+def _copied(name: str, given: Policy, method: str) -> Policy:
+    check.having(name, given, ("grouping", "start", method), f"a name or a {name.title().replace('_', '')}")
+    return copy.deepcopy(given)
+
+
 def _started(name: str, policy: Policy, capacity: int) -> Policy:
     grouping = policy.grouping
     if grouping is not None and not (isinstance(grouping, str) and grouping in ("class", "task")):
@@ -201,33 +199,34 @@ def _cycle(replacement: bool) -> Cycle:
 
 
 def _chosen(value: Any, end: int) -> Tensor:
-    indices = None if isinstance(value, slice) else _indices(value, end)
-    if indices is None:
+    if isinstance(value, slice):
         raise ValueError(f"read_policy: expected integers (n,), got {check.show(value)}")
-    low, high = (int(indices.min()), int(indices.max())) if len(indices) else (0, 0)
-    if low < 0 or high >= end:
-        raise ValueError(f"read_policy: expected rows from 0 to {end - 1}, got {low} to {high}")
-    return indices
+    return _within("read_policy", "rows", value, end)
 
 
 def _placed(placement: Any, batch: int, capacity: int) -> Placement:
     if not isinstance(placement, tuple | list) or len(placement) != 2:
         raise ValueError(f"write_policy: expected pairs of rows and slots, got {check.show(placement)}")
-    found = []
-    for name, value, size in zip(("rows", "slots"), placement, (batch, capacity), strict=True):
-        indices = _indices(value, size)
-        if indices is None:
-            raise ValueError(f"write_policy: expected {name} as integers (n,), got {check.show(value)}")
-        low, high = (int(indices.min()), int(indices.max())) if len(indices) else (0, 0)
-        if low < 0 or high >= size:
-            raise ValueError(f"write_policy: expected {name} from 0 to {size - 1}, got {low} to {high}")
-        found.append(indices)
-    rows, slots = found
+    rows, slots = (
+        _within("write_policy", name, value, size)
+        for name, value, size in zip(("rows", "slots"), placement, (batch, capacity), strict=True)
+    )
     if len(rows) != len(slots) or len(set(slots.tolist())) != len(slots):
         raise ValueError(
             f"write_policy: expected one row for each of different slots, got {len(rows)} for {slots.tolist()}"
         )
     return Placement(rows, slots)
+
+
+def _within(policy: str, name: str, value: Any, end: int) -> Tensor:
+    """What a policy of the user's own gave as ``name``, int64 ``(n,)`` from 0 to below ``end``."""
+    indices = _indices(value, end)
+    if indices is None:
+        raise ValueError(f"{policy}: expected {name} as integers (n,), got {check.show(value)}")
+    low, high = (int(indices.min()), int(indices.max())) if len(indices) else (0, 0)
+    if low < 0 or high >= end:
+        raise ValueError(f"{policy}: expected {name} from 0 to {end - 1}, got {low} to {high}")
+    return indices
 
 
 def _indices(value: Any, size: int) -> Tensor | None:

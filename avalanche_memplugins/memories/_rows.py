@@ -1,9 +1,16 @@
-"""Which slots of a memory hold a row."""
+"""What memories ask of rows: which slots hold one, how many fit into a budget, what shape and keys they have."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Size, Tensor, nn
+
+from avalanche_memplugins import _checks as check
+from avalanche_memplugins._modes import eval_mode
 
 
 class WrittenSlots:
@@ -129,3 +136,106 @@ class WrittenSlots:
 
 def _integers(numbers: Tensor) -> bool:
     return not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
+
+
+def one_row(shape: Any, dtype: Any, target_shape: Any, target_dtype: Any) -> tuple[Tensor, Tensor]:
+    """A batch of one row x of zeros, and its y.
+
+    :param target_shape: of a row of y; None: it is a class.
+    :raises TypeError: for what is no type.
+    :raises ValueError: for shapes and types that no memory can hold.
+    """
+    shape = check.row_shape(shape)
+    for name, value in (("dtype", dtype), ("target_dtype", target_dtype)):
+        check.dtype_of(name, value)
+        check.computed(name, torch.empty(0, dtype=value))
+    check.room("shape", shape.numel(), dtype.itemsize)
+    if target_shape is None:
+        target_shape, target_dtype = (), torch.int64
+    elif target_shape != ():
+        target_shape = check.integers("target_shape", target_shape, least=0)
+        check.room("target_shape", math.prod(target_shape), target_dtype.itemsize)
+    return torch.zeros(1, *shape, dtype=dtype), torch.zeros(1, *target_shape, dtype=target_dtype)
+
+
+def rows_within(nbytes: int, takes: Callable[[int], int]) -> int:
+    """The most rows that a budget holds.
+
+    :param takes: bytes of a memory of so many rows: a part that is always the same, and as much again for each row.
+    :raises ValueError: if not a single row fits.
+    """
+    row = takes(2) - takes(1)
+    shared = takes(1) - row
+    if nbytes - shared < row:
+        beside = f", beside {shared} of the codec and the policies" if shared else ""
+        raise ValueError(f"nbytes: expected at least the {row} bytes that one row takes{beside}, got {nbytes}")
+    return (nbytes - shared) // row
+
+
+def most_within(nbytes: int, takes: Callable[[int], int], what: str) -> int:
+    """The largest number from 1 on of which ``takes``, which grows with it, stays within a budget.
+
+    :param what: takes the bytes of one, for the error.
+    :raises ValueError: if not even one fits.
+    """
+    if takes(1) > nbytes:
+        raise ValueError(f"nbytes: expected at least the {takes(1)} bytes that {what}, got {nbytes}")
+    most, above = 1, 2
+    while takes(above) <= nbytes:
+        most, above = above, 2 * above
+    while above - most > 1:
+        middle = (most + above) // 2
+        most, above = (middle, above) if takes(middle) <= nbytes else (most, middle)
+    return most
+
+
+def check_draw(n: int, held: int) -> None:
+    """Raise unless ``n`` rows can be drawn of a memory that holds so many."""
+    check.positive_integer("n", n)
+    if not held:
+        raise ValueError("n: nothing has been written to this memory yet, so there is nothing to sample")
+
+
+def check_same_kind(x: Tensor, shape: Size, dtype: torch.dtype) -> None:
+    """Raise unless rows are of the shape and type that a memory holds."""
+    if x.shape[1:] != shape or x.dtype != dtype:
+        raise ValueError(
+            f"x: expected {dtype} rows of shape {tuple(shape)}, as this memory holds, got {x.dtype} rows of "
+            f"{tuple(x.shape[1:])}"
+        )
+
+
+def columns_of(classes: int | None, largest: int) -> int:
+    """How many columns an answer has: as many as asked for, or as the largest class held needs.
+
+    :raises ValueError: if that class has no column.
+    """
+    columns = largest + 1 if classes is None else check.positive_integer("classes", classes)
+    if largest >= columns:
+        raise ValueError(f"classes: expected more than {largest}, the largest class held, got {columns}")
+    return columns
+
+
+def embed(network: nn.Module, x: Tensor, like: Tensor | None) -> Tensor:
+    """Keys ``(B, *key_shape)`` of the rows ``x``, by the network in eval mode.
+
+    :param like: keys that are held, whose shape and type these must have.
+    :raises ValueError: if the network does not take the rows, or gives no such keys.
+    """
+    with eval_mode(network):
+        try:
+            key = network(x)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            line = (str(error).splitlines() or [""])[0]
+            raise ValueError(f"x: expected rows that the embedding takes, got {check.show(x)}: {line}") from error
+    if not isinstance(key, Tensor) or key.ndim < 2 or len(key) != len(x) or 0 in key.shape:
+        raise ValueError(f"embedding: expected a key for each of {len(x)} rows, (B, F), got {check.show(key)}")
+    check.computed("embedding", key)
+    if like is not None and (key.shape[1:] != like.shape[1:] or key.dtype != like.dtype):
+        raise ValueError(
+            f"embedding: expected {like.dtype} keys of {tuple(like.shape[1:])}, as this memory holds, got "
+            f"{key.dtype} keys of {tuple(key.shape[1:])}"
+        )
+    return key
