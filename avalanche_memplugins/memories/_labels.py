@@ -137,6 +137,7 @@ class LabelColumns:
                 if self.dtype != torch.int32 or not self.tasks:
                     self._check_ranges({"t": 0, name: value})
             elif name in self.names and self.dtype != torch.int32:
+                value = value.long()
                 torch._assert_async(((value >= 0) & (value <= self.largest)).all())
             elif name == "t" and not self.tasks:
                 torch._assert_async(~value.any())

@@ -129,7 +129,7 @@ class _Looking(RowStore):
     def __init__(self, store: RowStore) -> None:
         super().__init__(store.capacity)
         self.device = store.device
-        self._buffers.update(store._buffers)
+        self._buffers.update(store.named_buffers())
         self.put_names: set[str] = set()
 
     def allocate(self, name: str, shape: Size, dtype: torch.dtype) -> None:

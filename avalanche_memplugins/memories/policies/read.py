@@ -11,7 +11,7 @@ from torch import Tensor
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional import distinct_integers
 from avalanche_memplugins.memories.policies._slot_groups import SlotGroups, column, numbers_within, water_level
-from avalanche_memplugins.memories.policies.write import Grouping
+from avalanche_memplugins.memories.policies.write import Grouping, Stateless
 
 
 class ReadPolicy(Protocol):
@@ -57,7 +57,7 @@ class ReadPolicy(Protocol):
         """Go on from ``state``."""
 
 
-class Uniform:
+class Uniform(Stateless):
     """Every row equally likely.
 
     :param replacement: draw rows independently; otherwise each at most once, and no more than there are.
@@ -70,14 +70,8 @@ class Uniform:
     20
     """
 
-    grouping: Grouping | None = None
-    nbytes = 0
-
     def __init__(self, *, replacement: bool = False) -> None:
         self.replacement = check.flag("replacement", replacement)
-
-    def start(self, capacity: int) -> None:
-        """There is nothing to prepare."""
 
     def assign(self, slots: list[int], groups: list[int]) -> None:
         """Groups do not matter here."""
@@ -88,13 +82,6 @@ class Uniform:
             check.room("n", count, 8)
             return torch.randint(filled, (count,), generator=generator)
         return distinct_integers(filled, min(count, filled), generator=generator)
-
-    def state_dict(self) -> dict[str, Any]:
-        """There is nothing to save."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """There is nothing to restore."""
 
     def __repr__(self) -> str:
         return f"Uniform(replacement={self.replacement})"

@@ -88,17 +88,19 @@ class WritePolicy(Protocol):
         """Go on from ``state``."""
 
 
-class _Stateless:
-    """What policies share whose whole state is the number of rows offered so far."""
+class Stateless:
+    """Base of policies whose whole state is the number of rows offered so far, and of those that have none."""
 
     grouping: Grouping | None = None
     nbytes = 0
     capacity = 0
 
     def start(self, capacity: int) -> None:
+        """Reset to an empty memory of ``capacity`` slots."""
         self.capacity = capacity
 
     def state_dict(self) -> dict[str, Any]:
+        """There is nothing to save."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -108,7 +110,7 @@ class _Stateless:
         return f"{type(self).__name__}()"
 
 
-class Ring(_Stateless):
+class Ring(Stateless):
     """Keeps the newest rows: the ``i``-th row of the stream goes to slot ``i mod C``.
 
     Exact for RMA as published as long as the capacity is a multiple of the batch. A ring smaller than
@@ -136,7 +138,7 @@ class Ring(_Stateless):
         return runs
 
 
-class Reservoir(_Stateless):
+class Reservoir(Stateless):
     """Keeps a uniform sample of the whole stream (:func:`~avalanche_memplugins.functional.reservoir_slots`).
 
     >>> import torch
