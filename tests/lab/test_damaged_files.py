@@ -330,7 +330,7 @@ def test_wrong_numbers_with_a_right_checksum_change_nothing(
         (lambda tensors: tensors.pop(next(iter(tensors))), "expected and not found"),
         (lambda tensors: tensors.update(more=tensors["generator"]), "expected and not found"),
         (lambda tensors: tensors.update(generator=tensors["generator"][:-1]), "generator: expected uint8"),
-        (lambda tensors: tensors.update(generator=tensors["generator"] * 0), "generator: is no state"),
+        (lambda tensors: tensors.update(generator=tensors["generator"] * 0), "generator: expected the state"),
         (lambda tensors: tensors["optimizer.0.exp_avg"].fill_(float("nan")), "expected finite numbers"),
         (lambda tensors: tensors.update({"optimizer.0.exp_avg": tensors["optimizer.0.step"]}), "exp_avg: expected"),
         (lambda tensors: tensors.update({"optimizer.99.step": tensors["optimizer.0.step"]}), "there is no parameter"),

@@ -250,7 +250,7 @@ def test_nearest_rows_answer_as_a_search_through_all_of_them_does() -> None:
     x = torch.tensor(images / 16, dtype=torch.float32).view(-1, 1, 8, 8)
     memory = CodedMemory(9_000, codec=EntropyCoded(Bits(4)), seed=0)
     memory.write(x[:900], torch.tensor(y[:900]))
-    for _ in range(2):
+    for _step in range(2):
         held = memory.rows(memory.slots())
         stored, labels, queries = (t.flatten(1).double().numpy() for t in (held.x, held.y[:, None], x[900:1000]))
         distance = ((queries[:, None] - stored[None]) ** 2).sum(2)
