@@ -288,7 +288,7 @@ def images(options: Options, size: int) -> str:
 def main(options: Options) -> None:
     """Measure and record."""
     if options.quick:
-        options = replace(options, sizes=(16,), strings=64, image_episodes=2, steps=4)
+        options = replace(options, sizes=(16,), strings=2 * max(COUNTS), image_episodes=2, steps=4)
     if "strings" in options.parts:
         options.write("Associative memories: strings", STRINGS + "\n\n" + strings(options), COMMAND)
     if "images" in options.parts:
