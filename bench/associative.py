@@ -235,9 +235,11 @@ def image_rows(size: int, sets: dict[str, Episodes], networks: dict[str, MemoryN
     return rows
 
 
-def memory_network(data: Path, size: int, *, steps: int, code_size: int = 128, memory: bool = True) -> MemoryNetwork:
+def memory_network(
+    folder: Path, data: Path, size: int, *, steps: int, code_size: int = 128, memory: bool = True
+) -> MemoryNetwork:
     """A trained memory network: from its file, or trained on Omniglot's background alphabets."""
-    path = WEIGHTS / f"memory-network-{size}-{code_size if memory else 'none'}.pt"
+    path = folder / f"memory-network-{size}-{code_size if memory else 'none'}.pt"
     torch.manual_seed(0)
     network = MemoryNetwork(size**2, code_size, hidden=512, memory=memory)
     if path.exists():
@@ -264,22 +266,17 @@ def memory_network(data: Path, size: int, *, steps: int, code_size: int = 128, m
                   f"train {error:.3f} validation {held:.3f}", flush=True)  # fmt: skip
 
     train_memory_network(network, lambda: draw(pool, 8, generator), steps=steps, after_step=report)
-    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), path)
     return network.eval()
 
 
-def networks(data: Path, size: int, steps: int) -> dict[str, MemoryNetwork]:
-    """The memory network and its control without memory."""
-    return {
-        "code 128": memory_network(data, size, steps=steps),
-        "no memory": memory_network(data, size, steps=steps // 2, memory=False),
-    }
-
-
 def images(options: Options, size: int) -> str:
     """Squared error of what is read, all comparators."""
-    trained = networks(options.data, size, options.steps)
+    folder = options.runs(WEIGHTS)
+    trained = {
+        "code 128": memory_network(folder, options.data, size, steps=options.steps),
+        "no memory": memory_network(folder, options.data, size, steps=options.steps // 2, memory=False),
+    }
     sets = image_sets(options.data, size, episodes=options.image_episodes)
     rows = image_rows(size, sets, trained)
     return table(["memory", "floats", "a pattern", *image_header(sets)], rows)
@@ -288,7 +285,7 @@ def images(options: Options, size: int) -> str:
 def main(options: Options) -> None:
     """Measure and record."""
     if options.quick:
-        options = replace(options, sizes=(16,), strings=64, image_episodes=2, steps=4)
+        options = replace(options, sizes=(16,), strings=2 * max(COUNTS), image_episodes=2, steps=4)
     if "strings" in options.parts:
         options.write("Associative memories: strings", STRINGS + "\n\n" + strings(options), COMMAND)
     if "images" in options.parts:

@@ -32,7 +32,7 @@ from _common import Options as Common
 from _common import launch
 from _record import table
 
-COMMAND = "OMP_NUM_THREADS=1 python bench/avalanche_tests.py --tests CHECKOUT"
+COMMAND = "OMP_NUM_THREADS=1 python bench/avalanche_tests.py --tests CHECKOUT --record"
 FILES = (
     "test_strategies.py",
     "test_online_strategies.py",

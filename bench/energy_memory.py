@@ -300,7 +300,7 @@ def times(options: Options) -> str:
 def main(options: Options) -> None:
     """Measure and record."""
     if options.quick:
-        options = replace(options, strings=64, image_episodes=2)
+        options = replace(options, strings=2 * max(COUNTS), image_episodes=2)
     if "strings" in options.parts:
         options.write("Energy memory: strings", f"{STRINGS}\n\n{strings(options)}", COMMAND)
     if "images" in options.parts:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from _common import DataOptions, launch
+from _common import Options as Common
+from _common import launch
 from _images import natural, omniglot, varied
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -28,11 +29,13 @@ WARM_UP = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DataOptions):
+class Options(Common):
     """What to train, on what, for how long."""
 
     kind: Literal["vae", "dkm", "km"] = "vae"
     out: Path = Path("results/codecs/codec.safetensors")
+    data: Path | None = None
+    """Folder with omniglot-py; photographs need none."""
     images: Literal["omniglot", "natural"] = "omniglot"
     steps: int = 2500
     lr: float = 2e-3
@@ -75,6 +78,8 @@ def training_images(options: Options, generator: torch.Generator) -> tuple[Tenso
         pool = natural(30_000, generator)
         order = torch.randperm(len(pool), generator=generator)
         return pool[order[2048:]], pool[order[:2048]]
+    if options.data is None:
+        raise SystemExit("data: expected the folder with omniglot-py, got none")
     images, characters = omniglot(options.data, background=True)
     held_out = torch.randperm(964, generator=torch.Generator().manual_seed(0))[:96]
     validation = torch.isin(characters, held_out)
