@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         KanervaMemory,
         LatentMemory,
         RandomMemory,
+        RandomProjectionMemory,
         Recall,
         VAEMemory,
     )
@@ -54,6 +55,7 @@ _HOME = {
     "NearestNeighbourPlugin": "plugins",
     "RandomMemory": "memories",
     "RandomMemoryPlugin": "plugins",
+    "RandomProjectionMemory": "memories",
     "Recall": "memories",
     "StreamCodec": "codecs",
     "TensorLoaderPlugin": "plugins",
@@ -79,6 +81,7 @@ __all__ = [
     "NearestNeighbourPlugin",
     "RandomMemory",
     "RandomMemoryPlugin",
+    "RandomProjectionMemory",
     "Recall",
     "StreamCodec",
     "TensorLoaderPlugin",

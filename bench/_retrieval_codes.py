@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
-from _retrieval_data import ARMS, keep_json, kept, load_vae, mnist, percent, pixel_mlp, posterior
+from _common import DataOptions, mlp
+from _retrieval_data import ARMS, keep_json, kept, load_vae, mnist, percent, posterior
 from torch import Tensor, nn
 
 from avalanche_memplugins import EpisodicMemory
@@ -63,20 +63,19 @@ def classifier(code: Tensor, y: Tensor, arm: tuple[int, float, bool], net: str, 
     return head.eval()
 
 
-def choose(data: Path, seeds: Sequence[int]) -> None:
-    """Size of the classifier and alpha's spread, on 5,000 training images held back."""
+def choose(options: DataOptions, seeds: Sequence[int]) -> None:
+    """Size of the classifier and alpha's spread, on the last 5,000 of 60,000 training images."""
     found = kept("choose") or {}
-    x, y = mnist(data, train=True)
+    x, y = mnist(options, train=True)
+    most = len(x) * 11 // 12
     code = posterior(load_vae("mnist", 32, 0, 15), x)
     for net, spread in (("40 x 4", 0.5), ("256 x 3", 0.5), ("256 x 3", 0.2)):
         name = f"{net}, alpha {spread}"
         if name in found:
             continue
         arm = (10, spread, True)
-        head = classifier(code[:55_000], y[:55_000], arm, net, seed=100)
-        found[name] = {
-            str(draws): percent(answers(head, code[55_000:], arm, draws), y[55_000:]) for draws in (0, 1, 10)
-        }
+        head = classifier(code[:most], y[:most], arm, net, seed=100)
+        found[name] = {str(draws): percent(answers(head, code[most:], arm, draws), y[most:]) for draws in (0, 1, 10)}
         print(name, found[name], flush=True)
         keep_json("choose", found)
 
@@ -89,12 +88,12 @@ def chosen() -> tuple[str, float, int]:
     return net, float(spread), int(best[2])
 
 
-def wide(data: Path, seeds: Sequence[int]) -> None:
+def wide(options: DataOptions, seeds: Sequence[int]) -> None:
     """All arms with the chosen classifier on all 60,000 training images, then on the test images."""
     net, spread, _ = chosen()
     arms = {**ARMS, **({} if spread == 0.5 else {f"n = 10, alpha {spread}": (10, spread, True)})}
-    x, y = mnist(data, train=True)
-    test_x, test_y = mnist(data, train=False)
+    x, y = mnist(options, train=True)
+    test_x, test_y = mnist(options, train=False)
     for seed in seeds:
         code = test_code = None
         for name, arm in arms.items():
@@ -122,11 +121,11 @@ class Codes(nn.Module):
         return x
 
 
-def neighbours(data: Path, seeds: Sequence[int]) -> None:
+def neighbours(options: DataOptions, seeds: Sequence[int]) -> None:
     """The retrieval variant: 10,000 codes in the memory, 10 neighbours, against voting by the same neighbours."""
     net = WIDE[chosen()[0]]
-    x, y = mnist(data, train=True)
-    test_x, test_y = mnist(data, train=False)
+    x, y = mnist(options, train=True)
+    test_x, test_y = mnist(options, train=False)
     for seed in seeds:
         if kept(f"neighbours-{seed}"):
             continue
@@ -158,15 +157,15 @@ def neighbours(data: Path, seeds: Sequence[int]) -> None:
         print("neighbours", seed, found, flush=True)
 
 
-def pixels(data: Path, seeds: Sequence[int]) -> None:
+def pixels(options: DataOptions, seeds: Sequence[int]) -> None:
     """The plain control: an MLP 784-400-400-10 on pixels, Adam as above."""
-    x, y = mnist(data, train=True)
-    test_x, test_y = mnist(data, train=False)
+    x, y = mnist(options, train=True)
+    test_x, test_y = mnist(options, train=False)
     for seed in seeds[:3]:
         if kept(f"pixels-{seed}"):
             continue
         torch.manual_seed(seed)
-        net = pixel_mlp()
+        net = mlp()
         fit(net, lambda rows: x[rows].float() / 255, y, seed, epochs=6)
         with torch.no_grad():
             keep_json(f"pixels-{seed}", percent(net(test_x.float() / 255).argmax(1), test_y))

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from _common import DataOptions
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.datasets import MNIST
 
 from avalanche_memplugins.networks import MLPVAE, FrozenEncoder, train_vae
@@ -33,15 +34,17 @@ ARMS: dict[str, tuple[int, float, bool]] = {
 }
 
 
-def mnist(data: Path, *, train: bool) -> tuple[Tensor, Tensor]:
-    """Images ``(N, 1, 28, 28)`` uint8 and classes."""
-    found = MNIST(str(data), train=train)
-    return found.data[:, None], found.targets
+def mnist(options: DataOptions, *, train: bool) -> tuple[Tensor, Tensor]:
+    """Images ``(N, 1, 28, 28)`` uint8 and classes; few if it is quick."""
+    found, every = MNIST(str(options.data), train=train), 30 if options.quick else 1
+    return found.data[::every, None], found.targets[::every]
 
 
-def omniglot(data: Path) -> Tensor:
+def omniglot(options: DataOptions) -> Tensor:
     """The background set, white on black, reduced to 28x28."""
-    files = sorted((data / "omniglot-py" / "images_background").glob("*/*/*.png"))
+    files = sorted((options.data / "omniglot-py" / "images_background").glob("*/*/*.png"))[
+        :: 30 if options.quick else 1
+    ]
     rows = [255 - np.array(Image.open(f).convert("L").resize((28, 28), Image.Resampling.BOX)) for f in files]
     return torch.from_numpy(np.stack(rows))[:, None]
 
@@ -58,13 +61,13 @@ def load_vae(kind: str, size: int, seed: int, epochs: int) -> MLPVAE:
     return vae.eval()
 
 
-def vaes(data: Path, seeds: Sequence[int]) -> None:
+def vaes(options: DataOptions, seeds: Sequence[int]) -> None:
     """Train all VAEs; images of the training sets only, no labels."""
     for seed in VAE_SEEDS:
         for kind, size, epochs, marks in VAES:
             if vae_file(kind, size, seed, epochs).exists():
                 continue
-            x = mnist(data, train=True)[0] if kind == "mnist" else omniglot(data)
+            x = mnist(options, train=True)[0] if kind == "mnist" else omniglot(options)
             torch.manual_seed(seed)
             vae = MLPVAE(size)
             began = time.process_time()
@@ -104,10 +107,3 @@ def kept(name: str) -> Any:
 def percent(answers: Tensor, y: Tensor) -> float:
     """Of the answers that are right."""
     return 100 * float((answers == y).float().mean())
-
-
-def pixel_mlp() -> nn.Sequential:
-    """784-400-400-10."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10)
-    )

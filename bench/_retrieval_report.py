@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import numpy as np
-from _record import interval, record, table
+from _common import DataOptions
+from _record import interval, table
 from _retrieval_codes import chosen
 from _retrieval_data import ARMS, RESULTS, SEEDS, VAE_SEEDS, kept, load_vae
 from _retrieval_stream import BUDGETS, STREAM
@@ -19,17 +20,18 @@ def over_vaes(runs: list[dict[str, Any]], what: str) -> list[float]:
     return [float(np.mean([r[what] for r in runs if r["vae"] == v])) for v in sorted({r["vae"] for r in runs})]
 
 
-def report() -> None:
+def report(options: DataOptions) -> None:
     """What there is, into bench/RESULTS.md."""
     if kept("published"):
-        report_published()
+        report_published(options)
     if kept("choose") and list(RESULTS.glob("wide-*.json")):
-        report_wide()
+        report_wide(options)
     if list(RESULTS.glob("stream-*.json")):
-        report_stream()
+        report_stream(options)
 
 
-def report_published() -> None:
+def report_published(options: DataOptions) -> None:
+    """The published setting."""
     found = kept("published")
     rows: list[list[object]] = [["*published: n = 10, alpha 0.5, one run*", "", 1, 74, 73, ""]]
     for epochs in (30, 5):
@@ -44,7 +46,7 @@ def report_published() -> None:
         rows.append(["control: nearest of the 60,000 mean codes, first 2,000 test images", epochs, 3, "", text, ""])
     bounds = [kept(f"vae-mnist-2-{v}")["bounds"] for v in VAE_SEEDS]
     text = table(["% correct", "epochs of the VAE", "runs", "training (third epoch)", "test", "test, range"], rows)
-    record(
+    options.write(
         "Probabilistic retrieval as published",
         "Full MNIST; VAE 784-400-400-2 (Adam 1e-3, batch 128), frozen; classifier 4 x 40 over the latents, SGD 1e-3 on "
         "single rows, 3 epochs, latents drawn anew for every row and once for each test image. "
@@ -56,7 +58,8 @@ def report_published() -> None:
     )
 
 
-def report_wide() -> None:
+def report_wide(options: DataOptions) -> None:
+    """Codes of 32 numbers."""
     net, spread, draws = chosen()
     held_back = "; ".join(f"{name}: {s['0']:.2f} / {s['1']:.2f} / {s['10']:.2f}" for name, s in kept("choose").items())
     runs = [json.loads(f.read_text()) for f in sorted(RESULTS.glob("wide-*.json"))]
@@ -73,7 +76,7 @@ def report_wide() -> None:
     plain = [v for s in SEEDS if (v := kept(f"pixels-{s}")) is not None]
     if plain:
         rows.append(["MLP 784-400-400-10 on pixels", len(plain), interval(plain, 2), "-", "-"])
-    record(
+    options.write(
         "Probabilistic retrieval on MNIST, 32 numbers a code",
         f"VAE 784-400-400-32, 15 epochs, frozen; classifier {net} over the latents, Adam 1e-3 with cosine, 8 epochs, "
         "batch 128; mean ± 95 % t-interval over runs, of 3 VAEs in turn. Classifier, alpha and draws were chosen on "
@@ -86,7 +89,8 @@ def report_wide() -> None:
     )
 
 
-def report_stream() -> None:
+def report_stream(options: DataOptions) -> None:
+    """The stream."""
     runs = [json.loads(f.read_text()) for f in sorted(RESULTS.glob("stream-*.json"))]
     rows: list[list[object]] = []
     for budget in BUDGETS:
@@ -99,7 +103,7 @@ def report_stream() -> None:
     encoder = load_vae("omniglot", 32, 0, 20)
     parts = (encoder.trunk, encoder.mean, encoder.log_variance)
     fixed = sum(p.nbytes for part in parts for p in part.parameters())
-    record(
+    options.write(
         "Probabilistic retrieval as latent replay, Split MNIST",
         "Class-incremental, five experiences of two classes in an order drawn for each seed, one head, 1 epoch, batch "
         "64 and 64 replayed, Adam 1e-3; mean ± 95 % t-interval over seeds, 3 VAEs in turn. VAE 784-400-400-32 trained "

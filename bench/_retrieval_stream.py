@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from _retrieval_data import keep_json, kept, load_vae, mnist, percent, pixel_mlp
+from _common import DataOptions, data_sets, mlp, pairs_of_classes, percent_right, rows_of
+from _retrieval_data import keep_json, kept, load_vae, mnist
 from avalanche.benchmarks import benchmark_from_datasets
-from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.training import Naive
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 from avalanche_memplugins import EpisodicMemory, LeanStepPlugin, MemoryReplayPlugin, RandomMemory, TensorLoaderPlugin
 from avalanche_memplugins.networks import (
@@ -36,31 +34,23 @@ STREAM = {
 }
 
 
-def stream(data: Path, seeds: Sequence[int]) -> None:
+def stream(options: DataOptions, seeds: Sequence[int]) -> None:
     """Split MNIST, five experiences of two classes; codes of VAEs that saw Omniglot only."""
-    x, y = mnist(data, train=True)
-    test_x, test_y = mnist(data, train=False)
+    x, y = mnist(options, train=True)
+    test_x, test_y = mnist(options, train=False)
     x, test_x = x.float() / 255, test_x.float() / 255
     for seed in seeds:
-        classes = torch.randperm(10, generator=torch.Generator().manual_seed(seed)).view(5, 2)
-        parts = [torch.isin(y, pair).nonzero().flatten() for pair in classes]
+        parts = rows_of(y, pairs_of_classes(seed))
         for arm in STREAM:
             for budget in BUDGETS if STREAM[arm] not in ("no memory", "all data at once") else BUDGETS[:1]:
                 name = f"stream-{seed}-{budget}-{arm.replace(' ', '_').replace('=', '')}"
                 if kept(name):
                     continue
                 pieces = [torch.cat(parts)] if STREAM[arm] == "all data at once" else parts
-                train = [experience(x[rows], y[rows]) for rows in pieces]
-                benchmark = benchmark_from_datasets(train=train, test=[experience(test_x, test_y)])
+                benchmark = benchmark_from_datasets(train=data_sets(x, y, pieces))
                 result = run_stream(arm, budget, seed, benchmark, test_x, test_y)
                 keep_json(name, {"arm": arm, "budget": budget, "seed": seed, **result})
                 print(name, result, flush=True)
-
-
-def experience(x: Tensor, y: Tensor) -> Any:
-    data = TensorDataset(x, y)
-    data.targets = y.tolist()
-    return as_classification_dataset(data)
 
 
 def run_stream(arm: str, budget: int, seed: int, benchmark: Any, test_x: Tensor, test_y: Tensor) -> dict[str, float]:
@@ -77,7 +67,7 @@ def run_stream(arm: str, budget: int, seed: int, benchmark: Any, test_x: Tensor,
             model.add_module("encoder", FrozenEncoder(vae))
             model.add_module("head", retrieval_mlp(32, 10, hidden=256, layers=2))
         else:
-            model = pixel_mlp()
+            model = mlp()
         if "ER" in arm:
             memory = RandomMemory.from_budget(budget, shape=(1, 28, 28), codec="uint8", **settings)
     elif "drawn" in arm:
@@ -106,11 +96,8 @@ def run_stream(arm: str, budget: int, seed: int, benchmark: Any, test_x: Tensor,
     for one in benchmark.train_stream:
         strategy.train(one)
     spent = time.process_time() - began
-    model.eval()
-    with torch.no_grad():
-        score = percent(torch.cat([model(rows).argmax(1) for rows in test_x.split(1_000)]), test_y)
     return {
-        "accuracy": score,
+        "accuracy": percent_right(model, test_x, test_y),
         "bytes": memory.nbytes if memory is not None else 0,
         "rows": len(memory) if memory is not None else 0,
         "ms": 1e3 * spent / strategy.clock.train_iterations,

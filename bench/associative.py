@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
+from _common import DataOptions, launch
 from _images import omniglot
-from _record import record, table
+from _record import table
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -42,11 +42,10 @@ Episodes = tuple[Tensor, Tensor, Tensor]
 """Patterns, cues, and which entries of the cues are known, ``(E, N, n)`` each."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """What to measure."""
 
-    data: Path
     parts: tuple[Literal["strings", "images"], ...] = ("strings", "images")
     sizes: tuple[int, ...] = (16, 28)
     strings: int = 4800
@@ -288,12 +287,14 @@ def images(options: Options, size: int) -> str:
 
 def main(options: Options) -> None:
     """Measure and record."""
-    torch.set_num_threads(1)
+    if options.quick:
+        options = replace(options, sizes=(16,), strings=64, image_episodes=2, steps=4)
     if "strings" in options.parts:
-        record("Associative memories: strings", STRINGS + "\n\n" + strings(options), COMMAND)
+        options.write("Associative memories: strings", STRINGS + "\n\n" + strings(options), COMMAND)
     if "images" in options.parts:
         texts = [f"### {size} x {size}, block {BLOCKS[size]}\n\n{images(options, size)}" for size in options.sizes]
-        record("Associative memories: images", "\n\n".join([IMAGES.format(steps=options.steps), *texts]), COMMAND)
+        text = "\n\n".join([IMAGES.format(steps=options.steps), *texts])
+        options.write("Associative memories: images", text, COMMAND)
 
 
 STRINGS = """Wrong bits of 128 a string, mean ± 95 % interval over episodes; 4,800 random strings for each N. A bit
@@ -313,4 +314,4 @@ networks are not counted. The memory network (two hidden layers of 512, {steps:,
 trained for half as many steps without memory, saw Omniglot's background alphabets only, less a tenth."""
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

@@ -2,7 +2,7 @@
 without ours, unless a plugin of ours refuses it by name.
 
     git clone -b v0.6.0 https://github.com/ContinualAI/avalanche CHECKOUT
-    OMP_NUM_THREADS=1 python bench/avalanche_tests.py --tests CHECKOUT --record
+    OMP_NUM_THREADS=1 python bench/avalanche_tests.py --tests CHECKOUT --record        hours; --jobs N
 
 The tests come from the checkout, Avalanche itself is the installed one. Strategies that those tests leave out (SCR,
 LaMAML, GSS, RAR, generative replay, ...) are made by bench/_avalanche_strategies.py and run with them. Every plugin is
@@ -21,17 +21,18 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from _avalanche_injections import ACCELERATIONS, PLUGINS
 from _avalanche_pytest import Injector, Outcome, Variant, compare_sizes
-from _record import record, table
+from _common import Options as Common
+from _common import launch
+from _record import table
 
-COMMAND = "OMP_NUM_THREADS=1 python bench/avalanche_tests.py --tests CHECKOUT --record"
+COMMAND = "OMP_NUM_THREADS=1 python bench/avalanche_tests.py --tests CHECKOUT"
 FILES = (
     "test_strategies.py",
     "test_online_strategies.py",
@@ -43,8 +44,8 @@ OWN = Path(__file__).parent / "_avalanche_strategies.py"
 CLASSES = ("as without", "refused by name", "not made for it", "other batch", "FAILS")
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
     """What to run."""
 
     tests: Path
@@ -66,7 +67,7 @@ class Options:
     jobs: int = 1
     """Processes."""
     record: bool = False
-    """Write the table into bench/RESULTS.md."""
+    """Write the table into bench/RESULTS.md: only of a whole run."""
     out: Path | None = None
     """Write all outcomes there as JSON."""
 
@@ -198,7 +199,10 @@ def main(options: Options) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not (options.tests / "tests" / "training").is_dir():
         raise SystemExit(f"tests: expected a checkout of Avalanche, got {options.tests} without tests/training")
-    wanted = variants(options)
+    if options.quick:
+        few = {"files": (), "accelerations": ("off",), "places": ("last",), "rows": 4, "only": options.only or "lwf"}
+        options = replace(options, **few)
+    wanted = variants(options)[: 1 if options.quick else None]
     if not wanted:
         raise SystemExit(f"plugin: expected a part of one of {list(PLUGINS)}, got {options.plugin}")
     results: list[tuple[Variant, list[Outcome]]] = []
@@ -238,9 +242,7 @@ def main(options: Options) -> None:
             *lines,
         ]
     )
-    print(text)
-    if options.record:
-        record("Avalanche's own tests", text, COMMAND)
+    options.write("Avalanche's own tests", text, COMMAND)
     raise SystemExit(1 if totals["FAILS"] + totals["other batch"] else 0)
 
 
@@ -249,4 +251,4 @@ def _brief(outcome: Outcome) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

@@ -1,4 +1,6 @@
-"""Counts the Python calls into this package that one training iteration makes: ``python bench/calls.py``.
+"""Count the Python calls into this package that one training iteration makes.
+
+    python bench/calls.py        ten seconds
 
 Every call is work, and a stack frame to step through for whoever debugs. Counted is one iteration in the middle of an
 epoch on the embedded digits, with the memory full: calls of functions of the package, the files that they are in, and
@@ -7,7 +9,6 @@ the deepest chain of them. Counts are the same on every machine.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
 from collections import Counter
@@ -18,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from _common import Options, launch
 from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch import nn
@@ -120,21 +122,28 @@ CASES: dict[str, Callable[[], list[Any]]] = {
 }
 
 
-def main() -> None:
-    """Print a table, and with ``--functions`` what is called."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--functions", choices=list(CASES), help="list the calls of one row")
-    arguments = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class Settings(Options):
+    """What to print."""
+
+    functions: str = ""
+    """List the calls of one row, by its name in the table."""
+
+
+def main(options: Settings) -> None:
+    """Print a table; as it is the same on every machine, nothing is recorded."""
+    if options.functions and options.functions not in CASES:
+        raise SystemExit(f"functions: expected one of {list(CASES)}, got {options.functions!r}")
     warnings.filterwarnings("ignore")
     print("| one iteration | calls | of them in plugins | files | deepest |\n|---|---|---|---|---|")
-    found = {name: count(make) for name, make in CASES.items()}
+    found = {name: count(make) for name, make in list(CASES.items())[: options.least(len(CASES), 2)]}
     for name, calls in found.items():
         plugins = sum(number for file, number in calls.files.items() if file.startswith("plugins"))
         print(f"| {name} | {calls.functions.total()} | {plugins} | {len(calls.files)} | {calls.deepest} |")
-    if arguments.functions:
-        for (file, function), number in sorted(found[arguments.functions].functions.items()):
+    if options.functions:
+        for (file, function), number in sorted(found[options.functions].functions.items()):
             print(f"{number:4} {file}: {function}")
 
 
 if __name__ == "__main__":
-    main()
+    launch(main, Settings, __doc__)

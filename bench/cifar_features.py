@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
+from _common import DataOptions, launch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.datasets import CIFAR10
@@ -23,11 +23,10 @@ from torchvision.datasets import CIFAR10
 MEAN, STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # as the extractor was trained: (pixel - 127) / 128
 
 
-@dataclass(frozen=True)
-class Options:
-    """Where from, where to."""
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
+    """Where to, and how large."""
 
-    data: Path
     out: Path = Path("results/cifar10-lite0.safetensors")
     numbers: int = 128
     """Numbers that the projection leaves of the 1,280."""
@@ -73,18 +72,22 @@ def reduced(tensors: dict[str, Tensor], numbers: int) -> dict[str, Tensor]:
 
 def main(options: Options) -> None:
     """Write train and test features with their labels, whole and reduced."""
-    if options.out.exists():
+    if options.out.exists() and not options.quick:
         tensors = load_file(options.out)
     else:
         network, tensors = extractor(), {}
         for name, train in (("train", True), ("test", False)):
             data = CIFAR10(str(options.data), train=train)
-            tensors[f"{name}_x"] = features(network, torch.from_numpy(data.data), options)
-            tensors[f"{name}_y"] = torch.tensor(data.targets)
+            count = options.least(len(data.data), 20)
+            tensors[f"{name}_x"] = features(network, torch.from_numpy(data.data[:count]), options)
+            tensors[f"{name}_y"] = torch.tensor(data.targets[:count])
+        if options.quick:
+            print({name: tuple(tensor.shape) for name, tensor in reduced(tensors, options.numbers).items()})
+            return
         options.out.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, options.out)
     save_file(reduced(tensors, options.numbers), options.data / f"cifar10-lite0-{options.numbers}.safetensors")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

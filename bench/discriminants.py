@@ -10,17 +10,16 @@ in ``--out``, and not measured again.
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
-from _record import interval, record, table
+from _common import DataOptions, launch, once
+from _record import interval, table
 from torch import Tensor
 
 from avalanche_memplugins.benchmarks import BENCHMARKS
@@ -31,6 +30,7 @@ from avalanche_memplugins.networks import Scattering
 PIXELS = {"split-mnist": (0.1307, 0.3081), "split-fmnist": (0.2860, 0.3530)}
 LDA: dict[str, Any] = {"tied": True, "rank": 0}
 QDA: dict[str, Any] = {"rank": None}
+COMMAND = "python bench/discriminants.py --data DIR"
 WRITE = 64  # rows at a time
 # By budget and stream: features and their width, the memory, its shrinkage and ridge. Chosen by --choose.
 CHOSEN: dict[str, dict[str, tuple[str, int, dict[str, Any], float, float]]] = {
@@ -76,12 +76,10 @@ GRID: list[tuple[str, int, dict[str, Any]]] = [
 SHRINKAGES, RIDGES = (0.1, 0.3, 0.5, 0.7, 0.9), (1e-3, 3e-3, 1e-2, 3e-2)
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """What to do."""
 
-    data: Path
-    """Folder of the data sets."""
     out: Path = Path("results/discriminants")
     seeds: tuple[int, ...] = (3, 4, 5, 6, 7)
     streams: tuple[str, ...] = tuple(PIXELS)
@@ -103,9 +101,10 @@ class Part:
         return Part(self.x[index], self.scattering[index], self.codes[index], self.y[index])
 
 
-def load(stream: str, seed: int) -> tuple[list[Part], list[Part], int]:
+def load(stream: str, seed: int, *, quick: bool = False) -> tuple[list[Part], list[Part], int]:
     """Training and test rows by experience, and the bytes of the network that makes codes."""
-    benchmark = BENCHMARKS[stream].build(n_experiences=5, seed=seed, train_rows=1_600, test_rows=500)
+    rows = {"train_rows": 100, "test_rows": 20} if quick else {"train_rows": 1_600, "test_rows": 500}
+    benchmark = BENCHMARKS[stream].build(n_experiences=5, seed=seed, **rows)
     mean, std = PIXELS[stream]
     wavelets = Scattering((1, 28, 28), mean=mean, std=std)
     codec = LatentCodec.from_pretrained("omniglot28-vae", mean=mean, std=std)
@@ -196,9 +195,9 @@ def described(width: int, made: dict[str, Any]) -> str:
     return f"{kind} {width}, {made['precision']} bits{parts}"
 
 
-def measure(stream: str, seed: int) -> dict[str, Any]:
+def measure(stream: str, seed: int, *, quick: bool = False) -> dict[str, Any]:
     """Per cent right and bytes of every line."""
-    train, test, fixed = load(stream, seed)
+    train, test, fixed = load(stream, seed, quick=quick)
     found: dict[str, Any] = {}
     for name, kind, width, made in settings(stream):
         began = time.process_time()
@@ -261,29 +260,18 @@ def report(results: dict[str, list[dict[str, Any]]], seeds: int) -> str:
 
 def main(options: Options) -> None:
     """Measure what is missing, then write the section."""
-    os.environ["MEMPLUGINS_DATA"] = str(options.data)
-    torch.set_num_threads(1)
     if options.choose:
         choose(options)
         return
-    options.out.mkdir(parents=True, exist_ok=True)
+    folder, seeds = options.runs(options.out), options.seeds[:1] if options.quick else options.seeds
     results: dict[str, list[dict[str, Any]]] = {stream: [] for stream in PIXELS}
     for stream in options.streams:
-        for seed in options.seeds:
-            file = options.out / f"{stream}-{seed}.json"
-            if not file.exists():
-                file.write_text(json.dumps(measure(stream, seed)), encoding="utf-8")
-                print(
-                    stream, seed, {n: round(f["right"], 1) for n, f in json.loads(file.read_text()).items()}, flush=True
-                )
-            results[stream].append(json.loads(file.read_text(encoding="utf-8")))
+        for seed in seeds:
+            file = folder / f"{stream}-{seed}.json"
+            results[stream].append(once(file, partial(measure, stream, seed, quick=options.quick)))
     if all(results.values()):
-        record(
-            "Discriminants, per byte",
-            report(results, len(options.seeds)),
-            "python bench/discriminants.py --data DIR",
-        )
+        options.write("Discriminants, per byte", report(results, len(seeds)), COMMAND)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

@@ -9,13 +9,13 @@ images, thumbnails and codes stored as they are. Networks as in bench/energy_reh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
-from _record import record, table
+from _common import DataOptions, launch
+from _record import table
 from torch import Tensor
 from torchvision.datasets import MNIST
 
@@ -33,11 +33,10 @@ CUE = 25  # bytes of a thumbnail of 7 x 7 at 4 bits
 SLOT = 16  # bytes of a slot's task label and origin
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """What to measure."""
 
-    data: Path
     networks: Path = Path("results/energy")
     images: int = 2_048
     """Images in all."""
@@ -81,12 +80,13 @@ def directions(network: EnergyNetwork, options: Options, patterns: int) -> tuple
 @torch.no_grad()
 def main(options: Options) -> None:
     """Measure and record."""
-    torch.set_num_threads(1)
+    if options.quick:
+        options = replace(options, images=512, episodes=20)
     test = MNIST(str(options.data), train=False)
     x, y = test.data[: options.images, None] / 255.0, test.targets[: options.images]
     # As the slots of an experience are: images of two classes.
     x = torch.cat([x[(y == pair) | (y == pair + 1)] for pair in range(0, 10, 2)])
-    found = load_energy(options.networks / "rehearsal-28.safetensors")
+    found = load_energy("rehearsal-28")
     network, patterns = found.network, found.patterns
     small, rows = Downsampled(7, Bits(4)), []
 
@@ -105,8 +105,10 @@ def main(options: Options) -> None:
     }.items():  # fmt: skip
         add(f"image, {name}", codec.spec(x.shape[1:], x.dtype)[0].numel() + 1, stored(codec), x)
     thumbnails = stored(small).flatten(1)
-    alone = load_energy(options.networks / "rehearsal-28-none.safetensors").network
-    add("thumbnail, read by a network that cannot write", CUE + 1, alone.read(thumbnails[None])[-1][0], x)
+    control = options.networks / "rehearsal-28-none.safetensors"
+    if control.exists():
+        alone = load_energy(control).network
+        add("thumbnail, read by a network that cannot write", CUE + 1, alone.read(thumbnails[None])[-1][0], x)
     add("thumbnail, read with nothing written", CUE + 1, network.read(thumbnails[None])[-1][0], x)
 
     def energy(name: str, size: int, each: float, keep: Callable[[Tensor], Tensor], **steps: Any) -> None:
@@ -140,7 +142,7 @@ def main(options: Options) -> None:
         add("the same with nothing written", CUE + 1, network.read(thumbnails[None])[-1][0], x)
     codes(options, x, rows, add)
     text = table(["way", "bytes a pattern", "squared error"], rows)
-    record("Energy memory: what the weights are worth", f"{REMARK}\n\n{text}", COMMAND)
+    options.write("Energy memory: what the weights are worth", f"{REMARK}\n\n{text}", COMMAND)
 
 
 def codes(options: Options, x: Tensor, rows: list[Any], add: Callable[..., None]) -> None:
@@ -179,4 +181,4 @@ patterns, cue of 25 bytes, and label. `shared directions`: a slot keeps coeffici
 differences that writes of Omniglot images leave; the directions belong to the network and are not counted."""
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

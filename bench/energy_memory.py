@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import matplotlib
 import torch
-import tyro
-from _record import PLOTS, record, table
+from _common import DataOptions, launch
+from _record import table
 from associative import COUNTS, Episodes, image_cells, image_header, image_sets
 from torch import Tensor
 
@@ -37,11 +37,10 @@ CHUNK = 20  # episodes at once
 SPREAD = 30  # read steps that are plotted
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """What to measure."""
 
-    data: Path
     parts: tuple[Literal["strings", "images", "routes", "times"], ...] = ("strings", "images", "routes", "times")
     controls: Path = Path("results/energy")
     """Folder of the networks that cannot write: omniglot-16-none.safetensors, omniglot-28-none.safetensors."""
@@ -154,8 +153,8 @@ def images(options: Options, size: int) -> str:
     if control.exists():
         alone = load_energy(control).network
         add("network that cannot write, trained so", alone, Way(""))
-    draw_steps(size, network, alone, sets["Omniglot"])
-    draw_reads(size, network, alone, sets)
+    draw_steps(size, network, alone, sets["Omniglot"], options.plots)
+    draw_reads(size, network, alone, sets, options.plots)
     head = ["memory", "floats", "a pattern", *image_header(sets)]
     caption = (
         f"![Error per read step, {size} x {size}](plots/energy-reads-{size}.png)\n\n"
@@ -164,7 +163,9 @@ def images(options: Options, size: int) -> str:
     return f"{table(head, rows)}\n\nA slot: {floats:,} floats for {patterns} images.\n\n{caption}"
 
 
-def draw_steps(size: int, network: EnergyNetwork, alone: EnergyNetwork | None, episodes: Episodes) -> None:
+def draw_steps(
+    size: int, network: EnergyNetwork, alone: EnergyNetwork | None, episodes: Episodes, folder: Path
+) -> None:
     """Error of every read step, up to more than was learned."""
     figure, axes = plt.subplots(figsize=(6, 3.6), dpi=120)
     x, cue, _ = episodes
@@ -186,12 +187,13 @@ def draw_steps(size: int, network: EnergyNetwork, alone: EnergyNetwork | None, e
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    PLOTS.mkdir(exist_ok=True)
-    figure.savefig(PLOTS / f"energy-reads-{size}.png")
+    figure.savefig(folder / f"energy-reads-{size}.png")
     plt.close(figure)
 
 
-def draw_reads(size: int, network: EnergyNetwork, alone: EnergyNetwork | None, sets: dict[str, Episodes]) -> None:
+def draw_reads(
+    size: int, network: EnergyNetwork, alone: EnergyNetwork | None, sets: dict[str, Episodes], folder: Path
+) -> None:
     """Images of the first episodes as they were, as cues, and as they are read."""
     columns, show = [], 6
     for name in ("Omniglot", "MNIST"):
@@ -210,7 +212,7 @@ def draw_reads(size: int, network: EnergyNetwork, alone: EnergyNetwork | None, s
             axes[i, j].axis("off")
         axes[i, 0].text(-0.15, 0.5, title, transform=axes[i, 0].transAxes, ha="right", va="center", fontsize=8)
     figure.subplots_adjust(left=0.13, right=0.995, top=0.995, bottom=0.005, wspace=0.06, hspace=0.06)
-    figure.savefig(PLOTS / f"energy-gallery-{size}.png")
+    figure.savefig(folder / f"energy-gallery-{size}.png")
     plt.close(figure)
 
 
@@ -297,16 +299,17 @@ def times(options: Options) -> str:
 
 def main(options: Options) -> None:
     """Measure and record."""
-    torch.set_num_threads(1)
+    if options.quick:
+        options = replace(options, strings=64, image_episodes=2)
     if "strings" in options.parts:
-        record("Energy memory: strings", f"{STRINGS}\n\n{strings(options)}", COMMAND)
+        options.write("Energy memory: strings", f"{STRINGS}\n\n{strings(options)}", COMMAND)
     if "images" in options.parts:
         texts = [f"### {size} x {size}\n\n{images(options, size)}" for size in (16, 28)]
-        record("Energy memory: images", "\n\n".join([IMAGES, *texts]), COMMAND)
+        options.write("Energy memory: images", "\n\n".join([IMAGES, *texts]), COMMAND)
     if "routes" in options.parts:
-        record("Energy memory: which slot", f"{ROUTES}\n\n{routes(options)}", COMMAND)
+        options.write("Energy memory: which slot", f"{ROUTES}\n\n{routes(options)}", COMMAND)
     if "times" in options.parts:
-        record("Energy memory: times", f"{TIMES}\n\n{times(options)}", COMMAND)
+        options.write("Energy memory: times", f"{TIMES}\n\n{times(options)}", COMMAND)
 
 
 STRINGS = """Wrong bits of 128 a string, mean ± 95 % interval over episodes; 4,800 random strings for each N, the same
@@ -323,4 +326,4 @@ TIMES = """CPU time on one core: one episode, median of 20 calls (5 for those wi
 of the error with respect to the initial weights). No GPU was at hand."""
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

@@ -12,15 +12,13 @@ EnergyMemory with the network omniglot-28; how far its reads move the image; dis
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
-import tyro
-from _record import interval, record, table
+from _common import DataOptions, launch, pairs_of_classes
+from _record import interval, table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchvision.datasets import MNIST
 
 from avalanche_memplugins.codecs import Bits, Downsampled
 from avalanche_memplugins.functional.ranking import auroc
@@ -32,11 +30,10 @@ COMMAND = "OMP_NUM_THREADS=1 python bench/energy_novelty.py --data DIR"
 TESTED = 100  # test images of each class
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """What to measure."""
 
-    data: Path
     seeds: int = 3
     slots: int = 16
     """Slots of the energy memory, 16 images each."""
@@ -65,11 +62,10 @@ def nearest(x: Tensor, stored: Tensor) -> Tensor:
 def one_seed(options: Options, seed: int) -> dict[str, tuple[float, float]]:
     """Area for unseen classes, mean over four stages; area for unseen images of seen classes, after the first."""
     torch.manual_seed(seed)
-    train, test = MNIST(str(options.data), train=True), MNIST(str(options.data), train=False)
-    x, y = train.data[:, None] / 255.0, train.targets
-    classes = torch.randperm(10, generator=torch.Generator().manual_seed(seed)).view(5, 2)
-    rows = torch.cat([(test.targets == label).nonzero()[:TESTED, 0] for label in range(10)])
-    tx, ty = test.data[rows][:, None] / 255.0, test.targets[rows]
+    x, y, test_x, test_y = options.images()
+    classes = pairs_of_classes(seed)
+    rows = torch.cat([(test_y == label).nonzero()[:TESTED, 0] for label in range(10)])
+    tx, ty = test_x[rows], test_y[rows]
     found = load_energy("omniglot-28")
     memory = EnergyMemory(found.network, slots=options.slots, slot_size=found.patterns, seed=seed)
     control = RandomMemory.from_budget(
@@ -114,14 +110,14 @@ def one_seed(options: Options, seed: int) -> dict[str, tuple[float, float]]:
 
 def main(options: Options) -> None:
     """Measure and record."""
-    torch.set_num_threads(1)
+    if options.quick:
+        options = replace(options, seeds=1, vae_steps=5)
     runs = [one_seed(options, seed) for seed in range(options.seeds)]
     rows: list[list[object]] = []
     for name in runs[0]:
         rows.append([name, *(interval([100 * run[name][i] for run in runs]) for i in range(2))])
     text = table(["score", "classes to come", "other images of the same classes"], rows)
-    print(text)
-    record("Energy memory: novelty on Split MNIST", f"{REMARK}\n\n{text}", COMMAND)
+    options.write("Energy memory: novelty on Split MNIST", f"{REMARK}\n\n{text}", COMMAND)
 
 
 REMARK = """Area under the ROC curve in per cent, mean ± 95 % interval over seeds; 50 is chance. `classes to come`: 100
@@ -132,4 +128,4 @@ images are these and some 770 more an experience; classifier and VAE saw all row
 slope is the score was chosen on training images."""
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

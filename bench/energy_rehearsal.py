@@ -1,6 +1,6 @@
 """Rehearsal from energy-based memory at equal bytes: class-incremental Split MNIST.
 
-    OMP_NUM_THREADS=1 python bench/energy_rehearsal.py --data DIR
+    OMP_NUM_THREADS=1 python bench/energy_rehearsal.py --data DIR        seconds of each run are printed
 
 Five experiences of two classes, one head, MLP with two layers of 400, SGD 0.1, one epoch in batches of 32 and 32
 replayed, loss 1/t current + (1 - 1/t) replay; memories are written after each experience. Runs are kept in
@@ -14,17 +14,16 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
-from _record import interval, record, table
+from _common import DataOptions, data_sets, launch, mlp, once, pairs_of_classes, percent_right, rows_of
+from _record import interval, table
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.training import Naive
-from latent_replay import experiences
-from torch import Size, Tensor, nn
-from torchvision.datasets import MNIST
+from torch import Size, Tensor
 
 from avalanche_memplugins import LeanStepPlugin, MemoryReplayPlugin, RandomMemory, TensorLoaderPlugin
 from avalanche_memplugins.codecs import Bits, Codec, Downsampled, LatentCodec, Uint8
@@ -41,11 +40,10 @@ SLOT = 8 + 16 + 64  # bytes of an int8 slot beside its weights and patterns: sca
 PATTERN = 25 + 1  # bytes of a pattern beside the weights: thumbnail and class
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """What to run."""
 
-    data: Path
     seeds: int = 3
     only: str = ""
     """Run the ways whose name holds this; the table is written from all runs there are."""
@@ -108,14 +106,12 @@ def ways(folder: Path) -> dict[str, Callable[[int, int], Any]]:
     if alone.exists():
         reader = load_energy(alone).network
         found["thumbnails and a network that cannot write"] = reservoir(Completed(small, reader))
-    path = folder / "rehearsal-28.safetensors"
-    if path.exists():
-        network, size = load_energy(path).network, load_energy(path).patterns
-        ours: dict[str, Any] = {"cue": small, "precision": "int8"}
-        found["energy, int8, one slot an experience"] = energy(network, **ours)
-        found["energy, int8, 32 a slot"] = energy(network, **ours, slot_size=size)
-        found["energy, int8, 32 a slot, slots by class"] = energy(network, **ours, slot_size=size, by_class=True)
-        found["energy, float16, 32 a slot"] = energy(network, **{**ours, "precision": "float16"}, slot_size=size)
+    network, size = load_energy("rehearsal-28").network, load_energy("rehearsal-28").patterns
+    ours: dict[str, Any] = {"cue": small, "precision": "int8"}
+    found["energy, int8, one slot an experience"] = energy(network, **ours)
+    found["energy, int8, 32 a slot"] = energy(network, **ours, slot_size=size)
+    found["energy, int8, 32 a slot, slots by class"] = energy(network, **ours, slot_size=size, by_class=True)
+    found["energy, float16, 32 a slot"] = energy(network, **{**ours, "precision": "float16"}, slot_size=size)
     path = folder / "thumbnail-28.safetensors"
     if path.exists():
         network, size = load_energy(path).network, load_energy(path).patterns
@@ -161,11 +157,8 @@ def _written(memory: EnergyMemory, y: Tensor) -> dict[int, Tensor]:
 def run(make: Callable[[int, int], Any] | None, nbytes: int, data: tuple[Tensor, ...], seed: int) -> dict[str, Any]:
     """Train one way on one order of the classes."""
     x, y, test_x, test_y = data
-    classes = torch.randperm(10, generator=torch.Generator().manual_seed(seed)).view(5, 2)
     torch.manual_seed(seed)
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10)
-    )
+    model = mlp()
     plugins: list[Any] = [TensorLoaderPlugin(seed=seed), LeanStepPlugin()]
     memory = None
     if make is not None:
@@ -178,17 +171,13 @@ def run(make: Callable[[int, int], Any] | None, nbytes: int, data: tuple[Tensor,
         model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), train_mb_size=32, eval_mb_size=500,
         evaluator=None, plugins=plugins,
     )  # fmt: skip
-    train = experiences(x, y, classes, joint=False)
-    benchmark = benchmark_from_datasets(train=train, test=experiences(test_x[:1], test_y[:1], classes, joint=True))
+    train = data_sets(x, y, rows_of(y, pairs_of_classes(seed)))
     started = time.process_time()
-    for experience in benchmark.train_stream:
+    for experience in benchmark_from_datasets(train=train).train_stream:
         strategy.train(experience, num_workers=0)
     spent = time.process_time() - started
-    model.eval()
-    with torch.no_grad():
-        right = torch.cat([model(part).argmax(1) for part in test_x.split(1000)]) == test_y
     return {
-        "accuracy": 100 * right.float().mean().item(),
+        "accuracy": percent_right(model, test_x, test_y),
         "nbytes": 0 if memory is None else memory.nbytes,
         "rows": 0 if memory is None else len(memory),
         "error": 0.0 if memory is None else pixel_error(memory, test_x[:256], test_y[:256]),
@@ -198,38 +187,37 @@ def run(make: Callable[[int, int], Any] | None, nbytes: int, data: tuple[Tensor,
 
 def main(options: Options) -> None:
     """Make the runs that are missing, then the table."""
-    torch.set_num_threads(1)
-    train, test = MNIST(str(options.data), train=True), MNIST(str(options.data), train=False)
-    data = (train.data[:, None] / 255.0, train.targets, test.data[:, None] / 255.0, test.targets)
-    options.out.mkdir(parents=True, exist_ok=True)
+    data, folder, seeds = options.images(), options.runs(options.out), options.least(options.seeds, 1)
+    budgets = options.bytes[:1] if options.quick else options.bytes
+
+    def tried(make: Callable[[int, int], Any], nbytes: int, seed: int) -> dict[str, Any]:
+        try:
+            return run(make, nbytes, data, seed)
+        except ValueError as problem:  # not one slot an experience fits
+            return {"none": str(problem)}
+
     rows: list[list[object]] = []
     for name, make in ways(options.networks).items():
         cells: list[object] = []
         error = 0.0
         for nbytes in BYTES:
             runs = []
-            for seed in range(options.seeds):
-                path = options.out / f"{name.replace(' ', '_').replace(',', '')}-{nbytes}-{seed}.json"
-                if not path.exists() and options.only in name and nbytes in options.bytes:
-                    try:
-                        result = run(make, nbytes, data, seed)
-                    except ValueError as problem:  # not one slot an experience fits
-                        result = {"none": str(problem)}
-                    path.write_text(json.dumps(result))
-                    print(name, nbytes, seed, result, flush=True)
+            for seed in range(seeds):
+                path = folder / f"{name.replace(' ', '_').replace(',', '')}-{nbytes}-{seed}.json"
+                if options.only in name and nbytes in budgets:
+                    once(path, partial(tried, make, nbytes, seed))
                 if path.exists():
                     runs.append(json.loads(path.read_text()))
-            tried, runs = bool(runs), [r for r in runs if "none" not in r]
+            done, runs = bool(runs), [r for r in runs if "none" not in r]
             if not runs:
-                cells.append("none fits" if tried else "-")
+                cells.append("none fits" if done else "-")
                 continue
             error = runs[0]["error"]
             cells.append(f"{interval([r['accuracy'] for r in runs])} ({runs[0]['rows']:,})")
         if any(cell != "-" for cell in cells):
             rows.append([name, f"{error:.1f}", *cells])
     text = table(["way", "error of a row", *(f"{nbytes // 1000} kB" for nbytes in BYTES)], rows)
-    print(text)
-    record("Energy memory: rehearsal on Split MNIST", f"{REMARK}\n\n{text}", COMMAND)
+    options.write("Energy memory: rehearsal on Split MNIST", f"{REMARK}\n\n{text}", COMMAND)
 
 
 REMARK = """Accuracy on the test set, mean ± 95 % interval over three seeds (two for 32 a slot without classes, and over
@@ -239,4 +227,4 @@ images, two digits at a time. Energy networks: trained on Omniglot's background 
 weights, like a codec's, are not counted. `-`: not run."""
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

@@ -1,6 +1,6 @@
 """Damaged files and interrupted writes of all that is saved, in numbers: what was tried, and how it came out.
 
-    OMP_NUM_THREADS=1 python bench/faults.py --tries 1000
+    OMP_NUM_THREADS=1 python bench/faults.py --tries 140        three minutes
 
 Each target (``_faults.TARGETS``) is damaged ``--tries`` times and loaded into an object that holds something else;
 its writer is killed ``--kills`` times, and as often finds the disk full.
@@ -8,28 +8,35 @@ its writer is killed ``--kills`` times, and as often finds the disk full.
 
 from __future__ import annotations
 
-import argparse
 import time
 import warnings
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+from _common import Options, launch
 from _faults import BAD, KINDS, OUTCOMES, TARGETS, scratch_folder, try_all, try_full_disks, try_kills
-from _record import record, table
+from _record import table
 from rich.progress import Progress
 
 
-def main() -> int:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Options):
+    """How much."""
+
+    tries: int = 200
+    """Damages a target."""
+    kills: int = 10
+    """Killed writers a target, and full disks."""
+    seed: int = 0
+    only: tuple[str, ...] = ()
+    """Targets whose names begin like this; none given: all."""
+
+
+def main(options: Settings) -> int:
     """Try, print the tables, and put them into the results; gives 1 if anything came out badly."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--tries", type=int, default=200, help="damages a target")
-    parser.add_argument("--kills", type=int, default=10, help="killed writers a target, and full disks")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=[], help="targets whose names begin like this")
-    parser.add_argument("--no-record", action="store_true", help="leave bench/RESULTS.md as it is")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    if options.quick:
+        options = replace(options, tries=4, kills=1)
     warnings.simplefilter("ignore")  # of what a wrong state makes libraries say
     begun, notes = time.perf_counter(), []
     by_kind: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
@@ -64,7 +71,6 @@ def main() -> int:
             ["no room after a random number of bytes", sum(full.values()), _listed(full)],
         ],
     )
-    print(f"\n{damages}\n\n{writing}\n")
     for note in sorted(set(notes)):
         print(note)
     body = (
@@ -74,8 +80,7 @@ def main() -> int:
         "by the error that is documented (a result that is damaged is none, and its run is done again), and the "
         f"object is bit for bit as it was.\n\n{damages}\n\n{writing}"
     )
-    if not options.no_record:
-        record("Damaged files and interrupted writes", body, f"python bench/faults.py --tries {options.tries}")
+    options.write("Damaged files and interrupted writes", body, f"python bench/faults.py --tries {options.tries}")
     bad = sum(total[outcome] for outcome in BAD) + sum(kills.values()) - kills["whole"]
     return int(bool(bad + sum(full.values()) - full["refused, unchanged"]))
 
@@ -85,4 +90,4 @@ def _listed(outcomes: Counter[str]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(launch(main, Settings, __doc__))

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
+from _common import DataOptions, launch
 from _images import omniglot
-from _record import interval, record, table
+from _record import interval, table
 from torch import Tensor, nn
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
@@ -31,12 +31,11 @@ COMMAND = "python bench/kanerva_machines.py --data DIR"
 READS = (1, 2, 3, 5, 6)
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """Where the data and the auto-encoders are."""
 
-    data: Path
-    shipped: Path = Path("avalanche_memplugins/pretrained")
+    shipped: Path = Path(pretrained.__file__).parent
     more: Path = Path("results/codecs")
     parts: tuple[str, ...] = ("bounds", "errors", "reads", "speed")
 
@@ -59,7 +58,7 @@ def bounds(options: Options) -> str:
     """Negative bounds in nats an image, the same images in the same episodes for all."""
     x, _ = omniglot(options.data, background=False)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    x = x[order][: len(x) // 32 * 32][:12_800]
+    x = x[order][: len(x) // 32 * 32][: options.least(12_800, 256)]
     rows: list[list[object]] = []
     for path in files(options):
         held = pretrained.load(path)
@@ -97,7 +96,7 @@ def errors(options: Options) -> str:
     for path in files(options):
         network: Any = pretrained.load(path).autoencoder
         for name, x in (grey if network.size == 28 else colour).items():
-            x = x[:2000]
+            x = x[: options.least(2000, 100)]
             error = (network.decode(network.encode(x)) - x).square().flatten(1).sum(1).mean().item()
             mean = (x.mean(0) - x).square().flatten(1).sum(1).mean().item()
             size = path.stat().st_size
@@ -106,10 +105,10 @@ def errors(options: Options) -> str:
 
 
 @torch.enable_grad()
-def judge(data: Path) -> nn.Module:
+def judge(options: Options) -> nn.Module:
     """A classifier of digits, trained on MNIST's training images."""
     torch.manual_seed(0)
-    x, y = pixels(MNIST, data, train=True)
+    x, y, _, _ = options.images()
     net = nn.Sequential(
         nn.Conv2d(1, 16, 5, 2, 2), nn.ReLU(), nn.Conv2d(16, 32, 5, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 10)
     )
@@ -127,7 +126,7 @@ def judge(data: Path) -> nn.Module:
 def reads(options: Options) -> str:
     """Cued recall of written digits and squared error, read by read; ten draws of the written digits."""
     x, y = pixels(MNIST, options.data, train=False)
-    net = judge(options.data)
+    net = judge(options)
     rows: list[list[object]] = []
     for path in files(options):
         network: Any = pretrained.load(path).autoencoder
@@ -136,7 +135,7 @@ def reads(options: Options) -> str:
         for count in (32, 128):
             for corruption in ("block 14", "salt and pepper .2"):
                 found: dict[str, list[list[float]]] = {}
-                for draw in range(10):
+                for draw in range(options.least(10, 1)):
                     g = torch.Generator().manual_seed(draw)
                     chosen = torch.randperm(len(x), generator=g)[:count]
                     clean, labels = x[chosen], y[chosen]
@@ -181,7 +180,6 @@ def speed() -> str:
 
 def main(options: Options) -> None:
     """Measure and record."""
-    torch.set_num_threads(1)
     sections = {
         "bounds": ("Bounds on Omniglot", bounds),
         "errors": ("Reconstruction by the auto-encoders", errors),
@@ -190,12 +188,10 @@ def main(options: Options) -> None:
     for name, (title, make) in sections.items():
         if name in options.parts:
             text = make(options)
-            print(text)
-            record(title, REMARKS[name] + "\n\n" + text, COMMAND)
+            options.write(title, REMARKS[name] + "\n\n" + text, COMMAND)
     if "speed" in options.parts:
         text = speed()
-        print(text)
-        record("Writing to a Kanerva memory", text, COMMAND)
+        options.write("Writing to a Kanerva memory", text, COMMAND)
 
 
 REMARKS = {
@@ -211,4 +207,4 @@ REMARKS = {
 }
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

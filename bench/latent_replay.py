@@ -1,6 +1,6 @@
 """Codes against pixels at equal bytes: class-incremental Split MNIST, Split Fashion-MNIST, Split CIFAR-10 in features.
 
-    python bench/latent_replay.py --stream mnist --data DIR
+    python bench/latent_replay.py --stream mnist --data DIR        half an hour for five seeds
 
 Five experiences of two classes, one head, MLP with two layers of 400, Adam 1e-3, batches of 128 + 128 replayed, three
 epochs an experience (about 280 iterations), loss 1/t current + (1 - 1/t) replay; memories are written after each
@@ -18,39 +18,37 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import tyro
-from _record import interval, record, table
+from _common import DataOptions, data_sets, launch, mlp, once, pairs_of_classes, percent_right, rows_of
+from _record import interval, table
 from avalanche.benchmarks import benchmark_from_datasets
-from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.training import Naive
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch import Tensor
 from torchvision.datasets import MNIST, FashionMNIST
 
-from avalanche_memplugins import LeanStepPlugin, MemoryReplayPlugin, RandomMemory, TensorLoaderPlugin
+from avalanche_memplugins import LeanStepPlugin, MemoryReplayPlugin, RandomMemory, TensorLoaderPlugin, pretrained
 from avalanche_memplugins.codecs import Bits, Downsampled, Int8, LatentCodec, Uint8
 from avalanche_memplugins.memories import DynamicKanervaMemory, GaussianMemory
 
 BYTES = (39_200, 55_000, 157_000)
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """What to run."""
 
     stream: Literal["mnist", "fashion", "cifar10"] = "mnist"
-    data: Path = Path("data")
     seeds: int = 5
     only: str = ""
     """Run the ways whose name holds this; the table is written from all runs there are."""
     validate: bool = False
-    codecs: Path = Path("avalanche_memplugins/pretrained")
+    codecs: Path = Path(pretrained.__file__).parent
     """Folder of the auto-encoders; files NAME.safetensors and further seeds as NAME-1.safetensors, NAME-2..."""
     more_codecs: Path = Path("results/codecs")
     features: Path = Path("results/cifar10-lite0.safetensors")
@@ -135,15 +133,13 @@ def generative(space: Literal["pixels", "codes"], code: int) -> list[Way]:
     ]
 
 
-def images(options: Options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def rows(options: Options) -> tuple[Tensor, ...]:
     """Training and test images ``(N, 1, 28, 28)`` in [0, 1], or features ``(N, C)``."""
     if options.stream == "cifar10":
         held = load_file(options.features)
         found = (held["train_x"].float(), held["train_y"], held["test_x"].float(), held["test_y"])
     else:
-        kind = MNIST if options.stream == "mnist" else FashionMNIST
-        train, test = kind(str(options.data), train=True), kind(str(options.data), train=False)
-        found = (train.data[:, None] / 255.0, train.targets, test.data[:, None] / 255.0, test.targets)
+        found = options.images(MNIST if options.stream == "mnist" else FashionMNIST)
     if options.validate:
         order = torch.randperm(len(found[0]), generator=torch.Generator().manual_seed(0))
         kept, held_out = order[len(order) // 10 :], order[: len(order) // 10]
@@ -151,26 +147,12 @@ def images(options: Options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return found
 
 
-def experiences(x: Tensor, y: Tensor, classes: Tensor, *, joint: bool) -> list[Any]:
-    """Data sets of pairs of classes, or of all."""
-    found = []
-    for pair in [classes.flatten()] if joint else classes:
-        rows = torch.isin(y, pair).nonzero().flatten()
-        data = TensorDataset(x[rows], y[rows])
-        data.targets = y[rows].tolist()
-        found.append(as_classification_dataset(data))
-    return found
-
-
 def run(way: Way, data: tuple[Tensor, ...], latent: Any, seed: int) -> dict[str, Any]:
     """Train one way on one order of the classes."""
     x, y, test_x, test_y = data
-    classes = torch.randperm(10, generator=torch.Generator().manual_seed(seed)).view(5, 2)
+    classes = pairs_of_classes(seed)
     torch.manual_seed(seed)
-    inputs = x[0].numel()
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(inputs, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10)
-    )
+    model = mlp(x[0].numel())
     memory = None if way.make is None else way.make(latent, seed)
     plugins: list[Any] = [TensorLoaderPlugin(seed=seed), LeanStepPlugin()]
     if memory is not None:
@@ -179,18 +161,14 @@ def run(way: Way, data: tuple[Tensor, ...], latent: Any, seed: int) -> dict[str,
         model=model, optimizer=torch.optim.Adam(model.parameters(), 1e-3), train_mb_size=128, eval_mb_size=500,
         train_epochs=3, evaluator=None, plugins=plugins,
     )  # fmt: skip
-    train = experiences(x, y, classes, joint=way.joint)
-    benchmark = benchmark_from_datasets(train=train, test=experiences(test_x[:1], test_y[:1], classes, joint=True))
+    train = data_sets(x, y, rows_of(y, classes.view(1, 10) if way.joint else classes))
     started = time.process_time()
-    for experience in benchmark.train_stream:
+    for experience in benchmark_from_datasets(train=train).train_stream:
         strategy.train(experience, num_workers=0)
     iterations = 3 * sum(-(-len(part) // 128) for part in train)
     spent = time.process_time() - started
-    model.eval()
-    with torch.no_grad():
-        right = torch.cat([model(part).argmax(1) for part in test_x.split(1000)]) == test_y
     return {
-        "accuracy": 100 * right.float().mean().item(),
+        "accuracy": percent_right(model, test_x, test_y),
         "nbytes": 0 if memory is None else memory.nbytes,
         "nbytes_fixed": 0 if latent is None else latent.nbytes_fixed,
         "ms": 1000 * spent / iterations,
@@ -215,14 +193,12 @@ def reduced(data: tuple[Tensor, ...], code: int = 64) -> tuple[Tensor, ...]:
 
 def main(options: Options) -> None:
     """Make the runs that are missing, then the table."""
-    torch.set_num_threads(1)
-    data = images(options)
-    folder = options.out / (options.stream + ("-validate" if options.validate else ""))
-    folder.mkdir(parents=True, exist_ok=True)
-    first = 100 if options.validate else 0
+    data = rows(options)
+    folder = options.runs(options.out / (options.stream + ("-validate" if options.validate else "")))
+    first, seeds = 100 if options.validate else 0, options.least(options.seeds, 1)
     found: dict[str, list[dict[str, Any]]] = {}
     code = 128 if options.stream == "cifar10" else codec_of(options, 0).code_size  # type: ignore[union-attr]
-    for seed in range(first, first + options.seeds):
+    for seed in range(first, first + seeds):
         latent = codec_of(options, seed)
         encoded: tuple[Tensor, ...] | None = None
         for way in ways(options.stream, code):
@@ -234,12 +210,10 @@ def main(options: Options) -> None:
                     else:
                         encoded = (latent.to_latent(data[0]), data[1], latent.to_latent(data[2]), data[3])
                 used = encoded if way.space == "codes" and encoded is not None else data
-                result = run(way, used, latent, seed)
-                path.write_text(json.dumps(result))
-                print(way.name, seed, {k: round(v, 1) for k, v in result.items()}, flush=True)
+                once(path, partial(run, way, used, latent, seed))
             if path.exists():
                 found.setdefault(way.name, []).append(json.loads(path.read_text()))
-    rows = [
+    lines = [
         [
             name,
             f"{np.mean([r['nbytes'] for r in runs]):,.0f}",
@@ -249,12 +223,14 @@ def main(options: Options) -> None:
         ]
         for name, runs in found.items()
     ]
-    text = table(["way", "bytes of the stream", "accuracy, %", "seeds", "ms an iteration"], rows)
-    print(text)
-    if not options.validate:
+    text = table(["way", "bytes of the stream", "accuracy, %", "seeds", "ms an iteration"], lines)
+    if options.validate:
+        print(text)
+    else:
         fixed = max(r["nbytes_fixed"] for runs in found.values() for r in runs)
-        record(f"Latent replay: {TITLES[options.stream]}", REMARKS[options.stream].format(fixed=fixed) + "\n\n" + text,
-               f"python bench/latent_replay.py --stream {options.stream} --data DIR")  # fmt: skip
+        text = f"{REMARKS[options.stream].format(fixed=fixed)}\n\n{text}"
+        command = f"python bench/latent_replay.py --stream {options.stream} --data DIR"
+        options.write(f"Latent replay: {TITLES[options.stream]}", text, command)
 
 
 TITLES = {"mnist": "Split MNIST", "fashion": "Split Fashion-MNIST", "cifar10": "Split CIFAR-10 in features"}
@@ -278,4 +254,4 @@ REMARKS = {
 }
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

@@ -15,19 +15,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-import tyro
+from _common import DataOptions, launch, pairs_of_classes, rows_of
 from torch import Tensor, nn
-from torchvision.datasets import MNIST
 
 
-@dataclass(frozen=True)
-class Options:
-    """Where the data are, and how many orders of the classes."""
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
+    """How many orders of the classes."""
 
-    data: Path
     seeds: int = 3
 
 
@@ -43,14 +40,14 @@ def distillation(out: Tensor, teacher: Tensor, old: list[int], earlier: bool) ->
 def run(data: tuple[Tensor, Tensor, Tensor, Tensor], earlier: bool, seed: int) -> float:
     """Mean accuracy over the five pairs of classes at the end, %."""
     x, y, test_x, test_y = data
-    pairs = torch.randperm(10, generator=torch.Generator().manual_seed(seed)).view(5, 2)
+    pairs = pairs_of_classes(seed)
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
     teacher: nn.Module | None = None
     old: list[int] = []
     for pair in pairs:
-        rows = torch.isin(y, pair).nonzero().flatten()
+        (rows,) = rows_of(y, pair[None])
         for _ in range(10):
             for batch in rows[torch.randperm(len(rows))].split(128):
                 out = model(x[batch])
@@ -70,16 +67,12 @@ def run(data: tuple[Tensor, Tensor, Tensor, Tensor], earlier: bool, seed: int) -
 
 def main(options: Options) -> None:
     """Print an accuracy for each loss and seed."""
-    torch.set_num_threads(1)
-    parts = []
-    for train in (True, False):
-        held = MNIST(str(options.data), train=train)
-        parts += [((held.data.float() / 255 - 0.1307) / 0.3081).flatten(1), held.targets]
-    data = (parts[0], parts[1], parts[2], parts[3])
-    for seed in range(options.seeds):
+    x, y, test_x, test_y = options.images()
+    data = (((x - 0.1307) / 0.3081).flatten(1), y, ((test_x - 0.1307) / 0.3081).flatten(1), test_y)
+    for seed in range(options.least(options.seeds, 1)):
         for earlier in (False, True):
             print(f"{'earlier' if earlier else '0.6'}, seed {seed}: {run(data, earlier, seed):.1f} %", flush=True)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

@@ -8,18 +8,19 @@ rows from it. Wall time, since the processor waits for the disk.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import mmap
 import os
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
 import torch
-from _record import record, table
+from _common import Options, launch
+from _record import table
 
 from avalanche_memplugins import RandomMemory
 from avalanche_memplugins.memories import row_store
@@ -69,23 +70,30 @@ def train(memory: RandomMemory, x: torch.Tensor, y: torch.Tensor, *, read_ahead:
         return (time.perf_counter() - start) / STEPS * 1e3
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", default=tempfile.gettempdir(), help="folder on a disk: 1.3 GB")
-    parser.add_argument("--rows", type=int, default=400_000)
-    parser.add_argument("--repetitions", type=int, default=7)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Options):
+    """How much, and where."""
+
+    scratch: Path = Path(tempfile.gettempdir())
+    """Folder on a disk: 1.3 GB."""
+    rows: int = 400_000
+    repetitions: int = 7
+
+
+def main(options: Settings) -> None:
+    """Measure and record."""
+    if options.quick:
+        options = replace(options, rows=4_000, repetitions=1)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         place = Path(folder) / "rows"
-        memory = RandomMemory(arguments.rows, write_policy="ring", storage=place, validate="first")
+        memory = RandomMemory(options.rows, write_policy="ring", storage=place, validate="first")
         x, y = torch.rand(2_000, 1, 28, 28), torch.arange(2_000) % 10
-        for _ in range(arguments.rows // len(x)):
+        for _ in range(options.rows // len(x)):
             memory.write(x, y)
         found: dict[str, dict[str, list[float]]] = {arm: {"cold": [], "warm": []} for arm in ARMS}
         for state in ("cold", "warm"):
             memory.store["codes"].sum()
-            for _ in range(arguments.repetitions):
+            for _ in range(options.repetitions):
                 for arm, (ahead, thread) in ARMS.items():
                     if state == "cold":
                         push_out(memory, place)
@@ -96,14 +104,13 @@ def main() -> None:
         middles = [f"{statistics.median(at[state]):.2f}" for state in ("cold", "warm")]
         rows.append([arm, *middles, f"{statistics.median(pairs):.2f}"])
     text = (
-        f"Milliseconds of wall time a step, medians of {arguments.repetitions} interleaved runs of {STEPS} steps; "
-        f"{arguments.rows:,} rows of 28 x 28 float32 in files. Cold: pushed out of the page cache before each run. "
+        f"Milliseconds of wall time a step, medians of {options.repetitions} interleaved runs of {STEPS} steps; "
+        f"{options.rows:,} rows of 28 x 28 float32 in files. Cold: pushed out of the page cache before each run. "
         "Other programs ran on the machine meanwhile.\n\n"
         + table(["arm", "cold, ms a step", "warm, ms a step", "cold, over plain"], rows)
     )
-    print(text)
-    record("Memory in files", text, "OMP_NUM_THREADS=1 python bench/mapped.py --scratch FOLDER")
+    options.write("Memory in files", text, "OMP_NUM_THREADS=1 python bench/mapped.py --scratch FOLDER")
 
 
 if __name__ == "__main__":
-    main()
+    launch(main, Settings, __doc__)

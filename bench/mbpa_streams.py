@@ -1,6 +1,6 @@
 """MbPA where it is not at home: class-incremental streams, a rare class, and what it costs.
 
-    python bench/mbpa_streams.py --data DIR [--part split rare speed]
+    python bench/mbpa_streams.py --data DIR [--part split rare speed]        two minutes each
 
 Split MNIST and Split Fashion-MNIST: five experiences of two classes, one head, one epoch of 4,000 training images an
 experience; every row of the table holds the same rows in the same bytes. Rare class: nine classes of 1,000 images,
@@ -9,23 +9,23 @@ then the tenth arrives among them with few images, seen once; the question is ho
 
 from __future__ import annotations
 
-import argparse
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from _record import interval, record, table
+import tyro
+from _common import DataOptions, data_sets, launch, mlp
+from _record import interval, table
 from avalanche.benchmarks import benchmark_from_datasets
-from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
-from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch import Tensor
 from torchvision.datasets import MNIST, FashionMNIST
 
 from avalanche_memplugins import MemoryReplayPlugin
@@ -48,22 +48,6 @@ class Watch(SupervisedPlugin):
         self.seen.append(strategy.mb_output.argmax(1))
 
 
-def network(seed: int) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10)
-    )
-
-
-def experiences(x: Tensor, y: Tensor, parts: Sequence[Tensor]) -> list[object]:
-    found = []
-    for rows in parts:
-        data = TensorDataset(x[rows], y[rows])
-        data.targets = y[rows].tolist()
-        found.append(as_classification_dataset(data))
-    return found
-
-
 def answers(
     stream: Sequence[tuple[Tensor, Tensor]], x: Tensor, capacity: int, seed: int, lr: float
 ) -> tuple[dict[str, Tensor], int]:
@@ -77,13 +61,14 @@ def answers(
         memory = EpisodicMemory(capacity, codec="uint8", write_policy="class_balanced", seed=seed)
         adaptation = LocalAdaptationPlugin(memory, lr=lr, writes=not replay)
         plugins = [*([MemoryReplayPlugin(memory, seed=seed)] if replay else []), adaptation]
-        net = network(seed)
+        torch.manual_seed(seed)
+        net = mlp()
         strategy = Naive(
             model=net, optimizer=torch.optim.SGD(net.parameters(), 0.1), train_mb_size=32, eval_mb_size=500,
             evaluator=None, plugins=plugins,
         )  # fmt: skip
         benchmark = benchmark_from_datasets(
-            train=experiences(*data, parts), test=experiences(x, torch.zeros(len(x)).long(), [torch.arange(len(x))])
+            train=data_sets(*data, parts), test=data_sets(x, torch.zeros(len(x)).long(), [torch.arange(len(x))])
         )
         for experience in benchmark.train_stream:
             strategy.train(experience, num_workers=0)
@@ -103,24 +88,28 @@ def answers(
     return predictions, nbytes
 
 
-def load(kind: type[MNIST], data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    train, test = kind(str(data), train=True), kind(str(data), train=False)
-    return (
-        train.data[:, None] / 255.0, train.targets, test.data[:, None] / 255.0, test.targets,
-    )  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
+    """What to measure."""
+
+    part: tuple[Literal["split", "rare", "speed"], ...] = ("split", "rare", "speed")
+    seeds: int = 3
+    one: tyro.conf.Suppress[tuple[int, int, int] | None] = None
+    """Layers, neighbours and budget of a process that measures one line of the costs."""
 
 
-def split(data: Path, seeds: Sequence[int]) -> None:
+def split(options: Options) -> None:
+    """Five experiences of two classes."""
     rows: list[list[object]] = []
+    seeds = range(options.least(options.seeds, 1))
     for kind in (MNIST, FashionMNIST):
-        x, y, test_x, test_y = load(kind, data)
+        x, y, test_x, test_y = options.images(kind)
         for capacity in (200, 1000):
             scores: dict[str, list[float]] = {way: [] for way in WAYS}
             for seed in seeds:
                 g = torch.Generator().manual_seed(seed)
-                classes = torch.randperm(10, generator=g).view(5, 2)
                 stream = []
-                for pair in classes:
+                for pair in torch.randperm(10, generator=g).view(5, 2):
                     mine = torch.isin(y[:50_000], pair).nonzero().flatten()
                     mine = mine[torch.randperm(len(mine), generator=g)[:4_000]]
                     stream.append((x[mine], y[mine]))
@@ -132,7 +121,7 @@ def split(data: Path, seeds: Sequence[int]) -> None:
                 [f"{kind.__name__}, {capacity} rows, {nbytes / 1000:.0f} kB", *(interval(scores[w]) for w in WAYS)]
             )
             print(rows[-1], flush=True)
-    record(
+    options.write(
         "MbPA on class-incremental streams",
         f"Five experiences of two classes in an order drawn anew for each of {len(seeds)} seeds, 4,000 training "
         "images each, one epoch, MLP 784-400-400-10, SGD 0.1; 4,000 test images; mean ± 95 % interval. One "
@@ -142,19 +131,21 @@ def split(data: Path, seeds: Sequence[int]) -> None:
     )
 
 
-def rare(data: Path, seeds: Sequence[int]) -> None:
-    x, y, test_x, test_y = load(MNIST, data)
+def rare(options: Options) -> None:
+    """Nine classes, then few images of a tenth among more of them."""
+    x, y, test_x, test_y = options.images()
+    seeds, common_rows = range(options.least(options.seeds, 1)), options.least(9_000, 600)
     rows: list[list[object]] = []
     for few in (5, 20, 100):
         scores: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
         for seed in seeds:
             g = torch.Generator().manual_seed(seed)
             new = int(torch.randint(10, (1,), generator=g))
-            order = torch.randperm(50_000, generator=g)
+            order = torch.randperm(min(50_000, len(y)), generator=g)
             common = order[y[order] != new]
-            late = torch.cat([common[9_000:10_000], order[y[order] == new][:few]])
+            late = torch.cat([common[common_rows : common_rows + 1_000], order[y[order] == new][:few]])
             late = late[torch.randperm(len(late), generator=g)]
-            stream = [(x[common[:9_000]], y[common[:9_000]]), (x[late], y[late])]
+            stream = [(x[common[:common_rows]], y[common[:common_rows]]), (x[late], y[late])]
             mine = torch.randperm(len(test_y), generator=g)[:4_000]
             found, _ = answers(stream, test_x[mine], 1_000, seed, lr=0.3)
             is_new = test_y[mine] == new
@@ -164,7 +155,7 @@ def rare(data: Path, seeds: Sequence[int]) -> None:
         for i, what in enumerate(("the new class", "the nine others")):
             rows.append([f"{few} images: {what}", *(interval([s[i] for s in scores[w]]) for w in WAYS)])
             print(rows[-1], flush=True)
-    record(
+    options.write(
         "MbPA and a rare new class",
         "MNIST: 9,000 images of nine classes, then 1,000 more of them with few of a tenth, one epoch each; memory of "
         f"1,000 rows, class-balanced; {len(seeds)} seeds with a new class drawn for each, mean ± 95 % interval over "
@@ -173,14 +164,14 @@ def rare(data: Path, seeds: Sequence[int]) -> None:
     )
 
 
-def speed(data: Path) -> None:
+def speed(options: Options) -> None:
     """Each budget in a process of its own, since the peak of a process never falls."""
     rows: list[list[object]] = []
-    for adapt, k in ((1, 10), (1, 20), (2, 10), (3, 10)):
-        rows.append([f"last {adapt} linear layer(s), K {k}", *_measured(data, adapt, k, 64)])
-    for budget in (8, 256):
-        rows.append([f"last 1 linear layer(s), K 20, budget {budget} MiB", *_measured(data, 1, 20, budget)])
-    record(
+    for adapt, k in ((1, 10), (1, 20), (2, 10), (3, 10))[: options.least(4, 1)]:
+        rows.append([f"last {adapt} linear layer(s), K {k}", *_measured(options, adapt, k, 64)])
+    for budget in (8, 256)[: options.least(2, 0)]:
+        rows.append([f"last 1 linear layer(s), K 20, budget {budget} MiB", *_measured(options, 1, 20, budget)])
+    options.write(
         "MbPA's cost a query",
         "2,000 queries through Avalanche's `eval` with 20,000 memory rows of 784 pixels on one core, MLP "
         "784-400-400-10, 10 steps, budget 64 MiB if not said otherwise. The table of keys and the features of the "
@@ -192,9 +183,9 @@ def speed(data: Path) -> None:
     )
 
 
-def _measured(data: Path, adapt: int, k: int, budget: int) -> list[str]:
+def _measured(options: Options, adapt: int, k: int, budget: int) -> list[str]:
     out = subprocess.run(
-        [sys.executable, __file__, "--data", str(data), "--one", f"{adapt},{k},{budget}"],
+        [sys.executable, __file__, "--data", str(options.data), "--one", *map(str, (adapt, k, budget))],
         capture_output=True,
         text=True,
         check=True,
@@ -203,22 +194,24 @@ def _measured(data: Path, adapt: int, k: int, budget: int) -> list[str]:
     return out.stdout.strip().splitlines()[-1].split(",")
 
 
-def one(data: Path, adapt: int, k: int, budget: int) -> None:
+def one(options: Options, adapt: int, k: int, budget: int) -> None:
+    """Seconds of 1,000 queries, seconds once an evaluation, and the peak, of one setting."""
     g = torch.Generator().manual_seed(0)
     memory = EpisodicMemory(20_000, write_policy="ring", seed=0)
-    x, y, test_x, _ = load(MNIST, data)
+    x, y, test_x, _ = options.images()
     orders = [torch.randperm(784, generator=g) for _ in range(20)]
     for i, order in enumerate(orders):
         rows = slice(1_000 * i, 1_000 * (i + 1))
         memory.write(x[rows].flatten(1)[:, order].view(-1, 1, 28, 28), y[rows])
-    net = network(0)
+    torch.manual_seed(0)
+    net = mlp()
     plugin = LocalAdaptationPlugin(memory, neighbours=k, adapt=adapt, lr=0.1, max_bytes=budget << 20)
     strategy = Naive(
         model=net, optimizer=torch.optim.SGD(net.parameters(), 0.1), eval_mb_size=500, evaluator=None, plugins=[plugin]
     )
     x = torch.cat([test_x[100 * i : 100 * (i + 1)].flatten(1)[:, order] for i, order in enumerate(orders)])
     x, y = x.view(-1, 1, 28, 28)[torch.randperm(len(x), generator=g)], torch.zeros(len(x)).long()
-    stream = benchmark_from_datasets(test=experiences(x, y, [torch.arange(500), torch.arange(2_000)])).test_stream
+    stream = benchmark_from_datasets(test=data_sets(x, y, [torch.arange(500), torch.arange(2_000)])).test_stream
 
     seconds = []
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held now
@@ -240,25 +233,14 @@ def _status(name: str) -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("MEMPLUGINS_DATA"), help="holds MNIST/raw")
-    parser.add_argument("--part", nargs="+", default=["split", "rare", "speed"], choices=["split", "rare", "speed"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    if args.data is None:
-        parser.error("--data: wants the folder that holds MNIST/raw")
-    if args.one:
-        one(args.data, *map(int, args.one.split(",")))
+def main(options: Options) -> None:
+    """Measure and record."""
+    if options.one:
+        one(options, *options.one)
         return
-    for part in args.part:
-        if part == "speed":
-            speed(args.data)
-        else:
-            {"split": split, "rare": rare}[part](args.data, args.seeds)
+    for part in options.part:
+        {"split": split, "rare": rare, "speed": speed}[part](options)
 
 
 if __name__ == "__main__":
-    main()
+    launch(main, Options, __doc__)

@@ -1,18 +1,19 @@
 """What the policies of a memory of rows cost: microseconds a batch of 32, and bytes a slot, against 1k to 1M rows.
 
-OMP_NUM_THREADS=1 python bench/policies.py
+OMP_NUM_THREADS=1 python bench/policies.py        ten minutes
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from _record import record, table
+from _common import Options, launch
+from _record import table
 
 from avalanche_memplugins import RandomMemory
 from avalanche_memplugins.codecs import Bits
@@ -83,15 +84,19 @@ def bytes_a_slot(policy: str, read: str, capacity: int = 20_000) -> tuple[float,
     return (memory.write_policy.nbytes + memory.read_policy.nbytes) / capacity, (traced + tensors) / capacity
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument("--quick", action="store_true", help="small and once: does everything still run?")
-    parser.add_argument("--section", default="Cost of policies", help="heading in RESULTS.md")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    sizes = [1_000, 10_000] if arguments.quick else [1_000, 10_000, 100_000, 1_000_000]
-    found = {size: times(size, 1 if arguments.quick else arguments.repetitions) for size in sizes}
+@dataclass(frozen=True, kw_only=True)
+class Settings(Options):
+    """How often, and where to."""
+
+    repetitions: int = 9
+    section: str = "Cost of policies"
+    """Heading in bench/RESULTS.md."""
+
+
+def main(options: Settings) -> None:
+    """Measure and record."""
+    sizes = [1_000, 10_000] if options.quick else [1_000, 10_000, 100_000, 1_000_000]
+    found = {size: times(size, options.least(options.repetitions, 1)) for size in sizes}
     rows: list[list[object]] = []
     for pair in PAIRS:
         counted, taken = bytes_a_slot(*pair)
@@ -106,10 +111,8 @@ def main() -> None:
         "policies' bytes a slot, as `nbytes` counts them and as tracemalloc and the tensors show them.\n\n"
         + table(header, rows)
     )
-    print(text)
-    if not arguments.quick:
-        record(arguments.section, text, "OMP_NUM_THREADS=1 python bench/policies.py")
+    options.write(options.section, text, "OMP_NUM_THREADS=1 python bench/policies.py")
 
 
 if __name__ == "__main__":
-    main()
+    launch(main, Settings, __doc__)

@@ -1,7 +1,6 @@
 """Probabilistic memory retrieval (Gananath, 2022): as published, at its best, and as latent replay.
 
-    python bench/probabilistic_retrieval.py --data DIR     everything that has not run yet, then the report
-    python bench/probabilistic_retrieval.py --report       the report of what there is
+    OMP_NUM_THREADS=1 python bench/probabilistic_retrieval.py --data DIR
 
 Everything that is trained is kept in results/retrieval/ and not done again. On a core: VAEs 12 minutes, the published
 setting 2, MNIST with 32 numbers a code 8, the streams 7.
@@ -9,13 +8,14 @@ setting 2, MNIST with 32 numbers a code 8, the streams 7.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from _common import DataOptions, launch
 from _retrieval_bank import Bank, check_step
 from _retrieval_codes import choose, neighbours, pixels, wide
 from _retrieval_data import ARMS, RESULTS, SEEDS, VAE_SEEDS, keep_json, kept, load_vae, mnist, percent, posterior, vaes
@@ -35,13 +35,13 @@ def latents(code: Tensor, arm: str, generator: torch.Generator) -> Tensor:
     return sample_latents(mu, log_variance, n, alpha_std=spread, generator=generator).flatten(1)
 
 
-def published(data: Path, seeds: Sequence[int]) -> None:
+def published(options: DataOptions, seeds: Sequence[int]) -> None:
     """SGD 1e-3 on single rows, 3 epochs of 60,000: every arm, 3 VAEs, 5 seeds each, in one bank of networks."""
     if kept("published"):
         return
     check_step()
-    x, y = mnist(data, train=True)
-    test_x, test_y = mnist(data, train=False)
+    x, y = mnist(options, train=True)
+    test_x, test_y = mnist(options, train=False)
     nets = [(30, v, s, arm) for v in VAE_SEEDS for s in SEEDS for arm in ARMS]
     nets += [(5, v, s, arm) for v in VAE_SEEDS for s in SEEDS[:2] for arm in (next(iter(ARMS)), "mean only")]
     codes = {key: posterior(load_vae("mnist", 2, key[1], key[0]), x) for key in {net[:2] for net in nets}}
@@ -80,27 +80,29 @@ def published(data: Path, seeds: Sequence[int]) -> None:
     keep_json("published", {"runs": runs, "1-NN": neighbours, "seconds": time.process_time() - began})
 
 
-def main() -> None:
+STEPS: dict[str, Callable[[DataOptions, Sequence[int]], None]] = {
+    "vaes": vaes, "published": published, "choose": choose, "wide": wide, "neighbours": neighbours,
+    "pixels": pixels, "stream": stream,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
+    """What to run."""
+
+    part: tuple[Literal["vaes", "published", "choose", "wide", "neighbours", "pixels", "stream"], ...] = tuple(STEPS)  # type: ignore[assignment]
+    seeds: int = len(SEEDS)
+    """Of the parts after `choose`."""
+
+
+def main(options: Options) -> None:
     """Run what has not run yet, then report."""
-    steps = {
-        "vaes": vaes, "published": published, "choose": choose, "wide": wide, "neighbours": neighbours,
-        "pixels": pixels, "stream": stream,
-    }  # fmt: skip
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("MEMPLUGINS_DATA"), help="holds MNIST/raw")
-    parser.add_argument("--part", nargs="+", default=list(steps), choices=list(steps))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of the parts after 'choose'")
-    parser.add_argument("--report", action="store_true", help="only write the report")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    if not args.report:
-        if args.data is None:
-            parser.error("--data: wants the folder that holds MNIST/raw")
-        for part in args.part:
-            steps[part](Path(args.data), args.seeds)
-    report()
+    if options.quick:
+        os.chdir(options.runs(RESULTS))
+    for part in options.part:
+        STEPS[part](options, SEEDS[: options.least(options.seeds, 1)])
+    report(options)
 
 
 if __name__ == "__main__":
-    main()
+    launch(main, Options, __doc__)

@@ -1,19 +1,19 @@
 """Forty small runs on a Ray cluster of two nodes, one of which is killed while they go on.
 
-    pip install -e '.[ray]' && python bench/ray_runs.py
+    pip install -e '.[ray]' && python bench/ray_runs.py        two minutes
 
 Counts the results, and compares each with the same run done in this process.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from _record import record, table
+from _common import Options, launch
+from _record import table
 
 from avalanche_memplugins.lab import InProcess, ResultStore, RunResult, RunSpec, run_all
 from avalanche_memplugins.lab.ray_executor import RayExecutor
@@ -21,14 +21,11 @@ from avalanche_memplugins.lab.ray_executor import RayExecutor
 SEEDS, STRATEGIES, KILL_AFTER = 20, ("naive", "rma"), 10
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Do the runs, count, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--no-record", action="store_true", help="leave bench/RESULTS.md as it is")
-    arguments = parser.parse_args()
     specs = [
         RunSpec(benchmark="split-digits", strategy=strategy, seed=seed, n_experiences=5, epochs=1, hidden=64)
-        for seed in range(SEEDS)
+        for seed in range(options.least(SEEDS, 7))
         for strategy in STRATEGIES
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -47,10 +44,9 @@ def main() -> None:
         ["runs equal bit for bit to the same in one process", same],
         ["seconds on the cluster, its start included", f"{counted['seconds']:.0f}"],
     ]
-    print(table(["", "count"], rows))
-    if not arguments.no_record:
-        text = f"Two nodes of one CPU each on one machine; one is killed after {KILL_AFTER} results.\n\n"
-        record("Runs on a Ray cluster that loses a node", text + table(["", "count"], rows), "python bench/ray_runs.py")
+    text = f"Two nodes of one CPU each on one machine; one is killed after {KILL_AFTER} results.\n\n"
+    text += table(["", "count"], rows)
+    options.write("Runs on a Ray cluster that loses a node", text, "python bench/ray_runs.py")
 
 
 def on_a_cluster(specs: list[RunSpec], store: ResultStore) -> dict[str, float]:
@@ -92,4 +88,4 @@ def numbers(result: RunResult | None) -> RunResult | None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main, Options, __doc__)

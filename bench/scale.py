@@ -6,14 +6,12 @@ folder of its own, without dependencies that would move torch:
 
     pip install --no-deps --target /tmp/torchrl torchrl==0.14.1 tensordict==0.14.3 \\
         cloudpickle orjson pyvers importlib_metadata zipp
-    OMP_NUM_THREADS=1 python bench/scale.py --torchrl /tmp/torchrl
+    OMP_NUM_THREADS=1 python bench/scale.py --data DIR --torchrl /tmp/torchrl
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import os
 import resource
 import shutil
 import statistics
@@ -22,12 +20,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import torch
-from _record import PLOTS, record, table
+from _common import DataOptions, launch
+from _record import table
 from avalanche.benchmarks import SplitMNIST
 from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.training import Naive
@@ -218,7 +218,7 @@ def experience_table(found: dict[str, dict[int, list[float]]], marks: list[int])
     return table(["arm", *(f"ms at {mark:,}" for mark in marks), "300 over 60", "1,000 over 60"], rows)
 
 
-def plot(found: dict[str, dict[int, Any]], streams: dict[str, dict[int, list[float]]]) -> str:
+def plot(found: dict[str, dict[int, Any]], streams: dict[str, dict[int, list[float]]], folder: Path) -> str:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
     for place, (axis, title) in enumerate(zip(axes, ("append 32 rows", "sample 32 rows"), strict=False)):
         for name, at in found.items():
@@ -231,45 +231,44 @@ def plot(found: dict[str, dict[int, Any]], streams: dict[str, dict[int, list[flo
         axes[2].plot(marks, [statistics.median(at[mark]) for mark in marks], marker="o", label=arm)
     axes[2].set(xscale="log", yscale="log", xlabel="experiences of 10 samples so far", ylabel="ms", title="online")
     axes[2].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)
-    PLOTS.mkdir(exist_ok=True)
-    figure.savefig(PLOTS / "scale.png", dpi=120)
+    figure.savefig(folder / "scale.png", dpi=120)
     plt.close(figure)
     return "![cost against capacity and number of experiences](plots/scale.png)"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get("MEMPLUGINS_DATA"), help="folder with the data sets")
-    parser.add_argument("--torchrl", help="folder with torchrl and tensordict")
-    parser.add_argument("--scratch", default=tempfile.gettempdir(), help="folder for memory-mapped files: 4 GB")
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="small and once: does everything still run?")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("--data: where the data sets are (or MEMPLUGINS_DATA)")
-    torch.set_num_threads(1)
-    warnings.showwarning = lambda *args, **kwargs: None
-    systems = [name for name in SYSTEMS if arguments.torchrl or not name.startswith("TorchRL")]
-    if arguments.torchrl:
-        sys.path.append(arguments.torchrl)
-    sizes = [1_000, 10_000] if arguments.quick else [1_000, 10_000, 100_000, 1_000_000]
-    marks = [2, 10, 60, 300] if arguments.quick else [2, 10, 60, 300, 1_000]
+@dataclass(frozen=True, kw_only=True)
+class Settings(DataOptions):
+    """Where, and how often."""
 
-    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
-        found = capacities(sizes, systems, arguments.repetitions, folder)
-        streams = experiences(arguments.data, 1 if arguments.quick else 5, marks, folder)
+    torchrl: Path | None = None
+    """Folder with torchrl and tensordict."""
+    scratch: Path = Path(tempfile.gettempdir())
+    """Folder for memory-mapped files: 4 GB."""
+    repetitions: int = 7
+
+
+def main(options: Settings) -> None:
+    """Measure and record."""
+    warnings.showwarning = lambda *args, **kwargs: None
+    systems = [name for name in SYSTEMS if options.torchrl or not name.startswith("TorchRL")]
+    if options.torchrl:
+        sys.path.append(str(options.torchrl))
+    sizes = [1_000, 10_000] if options.quick else [1_000, 10_000, 100_000, 1_000_000]
+    marks = [2, 10, 60, 300] if options.quick else [2, 10, 60, 300, 1_000]
+
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        found = capacities(sizes, systems, options.repetitions, folder)
+        streams = experiences(str(options.data), options.least(5, 1), marks, folder)
     parts = [
-        f"CPU time of one thread, medians of {arguments.repetitions} blocks of {CALLS} calls; images of 28 x 28, "
+        f"CPU time of one thread, medians of {options.repetitions} blocks of {CALLS} calls; images of 28 x 28, "
         "every memory full. Bytes count all that a memory keeps of the stream, labels and task labels included.",
-        plot(found, streams),
+        plot(found, streams, options.plots),
         capacity_table(found),
         "### Online: milliseconds an experience of 10 samples takes, linear model, 10,000 rows held",
         experience_table(streams, marks),
     ]
-    print("\n\n".join(parts))
-    if not arguments.quick:
-        record("Scale", "\n\n".join(parts), "OMP_NUM_THREADS=1 python bench/scale.py --torchrl FOLDER")
+    options.write("Scale", "\n\n".join(parts), "OMP_NUM_THREADS=1 python bench/scale.py --torchrl FOLDER")
 
 
 if __name__ == "__main__":
-    main()
+    launch(main, Settings, __doc__)

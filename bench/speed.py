@@ -7,29 +7,28 @@ what is reported is the median, over repetitions, of the ratio between two arms 
 ``--accuracy`` measures whole streams instead, and what was learned beside the time it took: a fast row that learns less
 does not count.
 
-    OMP_NUM_THREADS=1 python bench/speed.py
-    OMP_NUM_THREADS=1 python bench/speed.py --accuracy
-    OMP_NUM_THREADS=1 python bench/speed.py --quick
+    OMP_NUM_THREADS=1 python bench/speed.py --data DIR        twelve minutes
+    OMP_NUM_THREADS=1 python bench/speed.py --data DIR --accuracy
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import io
-import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
-from _record import PLOTS, record, table
+from _common import DataOptions, launch
+from _record import table
 from avalanche.benchmarks import PermutedMNIST, SplitCIFAR10, SplitFMNIST, SplitMNIST, benchmark_from_datasets
 from avalanche.benchmarks.classic.cmnist import PixelsPermutation
 from avalanche.benchmarks.scenarios.online import split_online_stream
@@ -382,10 +381,11 @@ def accuracy_table(found: dict[str, list[tuple[float, float]]]) -> str:
 Ratio = tuple[float, float, float]
 
 
-def plot(ratios: dict[str, dict[str, Ratio]]) -> str:
+def plot(ratios: dict[str, dict[str, Ratio]], folder: Path) -> str:
     """Draw time over the floor, one panel a setting.
 
     :param ratios: by setting and arm: median, lower and upper quartile.
+    :param folder: for the picture.
     """
     arms = [arm for arm in SHORT if arm != FLOOR][::-1]
     figure, axes = plt.subplots(1, len(ratios), figsize=(14, 2.8), sharey=True, layout="constrained")
@@ -400,40 +400,40 @@ def plot(ratios: dict[str, dict[str, Ratio]]) -> str:
         axis.set_title(title.replace(", ", "\n"), fontsize=8)
         axis.tick_params(labelsize=8)
     figure.supxlabel("CPU time over a hand-written loop (dotted: 1); medians with quartiles", fontsize=9)
-    PLOTS.mkdir(exist_ok=True)
-    figure.savefig(PLOTS / "speed.png", dpi=110)
+    figure.savefig(folder / "speed.png", dpi=110)
     plt.close(figure)
     return "![time over a hand-written loop](plots/speed.png)"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get("MEMPLUGINS_DATA"), help="folder with the data sets")
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--seeds", type=int, default=5, help="for --accuracy")
-    parser.add_argument("--accuracy", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="one repetition, short: does everything still run?")
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("--data: where the data sets are (or MEMPLUGINS_DATA)")
-    torch.set_num_threads(1)
+@dataclass(frozen=True, kw_only=True)
+class Settings(DataOptions):
+    """How often."""
+
+    repetitions: int = 7
+    seeds: int = 5
+    """For --accuracy."""
+    accuracy: bool = False
+    """Measure whole streams, and what was learned beside the time it took."""
+
+
+def main(options: Settings) -> None:
+    """Measure and record."""
     # Avalanche announces its own deprecated calls at every experience; printing that is nobody's cost here.
     warnings.showwarning = lambda *args, **kwargs: None
     begin = time.process_time()
-    repetitions, seeds = (1, 1) if arguments.quick else (arguments.repetitions, arguments.seeds)
-
-    if arguments.accuracy:
-        record_accuracy(arguments.data, seeds, arguments.quick)
+    repetitions, root = options.least(options.repetitions, 1), str(options.data)
+    if options.accuracy:
+        record_accuracy(options)
         return
     results: dict[Setting, dict[str, list[float]]] = {}
     for setting in SETTINGS:
-        results[setting] = measure(setting, arguments.data, repetitions)
+        results[setting] = measure(setting, root, repetitions)
         print(f"{setting}\n{offline_table(results[setting])}", flush=True)
         print(f"{time.process_time() - begin:.0f} s of CPU so far\n", flush=True)
-    streams = online(arguments.data, 1 if arguments.quick else 5, 300 if arguments.quick else 1000)
+    streams = online(root, options.least(5, 1), options.least(1000, 300))
     print(streams, flush=True)
 
-    if arguments.quick:
+    if options.quick:
         return
     parts = [
         f"Microseconds of CPU time (one thread) an iteration takes, {repetitions} interleaved repetitions, medians; "
@@ -441,16 +441,17 @@ def main() -> None:
         f"{BATCH} and as many rows replayed from {CAPACITY:,} held; an experience's set-up (data loader, transforms, "
         "materialising) counts, for the floor as well: it makes its tensors from the same raw images. "
         "RMA writes every batch here, as the floor does.",
-        plot({str(s): {arm: ratio(times, arm, FLOOR) for arm in SHORT} for s, times in results.items()}),
+        plot({str(s): {arm: ratio(times, arm, FLOOR) for arm in SHORT} for s, times in results.items()}, options.plots),
     ]
     for setting, times in results.items():
         parts.append(f"### {setting}\n\n{offline_table(times)}")
     parts.append(f"### Online, experiences of 10, SimpleMLP 256: milliseconds an experience takes\n\n{streams}")
     parts.append(f"The whole run took {(time.process_time() - begin) / 60:.0f} minutes of CPU time.")
-    record("Speed of rehearsal", "\n\n".join(parts), "OMP_NUM_THREADS=1 python bench/speed.py")
+    options.write("Speed of rehearsal", "\n\n".join(parts), "OMP_NUM_THREADS=1 python bench/speed.py")
 
 
-def record_accuracy(root: str, seeds: int, quick: bool) -> None:
+def record_accuracy(options: Settings) -> None:
+    seeds = options.least(options.seeds, 1)
     parts = [
         f"One epoch, SimpleMLP 256, {CAPACITY:,} samples held, {seeds} seeds, whole streams of 5 experiences. RMA "
         "writes a batch every so many iterations that its ring reaches back to the first experience; ER writes every "
@@ -458,11 +459,9 @@ def record_accuracy(root: str, seeds: int, quick: bool) -> None:
         "experience, read in shuffled passes as a data loader would."
     ]
     for name in ("SplitMNIST", "PermutedMNIST"):
-        parts.append(f"### {name}\n\n{accuracy_table(accuracies(name, root, seeds))}")
-    print("\n\n".join(parts))
-    if not quick:
-        record("Accuracy beside speed", "\n\n".join(parts), "OMP_NUM_THREADS=1 python bench/speed.py --accuracy")
+        parts.append(f"### {name}\n\n{accuracy_table(accuracies(name, str(options.data), seeds))}")
+    options.write("Accuracy beside speed", "\n\n".join(parts), "OMP_NUM_THREADS=1 python bench/speed.py --accuracy")
 
 
 if __name__ == "__main__":
-    main()
+    launch(main, Settings, __doc__)

@@ -1,6 +1,6 @@
 """The standard runs: six streams, every memory and the main baselines, three budgets, five seeds, one command.
 
-    MEMPLUGINS_DATA=DIR python bench/standard_runs.py
+    python bench/standard_runs.py --data DIR        hours on two cores
 
 ``DIR`` holds MNIST, Fashion-MNIST and the features that ``bench/cifar_features.py`` makes. All strategies of a stream
 see the same 1,600 training rows of each experience, drawn by the seed (8,000 in all), for one epoch in batches of 16,
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
-import tyro
+from _common import DataOptions, launch
 from PIL import Image
 from rich.console import Console
 
@@ -72,8 +72,8 @@ LEFT_OUT = {
 }
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """What to do."""
 
     out: Path = Path("results/standard")
@@ -220,8 +220,11 @@ def _percent(line: dict[str, float]) -> str:
 def main(options: Options) -> None:
     """Do the runs that are missing, then write the report."""
     console = Console(width=120)
-    wanted, missing = specs(options.seeds)
-    store = ResultStore(options.out / "runs")
+    wanted, missing = specs(options.least(options.seeds, 1))
+    if options.quick:
+        few = [spec for spec in wanted if spec.benchmark == "split-mnist"][:3]
+        wanted = [replace(spec, train_rows=20, test_rows=10) for spec in few]
+    store = ResultStore(options.runs(options.out) / "runs")
     if options.report:
         results = [result for spec in wanted if (result := store.get(spec)) is not None and result.ok]
     else:
@@ -229,8 +232,11 @@ def main(options: Options) -> None:
     for (stream, strategy, budget), reason in missing.items():
         at = f" at {budget // 1000} kB" if budget else ""
         console.print(f"left out: {strategy} on {stream}{at}: {reason}", soft_wrap=True)
+    if options.quick:
+        console.print(*(f"{result.spec.title}: {result.error or result.final_accuracy}" for result in results))
+        raise SystemExit(any(not result.ok for result in results))
     write_report(options, results, console)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
+from _common import DataOptions, launch
 from _images import natural, omniglot, varied
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -27,13 +27,12 @@ KINDS = {"vae": VAE, "dkm": DynamicKanervaMachine, "km": KanervaMachine}
 WARM_UP = 100
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """What to train, on what, for how long."""
 
-    kind: Literal["vae", "dkm", "km"]
-    out: Path
-    data: Path | None = None
+    kind: Literal["vae", "dkm", "km"] = "vae"
+    out: Path = Path("results/codecs/codec.safetensors")
     images: Literal["omniglot", "natural"] = "omniglot"
     steps: int = 2500
     lr: float = 2e-3
@@ -76,8 +75,6 @@ def training_images(options: Options, generator: torch.Generator) -> tuple[Tenso
         pool = natural(30_000, generator)
         order = torch.randperm(len(pool), generator=generator)
         return pool[order[2048:]], pool[order[:2048]]
-    if options.data is None:
-        raise ValueError("data: wants the folder with omniglot-py, got None")
     images, characters = omniglot(options.data, background=True)
     held_out = torch.randperm(964, generator=torch.Generator().manual_seed(0))[:96]
     validation = torch.isin(characters, held_out)
@@ -145,7 +142,8 @@ def validate(network: Any, x: Tensor, options: Options) -> float:
 
 def main(options: Options) -> None:
     """Train and write weights, options and the log."""
-    torch.set_num_threads(1)
+    if options.quick:
+        options = replace(options, steps=2)
     network = build(options)
     if options.init is not None:
         network.load_state_dict(pretrained.load(options.init).autoencoder.state_dict())
@@ -184,12 +182,14 @@ def main(options: Options) -> None:
         codes = torch.cat([network.encode(part) for part in train.split(512)])
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
     settings["init"] = None if options.init is None else options.init.stem
-    for private in ("data", "out"):
+    for private in ("data", "out", "quick", "record"):
         del settings[private]
+    if options.quick:
+        return
     options.out.parent.mkdir(parents=True, exist_ok=True)
     manifest = {"training": settings, "log": log}
     pretrained.save(options.out, network, code_mean=codes.mean(0), code_std=codes.std(0), manifest=manifest)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__)

@@ -10,6 +10,7 @@ from avalanche_memplugins.strategies.mbpa import MbPA
 from avalanche_memplugins.strategies.nearest_mean import NearestMean
 from avalanche_memplugins.strategies.probabilistic_retrieval import ProbabilisticRetrieval
 from avalanche_memplugins.strategies.random_memory_adaptation import RMA
+from avalanche_memplugins.strategies.ranpac import RanPAC
 from avalanche_memplugins.strategies.streaming_lda import StreamingLDA
 from avalanche_memplugins.strategies.streaming_qda import StreamingQDA
 
@@ -23,6 +24,7 @@ __all__ = [
     "MbPA",
     "NearestMean",
     "ProbabilisticRetrieval",
+    "RanPAC",
     "StreamingLDA",
     "StreamingQDA",
     "VAEReplay",

@@ -16,19 +16,15 @@ from torch.optim import Optimizer
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._words import OF_A_STRATEGY, POLICIES, names_ours, renamed
+from avalanche_memplugins.plugins.memory_replay import Fast, MemoryReplayPlugin
 
 T = TypeVar("T", bound=type)
 Device = str | torch.device
 Evaluator = EvaluationPlugin | Callable[[], EvaluationPlugin]
 
 
-class _Needed(TypedDict):
-    model: Module
-    optimizer: Optimizer
-
-
-class Template(_Needed, total=False):
-    """Arguments of Avalanche's ``SupervisedTemplate``, which every strategy takes."""
+class Shared(TypedDict, total=False):
+    """Arguments of Avalanche's ``SupervisedTemplate`` that every strategy takes, and may leave out."""
 
     criterion: Any
     train_mb_size: int
@@ -39,12 +35,20 @@ class Template(_Needed, total=False):
     evaluator: Evaluator | None
     eval_every: int
     peval_mode: str
+    fast: Fast
 
 
-def check_template(
+class _Needed(TypedDict):
+    model: Module
+    optimizer: Optimizer
+
+
+class Template(Shared, _Needed):
+    """All arguments of Avalanche's ``SupervisedTemplate``, for a strategy that trains the user's model."""
+
+
+def _check_template(
     *,
-    model: Module,
-    optimizer: Optimizer,
     criterion: Any = CrossEntropyLoss(),  # noqa: B008 - Avalanche's own default; it is never changed
     train_mb_size: int = 1,
     train_epochs: int = 1,
@@ -53,20 +57,21 @@ def check_template(
     plugins: Sequence[BasePlugin] | None = None,
     evaluator: Evaluator | None = default_evaluator,
     eval_every: int = -1,
+    fast: Fast = "auto",
 ) -> None:
     """Raise for arguments of ``SupervisedTemplate`` that it would take, or fail on later, without naming them.
 
     :raises TypeError: for an argument of a wrong kind.
     :raises ValueError: for one out of range.
     """
-    check.instance("model", model, Module, "a module")
-    check.instance("optimizer", optimizer, Optimizer, "an optimizer of torch.optim")
     check.function("criterion", criterion, "a loss function")
     check.positive_integer("train_mb_size", train_mb_size)
     check.positive_integer("train_epochs", train_epochs)
     if eval_mb_size is not None:
         check.positive_integer("eval_mb_size", eval_mb_size)
     check.integer("eval_every", eval_every, least=-1)
+    if fast is not False:
+        check.choice("fast", fast, ("auto",))
     try:
         torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -79,24 +84,35 @@ def check_template(
         check.function("evaluator", evaluator, "an EvaluationPlugin, a function that makes one, or None")
 
 
-_SHARED = inspect.signature(check_template).parameters
-_ABOUT = """
-    Further arguments are those of Avalanche's ``SupervisedTemplate``: ``model``, ``optimizer``, ``criterion``
-    (cross-entropy), ``train_mb_size``, ``train_epochs``, ``eval_mb_size`` (None: that for training), ``device``,
-    ``plugins`` beside the strategy's own, ``evaluator`` (None: no metrics), ``eval_every``, ``peval_mode``.
-"""
+_KINDS = {"model": (Module, "a module"), "optimizer": (Optimizer, "an optimizer of torch.optim")}
+_SHARED = {
+    **{
+        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
+        for name, (kind, _) in _KINDS.items()
+    },
+    **inspect.signature(_check_template).parameters,
+}
+_NOTES = {"criterion": " (cross-entropy)", "eval_mb_size": " (None: that for training)"}
+_NOTES |= {
+    "fast": " (of :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`)",
+    "plugins": " beside the strategy's own",
+    "evaluator": " (None: no metrics)",
+}
 
 
 def ready_made(cls: T) -> T:
     """Class decorator for a strategy whose ``__init__`` takes its own arguments and ``**template``.
 
-    The template's arguments are checked before anything else happens; ``template`` holds all of them, given or not.
-    Signature and documentation tell them, too. Arguments under others' names are refused with ours.
+    The template's arguments are checked before anything else happens; ``template`` holds all of them, given or not,
+    but for those that the class names in ``brings``, a set, because it makes them itself. Signature and documentation
+    tell the arguments, too. Arguments under others' names are refused with ours.
     """
     written = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     own = {name: p for name, p in written.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    needed = [p for p in _SHARED.values() if p.default is inspect.Parameter.empty]
-    optional = [p for name, p in _SHARED.items() if p not in needed and name not in own]
+    brings: frozenset[str] = getattr(cls, "brings", frozenset())
+    theirs = {name: p for name, p in _SHARED.items() if name not in brings}
+    needed = [p for p in theirs.values() if p.default is inspect.Parameter.empty]
+    optional = [p for name, p in theirs.items() if p not in needed and name not in own]
     signature = inspect.Signature(
         [
             *(p for p in written.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD),
@@ -105,24 +121,35 @@ def ready_made(cls: T) -> T:
         ]
     )
     filled = {p.name: p.default for p in optional}
-    known = {p.name: p.default for p in own.values() if p.name in _SHARED}
+    known = {p.name: p.default for p in own.values() if p.name in theirs}
     init = cls.__init__  # type: ignore[misc]
 
     @functools.wraps(init)
     def checked(self: Any, **arguments: Any) -> None:
         signature.bind(self, **arguments)  # what is missing is told
-        template = {**filled, **known, **arguments}
-        check_template(**{name: value for name, value in template.items() if name in _SHARED})
+        given = {**filled, **known, **arguments}
+        for name in brings & given.keys() - own.keys():
+            raise TypeError(f"{name}: {cls.__name__} makes its own, so none is expected")
+        for p in needed:
+            check.instance(p.name, given[p.name], *_KINDS[p.name])
+        _check_template(**{name: given[name] for name in theirs if name not in _KINDS})
         init(self, **{**filled, **arguments})
 
     checked.__signature__ = signature  # type: ignore[attr-defined]
     earlier = {old: new for old, new in POLICIES.items() if new in own}
     cls.__init__ = renamed(earlier)(checked)  # type: ignore[misc]
+    names = ", ".join(f"``{name}``{_NOTES.get(name, '')}" for name in (*theirs, "peval_mode"))
+    about = f"    Further arguments are those of Avalanche's ``SupervisedTemplate``: {names}.\n"
     first, _, rest = (cls.__doc__ or "").partition("\n\n    :param")
-    cls.__doc__ = f"{first}\n{_ABOUT}\n    :param{rest}" if rest else first + "\n" + _ABOUT
+    cls.__doc__ = f"{first}\n\n{about}\n    :param{rest}" if rest else f"{first}\n\n{about}"
     return names_ours(OF_A_STRATEGY)(cls)
 
 
-def beside(template: Template, *plugins: BasePlugin) -> Mapping[str, Any]:
-    """The template's arguments with a strategy's own plugins after those of the user."""
-    return {**template, "plugins": [*(template.get("plugins") or ()), *plugins]}
+def beside(template: Shared | Template, *plugins: BasePlugin) -> Mapping[str, Any]:
+    """The template's arguments with a strategy's own plugins after those of the user; ``fast`` goes to its replay."""
+    fast = template.get("fast", "auto")
+    for plugin in plugins:
+        if isinstance(plugin, MemoryReplayPlugin):
+            plugin.fast = fast
+    rest = {name: value for name, value in template.items() if name != "fast"}
+    return {**rest, "plugins": [*(template.get("plugins") or ()), *plugins]}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss
@@ -16,7 +13,10 @@ from torch.optim import SGD
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories import GaussianMemory
 from avalanche_memplugins.plugins import MemoryPredictionPlugin
-from avalanche_memplugins.strategies._ready import check_template
+from avalanche_memplugins.strategies._ready import Shared, beside
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Blank(nn.Module):
@@ -32,44 +32,28 @@ class Blank(nn.Module):
 
 
 class Untrained(SupervisedTemplate):  # type: ignore[misc]
-    """Shows the stream to its plugins, once, and trains nothing: a memory answers.
+    """Shows the stream to a :class:`GaussianMemory`, once, and trains nothing: the memory answers.
 
-    :param memory: with ``write`` and ``predict``.
     :param num_classes: outputs.
-    :param options: of ``memory.predict``.
+    :param model: makes the vectors that the memory holds of rows; None: rows as they are.
+    :param gaussians: further arguments of the memory.
+    :param template: of ``SupervisedTemplate``.
     """
 
+    brings: ClassVar[frozenset[str]] = frozenset({"model", "optimizer", "criterion", "train_epochs", "fast"})
+
     def __init__(
-        self,
-        *,
-        memory: Any,
-        num_classes: int,
-        options: dict[str, Any] | None = None,
-        train_mb_size: int,
-        eval_mb_size: int | None,
-        device: str | torch.device,
-        plugins: Sequence[SupervisedPlugin] | None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None,
-        eval_every: int,
-        **base_kwargs: Any,
+        self, *, num_classes: int, model: nn.Module | None, gaussians: dict[str, Any], **template: Unpack[Shared]
     ) -> None:
-        model, nothing = Blank(num_classes), nn.Parameter(torch.zeros(1))
-        common = {
-            "model": model,
-            "optimizer": SGD([nothing], lr=1.0),
-            "criterion": CrossEntropyLoss(),
-            "train_mb_size": train_mb_size,
-            "train_epochs": 1,
-            "eval_mb_size": eval_mb_size,
-            "device": device,
-            "plugins": plugins,
-            "evaluator": evaluator,
-            "eval_every": eval_every,
-        }
-        check_template(**common)
-        prediction = MemoryPredictionPlugin(memory, writes=True, options=options)
-        super().__init__(**{**common, "plugins": [*(plugins or ()), prediction]}, **base_kwargs)
-        self.memory = memory
+        if model is not None:
+            check.instance("model", model, nn.Module, "a module that makes vectors of rows, or None")
+        self.memory = GaussianMemory(embedding=model, **gaussians)
+        super().__init__(
+            model=Blank(num_classes),
+            optimizer=SGD([nn.Parameter(torch.zeros(1))], lr=1.0),
+            criterion=CrossEntropyLoss(),
+            **beside(template, MemoryPredictionPlugin(self.memory, writes=True)),
+        )
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """There is nothing to optimise."""
@@ -86,10 +70,3 @@ class Untrained(SupervisedTemplate):  # type: ignore[misc]
             self.mb_output = self.forward()
             self.loss = self.criterion()
             self._after_training_iteration(**kwargs)
-
-
-def gaussians(model: nn.Module | None, **options: Any) -> GaussianMemory:
-    """A memory of Gaussians over what ``model`` makes of rows, or over the rows."""
-    if model is not None:
-        check.instance("model", model, nn.Module, "a module that makes vectors of rows, or None")
-    return GaussianMemory(embedding=model, **options)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
 from torch.nn import Module
 
-from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
-from avalanche_memplugins.strategies._untrained import Untrained, gaussians
+from avalanche_memplugins.strategies._ready import Shared, ready_made
+from avalanche_memplugins.strategies._untrained import Untrained
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-@names_ours(OF_A_STRATEGY)
+@ready_made
 class NearestMean(Untrained):
     r"""Every row belongs to the class whose mean is nearest: the least that a memory can answer by.
 
@@ -23,18 +21,11 @@ class NearestMean(Untrained):
 
     One pass, in any order; nothing is trained.
 
-
     :param num_classes: classes in the whole stream.
     :param model: makes vectors ``(B, C)`` of rows, such as a frozen network or
         :class:`~avalanche_memplugins.networks.Scattering`; it is copied and runs in eval mode. None: rows as they are.
     :param precision: of what is kept: ``"float32"``, or 8, 6 or 4 bits, packed at the end of each experience.
-    :param train_mb_size: mini-batch size for training.
-    :param eval_mb_size: mini-batch size for eval; None: that for training.
-    :param device: PyTorch device.
-    :param plugins: further plugins; they see each batch before it would be trained on, and after.
-    :param evaluator: for metrics and logging; None for none.
-    :param eval_every: frequency of evaluation while training, see Avalanche's ``SupervisedTemplate``.
-    :param base_kwargs: further arguments of ``SupervisedTemplate``.
+    :param train_mb_size: rows of a batch in training.
 
     Source: the last step of iCaRL, Rebuffi et al. 2017, over all rows instead of exemplars.
 
@@ -50,21 +41,9 @@ class NearestMean(Untrained):
         model: Module | None = None,
         precision: Literal["float32", 4, 6, 8] = "float32",
         train_mb_size: int = 64,
-        eval_mb_size: int | None = None,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
-        eval_every: int = -1,
-        **base_kwargs: Any,
+        **template: Unpack[Shared],
     ) -> None:
+        gaussians = {"tied": "unit", "rank": 0, "precision": precision}
         super().__init__(
-            memory=gaussians(model, tied="unit", rank=0, precision=precision),
-            num_classes=num_classes,
-            train_mb_size=train_mb_size,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-            **base_kwargs,
+            num_classes=num_classes, model=model, gaussians=gaussians, train_mb_size=train_mb_size, **template
         )

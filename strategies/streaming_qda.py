@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from avalanche.core import SupervisedPlugin
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.plugins.evaluation import default_evaluator
 from torch.nn import Module
 
-from avalanche_memplugins._words import OF_A_STRATEGY, names_ours
-from avalanche_memplugins.strategies._untrained import Untrained, gaussians
+from avalanche_memplugins.strategies._ready import Shared, ready_made
+from avalanche_memplugins.strategies._untrained import Untrained
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-@names_ours(OF_A_STRATEGY)
+@ready_made
 class StreamingQDA(Untrained):
     r"""A Gaussian a class, or several, with covariances drawn towards their mean (QDA, FeCAM).
 
     .. math:: p(c \mid x) \propto \mathcal N(f(x); \mu_c, (1 - a) S_c + a \bar S + r \bar v I)
 
     One pass, in any order; nothing is trained. Strongest where features come from a network that stays as it is.
-
 
     :param num_classes: classes in the whole stream.
     :param model: makes vectors ``(B, C)`` of rows, such as a frozen network or
@@ -35,13 +32,7 @@ class StreamingQDA(Untrained):
     :param shrinkage: of covariances, 0 to 1, see :class:`~avalanche_memplugins.memories.GaussianMemory`.
     :param ridge: added to their diagonals, as a share of the mean variance.
     :param seed: of the start of mixtures. None: drawn from torch's global generator.
-    :param train_mb_size: mini-batch size for training.
-    :param eval_mb_size: mini-batch size for eval; None: that for training.
-    :param device: PyTorch device.
-    :param plugins: further plugins; they see each batch before it would be trained on, and after.
-    :param evaluator: for metrics and logging; None for none.
-    :param eval_every: frequency of evaluation while training, see Avalanche's ``SupervisedTemplate``.
-    :param base_kwargs: further arguments of ``SupervisedTemplate``.
+    :param train_mb_size: rows of a batch in training.
 
     Source: Goswami et al., "FeCAM: exploiting the heterogeneity of class distributions", 2023, with S as their mean.
 
@@ -63,30 +54,17 @@ class StreamingQDA(Untrained):
         ridge: float = 3e-3,
         seed: int | None = None,
         train_mb_size: int = 64,
-        eval_mb_size: int | None = None,
-        device: str | torch.device = "cpu",
-        plugins: Sequence[SupervisedPlugin] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = default_evaluator,
-        eval_every: int = -1,
-        **base_kwargs: Any,
+        **template: Unpack[Shared],
     ) -> None:
+        gaussians = {
+            "rank": rank,
+            "components": components,
+            "by": by,
+            "precision": precision,
+            "shrinkage": shrinkage,
+            "ridge": ridge,
+            "seed": seed,
+        }
         super().__init__(
-            memory=gaussians(
-                model,
-                rank=rank,
-                components=components,
-                by=by,
-                precision=precision,
-                shrinkage=shrinkage,
-                ridge=ridge,
-                seed=seed,
-            ),
-            num_classes=num_classes,
-            train_mb_size=train_mb_size,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-            **base_kwargs,
+            num_classes=num_classes, model=model, gaussians=gaussians, train_mb_size=train_mb_size, **template
         )

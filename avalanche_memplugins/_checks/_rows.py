@@ -73,6 +73,17 @@ def storable(codec: Any, x: Tensor) -> Tensor | None:
     return None
 
 
+def unchecked(codec: Any, name: str) -> Any:
+    """``codec.encode`` or ``codec.decode`` for what was checked: without checks, if the codec has that.
+
+    :param name: ``"encode"`` or ``"decode"``. One that a subclass replaces by its own is called as it is.
+    """
+    method, quick = getattr(codec, name), getattr(codec, f"{name}_checked", None)
+    if quick is None or getattr(method, "__module__", "") != "avalanche_memplugins.codecs._stored":
+        return method
+    return quick
+
+
 def finite(name: str, value: Tensor) -> None:
     """Raise unless all values are finite."""
     # One pass over the sum tells most of the time; it may itself overflow.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avalanche_memplugins._checks._values import integers, show
+from avalanche_memplugins._checks._values import integers, number, show
 
 _UNSIGNED = {torch.uint16, torch.uint32, torch.uint64}  # that torch stores, but hardly computes with
 _NUMBERS = {
@@ -79,6 +79,46 @@ def like(name: str, value: Tensor, shape: Sequence[int], wanted: str = "") -> No
     if tuple(value.shape) != tuple(shape):
         why = f", {wanted}" if wanted else ""
         raise ValueError(f"{name}: expected shape {tuple(shape)}{why}, got {tuple(value.shape)}")
+
+
+def shaped(**values: tuple[Any, str]) -> None:
+    """Raise unless floating-point tensors have the shapes that their forms say, and fit each other.
+
+    A form names the dimensions: ``shaped(mean=(mean, "K C"), factors=(factors, "K r C"))``. A name stands for the same
+    size wherever it occurs, ``"8"`` for that size, and ``"..."`` at the beginning for any dimensions before.
+
+    :raises TypeError: if one is no tensor.
+    :raises ValueError: naming the first that does not fit.
+    """
+    sizes: dict[str, int] = {}
+    for name, (value, form) in values.items():
+        floats(**{name: value})
+        known, names, given = dict(sizes), form.removeprefix("...").split(), tuple(value.shape)
+        open_ended = form.startswith("...")
+        tail = given[-len(names) :] if open_ended else given
+        fits = len(tail) == len(names)
+        for part, size in zip(names, tail, strict=False):
+            fits &= size == (int(part) if part.isdigit() else sizes.setdefault(part, size))
+        if not fits:
+            said = [*["..."] * open_ended, *(str(known.get(part, part)) for part in names)]
+            raise ValueError(f"{name}: expected ({', '.join(said)}{',' * (len(said) == 1)}), got {given}")
+
+
+def mask(name: str, value: Any, like: Tensor, of: str) -> None:
+    """Raise unless ``value`` is a tensor of bools of the shape of another, or None.
+
+    :param of: name of the other.
+    """
+    if value is not None and (tensor(name, value).dtype != torch.bool or value.shape != like.shape):
+        raise ValueError(f"{name}: expected bool {tuple(like.shape)} like {of}, got {value.dtype} {tuple(value.shape)}")
+
+
+def positive(name: str, value: Any) -> None:
+    """Raise unless ``value`` is a number above 0, or a tensor of floating-point numbers, which is not looked at."""
+    if isinstance(value, Tensor):
+        floats(**{name: value})
+    else:
+        number(name, value, above=0)
 
 
 def broadcast(**values: Tensor) -> None:

@@ -56,6 +56,12 @@ def integer(name: str, value: Any, *, least: int | None = None, most: int = LARG
     raise ValueError(f"{name}: expected {wanted}, got {show(value)}")
 
 
+def positive_integers(**values: Any) -> None:
+    """:func:`positive_integer` for several, by name."""
+    for name, value in values.items():
+        positive_integer(name, value)
+
+
 def positive_integer(name: str, value: Any) -> int:
     """``value`` if it is an integer >= 1."""
     return integer(name, value, least=1)

@@ -11,6 +11,7 @@ from torch import Size, Tensor, nn
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._loading import LoadsWhole
 from avalanche_memplugins.codecs._normalisation import Normalisation, one_row
+from avalanche_memplugins.codecs._stored import StoredCodec
 from avalanche_memplugins.functional.quantise import (
     gaussian_levels,
     nearest_levels,
@@ -66,7 +67,7 @@ class LatentSpace(nn.Module):
         return sum(t.nbytes for t in (*self.parameters(), *self.buffers()))
 
 
-class LatentCoding(LoadsWhole):
+class LatentCoding(StoredCodec, LoadsWhole):
     """Pixels to quantised codes and back through ``self._space``, which the codecs derived from this one keep.
 
     :param precision: of a stored code.
@@ -115,7 +116,7 @@ class LatentCoding(LoadsWhole):
 
         :param x: images ``(B, C, H, W)`` as the user's transforms make them.
         """
-        self._check_shape(x)
+        self._check_kind(x)
         space = self._space
 
         def codes(rows: Tensor) -> Tensor:
@@ -168,10 +169,10 @@ class LatentCoding(LoadsWhole):
 
     def check(self, x: Tensor) -> None:
         """Raise unless the rows are images of the auto-encoder's size with pixels from 0 to 1."""
-        self._check_shape(x)
+        self._check_kind(x)
         self.normalisation.check(x, f"the codec {type(self).__name__}")
 
-    def _check_shape(self, x: Tensor) -> None:
+    def _check_kind(self, x: Tensor) -> None:
         check.tensor("x", x)
         if x.shape[1:] != self.image_shape or not x.ndim:
             raise ValueError(
@@ -182,20 +183,16 @@ class LatentCoding(LoadsWhole):
                 f"x: the codec {type(self).__name__} expected floating-point or uint8 images, got {x.dtype}"
             )
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode_checked(self, x: Tensor) -> Tensor:
         """Quantised codes ``(B, code_size)``."""
         return self.quantise(self.to_latent(x))
 
-    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+    def decode_checked(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images from quantised codes."""
-        check.coded(code, shape, dtype)
-        if code.ndim != 2 or code.shape[1] != self._width:
-            raise ValueError(f"code: expected codes (B, {self._width}), got {tuple(code.shape)}")
         return self.from_latent(self.dequantise(code), dtype)
 
-    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
-        """``(code_size,)`` of the type that ``precision`` names; below a byte as many bytes as they take packed."""
-        if check.coding(shape, dtype) != self.image_shape:
+    def _spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        if shape != self.image_shape:
             raise ValueError(
                 f"shape: the codec {type(self).__name__} expected rows of {tuple(self.image_shape)}, got {tuple(shape)}"
             )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._fingerprint import fingerprint
@@ -67,3 +67,12 @@ def check_vectors(x: Tensor, width: int, codec: str) -> None:
     if x[0:1].numel() != width * min(len(x), 1):
         raise ValueError(f"x: the codec {codec} expected rows of {width} numbers, got {tuple(x.shape)}")
     check.finite("x", x)
+
+
+def check_width(shape: Size, width: int, codec: str) -> None:
+    """Raise unless rows of a shape are as long as those that a codec has learned from, if it has.
+
+    :param codec: name of it, for the error.
+    """
+    if width and shape.numel() != width:
+        raise ValueError(f"shape: the codec {codec} expected rows of {width} numbers, got {tuple(shape)}")

@@ -29,14 +29,18 @@ class Normalisation:
     """
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
-        self.mean, self.std = statistics(mean, std)
-        self.given = bool(self.mean.any()) or bool((self.std != 1).any())
+        self._set(mean, std)
+        self.given = not self._changes_nothing
         self.found: tuple[list[float], list[float]] | None = None
 
     def find(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         """Take those that the data was found to go through; what was given at the making stays the ``repr``."""
-        self.mean, self.std = statistics(mean, std)
+        self._set(mean, std)
         self.found = self.mean.tolist(), self.std.tolist()
+
+    def _set(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        self.mean, self.std = statistics(mean, std)
+        self._changes_nothing = not bool(self.mean.any()) and bool((self.std == 1).all())
 
     def check(self, x: Tensor, holder: str) -> None:
         """Raise ``ValueError`` unless the pixels of ``x`` ``(B, *shape)`` lie within [0, 1].
@@ -72,6 +76,8 @@ class Normalisation:
         """Images of type ``dtype`` from float32 pixels ``(B, *shape)``."""
         if dtype == torch.uint8:
             return (pixels * 255).round_().clamp_(0, 255).to(torch.uint8)
+        if self._changes_nothing:
+            return pixels.to(dtype)
         mean, std = self._on(pixels.device, pixels.ndim)
         return (pixels - mean).div_(std).to(dtype)
 

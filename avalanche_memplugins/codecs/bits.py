@@ -9,10 +9,11 @@ from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs._normalisation import Normalisation, check_images
+from avalanche_memplugins.codecs._stored import StoredCodec
 from avalanche_memplugins.functional.quantise import pack_bits, packed_size, unpack_bits
 
 
-class Bits:
+class Bits(StoredCodec):
     r"""Stores images in 1, 2 or 4 bits a pixel, packed; :math:`\lceil n b / 8 \rceil` bytes a row of n values.
 
     .. math::
@@ -46,29 +47,25 @@ class Bits:
         self._pixels = unpack_bits(every_byte, bits, 8 // bits).float().div_((1 << bits) - 1)
 
     @property
-    def nbytes_fixed(self) -> int:
+    def nbytes_fixed(self) -> int:  # type: ignore[override]
         """Bytes of the table of all bytes' pixels."""
         return self._pixels.nbytes
+
+    def _check_kind(self, x: Tensor) -> None:
+        check_images(x, 1, "the codec Bits")
 
     def check(self, x: Tensor) -> None:
         """Raise unless the rows are images with pixels from 0 to 1 under this mean and std."""
         self.normalisation.check(x, f"the codec {type(self).__name__}({self.bits})")
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode_checked(self, x: Tensor) -> Tensor:
         """Packed levels, uint8 ``(B, ceil(n * bits / 8))``."""
         top = (1 << self.bits) - 1
-        check_images(x, 1, "the codec Bits")
         levels = self.normalisation.undo(x).mul_(top).add_(0.5).clamp_(0, top).to(torch.uint8)
         return pack_bits(levels.flatten(1), self.bits)
 
-    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+    def decode_checked(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images as the transforms would have made them from the levels."""
-        check.coded(code, shape, dtype)
-        if code.shape[1:] != (packed_size(shape.numel(), self.bits),) or code.dtype != torch.uint8:
-            raise ValueError(
-                f"code: expected uint8 (B, {packed_size(shape.numel(), self.bits)}) for rows of {tuple(shape)}, got "
-                f"{code.dtype} {tuple(code.shape)}"
-            )
         if self._pixels.device != code.device:
             self._pixels = self._pixels.to(code.device)
         pixels = self._pixels.index_select(0, code.flatten().int()).view(len(code), code.shape[1] * (8 // self.bits))
@@ -80,9 +77,8 @@ class Bits:
         pixels = check.tensor("levels", levels).float().div_((1 << self.bits) - 1)
         return self.normalisation.redo(pixels, dtype)
 
-    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
-        """Bytes of a row, uint8."""
-        return Size((packed_size(check.coding(shape, dtype).numel(), self.bits),)), torch.uint8
+    def _spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        return Size((packed_size(shape.numel(), self.bits),)), torch.uint8
 
     def __repr__(self) -> str:
         return f"Bits({self.bits}, {self.normalisation})"

@@ -18,6 +18,9 @@ class Codec(Protocol):
     A codec has no state of its own that grows with the stream, so one codec may serve several memories.
     Two codecs that decode differently have a different ``repr()``: by it a memory knows whose rows it loads.
 
+    A codec may have ``encode_checked(x)`` and ``decode_checked(code, shape, dtype)``: ``encode`` and ``decode`` without
+    checks of their arguments. Memories call them for rows that ``check`` has passed, and for codes of such rows.
+
     >>> from avalanche_memplugins.codecs import Bits, Quantised
     >>> isinstance(Bits(4), Codec), isinstance(Quantised(4), Codec), isinstance("4bit", Codec)
     (True, True, False)

@@ -8,12 +8,13 @@ import torch
 from torch import Size, Tensor, nn
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins.codecs._stored import StoredCodec
 from avalanche_memplugins.codecs.codec import PARTS, Codec
 
 _MODES = ("area", "bilinear", "nearest")
 
 
-class Downsampled(nn.Module):
+class Downsampled(StoredCodec, nn.Module):
     """Stores images reduced to ``size`` x ``size`` by another codec, and enlarges them bilinearly when read.
 
     ``Downsampled(14, Bits(4))`` takes 98 bytes for a grey image of 28 x 28. It is a module only so that a
@@ -43,34 +44,35 @@ class Downsampled(nn.Module):
         self._weights: dict[tuple[int, torch.device], Tensor] = {}
 
     @property
-    def nbytes_fixed(self) -> int:
+    def nbytes_fixed(self) -> int:  # type: ignore[override]
         """The inner codec's."""
         return self.codec.nbytes_fixed
 
     def check(self, x: Tensor) -> None:
         """Raise unless the rows are images that the inner codec can store reduced."""
-        if check.tensor("x", x).ndim != 4 or min(x.shape[2:]) < self.size:
+        self._check_kind(x)
+        if min(x.shape[2:]) < self.size:
             raise ValueError(
                 f"x: the codec Downsampled expected images (B, C, H, W) of at least {self.size} x {self.size}, "
                 f"got {tuple(x.shape)}"
             )
-        if not x.is_floating_point() and x.dtype != torch.uint8:
-            raise ValueError(f"x: the codec Downsampled expected floating-point or uint8 images, got {x.dtype}")
         self.codec.check(self._reduce(x))
 
-    def encode(self, x: Tensor) -> Tensor:
-        """The inner codec's code of the reduced images."""
+    def _check_kind(self, x: Tensor) -> None:
         if check.tensor("x", x).ndim != 4 or not (x.is_floating_point() or x.dtype == torch.uint8):
             raise ValueError(
                 f"x: the codec Downsampled expected floating-point or uint8 images (B, C, H, W), got {x.dtype} "
                 f"{tuple(x.shape)}"
             )
-        return self.codec.encode(self._reduce(x))
 
-    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+    def encode_checked(self, x: Tensor) -> Tensor:
+        """The inner codec's code of the reduced images."""
+        return check.unchecked(self.codec, "encode")(self._reduce(x))  # type: ignore[no-any-return]
+
+    def decode_checked(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images ``(B, C, H, W)``, enlarged."""
-        check.coded(code, shape, dtype)
-        return self.enlarge(self.codec.decode(code, self._small(shape), dtype), shape, dtype)
+        small: Tensor = check.unchecked(self.codec, "decode")(code, self._small(shape), dtype)
+        return self.enlarge(small, shape, dtype)
 
     def enlarge(self, small: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images ``(B, C, H, W)`` of type ``dtype`` from reduced ones ``(B, C, size, size)``."""
@@ -84,9 +86,8 @@ class Downsampled(nn.Module):
             large = rows @ small.float() @ columns.t()
         return large.round_().to(dtype) if dtype == torch.uint8 else large.to(dtype)
 
-    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
-        """What the inner codec makes of a reduced image."""
-        return self.codec.spec(self._small(check.coding(shape, dtype)), dtype)
+    def _spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        return self.codec.spec(self._small(shape), dtype)
 
     def _enlarging(self, side: int, device: torch.device) -> Tensor:
         """Weights ``(side, size)`` of the stored pixels along a side of the image."""

@@ -7,10 +7,11 @@ from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs._latent_space import STEP
+from avalanche_memplugins.codecs._stored import StoredCodec
 from avalanche_memplugins.functional.quantise import round_to_int8
 
 
-class Int8:
+class Int8(StoredCodec):
     r"""Stores rows of numbers of about unit size, such as normalised codes and features, in one byte a number.
 
     .. math:: c = \min(127, \max(-127, \mathrm{round}(x / \Delta))), \qquad \hat x = \Delta\, c
@@ -29,32 +30,28 @@ class Int8:
     tensor([[ 0.1000, -1.0000, 12.7000]])
     """
 
-    nbytes_fixed = 0
-
     def __init__(self, *, step: float = STEP) -> None:
         self.step = check.number("step", step, above=0)
 
+    def _check_kind(self, x: Tensor) -> None:
+        check.floats(x=check.batch("x", x))
+
     def check(self, x: Tensor) -> None:
         """Raise for integers and NaN; every other row can be stored."""
-        if not check.batch("x", x).is_floating_point():
-            raise ValueError(f"x: the codec Int8 expected floating-point rows, got {x.dtype}")
+        self._check_kind(x)
         if bool(x.isnan().any()):
             raise ValueError(f"x: the codec Int8 expected numbers, got {int(x.isnan().sum())} that are NaN")
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode_checked(self, x: Tensor) -> Tensor:
         """Nearest steps, at most 127 off 0."""
-        check.floats(x=check.batch("x", x))
         return round_to_int8(x, self.step)
 
-    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+    def decode_checked(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Steps back to numbers."""
-        check.coded(code, shape, dtype)
-        check.like("code", code, (len(code), *shape), "that of the rows")
         return code.to(dtype) * self.step
 
-    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
-        """Shape of the row, int8."""
-        return check.coding(shape, dtype), torch.int8
+    def _spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        return shape, torch.int8
 
     def __repr__(self) -> str:
         return f"Int8(step={self.step:.6g})"

@@ -96,7 +96,7 @@ class LatentCodec(LatentCoding):
         )
 
     @property
-    def nbytes_fixed(self) -> int:
+    def nbytes_fixed(self) -> int:  # type: ignore[override]
         """Bytes of the network's parameters and buffers and of the statistics of its codes."""
         return self._space.nbytes
 

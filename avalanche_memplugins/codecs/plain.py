@@ -6,10 +6,11 @@ import torch
 from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins.codecs._stored import StoredCodec
 
 
-class Raw:
-    """Stores rows as they are: :math:`c = x`.
+class Raw(StoredCodec):
+    """Stores rows of real numbers as they are: :math:`c = x`.
 
     >>> import torch
     >>> codec, x = Raw(), torch.tensor([[1, 2]])
@@ -17,31 +18,22 @@ class Raw:
     tensor([[1, 2]])
     """
 
-    nbytes_fixed = 0
-
-    def check(self, x: Tensor) -> None:
-        """Every row of real numbers can be stored."""
-        check.batch("x", x)
-
-    def encode(self, x: Tensor) -> Tensor:
+    def encode_checked(self, x: Tensor) -> Tensor:
         """The rows themselves."""
-        check.batch("x", x)
         return x
 
-    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+    def decode_checked(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """The code itself."""
-        check.coded(code, shape, dtype)
         return code
 
-    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
-        """Shape and type of the row."""
-        return check.coding(shape, dtype), dtype
+    def _spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        return shape, dtype
 
     def __repr__(self) -> str:
         return "Raw()"
 
 
-class Float16:
+class Float16(StoredCodec):
     """Stores floating-point rows in half precision: 2 bytes a value, relative error at most 2**-11.
 
     :raises ValueError: (when rows are written) if a value is outside the range of float16, +-65504, or
@@ -53,32 +45,28 @@ class Float16:
     tensor([[1.0000, 0.3333]])
     """
 
-    nbytes_fixed = 0
+    def _check_kind(self, x: Tensor) -> None:
+        check.floats(x=check.batch("x", x))
 
     def check(self, x: Tensor) -> None:
         """Raise if a value would overflow."""
-        if not check.batch("x", x).is_floating_point():
-            raise ValueError(f"x: the codec Float16 expected floating-point rows, got {x.dtype}")
+        self._check_kind(x)
         if x.numel():
             largest = float(x.abs().max())
             # Written so that NaN fails it.
             if not largest <= torch.finfo(torch.float16).max:
                 raise ValueError(f"x: the codec Float16 expected values within +-65504, got {largest:g}")
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode_checked(self, x: Tensor) -> Tensor:
         """Rows rounded to float16."""
-        check.floats(x=check.batch("x", x))
         return x.to(torch.float16)
 
-    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+    def decode_checked(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Rows of the type they had."""
-        check.coded(code, shape, dtype)
-        check.like("code", code, (len(code), *shape), "that of the rows")
         return code.to(dtype)
 
-    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
-        """Shape of the row, float16."""
-        return check.coding(shape, dtype), torch.float16
+    def _spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        return shape, torch.float16
 
     def __repr__(self) -> str:
         return "Float16()"

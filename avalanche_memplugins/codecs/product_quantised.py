@@ -6,12 +6,13 @@ import torch
 from torch import Size, Tensor, nn
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.codecs._learned import Learned, check_vectors, vectors
+from avalanche_memplugins.codecs._learned import Learned, check_vectors, check_width, vectors
+from avalanche_memplugins.codecs._stored import StoredCodec
 from avalanche_memplugins.functional.clustering import k_means
 from avalanche_memplugins.functional.quantise import pack_bits, packed_size, unpack_bits
 
 
-class ProductQuantised(nn.Module):
+class ProductQuantised(StoredCodec, nn.Module):
     r"""Stores vectors in :math:`\lceil P b / 8 \rceil` bytes a row: cut into P parts, the nearest of 2**b centres each.
 
     .. math::
@@ -38,7 +39,6 @@ class ProductQuantised(nn.Module):
     (torch.Size([500, 4]), 1024)
     """
 
-    nbytes_fixed = 0
     centres: Tensor  # (2**bits, F)
 
     def __init__(self, parts: int, *, bits: int = 8, steps: int = 25, seed: int = 0) -> None:
@@ -80,31 +80,24 @@ class ProductQuantised(nn.Module):
         """Raise unless the rows are finite, and as long as those it was fitted to."""
         check_vectors(x, self._width, "ProductQuantised")
 
-    def encode(self, x: Tensor) -> Tensor:
+    _check_kind = check
+
+    def encode_checked(self, x: Tensor) -> Tensor:
         """Packed numbers of centres, uint8 ``(B, ceil(parts * bits / 8))``."""
-        check_vectors(x, self._width, "ProductQuantised")
         pieces = x.flatten(1).float().tensor_split(self.parts, 1)
         centres = self.centres.float().tensor_split(self.parts, 1)
         nearest = [torch.cdist(piece, centre).argmin(1) for piece, centre in zip(pieces, centres, strict=True)]
         return pack_bits(torch.stack(nearest, 1).to(torch.uint8), self.bits)
 
-    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+    def decode_checked(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Centres in the place of their numbers."""
-        check.coded(code, shape, dtype)
-        width = packed_size(self.parts, self.bits)
-        if self._width != shape.numel() or code.shape[1:] != (width,) or code.dtype != torch.uint8:
-            raise ValueError(
-                f"code: expected uint8 (B, {width}) of {self._width} numbers a row, got {code.dtype} "
-                f"{tuple(code.shape)} for rows of {tuple(shape)}"
-            )
         nearest = unpack_bits(code, self.bits, self.parts).int()
         centres = self.centres.tensor_split(self.parts, 1)
         rows = torch.cat([centre[nearest[:, part]] for part, centre in enumerate(centres)], 1)
         return rows.view(len(code), *shape).to(dtype)
 
-    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
-        """Bytes of a row, uint8."""
-        check.coding(shape, dtype)
+    def _spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        check_width(shape, self._width, "ProductQuantised")
         return Size((packed_size(self.parts, self.bits),)), torch.uint8
 
     @property

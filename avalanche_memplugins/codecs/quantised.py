@@ -6,7 +6,8 @@ import torch
 from torch import Size, Tensor, nn
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.codecs._learned import Learned, check_vectors, vectors
+from avalanche_memplugins.codecs._learned import Learned, check_vectors, check_width, vectors
+from avalanche_memplugins.codecs._stored import StoredCodec
 from avalanche_memplugins.functional.quantise import (
     gaussian_levels,
     nearest_levels,
@@ -16,7 +17,7 @@ from avalanche_memplugins.functional.quantise import (
 )
 
 
-class Quantised(nn.Module):
+class Quantised(StoredCodec, nn.Module):
     r"""Stores vectors, such as codes and features, in 2 to 8 bits a number; :math:`\lceil F b / 8 \rceil` bytes a row.
 
     .. math::
@@ -80,30 +81,24 @@ class Quantised(nn.Module):
         """Raise unless the rows are finite, and as long as those it was fitted to."""
         check_vectors(x, len(self.centre), "Quantised")
 
-    def encode(self, x: Tensor) -> Tensor:
+    _check_kind = check
+
+    def encode_checked(self, x: Tensor) -> Tensor:
         """Packed levels, uint8 ``(B, ceil(F * bits / 8))``."""
-        check_vectors(x, len(self.centre), "Quantised")
         # A feature that never varied comes back as its mean, whatever is stored.
         z = (x.flatten(1).float() - self.centre) / torch.where(self.scale > 0, self.scale, 1)
         return pack_bits(nearest_levels(z, self._levels), self.bits)
 
-    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+    def decode_checked(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Levels back to numbers."""
-        check.coded(code, shape, dtype)
-        width = packed_size(shape.numel(), self.bits)
-        if len(self.centre) != shape.numel() or code.shape[1:] != (width,) or code.dtype != torch.uint8:
-            raise ValueError(
-                f"code: expected uint8 (B, {packed_size(len(self.centre), self.bits)}) of {len(self.centre)} numbers a "
-                f"row, got {code.dtype} {tuple(code.shape)} for rows of {tuple(shape)}"
-            )
         levels = unpack_bits(code, self.bits, shape.numel()).int()
         if self._levels.device != code.device:
             self._levels = self._levels.to(code.device)
         return (self._levels[levels] * self.scale + self.centre).view(len(code), *shape).to(dtype)
 
-    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
-        """Bytes of a row, uint8."""
-        return Size((packed_size(check.coding(shape, dtype).numel(), self.bits),)), torch.uint8
+    def _spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        check_width(shape, len(self.centre), "Quantised")
+        return Size((packed_size(shape.numel(), self.bits),)), torch.uint8
 
     def __repr__(self) -> str:
         return f"Quantised({self.bits}, spread={self.spread:.6g}{self._learned.said(self)})"

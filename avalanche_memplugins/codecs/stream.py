@@ -43,8 +43,6 @@ class StreamCodec(LatentCoding):
     torch.Size([16, 4])
     """
 
-    nbytes_fixed = 0
-
     def __init__(
         self,
         autoencoder: nn.Module,

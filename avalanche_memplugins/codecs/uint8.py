@@ -10,9 +10,10 @@ from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs._normalisation import check_images, show, statistics
+from avalanche_memplugins.codecs._stored import StoredCodec
 
 
-class Uint8:
+class Uint8(StoredCodec):
     r"""Stores images in one byte a value, and gives back exactly what ``ToTensor`` and ``Normalize`` made.
 
     .. math:: c = \mathrm{round}\left(255 (x \sigma + \mu)\right), \qquad x = (c / 255 - \mu) / \sigma
@@ -34,13 +35,14 @@ class Uint8:
     ([0, 1, 255], True)
     """
 
-    nbytes_fixed = 0
-
     def __init__(
         self, *, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0, lossy: bool = False
     ) -> None:
         self.mean, self.std = statistics(mean, std)
         self.lossy = check.flag("lossy", lossy)
+
+    def _check_kind(self, x: Tensor) -> None:
+        check_images(x, max(len(self.mean), len(self.std)), "the codec Uint8")
 
     def check(self, x: Tensor) -> None:
         """Raise if the rows are not images of 256 levels under this mean and std, or not finite if they are rounded."""
@@ -48,7 +50,7 @@ class Uint8:
 
     def check_and_encode(self, x: Tensor) -> Tensor:
         """Do :meth:`check` and :meth:`encode` at once: both need the levels."""
-        check_images(x, max(len(self.mean), len(self.std)), "the codec Uint8")
+        self._check_kind(x)
         if x.dtype == torch.uint8:
             return x
         levels = self._levels(x)
@@ -63,26 +65,20 @@ class Uint8:
                 raise ValueError(self._off_the_levels(x, off))
         return _bytes(nearest)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode_checked(self, x: Tensor) -> Tensor:
         """Nearest of the 256 levels."""
-        check_images(x, max(len(self.mean), len(self.std)), "the codec Uint8")
-        if x.dtype == torch.uint8:
-            return x
-        return _bytes(self._levels(x).round_().clamp_(0, 255))
+        return x if x.dtype == torch.uint8 else _bytes(self._levels(x).round_().clamp_(0, 255))
 
-    def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
+    def decode_checked(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """Images as the transforms had made them."""
-        check.coded(code, shape, dtype)
-        check.like("code", code, (len(code), *shape), "that of the rows")
         if dtype == torch.uint8:
             return code
         x = code.to(dtype).div_(255)
         mean, std = self._per_channel(x)
         return x.sub_(mean).div_(std)
 
-    def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
-        """Shape of the row, uint8."""
-        return check.coding(shape, dtype), torch.uint8
+    def _spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
+        return shape, torch.uint8
 
     def _off_the_levels(self, x: Tensor, off: float) -> str:
         got = f"got values up to {off:.3g} levels off in rows of {tuple(x.shape[1:])} under {self!r}"

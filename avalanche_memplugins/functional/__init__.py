@@ -74,6 +74,7 @@ from avalanche_memplugins.functional.reservoir import (
     last_write_wins,
     reservoir_slots,
 )
+from avalanche_memplugins.functional.ridge import add_gram, best_ridge, random_features, ridge_solution
 
 __all__ = [
     "KeyTable",
@@ -82,9 +83,11 @@ __all__ = [
     "adapt_chain",
     "adapt_linear",
     "adapt_parameters",
+    "add_gram",
     "address_second_moment",
     "auroc",
     "bernoulli_nll",
+    "best_ridge",
     "cholesky_factors",
     "class_log_posterior",
     "code_length",
@@ -134,8 +137,10 @@ __all__ = [
     "pixel_contexts",
     "product_of_experts",
     "pseudo_inverse_rule",
+    "random_features",
     "reconstruction_loss",
     "reservoir_slots",
+    "ridge_solution",
     "round_to_int8",
     "sample_latents",
     "scaled_int8",

@@ -29,10 +29,8 @@ def gaussian_log_density(x: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
     >>> (density[0, 0] - density[0, 1]).item()
     0.5
     """
-    _fit(x, mean)
-    _fit_matrices("covariance", covariance, mean)
-    factor = cholesky_factors(covariance)
-    return whitened_log_density(x, mean, inverse_factors(factor))
+    check.shaped(x=(x, "B C"), mean=(mean, "K C"), covariance=(covariance, f"{_lead(covariance)}C C"))
+    return whitened_log_density(x, mean, inverse_factors(cholesky_factors(covariance)))
 
 
 def cholesky_factors(covariance: Tensor) -> Tensor:
@@ -45,8 +43,7 @@ def cholesky_factors(covariance: Tensor) -> Tensor:
     >>> cholesky_factors(torch.tensor([[4.0]]))
     tensor([[2.]])
     """
-    check.floats(covariance=covariance)
-    _square("covariance", covariance)
+    check.shaped(covariance=(covariance, "... C C"))
     factor, info = torch.linalg.cholesky_ex(covariance)
     if bool((info != 0).any()) or not bool(torch.isfinite(factor).all()):
         raise ValueError(
@@ -62,8 +59,7 @@ def inverse_factors(factor: Tensor) -> Tensor:
     >>> inverse_factors(torch.tensor([[2.0]]))
     tensor([[0.5000]])
     """
-    check.floats(factor=factor)
-    _square("factor", factor)
+    check.shaped(factor=(factor, "... C C"))
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
     inverse: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
     return inverse
@@ -80,8 +76,7 @@ def whitened_log_density(x: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
     >>> whitened_log_density(torch.zeros(1, 2), torch.zeros(1, 2), 2 * torch.eye(2))  # log 4 / (2 pi)
     tensor([[-0.4516]])
     """
-    _fit(x, mean)
-    _fit_matrices("whitening", whitening, mean)
+    check.shaped(x=(x, "B C"), mean=(mean, "K C"), whitening=(whitening, f"{_lead(whitening)}C C"))
     half = whitening.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * x.shape[1] * math.log(2 * math.pi)
     if whitening.ndim == 2:
         z, centres = x @ whitening.mT, mean @ whitening.mT
@@ -115,11 +110,7 @@ def low_rank_log_density(x: Tensor, mean: Tensor, factors: Tensor, diagonal: Ten
     >>> low_rank_log_density(x, mean, torch.zeros(2, 0, 2), torch.ones(2, 2)).softmax(1)
     tensor([[0.5000, 0.5000]])
     """
-    check.floats(factors=factors, diagonal=diagonal)
-    _fit(x, mean)
-    if factors.ndim != 3 or (factors.shape[0], factors.shape[2]) != tuple(mean.shape):
-        raise ValueError(f"factors: expected ({len(mean)}, r, {mean.shape[1]}), got {tuple(factors.shape)}")
-    check.like("diagonal", diagonal, mean.shape, "that of mean")
+    check.shaped(x=(x, "B C"), mean=(mean, "K C"), factors=(factors, "K r C"), diagonal=(diagonal, "K C"))
     root = diagonal.sqrt()
     scaled = factors / root[:, None]  # (K, r, C)
     inner = torch.eye(factors.shape[1], dtype=x.dtype, device=x.device) + scaled @ scaled.mT
@@ -153,9 +144,7 @@ def shrink_covariance(covariance: Tensor, tied: Tensor, *, shrinkage: float, rid
     >>> shrink_covariance(torch.eye(1), 3 * torch.eye(1), shrinkage=0.5, ridge=0.0)
     tensor([[2.]])
     """
-    check.floats(covariance=covariance, tied=tied)
-    _square("covariance", covariance)
-    _square("tied", tied)
+    check.shaped(covariance=(covariance, "... C C"), tied=(tied, "... C C"))
     check.broadcast(covariance=covariance, tied=tied)
     check.number("shrinkage", shrinkage, least=0, most=1)
     check.number("ridge", ridge, least=0)
@@ -220,11 +209,8 @@ def class_log_posterior(log_density: Tensor, labels: Tensor, log_prior: Tensor, 
     >>> class_log_posterior(density, torch.tensor([0, 0, 1]), torch.zeros(3), 2).exp()
     tensor([[0.6667, 0.3333]])
     """
-    check.floats(log_density=log_density, log_prior=log_prior)
+    check.shaped(log_density=(log_density, "B G"), log_prior=(log_prior, "G"))
     check.positive_integer("classes", classes)
-    if log_density.ndim != 2:
-        raise ValueError(f"log_density: expected (B, G), got {tuple(log_density.shape)}")
-    check.like("log_prior", log_prior, log_density.shape[1:], "one number a Gaussian")
     check.labels("labels", labels, log_density.shape[1])
     check.label_range("labels", labels, classes - 1)
     joint = log_density + log_prior
@@ -236,23 +222,6 @@ def class_log_posterior(log_density: Tensor, labels: Tensor, log_prior: Tensor, 
     return (top + total.log()).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).log_softmax(1)
 
 
-def _fit(x: Tensor, mean: Tensor) -> None:
-    check.floats(x=x, mean=mean)
-    if x.ndim != 2:
-        raise ValueError(f"x: expected rows (B, C), got {tuple(x.shape)}")
-    if mean.ndim != 2 or mean.shape[1] != x.shape[1]:
-        raise ValueError(f"mean: expected (K, {x.shape[1]}), got {tuple(mean.shape)}")
-
-
-def _fit_matrices(name: str, matrix: Tensor, mean: Tensor) -> None:
-    check.floats(**{name: matrix})
-    count, width = mean.shape
-    if tuple(matrix.shape) not in ((width, width), (count, width, width)):
-        raise ValueError(
-            f"{name}: expected ({count}, {width}, {width}) or ({width}, {width}), got {tuple(matrix.shape)}"
-        )
-
-
-def _square(name: str, value: Tensor) -> None:
-    if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
-        raise ValueError(f"{name}: expected (..., C, C), got {tuple(value.shape)}")
+def _lead(matrices: Tensor) -> str:
+    """One matrix for all, or one each."""
+    return "K " if isinstance(matrices, Tensor) and matrices.ndim > 2 else ""

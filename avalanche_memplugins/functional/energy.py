@@ -163,20 +163,14 @@ def energy_read(
     tensor([[[0.2500, 0.7500]]])
     """
     _check(energy, "cue", cue, "weights", weights)
-    check.floats(step_sizes=step_sizes, momenta=momenta)
+    check.shaped(step_sizes=(step_sizes, "K"), momenta=(momenta, "K"))
     if precondition is not None:
         check.function("precondition", precondition, "a function of slopes, or None")
-    if known is not None and (check.tensor("known", known).dtype != torch.bool or known.shape != cue.shape):
-        raise ValueError(f"known: expected bool {tuple(cue.shape)} like cue, got {known.dtype} {tuple(known.shape)}")
+    check.mask("known", known, cue, "cue")
     check.number("temperature", temperature, least=0)
     check.generator("generator", generator)
     _check_interval(low, high)
     check.flag("checkpoint", checkpoint)
-    if step_sizes.shape != momenta.shape or step_sizes.ndim != 1:
-        raise ValueError(
-            f"step_sizes, momenta: expected the same shape (K,), got {tuple(step_sizes.shape)} and "
-            f"{tuple(momenta.shape)}"
-        )
     differentiable = torch.is_grad_enabled()
     noise = torch.randn(len(step_sizes), *cue.shape, generator=generator).to(cue) if temperature else None
 

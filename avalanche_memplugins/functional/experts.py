@@ -24,10 +24,7 @@ def product_of_experts(log_probabilities: Tensor, weights: Tensor) -> Tensor:
     >>> product_of_experts(torch.tensor([[[0.5, 0.5]], [[0.8, 0.2]]]).log(), torch.ones(2)).exp()
     tensor([[0.8000, 0.2000]])
     """
-    check.floats(log_probabilities=log_probabilities, weights=weights)
-    if log_probabilities.ndim != 3:
-        raise ValueError(f"log_probabilities: expected (E, B, C), got {tuple(log_probabilities.shape)}")
-    check.like("weights", weights, log_probabilities.shape[:1], "one number an expert")
+    check.shaped(log_probabilities=(log_probabilities, "E B C"), weights=(weights, "E"))
     return torch.einsum("e,ebc->bc", weights, log_probabilities).log_softmax(1)
 
 

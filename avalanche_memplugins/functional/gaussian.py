@@ -34,10 +34,7 @@ def merge_moments(count: Tensor, mean: Tensor, x: Tensor, rows: Tensor) -> tuple
     (tensor([3]), tensor([[2.]]), tensor([[8.]]))
     """
     check.tensors(count=count, rows=rows)
-    check.floats(mean=mean, x=x)
-    if x.ndim != 3:
-        raise ValueError(f"x: expected (K, m, C), got {tuple(x.shape)}")
-    check.like("mean", mean, (x.shape[0], x.shape[2]), "(K, C)")
+    check.shaped(x=(x, "K m C"), mean=(mean, "K C"))
     for name, value in (("count", count), ("rows", rows)):
         check.like(name, value, x.shape[:1], "one number a class")
     valid = torch.arange(x.shape[1], device=x.device) < rows[:, None]
@@ -73,12 +70,7 @@ def merge_low_rank(factors: Tensor, residual: Tensor, growth: Tensor) -> tuple[T
     tensor([[[ 9., 12.],
              [12., 16.]]])
     """
-    check.floats(factors=factors, residual=residual, growth=growth)
-    if factors.ndim != 3:
-        raise ValueError(f"factors: expected (K, r, C), got {tuple(factors.shape)}")
-    check.like("residual", residual, (factors.shape[0], factors.shape[2]), "(K, C)")
-    if growth.ndim != 3 or (growth.shape[0], growth.shape[2]) != tuple(residual.shape):
-        raise ValueError(f"growth: expected ({len(factors)}, m, {factors.shape[2]}), got {tuple(growth.shape)}")
+    check.shaped(factors=(factors, "K r C"), residual=(residual, "K C"), growth=(growth, "K m C"))
     rank = factors.shape[1]
     stacked = torch.cat([factors, growth], 1)
     if rank == 0:
@@ -104,7 +96,8 @@ def pack_triangle(matrix: Tensor) -> Tensor:
     >>> pack_triangle(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))
     tensor([1., 2., 3.])
     """
-    _square("matrix", check.tensor("matrix", matrix))
+    if check.tensor("matrix", matrix).ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        raise ValueError(f"matrix: expected (..., C, C), got {tuple(matrix.shape)}")
     rows, columns = _triangle(matrix.shape[-1], matrix.device)
     return matrix[..., rows, columns]
 
@@ -141,8 +134,7 @@ def symmetric_factors(scatter: Tensor) -> Tensor:
     >>> torch.allclose(factors.mT @ factors, scatter)
     True
     """
-    check.floats(scatter=scatter)
-    _square("scatter", scatter)
+    check.shaped(scatter=(scatter, "... C C"))
     values, vectors = torch.linalg.eigh(scatter)
     factors: Tensor = values.clamp_min(0).sqrt()[..., None] * vectors.mT
     return factors
@@ -167,26 +159,18 @@ def draw_low_rank(
     tensor([[[ 3.,  1.],
              [-1.,  1.]]])
     """
-    check.floats(mean=mean, factors=factors, noise=noise)
-    if mean.ndim != 2:
-        raise ValueError(f"mean: expected (K, C), got {tuple(mean.shape)}")
-    if factors.ndim != 3 or (factors.shape[0], factors.shape[2]) != tuple(mean.shape):
-        raise ValueError(f"factors: expected ({len(mean)}, r, {mean.shape[1]}), got {tuple(factors.shape)}")
-    if noise.ndim != 3 or (noise.shape[0], noise.shape[2]) != tuple(factors.shape[:2]):
-        raise ValueError(f"noise: expected ({len(mean)}, n, {factors.shape[1]}), got {tuple(noise.shape)}")
+    shapes: dict[str, tuple[Tensor | None, str]] = {
+        "mean": (mean, "K C"),
+        "factors": (factors, "K r C"),
+        "noise": (noise, "K n r"),
+    }
     if residual is not None:
-        check.floats(residual=residual, diagonal_noise=diagonal_noise)
-        check.like("residual", residual, mean.shape, "that of mean")
+        shapes |= {"residual": (residual, "K C"), "diagonal_noise": (diagonal_noise, "K n C")}
+    check.shaped(**shapes)
     rows = torch.baddbmm(mean[:, None], noise, factors)
-    if residual is not None and diagonal_noise is not None:
-        check.like("diagonal_noise", diagonal_noise, rows.shape, "(K, n, C)")
-        rows = rows + residual.sqrt()[:, None] * diagonal_noise
-    return rows
-
-
-def _square(name: str, value: Tensor) -> None:
-    if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
-        raise ValueError(f"{name}: expected (..., C, C), got {tuple(value.shape)}")
+    if residual is None or diagonal_noise is None:
+        return rows
+    return rows + residual.sqrt()[:, None] * diagonal_noise
 
 
 def _triangle(width: int, device: torch.device) -> tuple[Tensor, Tensor]:

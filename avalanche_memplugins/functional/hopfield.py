@@ -153,8 +153,7 @@ def hopfield_recall(
     tensor([[ 1., -1.,  1.,  1.]])
     """
     _check(weights, cue, "cue")
-    if known is not None and (check.tensor("known", known).dtype != torch.bool or known.shape != cue.shape):
-        raise ValueError(f"known: expected bool {tuple(cue.shape)} like cue, got {known.dtype} {tuple(known.shape)}")
+    check.mask("known", known, cue, "cue")
     check.choice("update", update, ("asynchronous", "synchronous"))
     check.flag("keep_diagonal", keep_diagonal)
     check.positive_integer("sweeps", sweeps)
@@ -200,8 +199,4 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _check(weights: Tensor, patterns: Tensor, name: str = "patterns") -> None:
-    check.floats(**{"weights": weights, name: patterns})
-    if weights.ndim < 2 or weights.shape[-1] != weights.shape[-2]:
-        raise ValueError(f"weights: expected (..., n, n), got {tuple(weights.shape)}")
-    if patterns.ndim < 2 or patterns.shape[-1] != weights.shape[-1]:
-        raise ValueError(f"{name}: expected (..., N, {weights.shape[-1]}), got {tuple(patterns.shape)}")
+    check.shaped(**{"weights": (weights, "... n n"), name: (patterns, "... N n")})

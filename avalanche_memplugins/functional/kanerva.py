@@ -117,8 +117,8 @@ def kanerva_address(mean: Tensor, code: Tensor, *, ridge: float | Tensor = 1.0, 
     >>> kanerva_address(mean, torch.tensor([[2.0, 4.0]]), ridge=1.0)
     tensor([[1., 2.]])
     """
-    _check_codes(mean, code)
-    _check_scale("ridge", ridge)
+    check.shaped(mean=(mean, "... K C"), code=(code, "... T C"))
+    check.positive("ridge", ridge)
     check.flag("released", released)
     gram = mean @ mean.mT
     right = mean @ code.mT
@@ -150,10 +150,9 @@ def kanerva_dynamic_write(
     tensor([[1., 0.],
             [0., 1.]])
     """
-    _check_codes(mean, code)
-    _check_cov("row_cov", row_cov, mean.shape[-2])
-    _check_scale("noise_var", noise_var)
-    _check_scale("ridge", ridge)
+    check.shaped(mean=(mean, "... K C"), code=(code, "... T C"), row_cov=(row_cov, "... K K"))
+    check.positive("noise_var", noise_var)
+    check.positive("ridge", ridge)
     noise = _like(noise_var, mean)
     addresses = []
     for item in code.unbind(-2):
@@ -183,15 +182,12 @@ def matrix_normal_kl(mean: Tensor, row_cov: Tensor, prior_mean: Tensor, prior_ro
     >>> matrix_normal_kl(torch.ones(2, 3), torch.eye(2), *prior)
     tensor(3.)
     """
-    check.floats(mean=mean, prior_mean=prior_mean)
-    if mean.ndim < 2:
-        raise ValueError(f"mean: expected (..., K, C), got {tuple(mean.shape)}")
-    if prior_mean.ndim < 2 or prior_mean.shape[-2:] != mean.shape[-2:]:
-        raise ValueError(
-            f"prior_mean: expected (..., {', '.join(map(str, mean.shape[-2:]))}), got {tuple(prior_mean.shape)}"
-        )
-    for name, value in (("row_cov", row_cov), ("prior_row_cov", prior_row_cov)):
-        _check_cov(name, value, mean.shape[-2])
+    check.shaped(
+        mean=(mean, "... K C"),
+        prior_mean=(prior_mean, "... K C"),
+        row_cov=(row_cov, "... K K"),
+        prior_row_cov=(prior_row_cov, "... K K"),
+    )
     rows, columns = mean.shape[-2:]
     prior = torch.linalg.cholesky(prior_row_cov)
     spread = torch.cholesky_solve(row_cov, prior).diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -222,11 +218,8 @@ def address_second_moment(row_cov: Tensor, prior_row_cov: Tensor, *, noise_var: 
     tensor([[1., 2.],
             [2., 4.]], dtype=torch.float64)
     """
-    check.floats(row_cov=row_cov)
-    if row_cov.ndim < 2 or row_cov.shape[-1] != row_cov.shape[-2]:
-        raise ValueError(f"row_cov: expected (..., K, K), got {tuple(row_cov.shape)}")
-    _check_cov("prior_row_cov", prior_row_cov, row_cov.shape[-1])
-    _check_scale("noise_var", noise_var)
+    check.shaped(row_cov=(row_cov, "... K K"), prior_row_cov=(prior_row_cov, "... K K"))
+    check.positive("noise_var", noise_var)
     after, before = row_cov.double(), prior_row_cov.double()
     information = _inverse(after, torch.finfo(row_cov.dtype).eps) - _inverse(before, torch.finfo(before.dtype).eps)
     return _like(noise_var, after) * information
@@ -286,33 +279,7 @@ def _like(value: float | Tensor, mean: Tensor) -> Tensor:
 
 
 def _check(mean: Tensor, row_cov: Tensor, address: Tensor, code: Tensor, noise_var: float | Tensor) -> None:
-    _check_codes(mean, code)
-    rows, columns = mean.shape[-2:]
-    _check_cov("row_cov", row_cov, rows)
-    check.floats(address=address)
-    if address.ndim < 2 or address.shape[-1] != rows:
-        raise ValueError(f"address: expected (..., T, {rows}), got {tuple(address.shape)}")
-    if code.shape[-2] != address.shape[-2]:
-        raise ValueError(f"code: expected (..., {address.shape[-2]}, {columns}), got {tuple(code.shape)}")
-    _check_scale("noise_var", noise_var)
-
-
-def _check_codes(mean: Tensor, code: Tensor) -> None:
-    check.floats(mean=mean, code=code)
-    if mean.ndim < 2:
-        raise ValueError(f"mean: expected (..., K, C), got {tuple(mean.shape)}")
-    if code.ndim < 2 or code.shape[-1] != mean.shape[-1]:
-        raise ValueError(f"code: expected (..., T, {mean.shape[-1]}), got {tuple(code.shape)}")
-
-
-def _check_cov(name: str, value: Tensor, rows: int) -> None:
-    check.floats(**{name: value})
-    if value.shape[-2:] != (rows, rows):
-        raise ValueError(f"{name}: expected (..., {rows}, {rows}), got {tuple(value.shape)}")
-
-
-def _check_scale(name: str, value: float | Tensor) -> None:
-    if isinstance(value, Tensor):
-        check.floats(**{name: value})
-    else:
-        check.number(name, value, above=0)
+    check.shaped(
+        mean=(mean, "... K C"), row_cov=(row_cov, "... K K"), address=(address, "... T K"), code=(code, "... T C")
+    )
+    check.positive("noise_var", noise_var)

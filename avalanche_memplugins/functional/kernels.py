@@ -23,9 +23,8 @@ def inverse_distance(squared: Tensor, *, eps: float = 1e-3) -> Tensor:
     >>> inverse_distance(torch.tensor([0.0, 1.0]), eps=1.0)
     tensor([0.6667, 0.3333])
     """
-    check.floats(squared=squared)
+    check.shaped(squared=(squared, "... K"))
     check.number("eps", eps, above=0)
-    _some("squared", squared)
     weights = 1 / (eps + squared)
     return weights / weights.sum(-1, keepdim=True)
 
@@ -47,14 +46,8 @@ def nearest_relative(squared: Tensor, *, width: float = 0.15, eps: float = 1e-3)
     >>> nearest_relative(torch.tensor([1.0, 1.15]), width=0.15)  # 1 and 1/e
     tensor([0.7311, 0.2689])
     """
-    check.floats(squared=squared)
+    check.shaped(squared=(squared, "... K"))
     check.number("width", width, above=0)
     check.number("eps", eps, above=0)
-    _some("squared", squared)
     nearest = squared.amin(-1, keepdim=True)
     return torch.softmax((nearest - squared) / (width * nearest.clamp(min=eps)), -1)
-
-
-def _some(name: str, value: Tensor) -> None:
-    if not value.ndim:
-        raise ValueError(f"{name}: expected (..., K), got a single number")

@@ -39,11 +39,7 @@ def sample_latents(
     >>> sample_latents(torch.zeros(2, 3), torch.zeros(2, 3), 5, generator=generator).shape
     torch.Size([2, 5, 3])
     """
-    check.floats(mu=mu, log_variance=log_variance)
-    if mu.ndim != 2 or mu.shape != log_variance.shape:
-        raise ValueError(
-            f"mu, log_variance: expected the same shape (B, C), got {tuple(mu.shape)} and {tuple(log_variance.shape)}"
-        )
+    check.shaped(mu=(mu, "B C"), log_variance=(log_variance, "B C"))
     check.positive_integer("n", n)
     check.room("n", n, mu.numel() * mu.element_size())
     check.number("alpha_std", alpha_std, least=0)

@@ -47,17 +47,11 @@ def modern_hopfield_read(
     >>> modern_hopfield_read(patterns, cue, beta=50.0, known=known).round()
     tensor([[0., 1., 1.]])
     """
-    check.floats(patterns=patterns, cue=cue)
-    if isinstance(beta, Tensor):
-        check.floats(beta=beta)
-    else:
-        check.number("beta", beta, above=0)
-    if patterns.ndim < 2 or patterns.shape[-2] == 0:
+    check.shaped(patterns=(patterns, "... M n"), cue=(cue, "... N n"))
+    if patterns.shape[-2] == 0:
         raise ValueError(f"patterns: expected (..., M, n) with M >= 1, got {tuple(patterns.shape)}")
-    if cue.ndim < 2 or cue.shape[-1] != patterns.shape[-1]:
-        raise ValueError(f"cue: expected (..., N, {patterns.shape[-1]}), got {tuple(cue.shape)}")
-    if known is not None and (check.tensor("known", known).dtype != torch.bool or known.shape != cue.shape):
-        raise ValueError(f"known: expected bool {tuple(cue.shape)} like cue, got {known.dtype} {tuple(known.shape)}")
+    check.positive("beta", beta)
+    check.mask("known", known, cue, "cue")
     check.choice("similarity", similarity, ("dot", "distance"))
     check.positive_integer("steps", steps)
     if threshold is not None:

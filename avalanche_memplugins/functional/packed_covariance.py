@@ -51,10 +51,8 @@ def pack_covariance(covariance: Tensor, bits: int) -> PackedCovariance:
     >>> packed.codes.shape  # 28 numbers of 6 bits
     torch.Size([1, 21])
     """
-    check.floats(covariance=covariance)
+    check.shaped(covariance=(covariance, "K C C"))
     _check_bits(bits)
-    if covariance.ndim != 3 or covariance.shape[1] != covariance.shape[2]:
-        raise ValueError(f"covariance: expected (K, C, C), got {tuple(covariance.shape)}")
     check.finite("covariance", covariance)
     matrix = covariance.double()
     variance = matrix.diagonal(dim1=1, dim2=2)
@@ -111,11 +109,8 @@ def pack_factors(factors: Tensor, diagonal: Tensor, bits: int) -> PackedCovarian
     >>> packed.codes.shape, packed.scale.shape
     (torch.Size([1, 6]), torch.Size([1, 2]))
     """
-    check.floats(factors=factors, diagonal=diagonal)
+    check.shaped(factors=(factors, "K r C"), diagonal=(diagonal, "K C"))
     _check_bits(bits)
-    if factors.ndim != 3:
-        raise ValueError(f"factors: expected (K, r, C), got {tuple(factors.shape)}")
-    check.like("diagonal", diagonal, (len(factors), factors.shape[2]), "(K, C)")
     check.finite("factors", factors)
     check.finite("diagonal", diagonal)
     variance = factors.double().square().sum(1) + diagonal.double()

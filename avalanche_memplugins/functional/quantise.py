@@ -141,10 +141,7 @@ def round_to_int8(values: Tensor, step: float | Tensor) -> Tensor:
     tensor([  1,  -2, 127], dtype=torch.int8)
     """
     check.floats(values=values)
-    if isinstance(step, Tensor):
-        check.floats(step=step)
-    else:
-        check.number("step", step, above=0)
+    check.positive("step", step)
     return (values / step).round_().clamp_(-127, 127).to(torch.int8)
 
 

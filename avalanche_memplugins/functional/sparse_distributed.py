@@ -24,8 +24,7 @@ def hard_locations(locations: int, size: int, *, generator: torch.Generator | No
     >>> hard_locations(2, 4, generator=torch.Generator().manual_seed(0)).shape
     torch.Size([2, 4])
     """
-    check.positive_integer("locations", locations)
-    check.positive_integer("size", size)
+    check.positive_integers(locations=locations, size=size)
     check.generator("generator", generator)
     return torch.randint(2, (locations, size), generator=generator, dtype=torch.int8) * 2 - 1
 
@@ -48,8 +47,9 @@ def activated(addresses: Tensor, cue: Tensor, *, radius: int | None = None, near
     >>> activated(addresses, torch.tensor([[1.0, 1.0, 1.0]]), radius=1)
     tensor([[ True,  True, False]])
     """
-    _check_addresses(addresses)
-    _check_patterns("cue", cue, addresses.shape[1])
+    if check.tensor("addresses", addresses).ndim != 2 or not len(addresses):
+        raise ValueError(f"addresses: expected (L, n), L at least 1, got {tuple(addresses.shape)}")
+    check.shaped(cue=(cue, f"... N {addresses.shape[1]}"))
     if (radius is None) == (nearest is None):
         raise ValueError(f"radius: expected a radius or nearest, not both, got {radius!r} and {nearest!r}")
     products = cue @ addresses.to(cue).mT
@@ -137,8 +137,7 @@ def sparse_distributed_recall(
     >>> sparse_distributed_recall(addresses, counters, torch.tensor([[1.0, 1.0, 0.0, 0.0]]), nearest=1)
     tensor([[ 1.,  1., -1.,  1.]])
     """
-    if known is not None and (check.tensor("known", known).dtype != torch.bool or known.shape != cue.shape):
-        raise ValueError(f"known: expected bool {tuple(cue.shape)} like cue, got {known.dtype} {tuple(known.shape)}")
+    check.mask("known", known, cue, "cue")
     check.positive_integer("steps", steps)
     state = cue
     for _ in range(steps):
@@ -149,17 +148,6 @@ def sparse_distributed_recall(
             break
         state = after
     return state
-
-
-def _check_addresses(addresses: Tensor) -> None:
-    if check.tensor("addresses", addresses).ndim != 2 or not len(addresses):
-        raise ValueError(f"addresses: expected (L, n), L at least 1, got {tuple(addresses.shape)}")
-
-
-def _check_patterns(name: str, value: Tensor, size: int) -> None:
-    check.floats(**{name: value})
-    if value.ndim < 2 or value.shape[-1] != size:
-        raise ValueError(f"{name}: expected (..., N, {size}), got {tuple(value.shape)}")
 
 
 def _check_counters(counters: Tensor, active: Tensor) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
     from avalanche_memplugins.codecs import Codec
+    from avalanche_memplugins.codecs.variable_codec import VariableCodec
     from avalanche_memplugins.lab.strategies.recipe import Setup
 
 
@@ -105,7 +106,7 @@ class MemoryFactory(Protocol):
 class CodecFactory(Protocol):
     """Makes a codec, for the option ``codec``."""
 
-    def __call__(self, shape: tuple[int, ...], *, mean: Any, std: Any) -> str | Codec:
+    def __call__(self, shape: tuple[int, ...], *, mean: Any, std: Any) -> str | Codec | VariableCodec:
         """A codec, or the name of one that ``RandomMemory`` knows.
 
         :param shape: of a row.

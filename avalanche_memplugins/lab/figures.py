@@ -163,8 +163,8 @@ def _plain(panel: Any) -> None:
 def frontier_figure(table: pd.DataFrame) -> Figure:
     """Mean accuracy against bytes held, a line a strategy with its name at its end.
 
-    Left the memories that keep rows, right those that generate them, with the best of the left in grey. The scale of
-    the accuracy stretches towards 100 %, where most lines lie.
+    Left the memories that keep rows, right those that keep models of them, with the best of the left in grey. The
+    scale of the accuracy stretches towards 100 %, where most lines lie.
 
     :param table: from :func:`.points`, of one benchmark.
     """
@@ -172,7 +172,7 @@ def frontier_figure(table: pd.DataFrame) -> Figure:
     names = [str(name) for name in dict.fromkeys(sized["strategy"])]
     sides = {
         "memories that keep rows": [name for name in names if sizing(name) == "rows"],
-        "memories that generate them": [name for name in names if sizing(name) == "bytes"],
+        "memories that keep models of them": [name for name in names if sizing(name) == "bytes"],
     }
     sides = {title: side for title, side in sides.items() if side}
     figure = Figure(figsize=(6.4 * len(sides), 5.4), layout="constrained", dpi=160)

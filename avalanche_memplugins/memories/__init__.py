@@ -16,6 +16,7 @@ from avalanche_memplugins.memories.memory import (
     WritableMemory,
 )
 from avalanche_memplugins.memories.random_memory import RandomMemory
+from avalanche_memplugins.memories.random_projection_memory import RandomProjectionMemory
 from avalanche_memplugins.memories.recall import Recall
 from avalanche_memplugins.memories.summary import Summary
 from avalanche_memplugins.memories.vae_memory import VAEMemory
@@ -33,6 +34,7 @@ __all__ = [
     "Memory",
     "Nearest",
     "RandomMemory",
+    "RandomProjectionMemory",
     "Recall",
     "Summary",
     "SupportsForget",

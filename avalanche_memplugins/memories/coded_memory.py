@@ -12,6 +12,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs.variable_codec import VARIABLE_PARTS, VariableCodec
+from avalanche_memplugins.functional.neighbours import KeyTable
 from avalanche_memplugins.functional.reservoir import distinct_integers
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns
@@ -96,6 +97,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         self._taken_since_fit, self._held_at_fit = 0, _REFIT
         self._held: dict[int, int] = {}  # rows by class, for the balanced policy only
         self._offered: dict[int, int] = {}
+        self._searched: tuple[int, int | None, KeyTable, Tensor, int] | None = None
 
     @classmethod
     def from_budget(cls, nbytes: int | str, *, codec: VariableCodec, **kwargs: Any) -> CodedMemory:
@@ -364,6 +366,38 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         y, t, origin = self._labels_in(buffer, starts)
         return Recall(x.to(self.device), y, t, origin)
 
+    @torch.no_grad()
+    def predict(self, x: Tensor, *, classes: int | None = None, task: int | None = None, k: int = 1) -> Tensor:
+        """Log shares of the classes in the votes of a query's k nearest rows, as they come out of the codec.
+
+        The first call after a write decodes all rows, which are kept until the next write, beside :attr:`nbytes`.
+
+        :param x: queries ``(Q, *shape)`` on :attr:`device`.
+        :param classes: columns N; None: as many as the largest class held, and one. A class without a vote has minus
+            infinity.
+        :param task: search rows of this task label only.
+        :param k: rows that vote, >= 1.
+        :returns: ``(Q, N)``, float32.
+        :raises ValueError: if there are no such rows, a class held has no column, or for queries of another shape.
+        """
+        check.positive_integer("k", k)
+        check.rows_of(x)
+        if task is not None:
+            check.integer("task", task, least=0)
+        if self._searched is None or self._searched[:2] != (self.seen, task):
+            y, t, _ = self.labels_of(self.slots())
+            slots = self.slots() if task is None else (t == task).nonzero().flatten().cpu()
+            if not len(slots):
+                raise ValueError(f"x: expected a memory that holds rows{'' if task is None else f' of task {task}'}")
+            self._searched = (self.seen, task, KeyTable(self.rows(slots).x), y[slots], int(y.max()))
+        _, _, table, y, most = self._searched
+        classes = most + 1 if classes is None else check.positive_integer("classes", classes)
+        if most >= classes:
+            raise ValueError(f"classes: expected more than {most}, the largest class held, got {classes}")
+        votes = y[table.search(x.to(self.device), k).indices]
+        counts = torch.zeros(len(x), classes, device=x.device).scatter_add_(1, votes, torch.ones_like(votes).float())
+        return (counts / votes.shape[1]).log()
+
     def labels_of(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``y``, ``t`` and ``origin`` of these rows, as in :meth:`rows`.
 
@@ -377,7 +411,8 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         return len(self._columns.names) * self._columns.dtype.itemsize
 
     def _labels_in(self, buffer: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        headers = buffer[starts[:, None] + torch.arange(self._header_bytes)].contiguous()
+        width = self._header_bytes
+        headers = (buffer[starts] if width == 1 else buffer[starts[:, None] + torch.arange(width)]).view(-1, width)
         y, t, origin = self._columns.unstack(headers.view(self._columns.dtype).to(self.device))
         assert y is not None
         return y, t, origin
@@ -421,7 +456,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"state: expected a type of rows, got {state['dtype']!r}")
         self._generator.set_state(state["generator"].cpu())
-        self.__dict__["codec"], self.store = codec, store
+        self.__dict__["codec"], self.store, self._searched = codec, store, None
         self.shape, self.dtype, self.seen = Size(state["shape"]), dtype, state["seen"]
         self._taken_since_fit, self._held_at_fit = state["fit"]
         self._held, self._offered = held, offered

@@ -318,7 +318,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         stacked = columns.stack(labels, x)
         content = values["codes"]
         self._check_shape(content)
-        codes = None
+        codes, encode = None, self.codec.encode
         if self._looks_at(x):
             check.finite("x", x)
             columns.check_values(labels, stacked)
@@ -327,6 +327,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             if self.embedding is not None:
                 check.finite("embedding", values["codes" if self.keep == "key" else "keys"])
             codes = check.storable(self.codec, content)
+            encode = check.unchecked(self.codec, "encode")
         else:
             columns.guard(labels, stacked)
         offered = self._offered(values, x, y, logits, loss)
@@ -350,7 +351,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
                 if name != "codes":
                     self.store.put(name, slots, value[take])
                 else:
-                    self.store.put(name, slots, self.codec.encode(value[take]) if codes is None else codes[take])
+                    self.store.put(name, slots, encode(value[take]) if codes is None else codes[take])
             self._written.add(slots)
             if read_groups is not None:
                 self.read_policy.assign(_integers(slots), [read_groups[row] for row in _integers(rows)])
@@ -513,7 +514,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def _decoded(self, held: dict[str, Tensor]) -> Recall:
         y, t, origin = self._labels_in(held)
-        x = self.codec.decode(held["codes"], self.shape, self.dtype)
+        x = check.unchecked(self.codec, "decode")(held["codes"], self.shape, self.dtype)
         key = held.get("keys", None if self.embedding is None else x)
         return Recall(x, y, t, origin, held.get("logits"), key)
 

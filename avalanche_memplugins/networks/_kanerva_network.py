@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -73,6 +73,22 @@ class KanervaNetwork(nn.Module):
         """Images ``(B, C, H, W)`` in [0, 1]."""
         check.rows("code", code, (self.prior_mean.shape[1],))
         return torch.sigmoid(self.decoder(code))
+
+    def _read(
+        self, mean: Tensor, cue: Tensor, steps: int, recalled: Callable[[Tensor, Tensor], Tensor]
+    ) -> list[Tensor]:
+        """Logits a step, each from the image that the one before gave.
+
+        :param recalled: codes ``(E, T, C)`` from the memory's mean and images ``(E, T, C, H, W)``.
+        """
+        self._check_images("cue", cue, "E, T")
+        check.rows("mean", mean, tuple(self.prior_mean.shape), "...")
+        check.positive_integer("steps", steps)
+        seen, out = cue, []
+        for _ in range(steps):
+            out.append(episodic(self.decoder(recalled(mean, seen).flatten(0, 1)), cue.shape[:2]))
+            seen = torch.sigmoid(out[-1])
+        return out
 
     def _episode_bound(
         self, x: Tensor, shown: Tensor, code: Tensor, kl: Tensor, mean: Tensor, row_cov: Tensor

@@ -12,7 +12,7 @@ from torch import Size, Tensor, nn
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.divergences import bernoulli_nll, gaussian_nll, kl_standard_normal
-from avalanche_memplugins.networks.vae import VAEBound
+from avalanche_memplugins.networks.vae import VAEBound, drawn_code
 
 
 class ConditionalVAE(nn.Module):
@@ -99,10 +99,8 @@ class ConditionalVAE(nn.Module):
         :param y: indices of the classes ``(B,)``, needed if and only if there are classes.
         :param generator: for the sample, on the device of ``x``; torch's own if None.
         """
-        check.generator("generator", generator)
         mean, log_variance = self.posterior(x, y)
-        noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
-        out = self.decoder(mean + (0.5 * log_variance).exp() * noise, y).view_as(x)
+        out = self.decoder(drawn_code(mean, log_variance, generator), y).view_as(x)
         if self.log_variance is None:
             reconstruction = bernoulli_nll(out, x)
         else:

@@ -9,11 +9,7 @@ from torch import Tensor, nn
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.divergences import kl_diagonal_normals
-from avalanche_memplugins.functional.kanerva import (
-    kanerva_address,
-    kanerva_dynamic_write,
-    kanerva_posterior,
-)
+from avalanche_memplugins.functional.kanerva import kanerva_address, kanerva_dynamic_write, kanerva_posterior
 from avalanche_memplugins.networks._kanerva_network import EpisodeBound, KanervaNetwork, episodic
 from avalanche_memplugins.networks.convolutional import ConvDecoder, ConvEncoder, check_size
 
@@ -63,8 +59,7 @@ class DynamicKanervaMachine(KanervaNetwork):
         bias: float = -2.0,
     ) -> None:
         sizes = {"channels": channels, "code_size": code_size, "rows": rows, "width": width}
-        for name, value in sizes.items():
-            check.positive_integer(name, value)
+        check.positive_integers(**sizes)
         check_size(size)
         check.number("noise_std", noise_std, above=0)
         check.number("address_std", address_std, above=0)
@@ -72,16 +67,7 @@ class DynamicKanervaMachine(KanervaNetwork):
         super().__init__()
         self.channels, self.size, self.code_size, self.rows = channels, size, code_size, rows
         self.noise_var, self.address_std = noise_std**2, address_std
-        self._kwargs = {
-            "channels": channels,
-            "size": size,
-            "code_size": code_size,
-            "rows": rows,
-            "width": width,
-            "noise_std": noise_std,
-            "address_std": address_std,
-            "bias": bias,
-        }
+        self._kwargs = {**sizes, "size": size, "noise_std": noise_std, "address_std": address_std, "bias": bias}
         self.encoder = ConvEncoder(channels=channels, size=size, features=code_size + rows, width=width)
         self.decoder = ConvDecoder(code_size=code_size, channels=channels, size=size, width=width, bias=bias)
         self.prior_mean = nn.Parameter(torch.randn(rows, code_size))
@@ -140,7 +126,8 @@ class DynamicKanervaMachine(KanervaNetwork):
         code, log_scale = (episodic(part, (episodes, items)) for part in self.features(x.flatten(0, 1)))
         mean, row_cov = self.write(code, sequential=sequential)
         address = kanerva_address(mean, code, ridge=self.ridge)
-        noise = _normal((episodes, items, self.rows + self.code_size), x, generator)
+        shape = (episodes, items, self.rows + self.code_size)
+        noise = torch.randn(shape, dtype=x.dtype, device=x.device, generator=generator)
         drawn = address + log_scale.exp() * noise[..., : self.rows]
         # wᵀM for M of the posterior: one draw for each item, of the right marginal.
         spread = ((drawn @ row_cov) * drawn).sum(-1, keepdim=True).clamp_min(0).sqrt()
@@ -156,17 +143,8 @@ class DynamicKanervaMachine(KanervaNetwork):
         :param cue: images ``(E, T, C, H, W)`` in [0, 1].
         :param steps: reads, >= 1; each starts from the image that the one before gave.
         """
-        self._check_images("cue", cue, "E, T")
-        check.rows("mean", mean, (self.rows, self.code_size), "...")
-        check.positive_integer("steps", steps)
-        seen, out = cue, []
-        for _ in range(steps):
-            code = episodic(self.encode(seen.flatten(0, 1)), cue.shape[:2])
-            recalled = kanerva_address(mean, code, ridge=self.ridge) @ mean
-            out.append(episodic(self.decoder(recalled.flatten(0, 1)), cue.shape[:2]))
-            seen = torch.sigmoid(out[-1])
-        return out
+        return self._read(mean, cue, steps, self._recalled)
 
-
-def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
+    def _recalled(self, mean: Tensor, seen: Tensor) -> Tensor:
+        code = episodic(self.encode(seen.flatten(0, 1)), seen.shape[:2])
+        return kanerva_address(mean, code, ridge=self.ridge) @ mean

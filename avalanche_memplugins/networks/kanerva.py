@@ -65,25 +65,14 @@ class KanervaMachine(KanervaNetwork):
             "channels": channels, "code_size": code_size, "rows": rows, "address_size": address_size,
             "key_size": key_size, "width": width,
         }  # fmt: skip
-        for name, value in sizes.items():
-            check.positive_integer(name, value)
+        check.positive_integers(**sizes)
         check_size(size)
         check.number("noise_std", noise_std, above=0)
         check.number("bias", bias)
         super().__init__()
         self.channels, self.size, self.code_size, self.rows = channels, size, code_size, rows
         self.address_size, self.noise_var = address_size, noise_std**2
-        self._kwargs = {
-            "channels": channels,
-            "size": size,
-            "code_size": code_size,
-            "rows": rows,
-            "address_size": address_size,
-            "key_size": key_size,
-            "width": width,
-            "noise_std": noise_std,
-            "bias": bias,
-        }
+        self._kwargs = {**sizes, "size": size, "noise_std": noise_std, "bias": bias}
         features = 8 * width
         self.encoder = ConvEncoder(channels=channels, size=size, features=features, width=width)
         self.to_code = nn.Linear(features, code_size)
@@ -171,14 +160,8 @@ class KanervaMachine(KanervaNetwork):
         :param cue: images ``(E, T, C, H, W)`` in [0, 1].
         :param steps: reads, >= 1; each starts from the image that the one before gave.
         """
-        self._check_images("cue", cue, "E, T")
-        check.rows("mean", mean, (self.rows, self.code_size), "...")
-        check.positive_integer("steps", steps)
-        seen, out = cue, []
-        for _ in range(steps):
-            features = episodic(self.features(seen.flatten(0, 1)), cue.shape[:2])
-            recalled = self.weights(self.address_posterior(features)[0]) @ mean
-            code = self.code_posterior(features, recalled)[0]
-            out.append(episodic(self.decoder(code.flatten(0, 1)), cue.shape[:2]))
-            seen = torch.sigmoid(out[-1])
-        return out
+        return self._read(mean, cue, steps, self._recalled)
+
+    def _recalled(self, mean: Tensor, seen: Tensor) -> Tensor:
+        features = episodic(self.features(seen.flatten(0, 1)), seen.shape[:2])
+        return self.code_posterior(features, self.weights(self.address_posterior(features)[0]) @ mean)[0]

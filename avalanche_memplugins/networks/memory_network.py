@@ -40,8 +40,7 @@ class MemoryNetwork(nn.Module):
 
     def __init__(self, size: int, code_size: int = 128, *, hidden: int = 512, memory: bool = True) -> None:
         super().__init__()
-        for name, value in {"size": size, "code_size": code_size, "hidden": hidden}.items():
-            check.positive_integer(name, value)
+        check.positive_integers(size=size, code_size=code_size, hidden=hidden)
         check.flag("memory", memory)
         self.size, self.code_size, self.memory = size, code_size, memory
         self.encoder = _mlp(size, hidden, code_size)
@@ -113,8 +112,7 @@ def train_memory_network(
     """
     check.instance("network", network, MemoryNetwork, "a MemoryNetwork")
     check.function("episodes", episodes, "a function that gives patterns and cues")
-    for name, value in (("steps", steps), ("warm_up", warm_up)):
-        check.positive_integer(name, value)
+    check.positive_integers(steps=steps, warm_up=warm_up)
     check.number("lr", lr, above=0)
     check.number("clip", clip, above=0)
     if after_step is not None:

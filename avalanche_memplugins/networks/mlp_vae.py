@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.divergences import bernoulli_nll, kl_standard_normal
-from avalanche_memplugins.networks.vae import VAEBound
+from avalanche_memplugins.networks.vae import VAEBound, drawn_code
 
 
 class MLPVAE(nn.Module):
@@ -35,8 +35,7 @@ class MLPVAE(nn.Module):
 
     def __init__(self, code_size: int = 2, *, hidden: int = 400, channels: int = 1, size: int = 28) -> None:
         super().__init__()
-        for name, value in {"code_size": code_size, "hidden": hidden, "channels": channels, "size": size}.items():
-            check.positive_integer(name, value)
+        check.positive_integers(code_size=code_size, hidden=hidden, channels=channels, size=size)
         self.code_size = code_size
         self.shape = (channels, size, size)
         pixels = channels * size * size
@@ -73,11 +72,9 @@ class MLPVAE(nn.Module):
 
         :param generator: of the codes, on the device of ``x``.
         """
-        check.generator("generator", generator)
-        mu, log_variance = self.posterior(x)
-        noise = torch.randn(mu.shape, dtype=mu.dtype, device=mu.device, generator=generator)
-        logits = self.decoder(mu + (0.5 * log_variance).exp() * noise)
-        return VAEBound(bernoulli_nll(logits.view_as(x), x), kl_standard_normal(mu, log_variance))
+        mean, log_variance = self.posterior(x)
+        logits = self.decoder(drawn_code(mean, log_variance, generator))
+        return VAEBound(bernoulli_nll(logits.view_as(x), x), kl_standard_normal(mean, log_variance))
 
 
 def train_vae(
@@ -117,8 +114,7 @@ def train_vae(
         raise ValueError(f"x: expected floating-point or uint8 images, got {x.dtype}")
     if not is_bytes and not (float(x.min()) >= 0 and float(x.max()) <= 1):
         raise ValueError(f"x: expected values in [0, 1], got {float(x.min()):g} to {float(x.max()):g}")
-    check.positive_integer("epochs", epochs)
-    check.positive_integer("batch_size", batch_size)
+    check.positive_integers(epochs=epochs, batch_size=batch_size)
     check.number("lr", lr, above=0)
     seed = check.seed(seed)
     if after_epoch is not None:

@@ -80,8 +80,7 @@ class RetrievalClassifier(nn.Module):
         std: float | Sequence[float] = 1.0,
     ) -> None:
         super().__init__()
-        for name, value in (("classes", classes), ("neighbours", neighbours)):
-            check.positive_integer(name, value)
+        check.positive_integers(classes=classes, neighbours=neighbours)
         check.having("memory", memory, ("nearest", "__len__"), "a memory that can be asked for the nearest rows")
         check.flag("labels", labels)
         check.number("same", same, least=0)

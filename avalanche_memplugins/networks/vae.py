@@ -28,6 +28,16 @@ class VAEBound(NamedTuple):
         return self.reconstruction + self.kl
 
 
+def drawn_code(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One sample of each Gaussian, through which gradients reach mean and log-variance.
+
+    :param generator: on their device; torch's own if None.
+    """
+    check.generator("generator", generator)
+    noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+    return mean + (0.5 * log_variance).exp() * noise
+
+
 class VAE(nn.Module):
     r"""Variational auto-encoder: :math:`p(z) = \mathcal N(0, I)`, Gaussian encoder, Bernoulli decoder.
 
@@ -52,8 +62,7 @@ class VAE(nn.Module):
     def __init__(
         self, *, channels: int = 1, size: int = 28, code_size: int = 32, width: int = 16, bias: float = -2.0
     ) -> None:
-        for name, value in (("channels", channels), ("code_size", code_size), ("width", width)):
-            check.positive_integer(name, value)
+        check.positive_integers(channels=channels, code_size=code_size, width=width)
         check_size(size)
         check.number("bias", bias)
         super().__init__()
@@ -87,8 +96,6 @@ class VAE(nn.Module):
         :param x: images ``(B, C, H, W)`` in [0, 1].
         :param generator: for the sample; torch's own if None.
         """
-        check.generator("generator", generator)
         mean, log_var = self.posterior(x)
-        noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
-        logits = self.decoder(mean + (0.5 * log_var).exp() * noise)
+        logits = self.decoder(drawn_code(mean, log_var, generator))
         return VAEBound(bernoulli_nll(logits, x), kl_standard_normal(mean, log_var))

@@ -17,6 +17,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from avalanche_memplugins._modes import eval_mode
+from avalanche_memplugins.plugins._fast import fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._materialise.known import flatten
 from avalanche_memplugins.plugins._materialise.resolve import Source, Unsupported, resolve
@@ -57,7 +58,8 @@ class Rows(NamedTuple):
 class Batches:
     """Batches of a data set under its evaluation transforms, a fresh pass each time.
 
-    Read from a :class:`~avalanche_memplugins.plugins.TensorLoaderPlugin`'s tensors, where the strategy has one. Each of
+    Read from tensors, where the strategy's fast path or a
+    :class:`~avalanche_memplugins.plugins.TensorLoaderPlugin` has them. Each of
     several ranks gets its own rows, every row on one rank: Avalanche's sampler would repeat some.
 
     :param strategy: inside an experience.
@@ -80,6 +82,9 @@ class Batches:
             generator=generator,
             distributed_sampling=False,
         )
+        fast = fast_path_of(strategy)
+        if fast is not None:
+            loader = fast.serve(strategy, loader, "memory's")
         for plugin in strategy.plugins:
             if isinstance(plugin, TensorLoaderPlugin):
                 loader = plugin.serve(loader, self.device, generator=generator)

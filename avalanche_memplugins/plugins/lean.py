@@ -123,7 +123,7 @@ def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any
     :param kwargs: what ``strategy.train`` was given, passed on to the plugins.
     """
     dispatch = _dispatch(strategy, dispatches, "train")
-    forward = _forward(strategy)
+    forward, own = _forward(strategy), vars(strategy).get("forward")
     for batch in strategy.dataloader:
         strategy.mbatch = batch
         if strategy._stop_training:
@@ -150,6 +150,8 @@ def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any
 
         for call in before_forward:
             call(strategy, **kwargs)
+        if vars(strategy).get("forward") is not own:
+            forward, own = _forward(strategy), vars(strategy).get("forward")
         strategy.mb_output = forward()
         for call in after_forward:
             call(strategy, **kwargs)
@@ -180,7 +182,7 @@ def eval_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any)
     :param kwargs: what ``strategy.eval`` was given, passed on to the plugins.
     """
     dispatch = _dispatch(strategy, dispatches, "eval")
-    forward = _forward(strategy)
+    forward, own = _forward(strategy), vars(strategy).get("forward")
     for batch in strategy.dataloader:
         strategy.mbatch = batch
         if not dispatch.fits(strategy):
@@ -193,6 +195,8 @@ def eval_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any)
 
         for call in before_forward:
             call(strategy, **kwargs)
+        if vars(strategy).get("forward") is not own:
+            forward, own = _forward(strategy), vars(strategy).get("forward")
         strategy.mb_output = forward()
         for call in after_forward:
             call(strategy, **kwargs)

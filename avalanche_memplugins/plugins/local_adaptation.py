@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from avalanche_memplugins.functional.local_adaptation import adapt_chain, adapt_
 from avalanche_memplugins.functional.neighbours import Backend
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.plugins._adapted_tail import AdaptedTail, find_tail
+from avalanche_memplugins.plugins._answering import check_classes, forward_of
 from avalanche_memplugins.plugins._outputs import find_logits
-from avalanche_memplugins.plugins._reading import ReadingPlugin, forward_of
+from avalanche_memplugins.plugins._reading import ReadingPlugin
 
 Kernel = Callable[[Tensor], Tensor]
 _KERNELS: dict[str, Kernel] = {"nearest_relative": nearest_relative, "inverse_distance": inverse_distance}
@@ -126,13 +127,13 @@ class LocalAdaptationPlugin(ReadingPlugin):
         self._known: dict[int | None, Tensor] = {}
 
     @torch.no_grad()
-    def _predict(self, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
+    def _predict(self, strategy: Any, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
         forward = forward_of(model, task, x.dtype)
         if task not in self._tails:
             self._tails[task] = find_tail(model, forward, x[:8], self.adapt)
         tail = self._tails[task]
         slots, distances, y = self._nearest(model, x, task)
-        self._check_classes(y, tail.classes or output.shape[1])
+        check_classes(int(y.max()), tail.classes or output.shape[1])
         weights = self.kernel(distances)
         inputs = tail.inputs(forward, x) if tail.layers else x
         adapted = []
@@ -188,7 +189,7 @@ class LocalAdaptationPlugin(ReadingPlugin):
     ) -> Tensor:
         """What the adapted part is fed with for the memory rows ``index`` ``(n, K)``, of the type of ``like``."""
         if not tail.layers:
-            x = self.memory.rows(index.flatten().cpu()).x.to(like.dtype)
+            x: Tensor = self.memory.rows(index.flatten().cpu()).x.to(like.dtype)
             return x.reshape(*index.shape, *x.shape[1:])
         if task not in self._known:
             end = int(self.memory.slots()[-1]) + 1

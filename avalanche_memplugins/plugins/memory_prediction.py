@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.functional import fit_experts, product_of_experts
-from avalanche_memplugins.memories import RandomMemory, Recall
+from avalanche_memplugins.memories import CodedMemory, RandomMemory, Recall
 from avalanche_memplugins.memories.memory import AnsweringMemory
-from avalanche_memplugins.plugins._experience import number_of
+from avalanche_memplugins.plugins._answering import AnsweringPlugin, check_classes, forward_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._outputs import find_logits
-from avalanche_memplugins.plugins._reading import forward_of
-from avalanche_memplugins.plugins._strategy import listed_once, told_of_another_run
-from avalanche_memplugins.plugins._wrapped import uncompile, unwrapped
 
 _LEAST = -13.8  # log probability of a class that the memory rules out, so that losses stay finite
 
 
-class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
+class MemoryPredictionPlugin(AnsweringPlugin):
     r"""Puts a memory's answers in the place of the network's in evaluation, or multiplies both.
 
     .. math::
@@ -50,8 +44,9 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
     :param at: name of a module of the model whose output ``(B, *shape)`` the memory holds; None: the model's input. As
         that module learns, what was written goes stale; freeze it.
     :param options: further arguments of ``memory.predict``, such as ``{"k": 5}``.
-    :param fit_rows: a :class:`~avalanche_memplugins.memories.RandomMemory` of model inputs to fit to, such as the one
-        that replays. None: the memory's own rows, each without itself among its neighbours; or rows that it generates.
+    :param fit_rows: a :class:`~avalanche_memplugins.memories.RandomMemory` or
+        :class:`~avalanche_memplugins.memories.CodedMemory` of model inputs to fit to, such as the one that replays.
+        None: the memory's own rows, each without itself among its neighbours; or rows that it generates.
     :param fit_size: rows to fit to, at most.
     :param writes: write the stream to the memory, too, in the first epoch.
     :param write_every: iterations between writes, >= 1.
@@ -74,32 +69,27 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
         temperature: float | Literal["fitted"] = 1.0,
         at: str | None = None,
         options: Mapping[str, Any] | None = None,
-        fit_rows: RandomMemory | None = None,
+        fit_rows: RandomMemory | CodedMemory | None = None,
         fit_size: int = 500,
         writes: bool = False,
         write_every: int = 1,
     ) -> None:
         check.having("memory", memory, ("predict", "device"), "a memory that answers, such as GaussianMemory")
         check.layer("at", at)
-        check.flag("writes", writes)
         if fit_rows is not None:
-            check.instance("fit_rows", fit_rows, RandomMemory, "a RandomMemory or None")
+            check.having(
+                "fit_rows", fit_rows, ("slots", "rows", "to"), "a memory of rows, such as RandomMemory, or None"
+            )
         if options is not None and not isinstance(options, Mapping):
             raise TypeError(f"options: expected arguments by name, or None, got {check.show(options)}")
-        super().__init__()
-        self.memory = memory
+        super().__init__(memory, writes=writes, write_every=write_every)
         self.combine = check.choice("combine", combine, ("replace", "product"))
         self.temperature = temperature if temperature == "fitted" else _temperature(temperature)
         self.at = at
         self.options = dict(options or {})
         self.fit_rows = fit_rows
         self.fit_size = check.positive_integer("fit_size", fit_size)
-        self.writes = writes
-        self.write_every = check.positive_integer("write_every", write_every)
         self._tap = None if at is None else LatentTap(at, appends=False)
-        self._iterations = 0
-        self._weights: Tensor | None = None  # of network and memory
-        self._held: tuple[set[int], int] | None = None  # tasks and the largest class
 
     # ---------------------------------------------------------------- callbacks
 
@@ -108,26 +98,9 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
 
         :raises ValueError: if not.
         """
-        listed_once(self, strategy)
-        self.memory.to(strategy.device)
+        super().before_training(strategy, **kwargs)
         if self._tap is not None:
             self._tap.find(strategy.model)
-        if self.writes:
-            told_of_another_run(self.memory, strategy)
-
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Write the stream's rows, if that is this plugin's business.
-
-        :raises ValueError: for a batch that is not ``[x, y]`` or ``[x, y, t]``.
-        """
-        if not self.writes or strategy.clock.train_exp_epochs:
-            return
-        if self._iterations % self.write_every == 0:
-            x, y, t = _batch(strategy)
-            model = unwrapped(strategy.model)
-            with torch.no_grad(), eval_mode(model):
-                self.memory.write(self._features(model, x, t), y, t, origin=number_of(strategy))
-        self._iterations += 1
 
     def after_training(self, strategy: Any, **kwargs: Any) -> None:
         """Let the memory settle, when the experience is over."""
@@ -135,65 +108,31 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
         if getattr(strategy.experience, "is_last_subexp", True) and hasattr(self.memory, "settle"):
             self.memory.settle()
 
-    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """Forget what was found for another state of memory and model.
+    # ---------------------------------------------------------------- what the base class asks for
 
-        :raises ValueError: if the plugin is listed more than once.
-        """
-        listed_once(self, strategy)
-        self._weights = self._held = None
-        self.memory.to(strategy.device)
-        if not len(self.memory) and strategy.clock.train_exp_counter:
-            warnings.warn(
-                f"memory: nothing was written to it in training, so the model answers alone; let {type(self).__name__} "
-                "write (writes=True), or list a MemoryReplayPlugin with the same memory",
-                stacklevel=2,
-            )
+    def _to_write(self, model: nn.Module, x: Tensor, t: Tensor) -> Tensor:
+        with torch.no_grad(), eval_mode(model):
+            return self._features(model, x, t)
 
-    def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Put the new predictions in the place of the model's.
+    def _predict(self, strategy: Any, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
+        check_classes(self._what_is_held()[1], output.shape[1])
+        weights = self._found_weights(strategy, model, x, output.shape[1])
+        t = torch.full((len(x),), task or 0, device=x.device)
+        answer = self._answer(self._features(model, x, t), output.shape[1], task)
+        return self._combined(output, answer, weights)
 
-        :raises ValueError: if batch, memory and model do not fit together.
-        """
-        if not len(self.memory):
-            return
-        x, _, t = _batch(strategy)
-        if not len(x):
-            return
-        logits, replaced = find_logits(strategy.mb_output, len(x))
-        model = unwrapped(strategy.model)
-        # Tensors of inference mode have no version that tells whether they have changed.
-        with torch.inference_mode(False), torch.no_grad(), _as_found(model):
-            x, t = (part.clone() if part.is_inference() else part for part in (x, t))
-            tasks, most = self._what_is_held()
-            if most >= logits.shape[1]:
-                raise ValueError(
-                    f"memory: holds class {most}, for which the model of {logits.shape[1]} outputs has none"
-                )
-            groups = [(task, rows) for task, rows in _groups(strategy, t) if task is None or task in tasks]
-            if not groups:
-                return
-            features, output = self._features(model, x, t), logits.clone()
-            weights = self._found_weights(strategy, model, x, logits.shape[1])
-            for task, rows in groups:
-                answer = self._answer(features[rows], logits.shape[1], task)
-                output[rows] = self._combined(logits[rows], answer, weights).to(output.dtype)
-        strategy.mb_output = replaced(output)
+    def _forget(self) -> None:
+        super()._forget()
+        self._weights: Tensor | None = None  # of network and memory
 
     # ---------------------------------------------------------------- parts of the above
-
-    def _what_is_held(self) -> tuple[set[int], int]:
-        if self._held is None:
-            summary = self.memory.summary()
-            self._held = set(summary.per_task), max(summary.per_class, default=-1)
-        return self._held
 
     def _features(self, model: nn.Module, x: Tensor, t: Tensor) -> Tensor:
         """Rows as the memory holds them."""
         return x if self._tap is None else self._tap.read(model, x, t)[0]
 
     def _answer(self, features: Tensor, classes: int, task: int | None, **options: Any) -> Tensor:
-        found = self.memory.predict(features, classes=classes, task=task, **self.options, **options)
+        found: Tensor = self.memory.predict(features, classes=classes, task=task, **self.options, **options)
         return found.float().clamp_min(_LEAST)
 
     def _combined(self, logits: Tensor, answer: Tensor, weights: Tensor) -> Tensor:
@@ -245,22 +184,6 @@ class MemoryPredictionPlugin(SupervisedPlugin):  # type: ignore[misc]
             return torch.cat([torch.zeros(1, device=x.device), fit_experts(experts[1:], y)])
         return fit_experts(experts, y)
 
-    # ---------------------------------------------------------------- state
-
-    def state_dict(self) -> dict[str, Any]:
-        """The count of iterations, and the memory if this plugin writes it."""
-        memory = {"memory": dict(self.memory.state_dict())} if self.writes else {}
-        return {"iterations": self._iterations, **memory}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``.
-
-        :raises ValueError: if it is of another kind of memory.
-        """
-        if self.writes:
-            self.memory.load_state_dict(state["memory"])
-        self._iterations = state["iterations"]
-
 
 def _temperature(value: Any) -> float:
     try:
@@ -269,42 +192,10 @@ def _temperature(value: Any) -> float:
         raise ValueError(f"temperature: expected a number > 0, or 'fitted', got {check.show(value)}") from None
 
 
-def _some_rows(memory: RandomMemory, most: int) -> Recall:
+def _some_rows(memory: RandomMemory | CodedMemory, most: int) -> Recall:
     """Rows from evenly spaced slots: nothing is drawn, so nothing else changes."""
     slots = memory.slots()
     if not len(slots):
         raise ValueError("temperature: 'fitted' expected rows to fit to, got a memory without any")
     chosen = torch.linspace(0, len(slots) - 1, min(most, len(slots))).long()
     return memory.rows(slots[chosen])
-
-
-def _batch(strategy: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """x, y and t of the batch; t is 0 where there are no task labels."""
-    batch = strategy.mbatch
-    if not isinstance(batch, list | tuple) or len(batch) not in (2, 3) or not isinstance(batch[0], Tensor):
-        kinds = [type(column).__name__ for column in batch] if isinstance(batch, list | tuple) else type(batch).__name__
-        raise ValueError(f"mbatch: expected [x, y] or [x, y, t] with x a tensor (B, *shape), got {kinds}")
-    x, y, *more = batch
-    return x, y, more[0] if more else torch.zeros(len(x), dtype=torch.int64, device=x.device)
-
-
-def _groups(strategy: Any, t: Tensor) -> Iterator[tuple[int | None, Tensor]]:
-    """Rows of the batch by the head that answers for them."""
-    if not is_multi_task_module(strategy.model):
-        yield None, torch.arange(len(t), device=t.device)
-        return
-    for task in torch.unique(t).tolist():
-        yield task, (t == task).nonzero().flatten()
-
-
-@contextmanager
-def _as_found(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, without compiled code; all of it as before afterwards, also what it keeps of a batch."""
-    kept = {name: value for name, value in vars(model).items() if isinstance(value, Tensor)}
-    restore = uncompile(model.modules())
-    try:
-        with eval_mode(model):
-            yield
-    finally:
-        restore()
-        vars(model).update(kept)

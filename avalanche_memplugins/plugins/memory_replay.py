@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -22,6 +23,7 @@ from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
 from avalanche_memplugins.plugins._experience import has_task_labels, parts_of
+from avalanche_memplugins.plugins._fast import FastPath, fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
 from avalanche_memplugins.plugins._outputs import joined, main_output
 from avalanche_memplugins.plugins._step import Step
@@ -41,6 +43,7 @@ from avalanche_memplugins.plugins.augment import Augment, augmented, check_augme
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
+Fast: TypeAlias = Literal["auto", False]
 Amount: TypeAlias = int | Literal["growing"] | Callable[[int, int], int] | None
 
 
@@ -133,6 +136,13 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         experience; or ``"task_label"``.
     :param prefetch: fetch the next iteration's rows while this one computes, if the memory can; see
         :meth:`RandomMemory.prefetch <avalanche_memplugins.memories.RandomMemory.prefetch>`.
+    :param fast: ``"auto"``: where that provably changes nothing, not a bit of the weights nor of torch's random state,
+        serve the batches from tensors and run the training and evaluation loop without its idle parts, as
+        :class:`~avalanche_memplugins.plugins.TensorLoaderPlugin` and
+        :class:`~avalanche_memplugins.plugins.LeanStepPlugin` do where they are listed. That is so for data in memory
+        (MNIST family, CIFAR, SVHN, tensors, up to 256 MB) with transforms that draw nothing; all else stays with
+        Avalanche. What was done is logged once at level INFO. A tensor whose memory NumPy changes between experiences
+        is not noticed. Several replay plugins share one; False, in any of them, leaves everything as it is.
     :param seed: of the generator for augmentation and for the order in which a learning memory is fed. None: drawn
         from torch's global generator.
     :raises ValueError: for arguments out of range or that exclude each other, naming the argument; in training, before
@@ -174,6 +184,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         at: str | None = None,
         origin: Origin = "experience",
         prefetch: bool = False,
+        fast: Fast = "auto",
         seed: int | None = None,
     ) -> None:
         check.layer("at", at)
@@ -191,6 +202,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self.augment = check_augment(augment)
         self.replay_weight = _check_weight(replay_weight)
         self.prefetch = prefetch
+        self.fast_path = FastPath(_is_fast(fast))
         self._check_combination()
         # Avalanche sets it to false in each subclass, so it is said here.
         self.supports_distributed = True
@@ -254,6 +266,15 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     def origin(self) -> Origin:
         """What the policies mean by "task"."""
         return self.writing.origin
+
+    @property
+    def fast(self) -> Fast:
+        """``"auto"`` or False, see the parameter."""
+        return "auto" if self.fast_path.on else False
+
+    @fast.setter
+    def fast(self, value: Fast) -> None:
+        self.fast_path.on = _is_fast(value)
 
     @property
     def nbytes_fixed(self) -> int:
@@ -369,6 +390,15 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self.targets.learn(strategy)
         self.writing.end(strategy, self._generator)
 
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Take away what an exception in an evaluation has left."""
+        self.fast_path.before_eval(strategy)
+
+    def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Serve the evaluation of the experience, if this plugin has the strategy's fast path."""
+        if fast_path_of(strategy) is self.fast_path:
+            self.fast_path.before_eval_exp(strategy)
+
     def _tell_unused(self, strategy: Any) -> None:
         if not self._warned_unused:
             self._warned_unused = True
@@ -383,10 +413,14 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     def _take_part(self, strategy: Any, train: Method, *args: Any, **kwargs: Any) -> None:
         """Train on an experience; nothing of the plugin is left on strategy or model afterwards, whatever happens."""
-        with around(
-            strategy,
-            forward=functools.partial(self._forward, strategy),
-            criterion=functools.partial(self._criterion, strategy),
+        has_path = fast_path_of(strategy) is self.fast_path
+        with (
+            around(
+                strategy,
+                forward=functools.partial(self._forward, strategy),
+                criterion=functools.partial(self._criterion, strategy),
+            ),
+            self.fast_path.training(strategy) if has_path else nullcontext(),
         ):
             try:
                 train(*args, **kwargs)
@@ -621,6 +655,12 @@ def _check_amount(amount: Amount) -> Amount:
     if amount is None or callable(amount) or (isinstance(amount, str) and amount == "growing"):
         return amount
     return check.positive_integer("replay_size", amount)
+
+
+def _is_fast(value: Fast) -> bool:
+    if value is False or (isinstance(value, str) and value == "auto"):
+        return value == "auto"
+    raise ValueError(f"fast: expected 'auto' or False, got {check.show(value)}")
 
 
 def _check_weight(value: float | Literal["growing"] | None) -> float | Literal["growing"] | None:

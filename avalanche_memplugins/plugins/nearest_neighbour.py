@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional.kernels import inverse_distance, nearest_relative
 from avalanche_memplugins.functional.neighbours import Backend
 from avalanche_memplugins.memories import RandomMemory
+from avalanche_memplugins.plugins._answering import check_classes
 from avalanche_memplugins.plugins._reading import ReadingPlugin
 
 _LEAST = 1e-6  # probability of a class without a vote, so that losses stay finite
@@ -91,9 +92,9 @@ class NearestNeighbourPlugin(ReadingPlugin):
             raise ValueError(f"key: expected a memory that keeps x to make keys of, got keep='key' and key={key!r}")
 
     @torch.no_grad()
-    def _predict(self, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
+    def _predict(self, strategy: Any, model: nn.Module, x: Tensor, output: Tensor, task: int | None) -> Tensor:
         _, distances, y = self._nearest(model, x, task)
-        self._check_classes(y, output.shape[1])
+        check_classes(int(y.max()), output.shape[1])
         dtype = torch.promote_types(output.dtype, torch.float32)
         weights = self._weights(distances).to(dtype)
         votes = torch.zeros(output.shape, device=output.device, dtype=dtype).scatter_add_(1, y, weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from avalanche.benchmarks.utils.data import AvalancheDataset
@@ -23,7 +23,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins.plugins.augment import Augment, check_augment
 
 from ._materialise.cache import TensorCache
-from ._materialise.loader import Group, TensorLoader
+from ._materialise.loader import Group, OwnOrder, TensorLoader
 from ._materialise.resolve import Unsupported
 
 GROUPED = (
@@ -200,20 +200,16 @@ class TensorLoaderPlugin(SupervisedPlugin, supports_distributed=True):  # type: 
     def _replacement(self, old: Any, device: torch.device, phase: str, generator: torch.Generator | None = None) -> Any:
         if DistributedHelper.is_distributed:
             raise Unsupported("training is distributed")
-        datasets, batch_sizes, main, oversample, shuffle, drop_last = _recipe(old)
-        if min(len(dataset) for dataset in datasets) == 0:
+        recipe = recipe_of(old)
+        if not all(map(len, recipe.datasets)):
             return old
         training = phase == "train"
-        groups = [
-            Group(self._cache.fetch(dataset, device, pin=training), size)
-            for dataset, size in zip(datasets, batch_sizes, strict=True)
-        ]
         return TensorLoader(
-            groups,
-            (generator or self._generators[phase]) if shuffle else None,
-            drop_last=drop_last,
-            main=main,
-            oversample=oversample,
+            recipe.groups(self._cache, device, pin=training),
+            OwnOrder((generator or self._generators[phase]) if recipe.shuffle else None),
+            drop_last=recipe.drop_last,
+            main=recipe.main,
+            oversample=recipe.oversample,
             augment=self.augment if training else None,
             augment_generator=self._generators["augment"],
         )
@@ -236,11 +232,33 @@ _ADVICE = (
     "assume_deterministic=True if every sample is the same whenever it is read, or raise max_bytes."
 )
 
-_Recipe = tuple[list[AvalancheDataset], list[int], int, bool, bool, bool]
+
+class Recipe(NamedTuple):
+    """What a data loader's batches are made of."""
+
+    datasets: list[AvalancheDataset]
+    batch_sizes: list[int]
+    main: int  # the data set whose end is the epoch's end
+    oversample: bool
+    shuffle: bool
+    drop_last: bool
+
+    def groups(self, cache: TensorCache, device: torch.device, *, pin: bool) -> list[Group]:
+        """The data sets as tensors.
+
+        :raises Unsupported: if one cannot be had so.
+        """
+        return [
+            Group(cache.fetch(dataset, device, pin=pin), size)
+            for dataset, size in zip(self.datasets, self.batch_sizes, strict=True)
+        ]
 
 
-def _recipe(loader: Any) -> _Recipe:
-    """Read from a loader: data sets, batch sizes, main group, whether it oversamples, shuffles, drops."""
+def recipe_of(loader: Any) -> Recipe:
+    """Read from a loader what it does.
+
+    :raises Unsupported: if it is not one of torch's or Avalanche's, or does more than is known.
+    """
     if type(loader) is DataLoader:
         return _plain_recipe(loader)
     if type(loader) not in GROUPED:
@@ -250,7 +268,7 @@ def _recipe(loader: Any) -> _Recipe:
     return _grouped_recipe(loader)
 
 
-def _plain_recipe(loader: Any) -> _Recipe:
+def _plain_recipe(loader: Any) -> Recipe:
     sampler = loader.sampler
     if type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None:
         shuffle = True
@@ -261,10 +279,10 @@ def _plain_recipe(loader: Any) -> _Recipe:
     if loader.batch_size is None or not isinstance(loader.dataset, AvalancheDataset):
         raise Unsupported("the data loader is not one that Avalanche built")
     _want_default_collate(loader.dataset, loader.collate_fn)
-    return [loader.dataset], [loader.batch_size], 0, False, shuffle, loader.drop_last
+    return Recipe([loader.dataset], [loader.batch_size], 0, False, shuffle, loader.drop_last)
 
 
-def _grouped_recipe(loader: MultiDatasetDataLoader) -> _Recipe:
+def _grouped_recipe(loader: MultiDatasetDataLoader) -> Recipe:
     options = loader.loader_kwargs
     if options.get("sampler") is not None or options.get("batch_sampler") is not None:
         raise Unsupported("the data loader has a sampler of its own")
@@ -272,7 +290,7 @@ def _grouped_recipe(loader: MultiDatasetDataLoader) -> _Recipe:
         raise Unsupported("the data loader never ends")
     for dataset in loader.datasets:
         _want_default_collate(dataset, options.get("collate_fn"))
-    return (
+    return Recipe(
         loader.datasets,
         loader.batch_sizes,
         loader.termination_dataset,

@@ -125,7 +125,7 @@ def test_bytes_of_a_row(codec: Codec, grey: int, colour: int) -> None:
         (Bits(4), torch.tensor([[float("nan")]]), "expected finite values, got nan"),
         (Bits(4), torch.zeros(1, 2, dtype=torch.int64), r"Bits\(4\) expected floating-point or uint8 images, got"),
         (Bits(4, **COLOUR), torch.zeros(1, 1, 4, 4), "mean and std for 3 channels, got"),
-        (Downsampled(4, Bits(4)), torch.zeros(1, 16), "expected images .* at least 4 x 4, got"),
+        (Downsampled(4, Bits(4)), torch.zeros(1, 16), r"expected floating-point or uint8 images \(B, C, H, W\), got"),
         (Downsampled(4, Bits(4)), torch.zeros(1, 1, 3, 9), "expected images .* at least 4 x 4, got"),
         (Downsampled(2, Bits(4)), torch.full((1, 1, 4, 4), 2.0), "pixels from 0 to 1, got 2 to 2"),
         (Downsampled(2, Bits(4)), torch.zeros(1, 1, 4, 4, dtype=torch.int32), "floating-point or uint8"),

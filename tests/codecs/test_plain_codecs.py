@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -107,7 +110,7 @@ def test_float16_rounds_like_numpy_and_refuses_overflow() -> None:
     assert np.array_equal(back.numpy(), x.numpy().astype(np.float16).astype(np.float32))
     with pytest.raises(ValueError, match=r"within \+-65504, got 70000"):
         Float16().check(torch.tensor([[7e4]]))
-    with pytest.raises(ValueError, match=r"floating-point rows, got torch\.int64"):
+    with pytest.raises(ValueError, match=r"floating-point numbers, got torch\.int64"):
         Float16().check(torch.zeros(1, 2, dtype=torch.int64))
 
 
@@ -153,7 +156,28 @@ def test_int8_wants_a_step_above_0(step: float) -> None:
 
 
 def test_int8_refuses_what_it_would_spoil() -> None:
-    with pytest.raises(ValueError, match=r"floating-point rows, got torch\.int64"):
+    with pytest.raises(ValueError, match=r"floating-point numbers, got torch\.int64"):
         Int8().check(torch.zeros(1, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="got 1 that are NaN"):
         Int8().check(torch.tensor([[0.0, torch.nan]]))
+
+
+@pytest.mark.parametrize("codec", [Raw(), Float16(), Int8(), Uint8(lossy=True), Bits(4)], ids=repr)
+def test_a_memory_leaves_out_checks_but_not_a_method_of_the_users_own(codec: Any) -> None:
+    x = torch.rand(6, 8, generator=torch.Generator().manual_seed(0))
+    code = codec.encode(x)
+    assert torch.equal(codec.encode_checked(x), code)
+    assert torch.equal(codec.decode_checked(code, x.shape[1:], x.dtype), codec.decode(code, x.shape[1:], x.dtype))
+    with pytest.raises(ValueError, match="code: expected"):
+        codec.decode(code[:, :3], x.shape[1:], x.dtype)
+
+    class Doubled(type(codec)):  # type: ignore[misc]
+        def decode(self, code: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+            return 2 * super().decode(code, shape, dtype)
+
+    own = copy.copy(codec)
+    own.__class__ = Doubled
+    plain, doubled = (RandomMemory(6, codec=kind, seed=0) for kind in (codec, own))
+    for memory in (plain, doubled):
+        memory.write(x, torch.zeros(6, dtype=torch.int64))
+    assert torch.equal(doubled.sample(3).x, 2 * plain.sample(3).x)

@@ -61,8 +61,8 @@ def test_shape_type_gradient_and_generators() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mu": MU[0]}, "mu, log_variance: expected the same shape"),
-        ({"log_variance": LOG_VARIANCE[:1]}, "mu, log_variance: expected the same shape"),
+        ({"mu": MU[0]}, "mu: expected (B, C), got"),
+        ({"log_variance": LOG_VARIANCE[:1]}, "log_variance: expected (2, 2), got"),
         ({"n": 0}, "n: expected an integer >= 1, got 0"),
         ({"n": 2.0}, "n: expected an integer >= 1, got 2.0"),
         ({"alpha_std": -0.1}, "alpha_std: expected a number >= 0, got -0.1"),

@@ -20,7 +20,9 @@ from avalanche_memplugins.networks import VAE
 
 BUDGET = 12_000
 NOT_ON_DIGITS = ("er-latent", "er-mbpa-latent", "knn-latent", "energy")
-ON_DIGITS = [name for name, info in STRATEGIES.items() if info.sized != "no" and name not in NOT_ON_DIGITS]
+# Discriminants that take less than they may: nothing would be better for it. Tests of their own are in test_answering.
+FEW_BYTES = ("nearest-mean", "slda", "avalanche-slda")
+ON_DIGITS = [name for name, info in STRATEGIES.items() if info.sized != "no" and name not in NOT_ON_DIGITS + FEW_BYTES]
 # Bytes of a row: its pixels and a label; of Avalanche's, float32 pixels, two labels of eight, logits or a score.
 ROW = {
     **dict.fromkeys(("rma", "er", "er-reservoir", "mbpa", "er-mbpa", "knn"), 64 * 4 + 1),
@@ -49,7 +51,7 @@ def test_a_budget_is_kept_and_used(strategy: str, spec: Callable[..., RunSpec]) 
         assert result.memory_bytes[-1] > BUDGET - 5 * 8 * row, "whole batches, an equal share an experience"
     elif strategy == "icarl":
         assert result.memory_bytes[-1] > BUDGET - 10 * row, "an equal share a class"
-    elif STRATEGIES[strategy].sized == "rows":
+    elif STRATEGIES[strategy].sized == "rows" and strategy != "er+qda":
         assert result.memory_bytes[-1] == BUDGET // row * row
     else:
         assert result.memory_bytes[-1] > 0.6 * BUDGET
@@ -152,7 +154,10 @@ def test_few_rows_are_drawn_by_the_seed_and_tests_stay_whole(spec: Callable[...,
     assert len(set(labels)) > 2, "not the first rows, which may be of one class"
 
 
-@pytest.mark.parametrize("strategy", [name for name in OURS if name not in ("gaussian", "kanerva-shared")])
+SAME = ("gaussian", "kanerva-shared", "nearest-mean", "slda", "fecam")  # 20 kB are all that they take of these codes
+
+
+@pytest.mark.parametrize("strategy", [name for name in OURS if name not in SAME])
 def test_memories_of_different_size_do_not_look_the_same(strategy: str) -> None:
     """Sweeps take memories that look the same for one that cannot use more bytes."""
     common: dict[str, Any] = {

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+from avalanche.training.plugins import EvaluationPlugin
 
-from avalanche_memplugins import lab
+from avalanche_memplugins import MemoryReplayPlugin, lab
 from avalanche_memplugins.lab import STRATEGIES, RunSpec
+from avalanche_memplugins.lab.before import unsuitable
+from avalanche_memplugins.lab.run import build
 from avalanche_memplugins.lab.strategies import make_memory
+from avalanche_memplugins.lab.streams import open_benchmark
 
 FIELDS = {"benchmark": "split-mnist", "seed": 0, "n_experiences": 5, "epochs": 1}
 
@@ -48,3 +53,37 @@ def test_names_are_listed_without_torch() -> None:
 def test_the_former_name_of_recipe_warns() -> None:
     with pytest.warns(DeprecationWarning, match=r"lab\.StrategyInfo is now lab\.Recipe"):
         assert lab.StrategyInfo is lab.Recipe
+
+
+def replay_of(strategy: str, **options: Any) -> MemoryReplayPlugin:
+    fields = {"benchmark": "split-digits", "seed": 0, "n_experiences": 2, "epochs": 1, "memory_size": 20}
+    spec = RunSpec(strategy=strategy, options=options, **fields)
+    built = build(spec, open_benchmark(spec), EvaluationPlugin())
+    return next(plugin for plugin in built.strategy.plugins if isinstance(plugin, MemoryReplayPlugin))
+
+
+def test_dark_replay_stores_outputs_as_the_stream_passes_or_after_the_experience() -> None:
+    assert replay_of("dark-replay").write_at == "iteration"
+    assert replay_of("dark-replay", write_at="experience").write_at == "experience"
+
+
+def test_generative_replay_is_labelled_and_knows_classes_as_its_options_say() -> None:
+    plain, told = replay_of("vae"), replay_of("vae", labels="soft", by_class=True)
+    assert (plain.targets.labels, plain.memory.network.classes) == ("old_model", None)
+    assert (told.targets.labels, told.memory.network.classes) == ("soft", 10)
+
+
+@pytest.mark.parametrize(
+    ("labels", "budget", "message"),
+    [
+        ("soft", "500KB", "outside the budget"),
+        ("sotf", None, "expected memory, old_model or soft"),
+        ("memory", 1, None),
+    ],
+)
+def test_labels_that_need_a_copy_of_the_model_do_not_fit_a_budget(
+    labels: str | None, budget: Any, message: str | None
+) -> None:
+    said = STRATEGIES["vae"].unsuitable(RunSpec(strategy="vae", options={"labels": labels}, budget=budget, **FIELDS))
+    assert said is None if message is None else message in (said or "")
+    assert unsuitable(RunSpec(strategy="vae", **FIELDS)) is None

@@ -243,3 +243,36 @@ def test_it_replays_in_a_strategy() -> None:
         rows = torch.stack([row[0] for row in stream.test_stream[0].dataset])
         labels = torch.tensor([row[1] for row in stream.test_stream[0].dataset])
         assert float((model(rows).argmax(1) == labels).float().mean()) > 0.25  # without replay it is 0
+
+
+def test_nearest_rows_answer_as_a_search_through_all_of_them_does() -> None:
+    images, y = load_digits(return_X_y=True)
+    x = torch.tensor(images / 16, dtype=torch.float32).view(-1, 1, 8, 8)
+    memory = CodedMemory(9_000, codec=EntropyCoded(Bits(4)), seed=0)
+    memory.write(x[:900], torch.tensor(y[:900]))
+    for _ in range(2):
+        held = memory.rows(memory.slots())
+        stored, labels, queries = (t.flatten(1).double().numpy() for t in (held.x, held.y[:, None], x[900:1000]))
+        distance = ((queries[:, None] - stored[None]) ** 2).sum(2)
+        for k in (1, 5):
+            found = memory.predict(x[900:1000], classes=12, k=k).exp().numpy()
+            near = np.argsort(distance, axis=1, kind="stable")[:, :k]
+            votes = np.stack([np.bincount(labels[row, 0].astype(int), minlength=12) / k for row in near])
+            assert (np.abs(found - votes).max(1) < 1e-6).mean() > 0.97, "ties may fall otherwise"
+        memory.write(x[1000:1500], torch.tensor(y[1000:1500]))  # what was decoded before is stale now
+
+
+def test_a_task_is_answered_by_its_own_rows_and_what_does_not_fit_is_told() -> None:
+    memory = CodedMemory(1_000, codec=Numbers(), store_tasks=True, seed=0)
+    with pytest.raises(ValueError, match="expected a memory that holds rows"):
+        memory.predict(torch.zeros(1, 1))
+    memory.write(torch.tensor([[1.0], [5.0]]), torch.tensor([0, 1]), torch.tensor([3, 4]))
+    assert memory.predict(torch.tensor([[1.0]]), task=4).argmax(1).tolist() == [1]
+    assert memory.predict(torch.tensor([[4.0]]), task=3).argmax(1).tolist() == [0]
+    assert memory.predict(torch.tensor([[4.0]])).argmax(1).tolist() == [1]
+    with pytest.raises(ValueError, match="holds rows of task 7"):
+        memory.predict(torch.zeros(1, 1), task=7)
+    with pytest.raises(ValueError, match="classes: expected more than 1"):
+        memory.predict(torch.zeros(1, 1), classes=1)
+    with pytest.raises(ValueError, match="queries: expected"):
+        memory.predict(torch.zeros(1, 2))

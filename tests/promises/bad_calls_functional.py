@@ -18,6 +18,10 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+def pack(x: Tensor) -> Tensor:
+    return F.pack_triangle(x.mT @ x)
+
+
 def signs(*shape: int) -> Tensor:
     return normal(*shape).sign()
 
@@ -484,6 +488,38 @@ record(
     tied=Array(),
     shrinkage=Number(least=0, most=1),
     ridge=Number(least=0),
+)
+record(
+    "functional.random_features",
+    F.random_features,
+    lambda: {"x": normal(2, 3), "projection": normal(4, 3)},
+    x=Array(),
+    projection=Array(last=False),
+)
+record("functional.add_gram", F.add_gram, lambda: {"packed": normal(6), "x": normal(2, 3)}, packed=Array(), x=Array())
+record(
+    "functional.ridge_solution",
+    F.ridge_solution,
+    lambda: {"gram": pack(normal(9, 3)), "cross": normal(2, 3), "ridge": 0.1},
+    gram=Array(),
+    cross=Array(last=False),
+    ridge=Number(least=0),
+)
+record(
+    "functional.best_ridge",
+    F.best_ridge,
+    lambda: {
+        "gram": pack(normal(9, 3)),
+        "cross": normal(2, 3),
+        "x": normal(9, 3)[:4],
+        "y": normal(4, 2),
+        "ridges": [1.0],
+    },
+    gram=Array(),
+    cross=Array(last=False),
+    x=Array(),
+    y=Array(),
+    ridges=Values((None, 3, "x", [], [-1.0], ["x"])),
 )
 record(
     "functional.merge_scatters",

@@ -80,6 +80,7 @@ HELD: dict[str, Callable[[], Any]] = {
         lambda: M.LatentMemory(8, codec=StreamCodec(RandomAutoencoder(), steps=1, mean=0.5, std=0.05))
     ),
     "GaussianMemory": written(lambda: M.GaussianMemory(rank=2, seed=1)),
+    "RandomProjectionMemory": written(lambda: M.RandomProjectionMemory(width=4, seed=1)),
     "DynamicKanervaMemory": written(lambda: M.DynamicKanervaMemory(rows=3, seed=1)),
     "KanervaMemory": written(lambda: M.KanervaMemory(RowMachine(), mean=0.5, std=0.05, seed=1)),
     "VAEMemory": written(lambda: vae_memory(6)),
@@ -167,14 +168,27 @@ record(
     temperature=Number(above=0, none=True),
     without_itself=Flag(),
 )
+for name in ("GaussianMemory", "RandomProjectionMemory"):
+    record(
+        f"memories.{name}.predict",
+        lambda name=name, **a: HELD[name]().predict(**a),
+        lambda: {"x": x(2), "classes": 9, "task": None},
+        x=Array(finite=True),
+        classes=Integer(none=True, huge=False),
+        task=Integer(least=0, none=True, huge=False),
+    )
 record(
-    "memories.GaussianMemory.predict",
-    lambda **a: HELD["GaussianMemory"]().predict(**a),
-    lambda: {"x": x(2), "classes": 9, "task": None},
-    x=Array(finite=True),
-    classes=Integer(none=True, huge=False),
-    task=Integer(least=0, none=True, huge=False),
+    "memories.RandomProjectionMemory",
+    M.RandomProjectionMemory,
+    lambda: {"embedding": None, "width": 8, "ridge": "auto", "held_back": 9, "codec": None, "seed": 0},
+    embedding=Values((3, "x", nn.Linear)),
+    width=Integer(),
+    ridge=Values((None, "own", -1, float("nan"), [], True)),
+    held_back=Integer(huge=False),
+    codec=CODEC,
+    **SHARED,
 )
+record("memories.RandomProjectionMemory.chosen_ridge", HELD["RandomProjectionMemory"]().chosen_ridge, dict)
 record("memories.GaussianMemory.settle", HELD["GaussianMemory"]().settle, dict)
 record(
     "memories.GaussianMemory.settled_nbytes",
@@ -364,7 +378,7 @@ record(
     shape=Shape(),
     codec=Thing(),
 )
-for name in ("GaussianMemory", "DynamicKanervaMemory"):
+for name in ("GaussianMemory", "RandomProjectionMemory", "DynamicKanervaMemory"):
     record(
         f"memories.{name}.from_budget",
         getattr(M, name).from_budget,
@@ -408,27 +422,15 @@ for name, held in HELD.items():
     record(
         f"memories.{name}.check_rows", lambda held=held, **a: held().check_rows(**a), lambda: {"x": x()}, x=rows_kind
     )
-    record(
-        f"memories.{name}.sample",
-        lambda held=held, **a: held().sample(**a),
-        lambda name=name: {"n": 2, **({"cue": None} if name == "EnergyMemory" else {})},
-        n=Integer(),
-        **(
-            {
-                "cue": Values(
-                    (
-                        3,
-                        "x",
-                        torch.ones(2, 3),
-                        torch.ones(2, WIDTH, device="meta"),
-                        torch.full((2, WIDTH), float("nan")),
-                    )
-                )
-            }
-            if name == "EnergyMemory"
-            else {}
-        ),
-    )
+    cues = (3, "x", torch.ones(2, 3), torch.ones(2, WIDTH, device="meta"), torch.full((2, WIDTH), float("nan")))
+    if name != "RandomProjectionMemory":  # it never samples
+        record(
+            f"memories.{name}.sample",
+            lambda held=held, **a: held().sample(**a),
+            lambda name=name: {"n": 2, **({"cue": None} if name == "EnergyMemory" else {})},
+            n=Integer(),
+            **({"cue": Values(cues)} if name == "EnergyMemory" else {}),
+        )
     record(
         f"memories.{name}.save",
         lambda held=held, **a: held().save(**a),

@@ -525,6 +525,15 @@ record(
     **SHRUNK,
     **ANSWERING,
 )
+record(
+    "strategies.RanPAC",
+    S.RanPAC,
+    lambda: answering(width=8, ridge=0.1, seed=0),
+    width=Integer(),
+    ridge=Values((None, "own", -1, True)),
+    seed=Seed(),
+    **{name: kind for name, kind in ANSWERING.items() if name != "precision"},
+)
 MODELLED: dict[str, Any] = {"balance": Name(), "codec": Values((3, "x")), "seed": Seed()}
 record(
     "strategies.GaussianReplay",

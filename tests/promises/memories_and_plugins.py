@@ -43,6 +43,7 @@ from avalanche_memplugins.memories import (
     GaussianMemory,
     KanervaMemory,
     LatentMemory,
+    RandomProjectionMemory,
     VAEMemory,
 )
 from avalanche_memplugins.memories.comparators import (
@@ -328,6 +329,14 @@ MEMORIES = [
         (10, 500),
         from_budget=gaussian,
         budget=(1_250, 0.99),
+    ),
+    generative(
+        "random projection",
+        lambda **k: RandomProjectionMemory(width=20, **k),
+        (10, 500),
+        reads="predict",
+        from_budget=lambda nbytes: RandomProjectionMemory.from_budget(nbytes, classes=6, shape=(8,), seed=0),
+        budget=(40_000, 0.98),
     ),
     generative(
         "Kanerva", lambda **k: DynamicKanervaMemory(rows=4, **k), (10, 300), from_budget=kanerva, budget=(1_500, 0.8)

@@ -53,9 +53,13 @@ EXCEPTIONS = {
         PROTOCOL,
     ),
     **dict.fromkeys(
-        ("memories.GaussianMemory.normalise_as", "memories.DynamicKanervaMemory.normalise_as"),
+        (
+            "memories.GaussianMemory.normalise_as", "memories.DynamicKanervaMemory.normalise_as",
+            "memories.RandomProjectionMemory.normalise_as",
+        ),
         "inherited; a memory that does not work on pixels does nothing",
     ),
+    "memories.RandomProjectionMemory.sample": "always raises",
     **dict.fromkeys(
         ("memories.policies.Grouping", "benchmarks.BENCHMARKS", "lab.ABSENT", "lab.MEMORIES", "lab.STRATEGIES"), DATA
     ),
@@ -79,7 +83,10 @@ METHODS = {
     **dict.fromkeys(
         ("state_dict", "load_state_dict", "get_extra_state", "set_extra_state"), "states, tried with damaged files"
     ),
-    **dict.fromkeys(("assign", "choose", "place", "start"), "called by the memory, with what it has checked"),
+    **dict.fromkeys(
+        ("assign", "choose", "place", "start", "encode_checked", "decode_checked"),
+        "called by the memory, with what it has checked",
+    ),
     **dict.fromkeys(
         (
             "architecture", "step_counts", "prior", "patterns", "clear", "summary", "extra_repr", "result", "reset",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,19 @@ from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 from torch import nn
 
 from avalanche_memplugins import DynamicKanervaMemory, GaussianMemory, MemoryReplayPlugin
-from avalanche_memplugins.strategies import GaussianReplay, KanervaReplay, NearestMean, StreamingLDA, StreamingQDA
+from avalanche_memplugins.strategies import (
+    GaussianReplay,
+    KanervaReplay,
+    NearestMean,
+    RanPAC,
+    StreamingLDA,
+    StreamingQDA,
+)
 
 
 class Answers(SupervisedPlugin):
@@ -49,6 +58,21 @@ def test_they_are_the_classifiers_of_scikit_learn(case_name: str) -> None:
         _, got = answers(kind, case, **options)
         expected = model.fit(train[0].double().numpy(), train[1].numpy()).predict(test[0].double().numpy())
         assert sorted(got.tolist()) == sorted(expected.tolist())
+
+
+def test_ranpac_is_ridge_regression_over_random_features() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 12), nn.Dropout())
+    strategy, got = answers(RanPAC, Case(), model=network, width=30, ridge=1.0, seed=3)
+    projection = torch.randn(12, 30, generator=torch.Generator().manual_seed(3)).numpy() / np.sqrt(12)
+    with torch.no_grad():
+        train, test = (
+            np.maximum(network.eval()(rows(*of).tensors[0]).numpy() @ projection, 0) for of in ((180, 0), (60, 1))
+        )
+    targets = np.eye(CLASSES)[rows(180, 0).tensors[1].numpy()]
+    expected = Ridge(alpha=1.0, fit_intercept=False).fit(train, targets).predict(test).argmax(1)
+    assert sorted(got.tolist()) == sorted(expected.tolist())
+    assert len(strategy.memory) == 180
 
 
 @pytest.mark.parametrize(
@@ -112,3 +136,18 @@ def test_replay_from_a_model_is_its_plugin_on_naive(kind: Any, options: dict[str
     plugin = MemoryReplayPlugin(memory(), replay_weight=options.get("replay_weight"), seed=3)
     assert torch.equal(weights(strategy), weights(run(Case(), [plugin])))
     assert np.isfinite(weights(strategy).numpy()).all()
+
+
+@pytest.mark.parametrize("kind", [NearestMean, StreamingLDA, StreamingQDA])
+def test_arguments_are_told_and_checked_but_those_that_it_brings_are_refused(kind: Any) -> None:
+    parameters = inspect.signature(kind).parameters
+    assert not {"optimizer", "criterion", "train_epochs"} & parameters.keys()
+    assert parameters["train_mb_size"].default == 64
+    assert "``eval_every``" in str(kind.__doc__)
+    assert "``optimizer``" not in str(kind.__doc__)
+    with pytest.raises(TypeError, match=f"train_epochs: {kind.__name__} makes its own"):
+        kind(num_classes=3, train_epochs=2)
+    with pytest.raises(ValueError, match="device: expected a device such as 'cpu'"):
+        kind(num_classes=3, device="disk")
+    with pytest.raises(TypeError, match="model: expected a module that makes vectors"):
+        kind(num_classes=3, model="resnet")

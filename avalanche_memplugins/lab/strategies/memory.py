@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from avalanche_memplugins.lab import doors
 
 if TYPE_CHECKING:
-    from avalanche_memplugins.codecs import Codec, LatentCodec
+    from avalanche_memplugins.codecs import Codec, EntropyCoded, ImageFile, LatentCodec
+    from avalanche_memplugins.codecs.variable_codec import VariableCodec
     from avalanche_memplugins.lab.spec import RunSpec
 
 # Which of the pretrained networks is for which images.
@@ -17,6 +20,7 @@ AUTOENCODERS = {(1, 28, 28): "omniglot28-vae"}
 ENERGIES = {(1, 28, 28): "rehearsal-28"}
 THUMBNAIL = 7  # side of the cues that energy memories keep
 SMALL = 14  # side to which images of 4 and 2 bits are reduced
+FEATURES = 100  # numbers of a scattering vector, where no budget says how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,10 @@ MEMORIES: Sequence[MemoryInfo] = (
         "read: uniform, cycle, class_balanced, task_balanced; codec: see codecs",
     ),
     MemoryInfo(
+        name="CodedMemory",
+        summary="rows that take as many bytes as each needs: entropy-coded images, image files; sized by bytes",
+    ),
+    MemoryInfo(
         name="EpisodicMemory",
         summary="a RandomMemory that also finds the rows nearest to a query, exactly; for MbPA",
     ),
@@ -52,7 +60,12 @@ MEMORIES: Sequence[MemoryInfo] = (
     ),
     MemoryInfo(
         name="GaussianMemory",
-        summary="one Gaussian a class over rows or codes, in one pass; the control for all that follow",
+        summary="one Gaussian a class over rows or codes, in one pass; answers by itself, and is the control for all "
+        "that follow",
+    ),
+    MemoryInfo(
+        name="RandomProjectionMemory",
+        summary="least squares over random features (RanPAC), from sums over the stream; it answers only",
     ),
     MemoryInfo(
         name="DynamicKanervaMemory",
@@ -116,6 +129,25 @@ def _few_bits(bits: int, *, reduce: bool = True) -> doors.CodecFactory:
     return make
 
 
+def _coded(bits: int, *, reduce: bool = True) -> doors.CodecFactory:
+    def make(shape: tuple[int, ...], **normalisation: Any) -> EntropyCoded:
+        from avalanche_memplugins.codecs import EntropyCoded
+
+        inner: Any = _few_bits(bits, reduce=reduce)(shape, **normalisation)
+        return EntropyCoded(inner)
+
+    return make
+
+
+def _image_file(format: Any, quality: int | None = None) -> doors.CodecFactory:
+    def make(shape: tuple[int, ...], **normalisation: Any) -> ImageFile:
+        from avalanche_memplugins.codecs import ImageFile
+
+        return ImageFile(format, quality=quality, **normalisation)
+
+    return make
+
+
 def _latent(shape: tuple[int, ...], **normalisation: Any) -> LatentCodec:
     from avalanche_memplugins.codecs import LatentCodec
 
@@ -134,6 +166,11 @@ CODECS: Mapping[str, CodecInfo] = {
     "4bit": CodecInfo("16 grey levels a pixel; images above 14 x 14 are reduced to that", _few_bits(4), 4),
     "2bit": CodecInfo("4 grey levels a pixel; images above 14 x 14 are reduced to that", _few_bits(2), 2),
     "1bit": CodecInfo("black and white pixels", _few_bits(1, reduce=False), 1),
+    "4bit-coded": CodecInfo("4bit, entropy-coded: the same rows in a third of the bytes; needs a budget", _coded(4)),
+    "2bit-coded": CodecInfo("2bit, likewise", _coded(2)),
+    "1bit-coded": CodecInfo("1bit, likewise in a sixth", _coded(1, reduce=False)),
+    "webp": CodecInfo("WebP files of quality 50; needs a budget", _image_file("webp", 50)),
+    "png": CodecInfo("PNG files, exact for images that were bytes; needs a budget", _image_file("png")),
     "latent": CodecInfo("int8 codes of a pretrained auto-encoder; 28 x 28 grey images only", _latent),
 }
 
@@ -142,8 +179,8 @@ CODECS: Mapping[str, CodecInfo] = {
 OWN_ROWS: Mapping[str, None] = {"rows": None}
 
 
-def codec_of(name: str, spec: RunSpec) -> str | Codec:
-    """The codec that an option names, for the rows of a run.
+def codec_of(name: str, spec: RunSpec) -> Any:
+    """The codec that an option names, for the rows of a run: a name, a ``Codec`` or a ``VariableCodec``.
 
     :param name: in :data:`CODECS`, of an entry point, or a ``"module:function"``.
     :param spec: the run.
@@ -160,23 +197,29 @@ def codec_of(name: str, spec: RunSpec) -> str | Codec:
         raise ValueError(f"strategy: {spec.strategy} {problem}; {of}") from problem
 
 
-def rows_of(spec: RunSpec, *, searched: bool = False, logits: bool = False) -> Any:
+def rows_of(spec: RunSpec, *, searched: bool = False, logits: bool = False, share: float = 1.0) -> Any:
     """A memory of rows.
 
     :param spec: the run; its options are ``memory``, ``codec``, ``policy``, ``read`` and ``seed``'s own.
     :param searched: whether it must find the rows nearest to a query.
     :param logits: whether it keeps the model's outputs, too.
+    :param share: of the budget that it may take.
     :raises ValueError: if the budget is too small for it, or the benchmark's rows do not suit it.
     """
     from avalanche_memplugins.memories import EpisodicMemory, RandomMemory
 
     info, options = spec.info, spec.all_options
-    codec = codec_of(options["codec"], spec)
+    codec, budget = codec_of(options["codec"], spec), _part(spec, share)
     own = options.get("memory", "rows")
     if own != "rows":
-        capacity = spec.memory_size if spec.budget is None else None
+        capacity = spec.memory_size if budget is None else None
         facts = {"shape": info.input_shape, "classes": info.n_classes, "experiences": spec.n_experiences}
-        return doors.make("memory", own, OWN_ROWS, capacity, budget=spec.budget, codec=codec, seed=spec.seed, **facts)
+        return doors.make("memory", own, OWN_ROWS, capacity, budget=budget, codec=codec, seed=spec.seed, **facts)
+    # A byte a label where it can hold the classes; most streams have the one task label 0, which takes none.
+    labels: Any = "uint8" if info.n_classes <= 256 else "int16"
+    tasks = info.scenario == "task-incremental"
+    if getattr(codec, "variable", False):
+        return _coded_rows(spec, codec, budget, logits=logits, labels=labels, store_tasks=tasks)
     kind = EpisodicMemory if searched else RandomMemory
     settings: dict[str, Any] = {
         "write_policy": options["policy"],
@@ -185,13 +228,29 @@ def rows_of(spec: RunSpec, *, searched: bool = False, logits: bool = False) -> A
         "seed": spec.seed,
         "store_logits": logits,
     }
-    if spec.budget is None:
+    if budget is None:
         return kind(spec.memory_size, **settings)
-    settings |= {"classes": info.n_classes, "experiences": spec.n_experiences}
-    # A byte a label where it can hold the classes; most streams have the one task label 0, which takes none.
-    settings["labels"] = "uint8" if info.n_classes <= 256 else "int16"
-    settings["store_tasks"] = info.scenario == "task-incremental"
-    return kind.from_budget(spec.budget, shape=info.input_shape, **settings)
+    settings |= {"classes": info.n_classes, "experiences": spec.n_experiences, "labels": labels, "store_tasks": tasks}
+    return kind.from_budget(budget, shape=info.input_shape, **settings)
+
+
+def _part(spec: RunSpec, share: float) -> int | None:
+    return None if spec.budget is None else int(share * spec.budget)
+
+
+def _coded_rows(spec: RunSpec, codec: VariableCodec, budget: int | None, *, logits: bool, **settings: Any) -> Any:
+    """Rows that differ in length."""
+    import torch
+
+    from avalanche_memplugins.memories import CodedMemory
+
+    options, name = spec.all_options, spec.all_options["codec"]
+    if budget is None:
+        raise ValueError(f"codec: rows of {name} differ in length, expected a budget in bytes to size the memory")
+    if logits or options.get("read", "uniform") != "uniform":
+        raise ValueError(f"codec: rows of {name} are read uniformly and without outputs, expected another codec")
+    codec.check(torch.zeros(1, *spec.info.input_shape))  # grey: tells vectors from images
+    return CodedMemory.from_budget(budget, codec=codec, write_policy=options["policy"], seed=spec.seed, **settings)
 
 
 def searched_rows(spec: RunSpec) -> Any:
@@ -199,9 +258,89 @@ def searched_rows(spec: RunSpec) -> Any:
     return rows_of(spec, searched=True)
 
 
+def adapted_rows(spec: RunSpec) -> Any:
+    """The same, whose rows local adaptation can read."""
+    if getattr(codec_of(spec.all_options["codec"], spec), "variable", False):
+        raise ValueError(f"codec: {spec.strategy} expected rows of one length, got {spec.all_options['codec']}")
+    return searched_rows(spec)
+
+
 def rows_with_logits(spec: RunSpec) -> Any:
     """A memory of rows that keeps the model's outputs."""
     return rows_of(spec, logits=True)
+
+
+def discriminant(spec: RunSpec, *, share: float = 1.0, **kind: Any) -> Any:
+    """A memory of Gaussians that answers.
+
+    :param spec: the run; its options are ``embedding``, ``numbers``, and the memory's own, None where the lab chooses:
+        ``by="experience"`` on streams of one task in other guises; within a budget the most bits, or Gaussians a class,
+        that fit and help.
+    :param share: of the budget that it may take.
+    :param kind: arguments that make it the discriminant that it is.
+    :raises ValueError: if the budget is too small for it, or the benchmark's rows do not suit it.
+    """
+    from avalanche_memplugins.memories import GaussianMemory
+
+    options, info, budget = spec.all_options, spec.info, _part(spec, share)
+    names = ("rank", "components", "precision", "by", "shrinkage", "ridge")
+    by = "experience" if info.scenario == "domain-incremental" else "class"
+    told = {name: options[name] for name in names if options.get(name) is not None}
+    given = {"by": by, "seed": spec.seed, **kind, **told}
+    sizes: dict[str, Any] = {"classes": info.n_classes, "experiences": spec.n_experiences}
+    embedding = options["embedding"]
+    if embedding == "auto":
+        embedding = "codes" if info.input_shape in AUTOENCODERS else "raw"
+    if "tied" in given:
+        tries: list[dict[str, Any]] = [{"precision": 8}, {"precision": 6}]
+    else:
+        tries = [{"precision": 6, "rank": None}, {"precision": 4, "rank": None}, {"precision": 6}]
+        if embedding == "codes":
+            mixtures = (8, 4, 2, 1) if given["by"] == "class" else (1,)
+            tries = [{"precision": 4, "rank": None, "components": each} for each in mixtures] + tries[2:]
+
+    sized = GaussianMemory(**{**tries[0], **given})  # checks the options, too
+
+    def that_fit(width: int) -> int:
+        if budget is None:
+            return min(width, FEATURES)
+        return bisect_right(range(1, width + 1), budget, key=lambda n: sized.settled_nbytes(width=n, **sizes))
+
+    made, shape = _features(spec, embedding, that_fit)
+    if budget is None:
+        return GaussianMemory(**{"rank": None, **made, **given})
+    for more in tries[:-1]:
+        with suppress(ValueError):
+            return GaussianMemory.from_budget(budget, shape=shape, **sizes, **made, **{**more, **given})
+    return GaussianMemory.from_budget(budget, shape=shape, **sizes, **made, **{**tries[-1], **given})
+
+
+def _features(spec: RunSpec, embedding: str, that_fit: Callable[[int], int]) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """What makes vectors of rows, as an argument of a memory, and their shape.
+
+    :param that_fit: how many of so many numbers a memory has room for.
+    """
+    shape, numbers = spec.info.input_shape, spec.all_options["numbers"]
+    if embedding not in ("raw", "codes", "scattering"):
+        raise ValueError(f"embedding: expected auto, raw, codes or scattering, got {embedding!r}")
+    if embedding != "scattering":
+        if numbers is not None:
+            raise ValueError(f"numbers: expected none with embedding={embedding}, got {numbers}")
+        return ({"codec": codec_of("latent", spec)} if embedding == "codes" else {}), shape
+    from avalanche_memplugins.networks import Scattering
+
+    if len(shape) != 3 or min(shape[1:]) < 2:
+        raise ValueError(f"embedding: expected images for scattering; rows of {spec.info.name} are {shape}")
+    count = that_fit(Scattering(shape).width) if numbers is None else numbers
+    return {"embedding": Scattering(shape, max(1, count), **spec.normalisation)}, (max(1, count),)
+
+
+def rows_and_gaussians(spec: RunSpec) -> tuple[Any, Any]:
+    """Rows to replay, and Gaussians that answer, within one budget."""
+    share = spec.all_options["share"]
+    if not 0 < share < 1:
+        raise ValueError(f"share: expected a number between 0 and 1, got {share}")
+    return rows_of(spec, share=1 - share), discriminant(spec, share=share)
 
 
 def gaussian(spec: RunSpec) -> Any:
@@ -281,7 +420,7 @@ def vae(spec: RunSpec, *, steps: int = 2_000) -> Any:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        network = ConditionalVAE(info.input_shape)
+        network = ConditionalVAE(info.input_shape, classes=info.n_classes if options["by_class"] else None)
     return VAEMemory(network, **settings)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from avalanche_memplugins.lab.strategies import memory
 from avalanche_memplugins.lab.strategies.recipe import Built, Recipe, Setup
+
+if TYPE_CHECKING:
+    from avalanche_memplugins.lab.spec import RunSpec
 
 _VAN_DE_VEN = "van de Ven & Tolias 2019, arXiv 1904.07734"
 _LATENT = "codes of a pretrained auto-encoder for 28 x 28 grey images, the rows themselves for others"
@@ -71,8 +75,8 @@ def _dark(setup: Setup) -> Built:
     from avalanche_memplugins.plugins import DarkReplayPlugin
 
     options, held = setup.spec.all_options, _memory(setup)
-    weights = {name: options[name] for name in ("alpha", "beta")}
-    plugin = DarkReplayPlugin(held, replay_size=options["batch_size_mem"], seed=setup.spec.seed, **weights)
+    settings = {name: options[name] for name in ("alpha", "beta", "write_at")}
+    plugin = DarkReplayPlugin(held, replay_size=options["batch_size_mem"], seed=setup.spec.seed, **settings)
     return with_memory(setup, held, plugin)
 
 
@@ -88,19 +92,57 @@ def _mbpa(setup: Setup) -> Built:
 
 
 def _knn(setup: Setup) -> Built:
+    from avalanche_memplugins import RandomMemory
     from avalanche_memplugins.lab.strategies.loops import Untrained
     from avalanche_memplugins.plugins import NearestNeighbourPlugin
 
-    held = _memory(setup)
-    plugin = NearestNeighbourPlugin(held, neighbours=setup.spec.all_options["neighbours"], writes=True)
+    held, neighbours = _memory(setup), setup.spec.all_options["neighbours"]
+    if not isinstance(held, RandomMemory):
+        return _answering(setup, held, options={"k": neighbours})
+    plugin = NearestNeighbourPlugin(held, neighbours=neighbours, writes=True)
     return with_memory(setup, held, plugin, kind=Untrained, train_epochs=1)
+
+
+def _answering(setup: Setup, held: Any = None, **kwargs: Any) -> Built:
+    """Nothing is trained: the memory answers in the network's place. ``kwargs`` are the plugin's own."""
+    from avalanche_memplugins.lab.strategies.loops import Untrained
+    from avalanche_memplugins.plugins import MemoryPredictionPlugin
+
+    held = _memory(setup) if held is None else held
+    plugin = MemoryPredictionPlugin(held, writes=True, **kwargs)
+    return with_memory(setup, held, plugin, kind=Untrained, train_epochs=1)
+
+
+def _replay_and_answer(setup: Setup) -> Built:
+    from avalanche_memplugins import MemoryReplayPlugin
+    from avalanche_memplugins.plugins import MemoryPredictionPlugin
+
+    held, gaussians = _memory(setup)
+    size, seed = setup.spec.all_options["replay_size"], setup.spec.seed
+    replay = MemoryReplayPlugin(held, replay_size=size, seed=seed)
+    answer = MemoryPredictionPlugin(gaussians, combine="product", temperature="fitted", fit_rows=held, writes=True)
+    rows = with_memory(setup, held, replay, answer)
+    return Built(
+        rows.strategy,
+        lambda: rows.memory_bytes() + int(gaussians.nbytes),
+        lambda: rows.fixed_bytes() + int(gaussians.nbytes_fixed),
+    )
+
+
+def _vae_unsuitable(spec: RunSpec) -> str | None:
+    labels = spec.all_options["labels"]
+    if labels not in (None, "memory", "old_model", "soft"):
+        return f"options: labels expected memory, old_model or soft, got {labels!r}"
+    if spec.budget is not None and labels in ("old_model", "soft"):
+        return f"options: labels={labels!r} keeps a copy of the model outside the budget, expected memory"
+    return None
 
 
 def _vae(setup: Setup) -> Built:
     spec = setup.spec
     steps = spec.iterations or spec.epochs * round(sum(setup.batches) / len(setup.batches))
     # Under a budget the old model's copy would be bytes outside it.
-    labels = "old_model" if spec.budget is None else "memory"
+    labels = spec.all_options["labels"] or ("old_model" if spec.budget is None else "memory")
     return replaying(setup, memory.vae(spec, steps=steps), replay_weight="growing", labels=labels)
 
 
@@ -120,7 +162,7 @@ MBPA = Recipe(
     label="MbPA",
     summary="no rehearsal: the head is fitted to each test row's neighbours in a reservoir",
     build=_mbpa,
-    memory=memory.searched_rows,
+    memory=memory.adapted_rows,
     sized="rows",
     options={
         "neighbours": 20,
@@ -143,6 +185,24 @@ KNN = Recipe(
     sized="rows",
     options={"neighbours": 1, "policy": "reservoir", "codec": "raw"},
     source="Cover & Hart 1967",
+)
+# None: the lab chooses, see memory.discriminant.
+_FEATURES = {"embedding": "auto", "numbers": None, "precision": None, "by": None}
+_COVARIANCES = {**_FEATURES, "rank": None, "components": None, "shrinkage": 0.3, "ridge": 3e-3}
+_EMBEDDING = (
+    "options: embedding (raw; codes of a pretrained auto-encoder, for 28 x 28 grey images; scattering, of so many "
+    "numbers; auto: codes if there are some, else raw), precision (bits), by (class or experience)"
+)
+QDA = Recipe(
+    name="qda",
+    label="QDA",
+    summary="no network: one covariance a class, or several (components), answer; shrinkage, ridge; embedding and "
+    "others as slda",
+    build=_answering,
+    memory=memory.discriminant,
+    sized="bytes",
+    options=_COVARIANCES,
+    source="Goswami et al. 2023, arXiv 2309.14062",
 )
 KANERVA = Recipe(
     name="kanerva",
@@ -201,6 +261,7 @@ OURS = (
             "policy": "reservoir",
             "codec": "uint8",
             "read": "uniform",
+            "write_at": "iteration",
         },
         source="Buzzega et al. 2020, arXiv 2004.07211; alpha and beta are Avalanche's, as in der-pp",
     ),
@@ -238,6 +299,49 @@ OURS = (
         codec="latent",
     ),
     Recipe(
+        name="nearest-mean",
+        label="Nearest mean",
+        summary="no network: the class of the nearest mean; embedding and others as slda",
+        build=_answering,
+        memory=partial(memory.discriminant, tied="unit", rank=0),
+        sized="bytes",
+        options=_FEATURES,
+    ),
+    Recipe(
+        name="slda",
+        label="LDA",
+        summary=f"no network: a mean a class and one covariance for all answer; {_EMBEDDING}, ridge",
+        build=_answering,
+        memory=partial(memory.discriminant, tied=True, rank=0),
+        sized="bytes",
+        options={**_FEATURES, "ridge": 3e-3},
+        source="Hayes & Kanan 2020, arXiv 1909.01520",
+    ),
+    QDA,
+    QDA.alias(
+        "fecam",
+        "FeCAM",
+        "qda with one covariance a class and as much added to its diagonal as the mean variance",
+        source="Goswami et al. 2023, arXiv 2309.14062: gamma 1; without its power transform",
+        components=1,
+        shrinkage=0.0,
+        ridge=1.0,
+    ),
+    Recipe(
+        name="er+qda",
+        label="ER + QDA",
+        summary="er and qda, a share of the budget for qda; the product of network and Gaussians answers",
+        build=_replay_and_answer,
+        memory=memory.rows_and_gaussians,
+        sized="rows",
+        options={
+            "share": 0.5,
+            **_COVARIANCES,
+            **{name: value for name, value in ER.options.items() if name != "memory"},
+        },
+        source="products of experts: Hinton 1999; the halves are ours",
+    ),
+    Recipe(
         name="gaussian",
         label="Gaussian",
         summary=f"replay drawn from one Gaussian a class over {_LATENT}",
@@ -271,8 +375,9 @@ OURS = (
         "the class, so that no copy of the model is kept for labels",
         build=_vae,
         memory=memory.vae,
+        unsuitable=_vae_unsuitable,
         sized="bytes",
-        options={"steps": None, "prior": "fitted"},
+        options={"steps": None, "prior": "fitted", "labels": None, "by_class": False},
         source=f"{_VAN_DE_VEN}: 2 x 400 units, codes of 100, Adam 1e-3, as many steps as the model",
     ),
 )

@@ -58,14 +58,8 @@ class ConvolutionalEnergy(EnergyNetwork):
         if len(check.integers("shape", shape)) != 3:
             raise ValueError(f"shape: expected (C, H, W), got {tuple(shape)}")
         check.integers("channels", channels, count=2)
-        for name, value in (
-            ("writable", writable),
-            ("width", width),
-            ("bottleneck", bottleneck),
-            ("hops", hops),
-            ("hidden", hidden),
-        ):
-            check.positive_integer(name, value)
+        sizes = {"writable": writable, "width": width, "bottleneck": bottleneck, "hops": hops, "hidden": hidden}
+        check.positive_integers(**sizes)
         if not 1 <= writable < width:
             raise ValueError(f"writable: expected 1 to width - 1 = {width - 1}, got {writable}")
         check.integer("hops", hops, least=1, most=MAX_HOPS)
@@ -74,7 +68,7 @@ class ConvolutionalEnergy(EnergyNetwork):
             memory[f"memory_weight{i}"] = torch.randn(1, writable, bottleneck, 3, 3) / math.sqrt(9 * bottleneck)
             memory[f"memory_bias{i}"] = torch.zeros(1, writable)
         super().__init__(tuple(shape), memory, **steps)
-        self._sizes = {"writable": writable, "width": width, "bottleneck": bottleneck, "hops": hops, "hidden": hidden}
+        self._sizes = sizes
         self._channels, self._hops = list(channels), hops
         self.encoder = nn.Sequential(SmoothBlock(shape[0], channels[0]), SmoothBlock(channels[0], channels[1]))
         self.narrow = nn.ModuleList(nn.Conv2d(before, bottleneck, 1) for before in (channels[1], width))

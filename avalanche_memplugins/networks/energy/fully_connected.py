@@ -58,20 +58,14 @@ class FullyConnectedEnergy(EnergyNetwork):
         if len(check.integers("shape", shape)) != 3:
             raise ValueError(f"shape: expected (C, H, W), got {tuple(shape)}")
         check.integers("channels", channels)
-        for name, value in (
-            ("writable", writable),
-            ("code", code),
-            ("width", width),
-            ("hops", hops),
-            ("hidden", hidden),
-        ):
-            check.positive_integer(name, value)
+        sizes = {"writable": writable, "code": code, "width": width, "hops": hops, "hidden": hidden}
+        check.positive_integers(**sizes)
         if not 1 <= writable < width:
             raise ValueError(f"writable: expected 1 to width - 1 = {width - 1}, got {writable}")
         weight = torch.randn(1, code, writable) / math.sqrt(code)
         memory = {"memory_weight": weight, "memory_bias": torch.zeros(1, 1, writable)}
         super().__init__(tuple(shape), memory, **steps)
-        self._sizes = {"writable": writable, "code": code, "width": width, "hops": hops, "hidden": hidden}
+        self._sizes = sizes
         self._channels = list(channels)
         blocks, side = [], (shape[1], shape[2])
         for before, after in zip((shape[0], *channels[:-1]), channels, strict=True):

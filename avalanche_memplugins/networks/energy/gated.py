@@ -58,8 +58,7 @@ class GatedEnergy(EnergyNetwork):
         **steps: Any,
     ) -> None:
         shape = (check.positive_integer("shape", shape),) if isinstance(shape, int) else check.integers("shape", shape)
-        for name, value in (("writable", writable), ("width", width), ("hops", hops)):
-            check.positive_integer(name, value)
+        check.positive_integers(writable=writable, width=width, hops=hops)
         if whitening is not None:
             check.instance("whitening", whitening, Whitening, "a Whitening or None")
         if not 1 <= writable < width:

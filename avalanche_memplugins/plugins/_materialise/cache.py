@@ -11,7 +11,7 @@ from avalanche.benchmarks.utils.data import AvalancheDataset
 from torch import Tensor
 
 from .known import why_unknown
-from .read import CHUNK, Reader
+from .read import CHUNK, Reader, lies_in_tensors
 from .resolve import Part, Source, Unsupported, attributes_of, resolve
 
 SAMPLE = 64
@@ -74,10 +74,12 @@ class TensorCache:
 
     :param max_bytes: the most that all blocks may take together.
     :param assume_deterministic: take data sets and transforms that are not known for such as give the same every time.
+    :param vectorised: take only what is read in one vectorised pass.
     """
 
-    def __init__(self, max_bytes: int, assume_deterministic: bool = False) -> None:
+    def __init__(self, max_bytes: int, assume_deterministic: bool = False, vectorised: bool = False) -> None:
         self.max_bytes = max_bytes
+        self.vectorised = vectorised
         self.assume_deterministic = assume_deterministic
         self._blocks: OrderedDict[Any, Block] = OrderedDict()
         self._readers: OrderedDict[Any, Reader] = OrderedDict()
@@ -100,6 +102,12 @@ class TensorCache:
         """Let blocks that were fetched with ``pin`` be evicted again."""
         self._pinned.clear()
 
+    def drop_changeable(self) -> None:
+        """Drop the blocks of data that could be changed in place without notice, such as NumPy arrays."""
+        for key, block in list(self._blocks.items()):
+            if not all(lies_in_tensors(source.data) for source in block.owners):
+                del self._blocks[key]
+
     def fetch(self, dataset: AvalancheDataset, device: torch.device, *, pin: bool = False) -> Rows:
         """Materialise a data set, or find it.
 
@@ -111,6 +119,8 @@ class TensorCache:
         parts = resolve(dataset)
         for part in parts:
             self._refuse_unknown(part)
+            if self.vectorised and not self._reader(part).is_vectorised(part.rows):
+                raise Unsupported("it has to be read sample by sample")
         key, block, rows = self._serve(parts, len(dataset), device)
         self._blocks.move_to_end(key)
         if pin:

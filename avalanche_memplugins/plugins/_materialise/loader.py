@@ -26,6 +26,54 @@ class Group:
         return size // self.batch_size if drop_last else -(-size // self.batch_size)
 
 
+class OwnOrder:
+    """Draws the order of each pass from a generator; None keeps the samples in order."""
+
+    def __init__(self, generator: torch.Generator | None) -> None:
+        self.generator = generator
+
+    def begin(self) -> None:
+        """A loader starts: nothing is drawn."""
+
+    def draw(self, size: int) -> Tensor | None:
+        """The order of a pass ``(size,)``, on the CPU."""
+        return None if self.generator is None else torch.randperm(size, generator=self.generator)
+
+    def end(self, size: int) -> None:
+        """A pass has ended: nothing is drawn."""
+
+
+class TorchOrder(OwnOrder):
+    """Draws what torch's ``DataLoader`` and ``RandomSampler`` draw, at the same time and from the same generators.
+
+    :param generator: that the ``DataLoader`` has; None: torch's global one.
+    :param shuffle: whether the samples are shuffled.
+    """
+
+    def __init__(self, generator: torch.Generator | None, shuffle: bool) -> None:
+        super().__init__(generator)
+        self.shuffle = shuffle
+
+    def begin(self) -> None:
+        """The seed for worker processes, which a ``DataLoader`` draws even without them."""
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+
+    def draw(self, size: int) -> Tensor | None:
+        """As ``RandomSampler``: from a generator seeded by the global one, or from the one that was given."""
+        if not self.shuffle:
+            return None
+        generator = self.generator
+        if generator is None:
+            seed = int(torch.empty((), dtype=torch.int64).random_().item())
+            generator = torch.Generator().manual_seed(seed)
+        return torch.randperm(size, generator=generator)
+
+    def end(self, size: int) -> None:
+        """``RandomSampler`` draws a further order for samples beyond the first pass, of which there are none."""
+        if self.shuffle and self.generator is not None:
+            torch.randperm(size, generator=self.generator)
+
+
 class TensorLoader:
     """Iterates over batches ``[x, y, ...]`` of materialised groups.
 
@@ -34,7 +82,7 @@ class TensorLoader:
     batches.
 
     :param groups: at least one.
-    :param generator: draws the order, on the CPU; None keeps the samples in order.
+    :param order: of each pass over a group.
     :param drop_last: leave out an incomplete last batch.
     :param main: the group whose end is the epoch's end.
     :param oversample: start groups that run out again.
@@ -46,7 +94,7 @@ class TensorLoader:
     def __init__(
         self,
         groups: list[Group],
-        generator: torch.Generator | None,
+        order: OwnOrder,
         *,
         drop_last: bool = False,
         main: int = 0,
@@ -55,7 +103,7 @@ class TensorLoader:
         augment_generator: torch.Generator | None = None,
     ) -> None:
         self.groups = groups
-        self.generator = generator
+        self.order = order
         self.drop_last = drop_last
         self.main = main
         self.oversample = oversample
@@ -67,6 +115,7 @@ class TensorLoader:
         return self.groups[self.main].batches(self.drop_last)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
+        self.order.begin()
         batches = self._pass(self.groups[0]) if len(self.groups) == 1 else self._side_by_side()
         if self.augment is None or self.augment_generator is None:
             yield from batches
@@ -77,8 +126,8 @@ class TensorLoader:
     def _pass(self, group: Group) -> Iterator[list[Tensor]]:
         """Go through one group once."""
         (x, *others), index, attributes = group.rows
-        if self.generator is not None:
-            order = torch.randperm(len(index), generator=self.generator)
+        order = self.order.draw(len(index))
+        if order is not None:
             index = index[order]
             attributes = [values[order] for values in attributes]
         length = group.batches(self.drop_last)
@@ -89,8 +138,9 @@ class TensorLoader:
         cuts = [torch.split(column, group.batch_size) for column in (index, *columns)]
         for number, (picked, *rest) in enumerate(zip(*cuts, strict=True)):
             if number == length:
-                return
+                break
             yield [x.index_select(0, picked), *rest]
+        self.order.end(len(index))
 
     def _side_by_side(self) -> Iterator[list[Tensor]]:
         passes: list[Iterator[list[Tensor]] | None] = [self._pass(group) for group in self.groups]

@@ -70,13 +70,17 @@ class Reader:
         :returns: one tensor ``(n, ...)`` per element of a sample, as ``default_collate`` would make it.
         :raises Unsupported: if the samples do not collate to tensors of one shape.
         """
-        if self.vectorised is not None and not self._checked:
-            with frozen_generators():
-                self._check(rows[:CHECKED])
-        if self.vectorised is not None:
+        if self.is_vectorised(rows) and self.vectorised is not None:
             return self.vectorised(rows)
         with frozen_generators():
             return _one_by_one(self.source, rows)
+
+    def is_vectorised(self, rows: Tensor) -> bool:
+        """Whether there is a vectorised pass, and it agrees with the plain route on the first of these rows."""
+        if self.vectorised is not None and not self._checked:
+            with frozen_generators():
+                self._check(rows[:CHECKED])
+        return self.vectorised is not None
 
     def _check(self, rows: Tensor) -> None:
         self._checked = True
@@ -181,6 +185,11 @@ def _label(y: Tensor, transforms: list[Any], as_tensors: bool) -> Tensor:
         mapped.append(value)
     table: Tensor = default_collate(mapped)
     return table[place]
+
+
+def lies_in_tensors(data: Any) -> bool:
+    """Whether a known data set's rows are torch's tensors, which tell by their version whether they were changed."""
+    return code_of(data) in TENSOR_DATA or isinstance(getattr(data, "data", None), Tensor)
 
 
 def _equal(fast: list[Tensor], plain: list[Tensor]) -> bool:
