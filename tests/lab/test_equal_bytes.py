@@ -40,9 +40,9 @@ ROW = {
 def test_a_budget_is_kept_and_used(strategy: str, spec: Callable[..., RunSpec]) -> None:
     if STRATEGIES[strategy].requires:
         pytest.importorskip(STRATEGIES[strategy].requires)
-    # Five experiences of two classes: memories that grow with the classes are then at their largest. Gradient episodic
-    # memories keep whole batches.
-    batch = 8 if strategy in ("gem", "agem") else 32
+    # Five experiences of two classes: memories that grow with the classes are then at their largest. GEM and A-GEM keep
+    # whole batches, and GSS needs several in its memory.
+    batch = 8 if strategy in ("gem", "agem", "gss") else 32
     result = execute(spec(strategy=strategy, budget=BUDGET, n_experiences=5, batch_size=batch))
     assert result.ok, result.error
     assert max(result.memory_bytes) <= BUDGET
