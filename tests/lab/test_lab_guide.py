@@ -24,11 +24,11 @@ def test_the_guides_preset_is_read(tmp_path: Path) -> None:
 
 
 def test_the_guide_names_every_strategy_and_preset() -> None:
-    named = set(re.findall(r"`([a-z0-9-]+)`", GUIDE))
+    named = set(re.findall(r"`([a-z0-9+-]+)`", GUIDE))
     assert set(STRATEGIES) <= named
     assert set(preset_names()) <= named
     lines = re.findall(r"--strategies (.+?)(?: --|\n)", GUIDE)
-    assert len(lines) == 4
+    assert len(lines) == 5
     words = {word for line in lines for word in line.split() if ".py:" not in word}
     assert {parsed(word)[0] for word in words} <= set(STRATEGIES)
 
