@@ -32,6 +32,7 @@ class GaussianReplay(SupervisedTemplate):  # type: ignore[misc]
 
     Source: the plain control of generative replay; PASS, Zhu et al. 2021, draws likewise, in feature space.
 
+    >>> import torch
     >>> net = torch.nn.Linear(8, 4)
     >>> strategy = GaussianReplay(model=net, optimizer=torch.optim.SGD(net.parameters(), 0.1), rank=2, evaluator=None)
     >>> strategy.memory

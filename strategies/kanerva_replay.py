@@ -31,6 +31,7 @@ class KanervaReplay(SupervisedTemplate):  # type: ignore[misc]
 
     Source: Wu et al., "Learning attractor dynamics for generative memory", 2018.
 
+    >>> import torch
     >>> net = torch.nn.Linear(8, 4)
     >>> strategy = KanervaReplay(model=net, optimizer=torch.optim.SGD(net.parameters(), 0.1), rows=3, evaluator=None)
     >>> strategy.memory

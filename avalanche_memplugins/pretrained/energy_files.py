@@ -56,7 +56,7 @@ def load_energy(name: str | Path) -> PretrainedEnergy:
     """
     found = read_weights(files.find_file(name, energy_folder(), energy_names()), _architecture, prefix=_WEIGHTS)
     if not isinstance(found.network, EnergyNetwork):
-        raise ValueError(f"name: wants an energy network, got {type(found.network).__name__} in {name}")
+        raise ValueError(f"name: expected an energy network, got {type(found.network).__name__} in {name}")
     patterns = found.manifest.get("patterns")
     if isinstance(patterns, bool) or not isinstance(patterns, int) or not 1 <= patterns <= MOST_PATTERNS:
         raise ValueError(f"name: expected 1 to {MOST_PATTERNS} patterns an episode, got {shown(patterns)} in {name}")

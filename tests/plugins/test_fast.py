@@ -211,14 +211,13 @@ def test_an_exception_in_the_middle_leaves_nothing_and_a_second_try_is_the_same(
     assert same(run("auto"), run(False))
 
 
-def test_an_exception_in_evaluation_leaves_nothing() -> None:
+def test_an_exception_before_an_evaluation_is_got_over() -> None:
     breaks, plugin = Breaks(), replay("auto")
     strategy = build(Case(), [plugin, breaks])
     strategy.train(next(iter(Case().stream())), num_workers=0)
     with pytest.raises(RuntimeError, match="broken"):
         strategy.eval(Case().benchmark().test_stream, num_workers=0)
     breaks.broken = False
-    pickle.loads(pickle.dumps(strategy))
     strategy.eval(Case().benchmark().test_stream, num_workers=0)
     assert "eval_epoch" not in vars(strategy)
 

@@ -107,6 +107,7 @@ class TensorCache:
         for key, block in list(self._blocks.items()):
             if not all(lies_in_tensors(source.data) for source in block.owners):
                 del self._blocks[key]
+                self._pinned.discard(key)
 
     def fetch(self, dataset: AvalancheDataset, device: torch.device, *, pin: bool = False) -> Rows:
         """Materialise a data set, or find it.
