@@ -19,7 +19,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import tyro
 from _common import DataOptions, data_sets, launch, mlp
 from _record import interval, table
 from avalanche.benchmarks import benchmark_from_datasets
@@ -94,8 +93,8 @@ class Options(DataOptions):
 
     part: tuple[Literal["split", "rare", "speed"], ...] = ("split", "rare", "speed")
     seeds: int = 3
-    one: tyro.conf.Suppress[tuple[int, int, int] | None] = None
-    """Layers, neighbours and budget of a process that measures one line of the costs."""
+    one: tuple[int, int, int] | None = None
+    """Measure one line of the costs, in this process: layers, neighbours and budget."""
 
 
 def split(options: Options) -> None:

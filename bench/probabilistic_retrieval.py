@@ -99,6 +99,7 @@ def main(options: Options) -> None:
     """Run what has not run yet, then report."""
     if options.quick:
         os.chdir(options.runs(RESULTS))
+    RESULTS.mkdir(parents=True, exist_ok=True)
     for part in options.part:
         STEPS[part](options, SEEDS[: options.least(options.seeds, 1)])
     report(options)
