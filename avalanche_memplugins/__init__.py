@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from avalanche_memplugins.codecs import LatentCodec, StreamCodec
     from avalanche_memplugins.memories import (
+        CodedMemory,
         DifferentiableNeuralDictionary,
         DynamicKanervaMemory,
         EnergyMemory,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         LatentReplayPlugin,
         LeanStepPlugin,
         LocalAdaptationPlugin,
+        MemoryPredictionPlugin,
         MemoryReplayPlugin,
         NearestNeighbourPlugin,
         RandomMemoryPlugin,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOME = {
+    "CodedMemory": "memories",
     "DarkReplayPlugin": "plugins",
     "DifferentiableNeuralDictionary": "memories",
     "DynamicKanervaMemory": "memories",
@@ -62,6 +65,7 @@ _HOME = {
     "VAEMemory": "memories",
 }
 __all__ = [
+    "CodedMemory",
     "DarkReplayPlugin",
     "DifferentiableNeuralDictionary",
     "DynamicKanervaMemory",

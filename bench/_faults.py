@@ -39,7 +39,7 @@ from torch.utils.data import TensorDataset
 
 from avalanche_memplugins import MemoryReplayPlugin, RandomMemory, _drafts, _folders, pretrained
 from avalanche_memplugins.checkpointing import load_run_state, save_run_state
-from avalanche_memplugins.codecs import Bits, LatentCodec, StreamCodec, Uint8
+from avalanche_memplugins.codecs import Bits, EntropyCoded, LatentCodec, StreamCodec, Uint8
 from avalanche_memplugins.energy_training.options import EnergyTraining
 from avalanche_memplugins.energy_training.train import Training
 from avalanche_memplugins.lab import ResultStore, RunResult, RunSpec
@@ -47,12 +47,14 @@ from avalanche_memplugins.lab.reproduce import PRESETS, load_preset
 from avalanche_memplugins.lab.store import sealed
 from avalanche_memplugins.lab.table import summarise, tidy
 from avalanche_memplugins.memories import (
+    CodedMemory,
     DynamicKanervaMemory,
     EnergyMemory,
     EpisodicMemory,
     GaussianMemory,
     KanervaMemory,
     LatentMemory,
+    RandomProjectionMemory,
     VAEMemory,
 )
 from avalanche_memplugins.networks import VAE, ConditionalVAE, KanervaMachine
@@ -155,6 +157,7 @@ MEMORIES: dict[str, Callable[[], Any]] = {
     "RandomMemory, logits": lambda: RandomMemory(20, store_logits=True),
     "EpisodicMemory": lambda: EpisodicMemory(20),
     "LatentMemory": lambda: LatentMemory(20, codec=StreamCodec(Autoencoder(), steps=2, **PIXELS)),
+    "CodedMemory": lambda: CodedMemory(700, codec=EntropyCoded(Bits(4, **PIXELS))),
     "GaussianMemory": lambda: GaussianMemory(rank=2),
     "GaussianMemory, full": lambda: GaussianMemory(rank=None),
     "GaussianMemory, latent codec": lambda: GaussianMemory(rank=1, codec=_latent_codec()),
@@ -163,6 +166,7 @@ MEMORIES: dict[str, Callable[[], Any]] = {
     "KanervaMemory": lambda: KanervaMemory(_seeded(RowMachine), **PIXELS),
     "VAEMemory": lambda: _vae(6),
     "VAEMemory without classes": lambda: _vae(None),
+    "RandomProjectionMemory": lambda: RandomProjectionMemory(width=6),
     "EnergyMemory, stored cues": lambda: _energy(cue=Uint8(lossy=True, **PIXELS)),
     "EnergyMemory, int8": lambda: _energy(by_class=True, precision="int8"),
 }
@@ -177,6 +181,8 @@ def _rows(seed: int, rows: int = 30) -> tuple[Tensor, Tensor, Tensor]:
 def _filled(make: Callable[[], Any], seed: int) -> Any:
     memory = _seeded(make)  # a memory draws its seed, and a crashed writer's is compared with one made here
     x, y, t = _rows(seed)
+    if isinstance(memory, CodedMemory):  # it codes images
+        x = x.view(-1, 1, 2, 4)
     if hasattr(memory, "consolidate") and not isinstance(memory, EnergyMemory):
         memory.consolidate([(x, y, t)], origin=seed)
     else:

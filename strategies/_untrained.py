@@ -11,7 +11,7 @@ from torch.nn import CrossEntropyLoss
 from torch.optim import SGD
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.memories import GaussianMemory
+from avalanche_memplugins.memories.memory import AnsweringMemory
 from avalanche_memplugins.plugins import MemoryPredictionPlugin
 from avalanche_memplugins.strategies._ready import Shared, beside
 
@@ -31,28 +31,30 @@ class Blank(nn.Module):
         return torch.zeros(len(x), self.classes, device=x.device)
 
 
+def vectors(model: nn.Module | None) -> nn.Module | None:
+    """``model``, which makes the vectors that a memory holds of rows; None: rows as they are."""
+    if model is not None:
+        check.instance("model", model, nn.Module, "a module that makes vectors of rows, or None")
+    return model
+
+
 class Untrained(SupervisedTemplate):  # type: ignore[misc]
-    """Shows the stream to a :class:`GaussianMemory`, once, and trains nothing: the memory answers.
+    """Shows the stream to a memory, once, and trains nothing: the memory answers.
 
     :param num_classes: outputs.
-    :param model: makes the vectors that the memory holds of rows; None: rows as they are.
-    :param gaussians: further arguments of the memory.
+    :param memory: with ``write`` and ``predict``.
     :param template: of ``SupervisedTemplate``.
     """
 
     brings: ClassVar[frozenset[str]] = frozenset({"model", "optimizer", "criterion", "train_epochs", "fast"})
 
-    def __init__(
-        self, *, num_classes: int, model: nn.Module | None, gaussians: dict[str, Any], **template: Unpack[Shared]
-    ) -> None:
-        if model is not None:
-            check.instance("model", model, nn.Module, "a module that makes vectors of rows, or None")
-        self.memory = GaussianMemory(embedding=model, **gaussians)
+    def __init__(self, *, num_classes: int, memory: AnsweringMemory, **template: Unpack[Shared]) -> None:
+        self.memory = memory
         super().__init__(
             model=Blank(num_classes),
             optimizer=SGD([nn.Parameter(torch.zeros(1))], lr=1.0),
             criterion=CrossEntropyLoss(),
-            **beside(template, MemoryPredictionPlugin(self.memory, writes=True)),
+            **beside(template, MemoryPredictionPlugin(memory, writes=True)),
         )
 
     def make_optimizer(self, **kwargs: Any) -> None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 from torch.nn import Module
 
+from avalanche_memplugins.memories import GaussianMemory
 from avalanche_memplugins.strategies._ready import Shared, ready_made
-from avalanche_memplugins.strategies._untrained import Untrained
+from avalanche_memplugins.strategies._untrained import Untrained, vectors
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -43,7 +44,5 @@ class NearestMean(Untrained):
         train_mb_size: int = 64,
         **template: Unpack[Shared],
     ) -> None:
-        gaussians = {"tied": "unit", "rank": 0, "precision": precision}
-        super().__init__(
-            num_classes=num_classes, model=model, gaussians=gaussians, train_mb_size=train_mb_size, **template
-        )
+        memory = GaussianMemory(embedding=vectors(model), tied="unit", rank=0, precision=precision)
+        super().__init__(num_classes=num_classes, memory=memory, train_mb_size=train_mb_size, **template)

@@ -24,9 +24,6 @@ FOLDERS = {
 NOT_YET_PUBLIC = {
     # The codecs' part for mean and std is the memories', too.
     ("memories", "avalanche_memplugins.codecs._normalisation.Normalisation"),
-    # Numbers that the lab sizes memories with.
-    ("lab", "avalanche_memplugins.memories._generative.TABLE_BYTES"),
-    ("lab", "avalanche_memplugins.memories._energy_reads.CODE_SPAN"),
 }
 
 
