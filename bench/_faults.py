@@ -157,7 +157,7 @@ MEMORIES: dict[str, Callable[[], Any]] = {
     "RandomMemory, logits": lambda: RandomMemory(20, store_logits=True),
     "EpisodicMemory": lambda: EpisodicMemory(20),
     "LatentMemory": lambda: LatentMemory(20, codec=StreamCodec(Autoencoder(), steps=2, **PIXELS)),
-    "CodedMemory": lambda: CodedMemory(700, codec=EntropyCoded(Bits(4, **PIXELS))),
+    "CodedMemory": lambda: CodedMemory(800, codec=EntropyCoded(Bits(4, **PIXELS)), store_tasks=True),
     "GaussianMemory": lambda: GaussianMemory(rank=2),
     "GaussianMemory, full": lambda: GaussianMemory(rank=None),
     "GaussianMemory, latent codec": lambda: GaussianMemory(rank=1, codec=_latent_codec()),
@@ -186,21 +186,21 @@ def _filled(make: Callable[[], Any], seed: int) -> Any:
     if hasattr(memory, "consolidate") and not isinstance(memory, EnergyMemory):
         memory.consolidate([(x, y, t)], origin=seed)
     else:
-        memory.write(x, y, t, **({"logits": x} if memory.store_logits else {}))
+        memory.write(x, y, t, **({"logits": x} if getattr(memory, "store_logits", False) else {}))
     return memory
 
 
 def _used(memory: Any) -> None:
     x, y, t = _rows(3, 8)
     if len(memory):
-        found = memory.sample(5)
-        if not bool(found.x.isfinite().all()):
+        found = memory.predict(x) if isinstance(memory, RandomProjectionMemory) else memory.sample(5).x
+        if not bool(found.isfinite().all()):
             raise ValueError("samples are not finite")
     # What was written may have been of other rows or labels; then that is said.
     with contextlib.suppress(ValueError):
         memory.check_rows(x)
         if not isinstance(memory, VAEMemory | LatentMemory):
-            memory.write(x, y, t, **({"logits": x} if memory.store_logits else {}))
+            memory.write(x, y, t, **({"logits": x} if getattr(memory, "store_logits", False) else {}))
     memory.summary()
 
 
