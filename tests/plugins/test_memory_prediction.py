@@ -142,7 +142,7 @@ def test_a_memory_settles_after_each_experience_whatever_the_order_of_plugins() 
     memory = GaussianMemory(rank=None, precision=6, seed=0)
     replay = MemoryReplayPlugin(memory, write_at="experience", seed=0)
     strategy = run(Case(), [MemoryPredictionPlugin(memory), replay])
-    assert len(memory._open) == 0
+    assert len(memory._bank.open) == 0
     assert memory.nbytes == memory.settled_nbytes(6, 8)
     assert len(strategy.plugins)
 

@@ -235,7 +235,8 @@ def rows_of(spec: RunSpec, *, searched: bool = False, logits: bool = False, shar
 
 
 def _part(spec: RunSpec, share: float) -> int | None:
-    return None if spec.budget is None else int(share * spec.budget)
+    # A whole budget stays as it is: floats have no room for the largest.
+    return spec.budget if spec.budget is None or share == 1 else int(share * spec.budget)
 
 
 def _coded_rows(spec: RunSpec, codec: VariableCodec, budget: int | None, *, logits: bool, **settings: Any) -> Any:
