@@ -368,6 +368,10 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """
         check.positive_integer("k", k)
         check.rows_of(x)
+        check.floats(x=x)
+        if self.seen and x.shape[1:] != self.shape:
+            raise ValueError(f"x: expected queries (Q, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        check.finite("x", x)
         if task is not None:
             check.integer("task", task, least=0)
         if self._searched is None or self._searched[:2] != (self.seen, task):

@@ -160,9 +160,9 @@ def test_reads_that_do_not_fit_are_named() -> None:
     weights = draw(1, 1, ROWS, SIZE), draw(2, 1, ROWS)
     cue = uniform(0, 1, 2, SIZE)
     for sizes, momenta in ((3, 2), (0, 1)):
-        with pytest.raises(ValueError, match=r"step_sizes, momenta: expected the same shape \(K,\), got "):
+        with pytest.raises(ValueError, match=rf"momenta: expected \({sizes},\), got \({momenta},\)"):
             energy_read(quadratic, cue, weights, torch.ones(sizes), torch.ones(momenta))
-    with pytest.raises(ValueError, match="step_sizes, momenta"):
+    with pytest.raises(ValueError, match=r"step_sizes: expected \(K,\), got \(2, 1\)"):
         energy_read(quadratic, cue, weights, torch.ones(2, 1), torch.ones(2, 1))
     with pytest.raises(ValueError, match=r"temperature: expected a number >= 0, got -0\.1"):
         energy_read(quadratic, cue, weights, torch.ones(2), torch.zeros(2), temperature=-0.1)

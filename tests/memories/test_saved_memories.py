@@ -53,7 +53,11 @@ def test_folders_of_earlier_versions_load(name: str, tmp_path: Path) -> None:
     saved.save(tmp_path / "m")
     rewritten(tmp_path / "m", lambda manifest, tensors: [manifest.pop(key) for key in ("manifest_sha256", "format")])
     loaded = faults._filled(KINDS[name], 1).load(tmp_path / "m")
-    assert faults.digest(loaded.sample(9)) == faults.digest(saved.sample(9))
+    if name == "RandomProjectionMemory":  # it answers, and keeps no rows
+        x = faults._rows(0)[0]
+        assert torch.equal(loaded.predict(x), saved.predict(x))
+    else:
+        assert faults.digest(loaded.sample(9)) == faults.digest(saved.sample(9))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -80,7 +84,9 @@ def test_values_that_cannot_be_written_cannot_be_loaded(name: str, tmp_path: Pat
 def test_a_state_dict_that_does_not_fit_changes_nothing(name: str, wrong: str) -> None:
     target, state = faults._filled(KINDS[name], 1), dict(faults._filled(KINDS[name], 0).state_dict())
     extra = state["_extra_state"] = dict(state["_extra_state"])
-    some = next(key for key, value in state.items() if isinstance(value, torch.Tensor) and value.numel())
+    some = next((key for key, value in state.items() if isinstance(value, torch.Tensor) and value.numel()), "")
+    if not some and wrong in ("a key less", "a shape", "parts"):
+        pytest.skip("all that it holds is in its extra state, which has no parts")
     if wrong == "a key less":
         del state[some]
     elif wrong == "a key more":

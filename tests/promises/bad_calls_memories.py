@@ -884,6 +884,15 @@ record(
     lambda: {"folder": saved(coded(), "CodedMemory")},
     folder=Folder(),
 )
+record(
+    "memories.CodedMemory.predict",
+    lambda **a: coded().predict(**a),
+    lambda: {"x": images(), "classes": 9, "task": None, "k": 1},
+    x=Array(finite=True, empty=False),
+    classes=Integer(none=True, huge=False),
+    task=Integer(least=0, none=True, huge=False),
+    k=Integer(huge=False),
+)
 for method in ("rows", "labels_of"):
     record(
         f"memories.CodedMemory.{method}",
