@@ -274,5 +274,5 @@ def test_a_task_is_answered_by_its_own_rows_and_what_does_not_fit_is_told() -> N
         memory.predict(torch.zeros(1, 1), task=7)
     with pytest.raises(ValueError, match="classes: expected more than 1"):
         memory.predict(torch.zeros(1, 1), classes=1)
-    with pytest.raises(ValueError, match="queries: expected"):
+    with pytest.raises(ValueError, match="x: expected queries"):
         memory.predict(torch.zeros(1, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -287,7 +288,13 @@ MEMORIES = [
     ),
     *(random_memory(f"{read} read", read_policy=read) for read in ("cycle", "class_balanced", "task_balanced")),
     random_memory("hardest", write_policy="hardest"),
-    random_memory("herding", write_policy="herding", sizes=(100, 900), fill=1_000),
+    replace(
+        random_memory("herding", write_policy="herding", sizes=(100, 900), fill=1_000),
+        expected_failures={
+            "check_the_cost_of_a_write_and_a_read_does_not_grow_with_the_fill": "it looks at all rows of a class"
+        },
+        traced=False,  # its means let go of more than 2 % meanwhile
+    ),
     random_memory("gss", write_policy="gss", sizes=(100, 1_600), fill=1_000),
     random_memory("float16", codec="float16", error=2e-3),
     random_memory("4bit", codec=lambda: Bits(4, **PIXELS), labels="int16", error=0.5 / 15 / 0.05 + 1e-4),
