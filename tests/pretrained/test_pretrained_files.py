@@ -152,7 +152,7 @@ def test_a_header_that_is_not_as_it_was_is_refused(entry: str, tmp_path: Path) -
 
 
 def test_shipped_headers_have_checksums_though_they_were_written_before(tmp_path: Path) -> None:
-    for path in sorted(files.FOLDER.rglob("*.safetensors")):
+    for path in sorted(path for path in files.FOLDER.rglob("*.safetensors") if path.parent.name != "contexts"):
         copy = tmp_path / path.name
         shutil.copy(path, copy)
         edited(copy, lambda h, t: h.update(kwargs=h["kwargs"].replace("1", "2", 1)), agreeing=False)
