@@ -72,10 +72,11 @@ def _replay(policy: type | None) -> Callable[[int], list[Any]]:
     return lambda m: [ReplayPlugin(CAPACITY, storage_policy=policy and policy(CAPACITY))]
 
 
-def _memory(policy: str, *more: type) -> Callable[[int], list[Any]]:
+def _memory(policy: str, *more: type, fast: Any = False) -> Callable[[int], list[Any]]:
     def make(write_every: int) -> list[Any]:
         every = write_every if policy == "ring" else 1
-        return [RandomMemoryPlugin(CAPACITY, write_policy=policy, write_every=every), *(plugin() for plugin in more)]
+        replay = RandomMemoryPlugin(CAPACITY, write_policy=policy, write_every=every, fast=fast)
+        return [replay, *(plugin() for plugin in more)]
 
     return make
 
@@ -87,7 +88,8 @@ ARMS: dict[str, Callable[[int], list[Any]]] = {
     "ReplayPlugin (reservoir)": _replay(ReservoirSamplingBuffer),
     "ReplayPlugin (class-balanced)": _replay(ClassBalancedBuffer),
     "ReplayPlugin (reservoir) + tensor loader": lambda m: [*_replay(ReservoirSamplingBuffer)(m), TensorLoaderPlugin()],
-    "RMA": _memory("ring"),
+    "RMA": _memory("ring", fast="auto"),
+    "RMA, fast=False": _memory("ring"),
     "RMA + lean": _memory("ring", LeanStepPlugin),
     "RMA + tensor loader": _memory("ring", TensorLoaderPlugin),
     "RMA + tensor loader + lean": _memory("ring", TensorLoaderPlugin, LeanStepPlugin),
@@ -107,6 +109,7 @@ SHORT = [
     "Naive",
     "ReplayPlugin (reservoir)",
     "RMA",
+    "RMA, fast=False",
     "RMA + tensor loader",
     "RMA + tensor loader + lean",
 ]
@@ -116,6 +119,7 @@ ONLINE = [
     "ReplayPlugin (reservoir)",
     "ReplayPlugin (class-balanced)",
     "RMA",
+    "RMA, fast=False",
     "RMA + tensor loader",
     "RMA + tensor loader + lean",
 ]

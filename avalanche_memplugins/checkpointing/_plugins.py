@@ -41,7 +41,7 @@ def references(strategy: Any) -> set[int]:
 
 
 def capture_plugins(strategy: Any, encoder: ObjectEncoder, *, strict: bool) -> tuple[list[Node], list[str]]:
-    """A node for each plugin, None in the place of those that cannot be saved, and why they cannot."""
+    """A node for each plugin, None instead of those that cannot be saved, and why they cannot."""
     nodes, left_out = [], []
     for place, plugin in enumerate(strategy.plugins):
         try:

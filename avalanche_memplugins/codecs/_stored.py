@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Size, Tensor
 
@@ -9,7 +11,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins.codecs._normalisation import one_row
 
 
-class StoredCodec:
+class StoredCodec(ABC):
     """Base of codecs: arguments are checked here, and codecs say what they make of them.
 
     A codec defines ``encode_checked``, ``decode_checked`` and ``_spec``, and ``check`` or ``_check_kind``. Memories
@@ -50,13 +52,14 @@ class StoredCodec:
         """Shape and type of the code of one row of the given shape and type."""
         return self._spec(check.coding(shape, dtype), dtype)
 
+    @abstractmethod
     def encode_checked(self, x: Tensor) -> Tensor:
         """:meth:`encode` of rows that :meth:`check` has passed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode_checked(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
         """:meth:`decode` of a code that :meth:`encode` made of such rows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
-        raise NotImplementedError
+        """:meth:`spec` of a shape and type that have been checked."""

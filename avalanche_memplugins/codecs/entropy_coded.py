@@ -35,7 +35,7 @@ class EntropyCoded(nn.Module):
 
     :math:`v_i` are the bits of the pixels, :math:`c_i` the pixels before and above each, see
     :func:`~avalanche_memplugins.functional.pixel_contexts`. What ``inner`` stores comes back exactly. A 1-bit digit
-    of 28 x 28 takes 15 bytes in the place of 98, a 2-bit one of 14 x 14 14 in the place of 49.
+    of 28 x 28 takes 15 bytes instead of 98, a 2-bit one of 14 x 14 14 in the place of 49.
 
     The probabilities come from a table. Some are shipped: they know Omniglot's strokes and photographs, nothing of a
     stream. From some hundred rows on a table of the stream's own (:meth:`fit`) is better. It takes 5 bits an entry,

@@ -101,7 +101,7 @@ class LatentCodec(LatentCoding):
         return self._space.nbytes
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The fingerprint, in the place of the weights."""
+        """The fingerprint, instead of the weights."""
         return {"fingerprint": self.fingerprint}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

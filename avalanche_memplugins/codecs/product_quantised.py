@@ -90,7 +90,7 @@ class ProductQuantised(StoredCodec, nn.Module):
         return pack_bits(torch.stack(nearest, 1).to(torch.uint8), self.bits)
 
     def decode_checked(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
-        """Centres in the place of their numbers."""
+        """Centres instead of their numbers."""
         nearest = unpack_bits(code, self.bits, self.parts).int()
         centres = self.centres.tensor_split(self.parts, 1)
         rows = torch.cat([centre[nearest[:, part]] for part, centre in enumerate(centres)], 1)

@@ -138,7 +138,7 @@ def shrink_covariance(covariance: Tensor, tied: Tensor, *, shrinkage: float, rid
     :param ridge: r, >= 0.
     :returns: ``(..., C, C)``.
 
-    Source: FeCAM, Goswami et al. 2023, arXiv 2309.14062, equation 8, with the shared matrix in the place of its
+    Source: FeCAM, Goswami et al. 2023, arXiv 2309.14062, equation 8, with the shared matrix instead of its
     off-diagonal mean.
 
     >>> shrink_covariance(torch.eye(1), 3 * torch.eye(1), shrinkage=0.5, ridge=0.0)

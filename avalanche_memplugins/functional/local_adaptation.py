@@ -282,7 +282,7 @@ def _run(
             calls.append((layer, x.detach(), output))
             x = output
         else:
-            # An in-place activation would put its own slope in the place of the layer's before it.
+            # An in-place activation would put its own slope instead of the layer's before it.
             x = x.clone() if any(getattr(m, "inplace", False) for m in layer.modules()) else x
             # BatchNorm1d would take (B, n, F) for (rows, channels, length).
             x = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])

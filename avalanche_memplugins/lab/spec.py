@@ -72,7 +72,7 @@ class RunSpec:
     :param batch_size: rows of the stream a step, >= 1; replay comes on top.
     :param budget: bytes of stream-dependent state that the memory may take, a number or as in ``"50KB"``; only for
         strategies that can be sized. None: ``memory_size`` counts.
-    :param iterations: steps an experience, >= 1, in the place of ``epochs``, which is then 1. None: whole epochs.
+    :param iterations: steps an experience, >= 1, instead of ``epochs``, which is then 1. None: whole epochs.
     :param hidden_layers: of the model ``"mlp"``, >= 1.
     :param dropout: of the model ``"mlp"``, 0 <= dropout < 1.
     :param train_rows: take only so many training rows of each experience, drawn by ``seed``. None: all.

@@ -213,7 +213,7 @@ class SlotReads:
         return (slope * self.network.precondition(slope)).flatten(2).sum(-1)
 
     def _padded(self, patterns: Tensor) -> Tensor:
-        """With entries that say nothing in the place of the class."""
+        """With entries that say nothing instead of the class."""
         if not self.label_bits:
             return patterns
         return torch.cat([patterns, patterns.new_full((len(patterns), self.label_bits), 0.5)], 1)

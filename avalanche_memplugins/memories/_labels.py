@@ -47,7 +47,7 @@ class LabelColumns:
 
     :param kind: of a column, one of ``TYPES``.
     :param tasks: store task label and origin; otherwise every task label must be 0.
-    :param targets: kind of the targets that stand in the place of classes, and are stored elsewhere.
+    :param targets: kind of the targets that stand for classes, and are stored elsewhere.
     """
 
     def __init__(self, kind: str, tasks: bool, targets: Targets | None = None) -> None:

@@ -74,7 +74,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     :param store_logits: keep the outputs given to :meth:`write`, for distillation.
     :param embedding: network :math:`f` of the keys :math:`h = f(x)`, run in eval mode without gradient.
         None: the identity, as in RMA, and no key is stored apart.
-    :param keep: with an embedding: ``"both"`` x and key, or ``"key"``: the key in the place of x.
+    :param keep: with an embedding: ``"both"`` x and key, or ``"key"``: the key instead of x.
     :param storage: ``"device"``, ``"host"`` or a folder for memory-mapped files, see
         :class:`~avalanche_memplugins.memories.row_store.RowStore`.
     :param validate: when to look at the values of a batch (finite, labels in range, faithful under the

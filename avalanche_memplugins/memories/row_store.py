@@ -248,6 +248,7 @@ class RowStore(nn.Module):
             here = rows.to(buffer.device, buffer.dtype, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(rows.device))
+            self._settle(wait=False)
             self._arriving.append((event, lambda: _put(buffer, slots, here)))
             return
         if self._arriving:
@@ -256,14 +257,17 @@ class RowStore(nn.Module):
             rows = rows.to(buffer.device, buffer.dtype, non_blocking=True)
         _put(buffer, slots, rows)
 
-    def _settle(self) -> None:
+    def _settle(self, wait: bool = True) -> None:
+        """Put down the rows that were on their way, in their order; without waiting, those that have arrived."""
         if not self._arriving:
             return
         with _SETTLING:
-            for event, put in self._arriving:
-                event.synchronize()
+            while self._arriving and (wait or self._arriving[0][0].query()):
+                event, put = self._arriving[0]
+                if wait:
+                    event.synchronize()
                 put()
-            self._arriving.clear()
+                del self._arriving[0]
 
     def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
         """As ``nn.Module``'s, with all rows in place."""

@@ -1,4 +1,4 @@
-"""A classifier that sees latents drawn around an image's code, in the place of neighbours looked up."""
+"""A classifier that sees latents drawn around an image's code, instead of neighbours looked up."""
 
 from __future__ import annotations
 

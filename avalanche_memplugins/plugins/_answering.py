@@ -1,4 +1,4 @@
-"""What plugins have in common that put another prediction in the place of the model's in evaluation."""
+"""What plugins have in common that replace the model's prediction in evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class AnsweringPlugin(SupervisedPlugin):  # type: ignore[misc]
-    """Puts another prediction in the place of ``strategy.mb_output`` in ``after_eval_forward``.
+    """Replaces ``strategy.mb_output`` by another prediction in ``after_eval_forward``.
 
     Training is untouched, the model is never written to, and while the memory is empty, and for a task of a multi-head
     model that it holds no rows of, the model's own prediction stays. A model may give its logits in a tuple or dict;
@@ -84,7 +84,7 @@ class AnsweringPlugin(SupervisedPlugin):  # type: ignore[misc]
             )
 
     def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Put the new predictions in the place of the model's.
+        """Replace the model's predictions by the new ones.
 
         :raises ValueError: if batch, memory and model do not fit together.
         """

@@ -13,7 +13,7 @@ _ABSENT: Final = NotImplemented  # stays itself when a strategy is copied or pic
 
 
 class Around(functools.partial[Any]):
-    """Stands in the place of a strategy's method: ``Around(function, method)`` runs ``function(method, ...)``.
+    """Replaces a strategy's method: ``Around(function, method)`` runs ``function(method, ...)``.
 
     A partial, so that it costs no frame of its own in each iteration. The method, which may be another
     :class:`Around`, is its last argument.
@@ -32,7 +32,7 @@ class Around(functools.partial[Any]):
 
 
 class Once:
-    """Runs ``function(method, ...)`` in the place of a strategy's method, and goes out of the way when it is called.
+    """Runs ``function(method, ...)`` instead of a strategy's method, and goes out of the way when it is called.
 
     :param strategy: whose method it is.
     :param name: of the method.

@@ -106,7 +106,7 @@ class LatentTap:
         return in_batch_order(latents, t), output
 
     def forward_codes(self, model: nn.Module, codes: Tensor, t: Tensor, filler: Tensor) -> Any:
-        """The model's output for codes that stand in the place of the module's output.
+        """The model's output for codes that replace the module's output.
 
         :param codes: ``(R, *shape)``.
         :param t: task labels ``(R,)``; a multi-task model runs task by task.

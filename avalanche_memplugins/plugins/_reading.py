@@ -59,7 +59,7 @@ class ReadingPlugin(AnsweringPlugin):
         self._is_fresh = False
 
     def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Put the new predictions in the place of the model's.
+        """Replace the model's predictions by the new ones.
 
         :raises ValueError: if batch, memory and model do not fit together.
         """

@@ -165,7 +165,7 @@ def fault_of_more_rows(error: Exception, at: str | None, rows: int, replayed: in
 
 
 def sums_rows(strategy: Any) -> bool:
-    """Whether the strategy's loss is known to be a sum over rows in the place of a mean."""
+    """Whether the strategy's loss is known to be a sum over rows instead of a mean."""
     return has_avalanches_criterion(strategy) and getattr(strategy._criterion, "reduction", None) == "sum"
 
 

@@ -35,7 +35,7 @@ class DarkReplayPlugin(MemoryReplayPlugin):
     :param beta: weight of the stored classes' loss, >= 0: 0 is DER, more is DER++.
     :param replay_size: rows of each draw, see :class:`MemoryReplayPlugin`. DER++ makes two.
     :param augment: of the replayed rows, as in :class:`MemoryReplayPlugin`.
-    :param at: name of a module whose outputs are stored and replayed in the place of inputs.
+    :param at: name of a module whose outputs are stored and replayed instead of inputs.
     :param seed: of the augmentation. None: drawn from torch's global generator.
     :param kwargs: ``write_every``, ``write_at``, ``write_epochs`` and ``origin`` of :class:`MemoryReplayPlugin`.
     :raises ValueError: for weights out of range or both 0, and for a memory that keeps no outputs.

@@ -11,7 +11,7 @@ from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
 
 
 class LatentReplayPlugin(MemoryReplayPlugin):
-    """Replay in front of the layers that learn: outputs of a module are remembered in the place of images.
+    """Replay in front of the layers that learn: outputs of a module are remembered instead of images.
 
     A :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin` with ``at``, meant for a frozen body below and a
     classifier above. Codes are far smaller than images, and replayed ones skip the body. It freezes nothing itself:

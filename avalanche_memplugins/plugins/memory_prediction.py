@@ -23,7 +23,7 @@ _LEAST = -13.8  # log probability of a class that the memory rules out, so that 
 
 
 class MemoryPredictionPlugin(AnsweringPlugin):
-    r"""Puts a memory's answers in the place of the network's in evaluation, or multiplies both.
+    r"""Replaces the network's answers by a memory's in evaluation, or multiplies both.
 
     .. math::
         \log p(c \mid x) = \tfrac1T \log p_M(c \mid x) + \text{const}, \qquad

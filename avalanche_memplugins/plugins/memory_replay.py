@@ -149,7 +149,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         a weight has changed, for batches, labels, outputs or data that cannot be replayed.
     :raises RuntimeError: in training, if the strategy's own loop leaves out ``forward()``, or ``criterion()`` where
         replayed rows have a loss of their own.
-    :raises TypeError: for a memory that neither writes nor learns, a class in the place of its instance, or an
+    :raises TypeError: for a memory that neither writes nor learns, a class instead of its instance, or an
         ``augment`` that cannot be called.
 
     >>> import torch

@@ -29,9 +29,15 @@ class Event:
     """A copy that is complete once somebody has waited for it."""
 
     copies: list[tuple[Tensor, Tensor]]  # where it goes, what arrives
+    done = False
 
     def record(self, stream: Any) -> None:
         self.mine = Event.copies.pop(0)
+
+    def query(self) -> bool:
+        if self.done:
+            self.synchronize()
+        return self.done
 
     def synchronize(self) -> None:
         target, rows = self.mine
@@ -63,6 +69,19 @@ def test_rows_are_put_down_in_order_when_somebody_looks(store: RowStore) -> None
     assert float(store._buffers["codes"].abs().sum()) == 0  # nobody has waited
     assert store.gather(torch.arange(4))["codes"][:, 0].tolist() == [1.0, 2.0, 0.0, 2.0]
     assert store._arriving == []
+
+
+def test_rows_that_have_arrived_do_not_pile_up_while_a_stream_is_only_written(
+    store: RowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, slice(0, 2), 1.0)
+    put(store, slice(2, 4), 2.0)
+    assert len(store._arriving) == 2
+    monkeypatch.setattr(Event, "done", True)
+    put(store, slice(1, 3), 3.0)
+    assert len(store._arriving) == 1
+    assert store._buffers["codes"][:, 0].tolist() == [1.0, 1.0, 2.0, 2.0]
+    assert store["codes"][:, 0].tolist() == [1.0, 3.0, 3.0, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A memory's answers in the place of the network's, against what memory and network say by themselves."""
+"""A memory's answers instead of the network's, against what memory and network say by themselves."""
 
 from __future__ import annotations
 

@@ -219,11 +219,14 @@ class _Generator(_GENERATOR, metaclass=_AnyGenerator):
 
 
 class _Event:
-    """Of a stream that is always done; waiting for it is noted."""
+    """Of a stream that is never seen to be done; waiting for it is noted."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     def record(self, *args: Any) -> None: ...
+
+    def query(self) -> bool:
+        return False
 
     def synchronize(self) -> None:
         _RECORD.note("wait", "event")

@@ -44,7 +44,7 @@ _STATE = ("nbytes", "state_dict", "load_state_dict")
 def write_policy_of(given: str | WritePolicy, capacity: int) -> WritePolicy:
     """The policy of that name, or a copy of the given one, at work on ``capacity`` slots.
 
-    :raises TypeError: for a class in the place of its instance, or if a part is missing.
+    :raises TypeError: for a class instead of its instance, or if a part is missing.
     :raises ValueError: for an unknown name, or if it asks for what a memory cannot tell.
     """
     name = "write_policy"
@@ -58,7 +58,7 @@ def write_policy_of(given: str | WritePolicy, capacity: int) -> WritePolicy:
 def read_policy_of(given: str | ReadPolicy, replacement: bool, capacity: int) -> ReadPolicy:
     """The policy of that name, or a copy of the given one, at work on ``capacity`` slots.
 
-    :raises TypeError: for a class in the place of its instance, or if a part is missing.
+    :raises TypeError: for a class instead of its instance, or if a part is missing.
     :raises ValueError: for an unknown name, or if it asks for what a memory cannot tell.
     """
     name = "read_policy"
