@@ -10,14 +10,17 @@ import pytest
 from _comparators import NEEDED
 
 from avalanche_memplugins import (
+    CodedMemory,
     DynamicKanervaMemory,
     EnergyMemory,
     EpisodicMemory,
     GaussianMemory,
     RandomMemory,
+    RandomProjectionMemory,
     VAEMemory,
 )
 from avalanche_memplugins._bytes import parse_bytes
+from avalanche_memplugins.codecs import Bits, EntropyCoded
 from avalanche_memplugins.lab import RunSpec
 from avalanche_memplugins.memories import comparators
 from avalanche_memplugins.networks.energy import GatedEnergy
@@ -87,6 +90,8 @@ BUDGETED: dict[str, Callable[[Any], Any]] = {
     "DynamicKanervaMemory": lambda budget: DynamicKanervaMemory.from_budget(budget, shape=(4,), classes=2),
     "VAEMemory": lambda budget: VAEMemory.from_budget(budget, shape=(1, 8, 8), classes=2),
     "EnergyMemory": _energy,
+    "CodedMemory": lambda budget: CodedMemory.from_budget(budget, codec=EntropyCoded(Bits(1))),
+    "RandomProjectionMemory": lambda budget: RandomProjectionMemory.from_budget(budget, shape=(4,), classes=2),
     **{
         name: lambda budget, name=name: getattr(comparators, name).from_budget(budget, size=4, **NEEDED.get(name, {}))
         for name in comparators.__all__

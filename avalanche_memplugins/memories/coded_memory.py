@@ -106,8 +106,9 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         :param nbytes: the budget in bytes, a number or as in ``"2MB"``.
         :param codec: as for the class.
         :param kwargs: its other arguments.
+        :raises ValueError: if ``nbytes`` is no number of bytes.
         """
-        return cls(nbytes, codec=codec, **kwargs)
+        return cls(parse_bytes(nbytes, "nbytes"), codec=codec, **kwargs)
 
     def __len__(self) -> int:
         """Rows held."""

@@ -171,7 +171,7 @@ class Wasteful(RandomMemory):
 class Slow(Hardest):
     def write(self, *args: Any, **kwargs: Any) -> None:
         super().write(*args, **kwargs)
-        for _ in range(20 * len(self)):
+        for _ in range(100 * len(self)):
             pass
 
 
