@@ -262,7 +262,7 @@ class RowStore(nn.Module):
         if not self._arriving:
             return
         with _SETTLING:
-            while self._arriving and (wait or self._arriving[0][0].query()):
+            while self._arriving and (wait or self._arriving[0][0].query()):  # type: ignore[no-untyped-call]
                 event, put = self._arriving[0]
                 if wait:
                     event.synchronize()
