@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins.networks.random_projection import orthonormal
 
 _ROWS = 128  # images through the wavelets at a time
 
@@ -89,7 +90,7 @@ class Scattering(nn.Module):
             "wavelets": _wavelets(scales, angles, height, width),
             "rows": _average(scales, height),
             "columns": _average(scales, width),
-            "projection": torch.zeros(0) if numbers is None else _orthonormal(self.width, self.numbers, seed),
+            "projection": torch.zeros(0) if numbers is None else orthonormal(self.width, self.numbers, seed),
             "mean": means.view(-1, 1, 1),
             "std": stds.view(-1, 1, 1),
         }
@@ -172,10 +173,3 @@ def _average(scales: int, side: int) -> Tensor:
     line: Tensor = torch.fft.ifft(spectrum).real
     at, pixel = torch.arange(step // 2, side, step)[:, None], torch.arange(side)
     return line[(at - pixel) % side]
-
-
-def _orthonormal(width: int, numbers: int, seed: int) -> Tensor:
-    drawn = torch.randn(width, numbers, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    basis, upper = torch.linalg.qr(drawn)
-    signed: Tensor = basis * upper.diagonal().sign()  # signs are free in a QR decomposition
-    return signed

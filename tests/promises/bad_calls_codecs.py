@@ -881,6 +881,20 @@ record(
     **NORMALISED,
 )
 record(
+    "networks.RandomProjection",
+    N.RandomProjection,
+    lambda: {"shape": (1, 8, 8), "numbers": 3, "seed": 0},
+    shape=Shape(),
+    numbers=Integer(),
+    seed=Integer(least=0),
+)
+record(
+    "networks.RandomProjection.forward",
+    N.RandomProjection((1, 8, 8), 3),
+    lambda: {"x": images(2, 1, 8, 8)},
+    x=Array(),
+)
+record(
     "networks.Scattering.forward",
     N.Scattering((1, 8, 8), 3, scales=2),
     lambda: {"x": images(2, 1, 8, 8)},
