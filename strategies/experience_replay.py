@@ -63,7 +63,7 @@ class ExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
         write_at: When = "auto",
         replay_size: Amount = None,
         write_policy: str | WritePolicy = "reservoir",
-        read_policy: str | ReadPolicy = "uniform",
+        read_policy: str | ReadPolicy = "auto",
         codec: str | Codec = "raw",
         augment: Augment | None = None,
         seed: int | None = None,

@@ -131,6 +131,9 @@ class Writing:
                 self._noted.add(self.when)
                 _LOG.info("MemoryReplayPlugin(write_at='auto'): %s", _NOTES[self.when])
         at_end = self.when == "experience"
+        # What was written stays until the experience has ended: no row has to be read twice before another.
+        if at_end and not self.learns and hasattr(self.memory, "read_in_passes"):
+            self.memory.read_in_passes()
         if self.tap is None:
             dataset = strategy.experience.dataset
             _tell_normalisation(self.memory, dataset.eval() if at_end else dataset.train())

@@ -66,7 +66,7 @@ class Replayed(NamedTuple):
     >>> replay, look = MemoryReplayPlugin(RandomMemory(100), replay_size=8), Look()
     >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
     ...                  plugins=[replay, look], evaluator=None)
-    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> _ = strategy.train(SplitDigits(5).train_stream[:2])
     >>> look.seen.x.shape, look.seen.output.shape
     (torch.Size([8, 1, 8, 8]), torch.Size([8, 10]))
     """

@@ -108,7 +108,7 @@ def test_keys_may_come_in_another_order_and_in_another_mapping() -> None:
 
 
 def test_a_named_tuple_that_no_module_has_comes_back_as_itself_and_is_never_imported(tmp_path: Path) -> None:
-    local: Any = namedtuple("local", "left right")  # noqa: PYI024
+    local: Any = namedtuple("local", "left right")
     memory = RandomMemory(N, seed=0)
     memory.write(local(torch.arange(N), torch.rand(N, 2)), torch.arange(N) % 3)
     assert type(memory.sample(2).x) is local

@@ -297,7 +297,7 @@ def test_a_batch_with_further_columns_is_refused() -> None:
     [
         ({"replay_size": 0}, "replay_size: expected an integer >= 1, got"),
         ({"write_every": -1}, "write_every: expected an integer >= 1, got"),
-        ({"write_at": "epoch"}, "write_at: expected one of 'iteration', 'experience', got"),
+        ({"write_at": "epoch"}, "write_at: expected one of 'auto', 'iteration', 'experience', got"),
         ({"write_epochs": "last"}, "write_epochs: expected one of 'first', 'all', got"),
         ({"batch_policy": "appends"}, "batch_policy: .*did you mean 'append'"),
         ({"replay_weight": 1.0}, "replay_weight: expected 0 < w < 1, 'growing' or None, got 1.0"),

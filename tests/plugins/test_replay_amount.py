@@ -18,7 +18,6 @@ from avalanche_memplugins import (
     MemoryReplayPlugin,
     NearestNeighbourPlugin,
     RandomMemory,
-    RandomMemoryPlugin,
 )
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories.row_store import RowStore
@@ -154,7 +153,7 @@ def test_a_bad_augmentation_is_named() -> None:
 def test_strategies_pass_it_on(make: Any) -> None:
     model = torch.nn.Linear(2, 2)
     strategy = make(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), augment=noise, evaluator=None)
-    assert [p.augment for p in strategy.plugins if isinstance(p, RandomMemoryPlugin)] == [noise]
+    assert [p.augment for p in strategy.plugins if isinstance(p, MemoryReplayPlugin)] == [noise]
 
 
 # ---------------------------------------------------------------- fetching ahead

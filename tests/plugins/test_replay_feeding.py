@@ -40,7 +40,7 @@ def numbers(x: Tensor) -> list[int]:
 @pytest.mark.parametrize("name", ["x, y, t", "x, y", "several epochs", "multi-head"])
 def test_a_memory_that_learns_is_fed_each_experience_once_in_fresh_passes(name: str, tensors: bool) -> None:
     case, memory = CASES[name], Listener()
-    run(case, [MemoryReplayPlugin(memory, write_at="iteration"), *[TensorLoaderPlugin()] * tensors])
+    run(case, [MemoryReplayPlugin(memory), *[TensorLoaderPlugin()] * tensors])
     assert [origin for origin, _ in memory.fed] == [0, 1, 2]
     for (_, passes), experience in zip(memory.fed, case.stream(), strict=True):
         expected = {round(float(row[0][-1]) * 1_000): (int(row[1]), int(row[-1])) for row in experience.dataset}
@@ -59,7 +59,7 @@ def test_feeding_is_served_from_tensors(monkeypatch: pytest.MonkeyPatch) -> None
     served = []
     iterate = TensorLoader.__iter__
     monkeypatch.setattr(TensorLoader, "__iter__", lambda self: (served.append(1), iterate(self))[1])
-    run(Case(), [MemoryReplayPlugin(Listener(), write_at="iteration"), TensorLoaderPlugin(train=False)])
+    run(Case(), [MemoryReplayPlugin(Listener()), TensorLoaderPlugin(train=False)])
     assert len(served) == 9
 
 
@@ -68,7 +68,7 @@ def test_feeding_draws_nothing_from_the_global_generator(at: str | None) -> None
     naive, watcher = Watcher(), Watcher()
     run(Case(), [naive])
     after = torch.get_rng_state()
-    run(Case(), [MemoryReplayPlugin(Listener(), at=at, write_at="iteration"), watcher])
+    run(Case(), [MemoryReplayPlugin(Listener(), at=at), watcher])
     assert naive.numbers == watcher.numbers
     assert torch.equal(after, torch.get_rng_state())
 
@@ -79,7 +79,7 @@ def test_rows_come_under_their_evaluation_transforms() -> None:
         return nc_benchmark(rows(180, 0), rows(60, 1), 3, False, seed=1, shuffle=False, **shift)
 
     memory = Listener()
-    run(Case(benchmark), [MemoryReplayPlugin(memory, write_at="iteration")], lr=0.0)
+    run(Case(benchmark), [MemoryReplayPlugin(memory)], lr=0.0)
     fed = torch.cat([passes[0][0] for _, passes in memory.fed])
     torch.testing.assert_close(fed.sort(0).values + 100, rows(180, 0).tensors[0].sort(0).values, atol=1e-4, rtol=0)
 
@@ -100,7 +100,7 @@ class Restless(nn.Module):
 @pytest.mark.parametrize("kind", ["written", "written with logits", "learning"])
 def test_outputs_of_a_layer_are_those_of_the_finished_model_in_eval_mode(kind: str) -> None:
     memory: Any = Listener() if kind == "learning" else RandomMemory(200, store_logits="logits" in kind)
-    plugin = MemoryReplayPlugin(memory, at="features", write_at=None if kind == "learning" else "experience")
+    plugin = MemoryReplayPlugin(memory, at="features", write_at="auto" if kind == "learning" else "experience")
     strategy = build(Case(model=Restless), [plugin])
     experience = next(iter(classic().train_stream))
     modes: list[list[bool]] = []
@@ -152,8 +152,8 @@ def test_arguments_that_exclude_each_other() -> None:
     with pytest.raises(ValueError, match=r"write_at: Listener learns from whole experiences, .* got 'iteration'"):
         MemoryReplayPlugin(Listener(), write_at="iteration")
     with pytest.raises(ValueError, match=r"memory: expected one that learns .* got one that needs .*logits"):
-        MemoryReplayPlugin(Listener(store_logits=True), write_at="iteration")
+        MemoryReplayPlugin(Listener(store_logits=True))
     with pytest.raises(TypeError, match="memory: expected a memory with sample and write or consolidate, got list"):
-        MemoryReplayPlugin([], write_at="iteration")  # type: ignore[arg-type]
-    assert MemoryReplayPlugin(Listener(), write_at="iteration").write_at == "experience"
-    assert MemoryReplayPlugin(RandomMemory(3), write_at="iteration").write_at == "iteration"
+        MemoryReplayPlugin([])  # type: ignore[arg-type]
+    assert MemoryReplayPlugin(Listener()).write_at == "experience"
+    assert MemoryReplayPlugin(RandomMemory(3)).write_at == "auto"

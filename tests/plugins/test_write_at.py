@@ -151,6 +151,19 @@ def test_with_all_data_so_far_each_experience_is_offered_once() -> None:
     assert list(plugin.memory.summary().per_experience.values()) == SIZES[:3]
 
 
+def test_rows_come_in_shuffled_passes_where_they_stay_and_no_read_policy_is_given() -> None:
+    for options, expected in (({}, "Cycle()"), ({"read_policy": "uniform"}, "Uniform(replacement=False)")):
+        memory = RandomMemory(64, seed=0, **options)
+        strategy = strategy_with(MemoryReplayPlugin(memory), batch=32)
+        for experience in BENCHMARK.train_stream[:2]:
+            strategy.train(experience)
+        assert repr(memory.read_policy) == expected
+    budget = RandomMemory.from_budget("20kB", shape=(1, 8, 8))
+    strategy_with(MemoryReplayPlugin(budget)).train(BENCHMARK.train_stream[0])
+    assert repr(budget.read_policy) == "Uniform(replacement=False)"
+    assert budget.nbytes <= 20_000
+
+
 # ---------------------------------------------------------------- without boundaries
 
 
@@ -164,6 +177,7 @@ def test_an_online_stream_is_written_as_it_passes(boundaries: bool, size: int) -
         for piece in pieces(size, boundaries=boundaries, experiences=BENCHMARK.train_stream[:2]):
             strategy.train(piece)
         assert plugin.write_at == "iteration"
+        assert repr(plugin.memory.read_policy) == "Uniform(replacement=False)"
         assert plugin.memory.seen == sum(SIZES[:2])
         found.append(weights(strategy))
     assert torch.equal(*found)
