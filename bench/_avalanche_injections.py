@@ -85,8 +85,8 @@ def vae(model: nn.Module) -> VAEMemory:
 def trained(size: int) -> GatedEnergy:
     """An energy network that has learned, in a few seconds, to restore rows as the stream has them.
 
-    One that has not been trained reads values far out of the stream's range. A learning rate of 1 in batches of one row,
-    which a test of Avalanche takes, does not survive these.
+    One that has not been trained reads values far out of the stream's range. A test of Avalanche trains at a learning
+    rate of 1 in batches of one row, which does not survive these.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
