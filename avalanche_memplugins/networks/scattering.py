@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins.networks.random_projection import orthonormal
 
 _ROWS = 128  # images through the wavelets at a time
 _DRAWN = 1_000  # pictures of each kind
@@ -103,7 +104,7 @@ class Scattering(nn.Module):
         for name, value in tables.items():
             self.register_buffer(name, value.float(), persistent=False)
         if numbers is not None:
-            made = _orthonormal(self.width, self.numbers, seed) if basis == "random" else self._principal()
+            made = orthonormal(self.width, self.numbers, seed) if basis == "random" else self._principal()
             self.projection = made.float()
 
     def extra_repr(self) -> str:
@@ -247,10 +248,3 @@ def _average(scales: int, side: int) -> Tensor:
     line: Tensor = torch.fft.ifft(spectrum).real
     at, pixel = torch.arange(step // 2, side, step)[:, None], torch.arange(side)
     return line[(at - pixel) % side]
-
-
-def _orthonormal(width: int, numbers: int, seed: int) -> Tensor:
-    drawn = torch.randn(width, numbers, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    basis, upper = torch.linalg.qr(drawn)
-    signed: Tensor = basis * upper.diagonal().sign()  # signs are free in a QR decomposition
-    return signed
