@@ -53,9 +53,11 @@ from avalanche_memplugins.functional.neighbours import KeyTable, Neighbours, nea
 from avalanche_memplugins.functional.packed_covariance import (
     PackedCovariance,
     pack_covariance,
+    pack_deviations,
     pack_factors,
     packed_covariance_size,
     unpack_covariance,
+    unpack_deviations,
     unpack_factors,
 )
 from avalanche_memplugins.functional.quantise import (
@@ -131,6 +133,7 @@ __all__ = [
     "nearest_relative",
     "pack_bits",
     "pack_covariance",
+    "pack_deviations",
     "pack_factors",
     "pack_triangle",
     "packed_covariance_size",
@@ -149,6 +152,7 @@ __all__ = [
     "symmetric_factors",
     "unpack_bits",
     "unpack_covariance",
+    "unpack_deviations",
     "unpack_factors",
     "unpack_triangle",
     "whitened_log_density",
