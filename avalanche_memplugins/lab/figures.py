@@ -297,7 +297,11 @@ def _lines_across(panel: Any, table: pd.DataFrame) -> None:
 
 def _furnish(panel: Any, sized: pd.DataFrame, title: str) -> None:
     panel.set_title(title, loc="left", fontsize=11.5, color=_INK)
-    panel.set_xticks(sorted(int(budget) for budget in sized["budget"].unique()))
+    budgets = sorted(int(budget) for budget in sized["budget"].unique())
+    # Beyond them, where only fixed bytes reach, whole powers of ten.
+    panel.set_xticks(
+        budgets + [10**power for power in range(3, 13) if 3 * budgets[-1] < 10**power <= panel.get_xlim()[1]]
+    )
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: nbytes(value).replace(".0 ", " ")))
     panel.set_xlabel("bytes held of the stream (log scale)", color=_INK)
