@@ -54,9 +54,11 @@ from avalanche_memplugins.functional.neighbours import KeyTable, Neighbours, nea
 from avalanche_memplugins.functional.packed_covariance import (
     PackedCovariance,
     pack_covariance,
+    pack_deviations,
     pack_factors,
     packed_covariance_size,
     unpack_covariance,
+    unpack_deviations,
     unpack_factors,
 )
 from avalanche_memplugins.functional.quantise import (
@@ -133,6 +135,7 @@ __all__ = [
     "nearest_relative",
     "pack_bits",
     "pack_covariance",
+    "pack_deviations",
     "pack_factors",
     "pack_triangle",
     "packed_covariance_size",
@@ -151,6 +154,7 @@ __all__ = [
     "symmetric_factors",
     "unpack_bits",
     "unpack_covariance",
+    "unpack_deviations",
     "unpack_factors",
     "unpack_triangle",
     "whitened_log_density",

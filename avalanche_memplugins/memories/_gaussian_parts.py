@@ -18,10 +18,12 @@ from avalanche_memplugins.functional import (
     inverse_factors,
     low_rank_log_density,
     pack_covariance,
+    pack_deviations,
     pack_factors,
     packed_covariance_size,
     shrink_covariance,
     unpack_covariance,
+    unpack_deviations,
     unpack_factors,
     whitened_log_density,
 )
@@ -43,6 +45,8 @@ class PackedGaussians(nn.Module):
 
     :param bits: of a number of the covariances, 4, 6 or 8.
     :param rank: of the groups' factors; None: whole matrices.
+    :param deviations: bits of a deviation, 16 or 4.
+    :param leading: numbers that the groups' own covariances are of; None: all.
     """
 
     centre: Tensor
@@ -51,12 +55,15 @@ class PackedGaussians(nn.Module):
     step: Tensor
     shared_codes: Tensor
 
-    def __init__(self, bits: int, rank: int | None) -> None:
+    def __init__(self, bits: int, rank: int | None, deviations: int = 16, leading: int | None = None) -> None:
         super().__init__()
-        self.bits, self.rank = bits, rank
+        self.bits, self.rank, self.deviations, self.leading = bits, rank, deviations, leading
         kinds = {"centre": torch.bfloat16, "exponent": torch.int8, "mean": torch.int8, "step": torch.float32}
         for part, dtype in zip(_PARTS, (torch.uint8, torch.float16, torch.float16, torch.float32), strict=True):
             kinds |= {f"own_{part}": dtype, f"shared_{part}": dtype}
+        if deviations == 4:
+            kinds |= {f"{kind}_deviation": torch.uint8 for kind in ("own", "shared")}
+            kinds |= {f"{kind}_least": torch.float16 for kind in ("own", "shared")}
         self.kinds = kinds
         for name, dtype in kinds.items():
             self.register_buffer(name, torch.zeros(0, dtype=dtype))
@@ -84,8 +91,7 @@ class PackedGaussians(nn.Module):
     def put_own(self, index: Tensor, first: Tensor, diagonal: Tensor | None) -> None:
         """Keep covariances ``(n, C, C)``, or factors ``(n, r, C)`` and diagonals ``(n, C)``, of groups ``(n,)``."""
         packed = pack_covariance(first, self.bits) if diagonal is None else pack_factors(first, diagonal, self.bits)
-        for part, value in zip(_PARTS, packed, strict=True):
-            self._put(f"own_{part}", index, value)
+        self._put_packed("own", index, packed)
 
     def factors(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """F ``(n, r, C)`` and d ``(n, C)`` of groups' covariances :math:`F^T F + diag(d)`; no d of whole matrices."""
@@ -96,15 +102,27 @@ class PackedGaussians(nn.Module):
 
     def put_shared(self, index: Tensor, covariance: Tensor) -> None:
         """Keep shared covariances ``(n, C, C)``."""
-        for part, value in zip(_PARTS, pack_covariance(covariance, self.bits), strict=True):
-            self._put(f"shared_{part}", index, value)
+        self._put_packed("shared", index, pack_covariance(covariance, self.bits))
 
     def shared_factors(self, index: Tensor) -> Tensor:
         """F ``(n, C, C)`` of shared covariances :math:`F^T F`."""
         return unpack_covariance(self._packed("shared", index), self.bits).mT
 
+    def _put_packed(self, kind: str, index: Tensor, packed: PackedCovariance) -> None:
+        if self.deviations == 4:
+            codes, least = pack_deviations(packed.deviation)
+            packed = packed._replace(deviation=codes)
+            self._put(f"{kind}_least", index, least)
+        for part, value in zip(_PARTS, packed, strict=True):
+            self._put(f"{kind}_{part}", index, value)
+
     def _packed(self, kind: str, index: Tensor) -> PackedCovariance:
-        return PackedCovariance(*(self.get_buffer(f"{kind}_{part}")[index] for part in _PARTS))
+        packed = PackedCovariance(*(self.get_buffer(f"{kind}_{part}")[index] for part in _PARTS))
+        if self.deviations == 4:
+            least = self.get_buffer(f"{kind}_least")[index]
+            wide = len(self.centre) if kind == "shared" or self.leading is None else min(self.leading, len(self.centre))
+            packed = packed._replace(deviation=unpack_deviations(packed.deviation, least, wide))
+        return packed
 
     def _put(self, name: str, index: Tensor, value: Tensor) -> None:
         held = self.get_buffer(name)
@@ -128,8 +146,11 @@ class PackedGaussians(nn.Module):
             beside = 2 * (wide if rank is None else rank) + 2 * wide + 4
             codes = packed_covariance_size(wide, self.bits, rank) - beside
             rows = wide if rank is None else rank
-            for part, tail in zip(_PARTS, ((codes,), (rows,), (wide,), ()), strict=True):
+            each = wide if self.deviations == 16 else (wide + 1) // 2
+            for part, tail in zip(_PARTS, ((codes,), (rows,), (each,), ()), strict=True):
                 like[f"{kind}_{part}"] = (count, *tail)
+            if self.deviations == 4:
+                like[f"{kind}_least"] = (count,)
         for name, shape in like.items():
             empty = name in ("centre", "exponent") and not groups
             check_tensor(f"packed.{name}", self.get_buffer(name), (0,) if empty else shape, self.kinds[name])
@@ -275,7 +296,7 @@ def k_means(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
 if TYPE_CHECKING:
     from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
 
-SIZES = ("rank", "tied", "leading", "components", "by", "precision")
+SIZES = ("rank", "tied", "leading", "components", "by", "precision", "deviations")
 """Arguments of a memory that decide its bytes."""
 SHRINKAGES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -291,6 +312,7 @@ def settled_nbytes(
     components: int = 1,
     by: str = "class",
     precision: Precision = "float32",
+    deviations: int = 16,
 ) -> int:
     """Bytes of a memory that is settled, with so many classes of codes of a width in so many experiences."""
     times, bare = (experiences if by == "experience" else 1), bool(tied) and rank == 0 and leading is None
@@ -303,6 +325,9 @@ def settled_nbytes(
         return total + 4 * (groups * (width + own) + (times * triangle if tied is True else 0))
     own = 0 if bare else packed_covariance_size(wide, precision, rank)
     shared = times * packed_covariance_size(width, precision) if tied is True else 0
+    if deviations == 4:
+        own -= (2 * wide - (wide + 1) // 2 - 2) * (not bare)
+        shared -= (2 * width - (width + 1) // 2 - 2) * times * (tied is True)
     return total + 3 * width + groups * (width + 4 + own) + shared
 
 

@@ -114,7 +114,7 @@ class MixedMemory(AdaptsToExperiences, SavesToFolder):
             check.instance(name, {} if options is None else options, Mapping, "arguments by name, or None")
         seed = check.seed(seed)
         sizes = {"classes": classes, "experiences": experiences}
-        made: dict[str, Any] = {"by": by, "precision": precision, "seed": seed, **(gaussians or {})}
+        made: dict[str, Any] = {"by": by, "precision": precision, "deviations": 4, "seed": seed, **(gaussians or {})}
         room, width = int(share * nbytes), Size(shape).numel()
         if embedding is not None:
             made["embedding"], width = embedding, _width_of(embedding, shape)

@@ -577,6 +577,20 @@ record(
     bits=FEW,
 )
 record(
+    "functional.pack_deviations",
+    F.pack_deviations,
+    lambda: {"deviation": torch.full((2, 3), 0.5).half()},
+    deviation=Array(finite=True, floats=False, empty=False),
+)
+record(
+    "functional.unpack_deviations",
+    F.unpack_deviations,
+    lambda: {"codes": torch.zeros(2, 2, dtype=torch.uint8), "least": torch.ones(2).half(), "width": 3},
+    codes=Values((None, 3, "x", torch.zeros(2, 5, dtype=torch.uint8), torch.zeros(2))),
+    least=Values((None, 3, "x", torch.zeros(2, 2))),
+    width=Integer(),
+)
+record(
     "functional.packed_covariance_size",
     F.packed_covariance_size,
     lambda: {"width": 3, "bits": 4, "rank": 2},

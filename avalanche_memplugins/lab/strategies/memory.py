@@ -289,7 +289,7 @@ def discriminant(spec: RunSpec, *, share: float = 1.0, **kind: Any) -> Any:
     from avalanche_memplugins.memories import GaussianMemory
 
     options, info, budget = spec.all_options, spec.info, _part(spec, share)
-    names = ("rank", "components", "precision", "by", "shrinkage", "ridge")
+    names = ("rank", "components", "precision", "deviations", "by", "shrinkage", "ridge")
     by = "experience" if info.scenario == "domain-incremental" else "class"
     told = {name: options[name] for name in names if options.get(name) is not None}
     given = {"by": by, "seed": spec.seed, **kind, **told}
@@ -327,8 +327,13 @@ def _features(spec: RunSpec, embedding: str, that_fit: Callable[[int], int]) -> 
     :param that_fit: how many of so many numbers a memory has room for.
     """
     shape, numbers = spec.info.input_shape, spec.all_options["numbers"]
-    if embedding not in ("raw", "codes", "scattering"):
-        raise ValueError(f"embedding: expected auto, raw, codes or scattering, got {embedding!r}")
+    if embedding not in ("raw", "codes", "scattering", "projection"):
+        raise ValueError(f"embedding: expected auto, raw, codes, scattering or projection, got {embedding!r}")
+    if embedding == "projection":
+        from avalanche_memplugins.networks import RandomProjection
+
+        count = max(1, that_fit(math.prod(shape)) if numbers is None else numbers)
+        return {"embedding": RandomProjection(shape, count)}, (count,)
     if embedding != "scattering":
         if numbers is not None:
             raise ValueError(f"numbers: expected none with embedding={embedding}, got {numbers}")

@@ -233,11 +233,12 @@ KNN = Recipe(
     source="Cover & Hart 1967",
 )
 # None: the lab chooses, see memory.discriminant.
-_FEATURES = {"embedding": "auto", "numbers": None, "precision": None, "by": None}
+_FEATURES = {"embedding": "auto", "numbers": None, "precision": None, "deviations": 16, "by": None}
 _COVARIANCES = {**_FEATURES, "rank": None, "components": None, "shrinkage": 0.3, "ridge": 3e-3}
 _EMBEDDING = (
-    "options: embedding (raw; codes of a pretrained auto-encoder, for 28 x 28 grey images; scattering, of so many "
-    "numbers; auto: codes if there are some, else raw), precision (bits), by (class or experience)"
+    "options: embedding (raw; codes of a pretrained auto-encoder, for 28 x 28 grey images; scattering or a random "
+    "projection, of so many numbers; auto: codes if there are some, else raw), precision and deviations (bits), by "
+    "(class or experience)"
 )
 QDA = Recipe(
     name="qda",
