@@ -30,7 +30,7 @@ class MemoryBytes(MemoryMetric):
     ...                  plugins=[MemoryReplayPlugin(RandomMemory(100))],
     ...                  evaluator=EvaluationPlugin(MemoryBytes(), loggers=[]))
     >>> results = strategy.train(SplitDigits(5).train_stream[0])
-    >>> results["MemoryBytes_Exp/train_phase/train_stream/Task000/Exp000"]  # a row: 64 float32, 3 labels, a place
+    >>> results["MemoryBytes_Exp/train_phase/train_stream/Task000/Exp000"]  # 64 floats, 3 labels and a place a row
     27200
     """
 
