@@ -463,6 +463,33 @@ record(
     replay_weight=None,
 )
 record(
+    "strategies.MixedReplay",
+    S.MixedReplay,
+    lambda: template(
+        budget_bytes=10_000,
+        classes=2,
+        shape=(8,),
+        experiences=2,
+        by="class",
+        share=0.5,
+        codec="raw",
+        embedding=None,
+        precision=4,
+        weight=0.5,
+        replay_size=2,
+        replay_weight=0.5,
+        seed=0,
+    ),
+    {"budget_bytes": ("budget_bytes", "nbytes")},
+    budget_bytes=Values((0, -1, True, 1.5, "many", None)),
+    share=Values((0, 1, -1, True, "x", None)),
+    embedding=Values((3, "x")),
+    precision=Values((None, 5, True, "x")),
+    **TEMPLATE,
+    replay_size=None,
+    replay_weight=None,
+)
+record(
     "strategies.KanervaReplay",
     S.KanervaReplay,
     lambda: template(rows=2, share="class", balance="class", codec=None, replay_size=2, replay_weight=0.5, seed=0),
