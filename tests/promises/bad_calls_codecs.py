@@ -11,6 +11,7 @@ from bad_calls_functional import normal
 from bad_values import (
     Array,
     Deviation,
+    Flag,
     Folder,
     Integer,
     Name,
@@ -436,32 +437,22 @@ record(
     lambda: {"autoencoder": N.MLPVAE(2, hidden=4), "code": "mean", "mean": 0.0, "std": 1.0},
     autoencoder=MODULE,
 )
-record(
-    "networks.FrozenEncoder.forward",
-    lambda **a: N.FrozenEncoder(mlp())(**a),
-    lambda: {"x": images(2, 1, 28, 28)},
-)
+record("networks.FrozenEncoder.forward", lambda **a: N.FrozenEncoder(mlp())(**a), lambda: {"x": images(2, 1, 28, 28)})
 record(
     "networks.MemoryNetwork",
     N.MemoryNetwork,
     lambda: {"size": 8, "code_size": 3, "hidden": 4, "memory": True, "linear": True},
-    size=Integer(),
-    code_size=Integer(),
-    hidden=Integer(),
 )
 record(
     "networks.MemoryNetwork.start_at",
     lambda **a: N.MemoryNetwork(8, 3, hidden=4, linear=True).start_at(**a),
     lambda: {"images": images(4, 8)},
-    images=Array(),
 )
-record("networks.MemoryNetwork.write", lambda **a: slots().write(**a), lambda: {"x": images(1, 2, 8)}, x=Array())
+record("networks.MemoryNetwork.write", lambda **a: slots().write(**a), lambda: {"x": images(1, 2, 8)})
 record(
     "networks.MemoryNetwork.forward",
     lambda **a: slots()(**a),
     lambda: {"x": images(1, 2, 8), "cue": images(1, 2, 8), "known": None},
-    x=Array(),
-    cue=Array(),
     known=KNOWN,
 )
 for method in ("read", "attention"):
@@ -469,8 +460,6 @@ for method in ("read", "attention"):
         f"networks.MemoryNetwork.{method}",
         lambda method=method, **a: getattr(slots(), method)(**a),
         lambda: {"slots": normal(1, 2, 3), "cue": images(1, 2, 8), "known": None},
-        slots=Array(),
-        cue=Array(),
         known=KNOWN,
     )
 for kind in (N.MANN, N.DNC):
@@ -480,19 +469,13 @@ for kind in (N.MANN, N.DNC):
         name,
         kind,
         lambda more=more: {"size": 8, "slots": 3, "width": 4, "controller": 2, "hidden": 4, **more},
-        size=Integer(),
-        slots=Integer(),
-        width=Integer(),
-        controller=Integer(),
-        hidden=Integer(),
-        **({"decay": Number(least=0, most=1)} if kind is N.MANN else {"gate_bias": Number()}),
+        **{"decay": Number(least=0, most=1)} if kind is N.MANN else {"free_gate": Flag(), "gate_bias": Number()},
     )
-    record(f"{name}.blank", lambda kind=kind, **a: small(kind).blank(**a), lambda: {"episodes": 1}, episodes=Integer())
+    record(f"{name}.blank", lambda kind=kind, **a: small(kind).blank(**a), lambda: {"episodes": 1})
     record(
         f"{name}.write",
         lambda kind=kind, **a: small(kind).write(**a),
         lambda: {"x": images(1, 2, 8), "state": None},
-        x=Array(),
         state=Values((3, "x")),
     )
     record(
@@ -500,14 +483,11 @@ for kind in (N.MANN, N.DNC):
         lambda kind=kind, **a: small(kind).read(**a),
         lambda kind=kind: {"state": small(kind).blank(1), "cue": images(1, 2, 8)},
         state=Values((3, "x", None)),
-        cue=Array(),
     )
     record(
         f"{name}.forward",
         lambda kind=kind, **a: small(kind)(**a),
         lambda: {"x": images(1, 2, 8), "cue": images(1, 2, 8)},
-        x=Array(),
-        cue=Array(),
     )
     record(
         f"{name}.slots_used",
@@ -601,13 +581,8 @@ record(
     },
     network=Thing(),
     episodes=Values((None, 3, "x")),
-    steps=Integer(),
     patterns=Values((3, "x", (), (0,), (1.5,), None)),
-    advance_below=Number(above=0),
     loss=Values((3, "x")),
-    lr=Number(above=0),
-    warm_up=Integer(),
-    clip=Number(above=0),
     after_step=Values((3, "x")),
 )
 record(
@@ -781,19 +756,7 @@ record(
     "networks.RandomProjection",
     N.RandomProjection,
     lambda: {"shape": (1, 8, 8), "numbers": 3, "seed": 0},
-    shape=Shape(),
-    numbers=Integer(),
     seed=Integer(least=0),
 )
-record(
-    "networks.RandomProjection.forward",
-    N.RandomProjection((1, 8, 8), 3),
-    lambda: {"x": images(2, 1, 8, 8)},
-    x=Array(),
-)
-record(
-    "networks.Scattering.forward",
-    N.Scattering((1, 8, 8), 3, scales=2),
-    lambda: {"x": images(2, 1, 8, 8)},
-    x=Array(),
-)
+record("networks.RandomProjection.forward", N.RandomProjection((1, 8, 8), 3), lambda: {"x": images(2, 1, 8, 8)})
+record("networks.Scattering.forward", N.Scattering((1, 8, 8), 3, scales=2), lambda: {"x": images(2, 1, 8, 8)})

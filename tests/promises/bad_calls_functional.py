@@ -391,13 +391,7 @@ record(
     lambda: gaussians(factors=normal(4, 2, 3), diagonal=torch.ones(4, 3)),
     diagonal=Array(rows=True),
 )
-record(
-    "functional.extend_covariance",
-    F.extend_covariance,
-    lambda: {"leading": torch.eye(2), "shared": torch.eye(3)},
-    leading=Array(),
-    shared=Array(),
-)
+record("functional.extend_covariance", F.extend_covariance, lambda: {"leading": torch.eye(2), "shared": torch.eye(3)})
 record(
     "functional.shrink_covariance",
     F.shrink_covariance,
@@ -491,7 +485,6 @@ record(
     lambda: {"codes": torch.zeros(2, 2, dtype=torch.uint8), "least": torch.ones(2).half(), "width": 3},
     codes=Values((None, 3, "x", torch.zeros(2, 5, dtype=torch.uint8), torch.zeros(2))),
     least=Values((None, 3, "x", torch.zeros(2, 2))),
-    width=Integer(),
 )
 record(
     "functional.packed_covariance_size",

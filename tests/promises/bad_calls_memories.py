@@ -149,7 +149,6 @@ record(
     tied=Values((None, "no", 1, [])),
     precision=Values((None, 5, "float16", True, 1.5, [4])),
     deviations=Values((None, 5, "float16", True, 1.5, [4])),
-    settle=Name(),
     shrinkage=Number(least=0, most=1),
     ridge=Number(least=0),
     embedding=Values((3, "x", nn.Linear)),
@@ -373,12 +372,7 @@ record(
         "seed": 0,
     },
     nbytes=Integer(huge=False),
-    classes=Integer(),
-    shape=Shape(),
-    codec=Name(),
     share=Values((0, 1, -1, True, "x", None)),
-    experiences=Integer(),
-    by=Name(),
     embedding=Values((3, "x", nn.Linear)),
     precision=Values((None, 5, True, "x")),
     gaussians=Values((3, "x")),
@@ -680,10 +674,7 @@ record(
 )
 record("memories.comparators.SlotMemory", B.SlotMemory, lambda: {"network": slot_network(WIDTH)}, network=Thing())
 record(
-    "memories.comparators.ControllerMemory",
-    B.ControllerMemory,
-    lambda: {"network": controller(WIDTH)},
-    network=Thing(),
+    "memories.comparators.ControllerMemory", B.ControllerMemory, lambda: {"network": controller(WIDTH)}, network=Thing()
 )
 
 

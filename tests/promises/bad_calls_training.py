@@ -482,16 +482,12 @@ record(
     ),
     {"budget_bytes": ("budget_bytes", "nbytes")},
     budget_bytes=Values((0, -1, True, 1.5, "many", None)),
-    classes=Integer(),
-    experiences=Integer(),
-    by=Name(),
     share=Values((0, 1, -1, True, "x", None)),
-    codec=Name(),
     embedding=Values((3, "x")),
     precision=Values((None, 5, True, "x")),
-    weight=Number(above=0),
-    seed=Seed(),
     **TEMPLATE,
+    replay_size=None,
+    replay_weight=None,
 )
 record(
     "strategies.KanervaReplay",
