@@ -13,6 +13,7 @@ from avalanche_memplugins.functional.context_model import (
 from avalanche_memplugins.functional.discriminant import (
     cholesky_factors,
     class_log_posterior,
+    extend_covariance,
     gaussian_log_density,
     inverse_factors,
     low_rank_log_density,
@@ -104,6 +105,7 @@ __all__ = [
     "encode_images",
     "energy_read",
     "energy_write",
+    "extend_covariance",
     "fit_experts",
     "fit_probabilities",
     "from_scaled_int8",

@@ -56,6 +56,8 @@ class GaussianMemory(GenerativeMemory):
     :param tied: keep one full covariance that all share (LDA), beside ``rank`` factors and the variances of each;
         with ``rank=0`` it stands alone. ``"unit"``, with ``rank=0``: keep means alone and take every covariance to be
         the identity (nearest mean); samples are these means.
+    :param leading: with ``tied=True, rank=0``: the first so many numbers of a code have a covariance of each class;
+        that of the others given these is shared. Worth its bytes where codes come with the numbers that matter first.
     :param components: M, Gaussians a class at most, found by one-pass k-means: from the class's first 80 rows, which
         are kept until then, and then by the nearest running mean.
     :param by: a Gaussian for each ``"class"``, or for each class in each ``"experience"``, for streams where classes
@@ -93,6 +95,7 @@ class GaussianMemory(GenerativeMemory):
         rank: int | None = 16,
         balance: Literal["class", "count"] = "class",
         tied: bool | Literal["unit"] = False,
+        leading: int | None = None,
         components: int = 1,
         by: Literal["class", "experience"] = "class",
         precision: Precision = "float32",
@@ -110,6 +113,7 @@ class GaussianMemory(GenerativeMemory):
         self.rank = None if rank is None else check.integer("rank", rank, least=0)
         self.balance = check.choice("balance", balance, ("class", "count"))
         self.tied = tied
+        self.leading = None if leading is None else check.integer("leading", leading, least=1)
         self.components = check.integer("components", components, least=1, most=2**15)
         self.by = check.choice("by", by, ("class", "experience"))
         self.precision: Precision = _precision(precision)
@@ -119,8 +123,8 @@ class GaussianMemory(GenerativeMemory):
         self.ridge = check.number("ridge", ridge, least=0)
         if tied is True and rank is None:
             raise ValueError("rank: with tied=True expected an integer >= 0, as whole matrices have a mean, got None")
-        if tied is True and components > 1:
-            raise ValueError(f"components: with tied=True expected 1, got {components}")
+        if leading is not None and (tied is not True or rank != 0):
+            raise ValueError(f"leading: expected None without tied=True and rank=0, got {leading}")
         if tied == "unit" and rank != 0:
             raise ValueError(f"rank: with tied='unit' expected 0, as no spread is kept, got {rank}")
         self.embedding: nn.Module | None = None
@@ -132,6 +136,7 @@ class GaussianMemory(GenerativeMemory):
         self._bank = GaussianBank(
             self._buffers,
             rank=self.rank,
+            leading=self.leading,
             tied=tied,
             components=components,
             by=by,
@@ -239,7 +244,8 @@ class GaussianMemory(GenerativeMemory):
 
     def _others(self) -> list[str]:
         """What it was made with besides rank, balance and codec, where that shapes its state."""
-        usual = {"tied": False, "components": 1, "by": "class", "precision": "float32", "deviations": 16}
+        usual = {"tied": False, "leading": None, "components": 1, "by": "class", "precision": "float32"}
+        usual |= {"deviations": 16}
         said = [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
         if self.embedding is not None:
             name, mark = type(self.embedding).__name__, fingerprint(_tensors(self.embedding))

@@ -40,6 +40,13 @@ def parts_of(strategy: Any) -> list[tuple[int, Any]]:
     return [(number_of(strategy), strategy.experience.dataset)]
 
 
+def comes_in_pieces(strategy: Any) -> bool:
+    """Whether what is trained on is a piece of a stream rather than a whole: of an online stream, or one batch."""
+    # Pieces of an online stream have this attribute, whether or not they tell where it changes.
+    is_piece = hasattr(strategy.experience, "access_task_boundaries")
+    return is_piece or sum(len(dataset) for _, dataset in parts_of(strategy)) <= strategy.train_mb_size
+
+
 def has_task_labels(strategy: Any) -> bool:
     """Whether the last column of a batch ``[x, y, t]`` holds task labels."""
     experience = strategy.experience

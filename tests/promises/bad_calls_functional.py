@@ -481,6 +481,13 @@ record(
     diagonal=Array(rows=True),
 )
 record(
+    "functional.extend_covariance",
+    F.extend_covariance,
+    lambda: {"leading": torch.eye(2), "shared": torch.eye(3)},
+    leading=Array(),
+    shared=Array(),
+)
+record(
     "functional.shrink_covariance",
     F.shrink_covariance,
     lambda: {"covariance": torch.eye(3), "tied": torch.eye(3), "shrinkage": 0.5, "ridge": 0.1},

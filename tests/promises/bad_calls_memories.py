@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from _call_record import RECORDS, record
+from _comparators import controller, slot_network
 from _comparators import made as comparator
 from bad_calls_codecs import NORMALISED, dynamic, kanerva
 from bad_calls_functional import normal
@@ -778,13 +779,13 @@ record(
     codec=CODEC,
     shape=Shape(none=True),
 )
-record("memories.comparators.SlotMemory", B.SlotMemory, lambda: {"network": slot_network()}, network=Thing())
-
-
-def slot_network() -> Any:
-    from bad_calls_codecs import slots
-
-    return slots()
+record("memories.comparators.SlotMemory", B.SlotMemory, lambda: {"network": slot_network(WIDTH)}, network=Thing())
+record(
+    "memories.comparators.ControllerMemory",
+    B.ControllerMemory,
+    lambda: {"network": controller(WIDTH)},
+    network=Thing(),
+)
 
 
 def bits() -> Tensor:
@@ -839,9 +840,10 @@ for name in B.__all__:
     record(
         f"memories.comparators.{name}.read",
         lambda name=name, **a: associative(name).read(**a),
-        lambda: {"cue": bits(), "known": None},
+        lambda: {"cue": bits(), "known": None, "steps": None},
         cue=Array(finite=True, rows=True),
         known=Values((3, "x", bits(), torch.ones(1, 2, 3, dtype=torch.bool))),
+        steps=Integer(none=True, huge=False),
     )
 
 for name in ("EnergyMemory", "KanervaMemory", "VAEMemory"):

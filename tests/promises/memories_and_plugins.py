@@ -49,8 +49,11 @@ from avalanche_memplugins.memories import (
     VAEMemory,
 )
 from avalanche_memplugins.memories.comparators import (
+    ControllerMemory,
     HopfieldMemory,
     ModernHopfieldMemory,
+    RandomProjectionSlots,
+    RestrictedBoltzmannMemory,
     SlotMemory,
     SparseDistributedMemory,
 )
@@ -65,7 +68,7 @@ from avalanche_memplugins.memories.policies import (
     Ring,
     Uniform,
 )
-from avalanche_memplugins.networks import ConditionalVAE, KanervaMachine, MemoryNetwork
+from avalanche_memplugins.networks import MANN, ConditionalVAE, KanervaMachine, MemoryNetwork
 from avalanche_memplugins.networks.energy import GatedEnergy
 from avalanche_memplugins.plugins import EnergyReplayPlugin
 from avalanche_memplugins.testing import CodecCase, MemoryCase, PluginCase, PolicyCase
@@ -411,6 +414,15 @@ MEMORIES = [
         from_budget=lambda nbytes: SparseDistributedMemory.from_budget(nbytes // 200, size=16, seed=0),
     ),
     associative("slots", lambda: SlotMemory(MemoryNetwork(16, code_size=8)), (40, 1_200)),
+    associative("random projections", lambda: RandomProjectionSlots(16, width=8, seed=0), (40, 1_200)),
+    associative(
+        "Boltzmann",
+        lambda: RestrictedBoltzmannMemory(16, hidden=8, write_steps=2, seed=0),
+        (40, 1_200),
+        budget=(200 * 1_200, 0.9),  # of 200 episodes
+        from_budget=lambda nbytes: RestrictedBoltzmannMemory.from_budget(nbytes // 200, size=16, write_steps=2, seed=0),
+    ),
+    associative("controller", lambda: ControllerMemory(MANN(16, slots=4, width=8, controller=4, hidden=4)), (40, 400)),
     MemoryCase(
         "dictionary",
         lambda capacity, seed: DifferentiableNeuralDictionary(6, capacity, 8),

@@ -253,7 +253,7 @@ def _coded_rows(spec: RunSpec, codec: VariableCodec, budget: int | None, *, logi
     options, name = spec.all_options, spec.all_options["codec"]
     if budget is None:
         raise ValueError(f"codec: rows of {name} differ in length, expected a budget in bytes to size the memory")
-    if logits or options.get("read", "uniform") != "uniform":
+    if logits or options.get("read", "uniform") not in ("uniform", "auto"):
         raise ValueError(f"codec: rows of {name} are read uniformly and without outputs, expected another codec")
     codec.check(torch.zeros(1, *spec.info.input_shape))  # grey: tells vectors from images
     return CodedMemory.from_budget(budget, codec=codec, write_policy=options["policy"], seed=spec.seed, **settings)

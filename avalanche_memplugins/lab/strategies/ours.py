@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +47,17 @@ def _memory(setup: Setup) -> Any:
 
 
 def _replay(setup: Setup) -> Built:
-    return replaying(setup, _memory(setup), replay_size=setup.spec.all_options.get("replay_size"))
+    options, held = setup.spec.all_options, _memory(setup)
+    # A memory that learns, which may be the user's own, knows one time only.
+    write_at = "auto" if hasattr(held, "consolidate") else options["write_at"]
+    return replaying(setup, held, replay_size=options["replay_size"], write_at=write_at)
 
 
 def _rma(setup: Setup) -> Built:
     """Like its author's, the ring is as long as the stream's writes, so the stream's length must be known."""
     spec, options, held = setup.spec, setup.spec.all_options, _memory(setup)
     every = options["write_every"] or write_every(sum(setup.batches), held.capacity, spec.batch_size)
-    return replaying(setup, held, write_every=every, write_epochs=options["write_epochs"])
+    return replaying(setup, held, write_every=every, write_epochs=options["write_epochs"], write_at="iteration")
 
 
 def write_every(batches: int, memory_size: int, batch_size: int) -> int:
@@ -87,7 +91,7 @@ def _mbpa(setup: Setup) -> Built:
     options, held = setup.spec.all_options, _memory(setup)
     settings = {name: options[name] for name in ("neighbours", "steps", "lr", "beta")}
     adaptation = LocalAdaptationPlugin(held, writes=not options["replay"], max_bytes=64 << 20, **settings)
-    rehearsal = [MemoryReplayPlugin(held, seed=setup.spec.seed)] if options["replay"] else []
+    rehearsal = [MemoryReplayPlugin(held, write_at="iteration", seed=setup.spec.seed)] if options["replay"] else []
     return with_memory(setup, held, *rehearsal, adaptation)
 
 
@@ -119,7 +123,7 @@ def _replay_and_answer(setup: Setup) -> Built:
 
     held, gaussians = _memory(setup)
     size, seed = setup.spec.all_options["replay_size"], setup.spec.seed
-    replay = MemoryReplayPlugin(held, replay_size=size, seed=seed)
+    replay = MemoryReplayPlugin(held, replay_size=size, write_at="iteration", seed=seed)
     answer = MemoryPredictionPlugin(gaussians, combine="product", temperature="fitted", fit_rows=held, writes=True)
     rows = with_memory(setup, held, replay, answer)
     return Built(
@@ -168,16 +172,36 @@ def _vae(setup: Setup) -> Built:
     return replaying(setup, memory.vae(spec, steps=steps), replay_weight="growing", labels=labels)
 
 
-ER = Recipe(
-    name="er",
-    label="ER",
-    summary="experience replay; options: memory (rows, or one of your own), codec, policy (what is written), "
-    "read (what is drawn), replay_size (rows a step; none: as many as of the stream)",
+ER_RESERVOIR = Recipe(
+    name="er-reservoir",
+    label="ER-reservoir",
+    summary="experience replay as published, from a uniform sample of the stream up to now, its length unknown; "
+    "options as er",
     build=_replay,
     memory=memory.rows_of,
     sized="rows",
-    options={"memory": "rows", "codec": "raw", "policy": "reservoir", "read": "uniform", "replay_size": None},
+    options={
+        "memory": "rows",
+        "codec": "raw",
+        "policy": "reservoir",
+        "read": "uniform",
+        "replay_size": None,
+        "write_at": "iteration",
+    },
     source="Chaudhry et al. 2019, arXiv 1902.10486",
+)
+ER = replace(
+    ER_RESERVOIR.alias(
+        "er",
+        "ER",
+        "experience replay; options: memory (rows, or one of your own), codec, policy (what is written), read (what is "
+        "drawn), write_at (experience: rows of earlier experiences; iteration: er-reservoir; auto: as the stream is), "
+        "replay_size (rows a step; none: as many as of the stream)",
+        source="Chaudhry et al. 2019, arXiv 1902.10486; written at the end of experiences, as Avalanche does",
+        read="auto",
+        write_at="auto",
+    ),
+    former={"read": "uniform", "write_at": "iteration"},
 )
 MBPA = Recipe(
     name="mbpa",
@@ -234,7 +258,7 @@ KANERVA = Recipe(
     build=_replay,
     memory=memory.kanerva,
     sized="bytes",
-    options={"share": "class", "replay_size": None},
+    options={"share": "class", "replay_size": None, "write_at": "iteration"},
     source="Wu et al. 2018, arXiv 1811.09556",
 )
 
@@ -250,21 +274,16 @@ OURS = (
         source="Zeta36 2018: a ring, m = 1,000",
     ),
     ER,
-    ER.alias(
-        "er-reservoir",
-        "ER-reservoir",
-        "experience replay from a uniform sample of the stream, its length unknown",
-        source=ER.source,
-    ),
-    ER.alias("er-uint8", "ER 8-bit", "ER-reservoir with one byte a pixel, exact", codec="uint8"),
-    ER.alias(
+    ER_RESERVOIR,
+    ER_RESERVOIR.alias("er-uint8", "ER 8-bit", "ER-reservoir with one byte a pixel, exact", codec="uint8"),
+    ER_RESERVOIR.alias(
         "er-4bit",
         "ER 4-bit",
         "ER-reservoir with 16 grey levels a pixel, images above 14 x 14 reduced to that",
         codec="4bit",
     ),
-    ER.alias("er-1bit", "ER 1-bit", "ER-reservoir with black and white pixels", codec="1bit"),
-    ER.alias(
+    ER_RESERVOIR.alias("er-1bit", "ER 1-bit", "ER-reservoir with black and white pixels", codec="1bit"),
+    ER_RESERVOIR.alias(
         "er-latent",
         "ER latent",
         "ER-reservoir with int8 codes of a pretrained auto-encoder; 28 x 28 grey images only",
@@ -360,7 +379,7 @@ OURS = (
         options={
             "share": 0.5,
             **_COVARIANCES,
-            **{name: value for name, value in ER.options.items() if name != "memory"},
+            **{name: value for name, value in ER_RESERVOIR.options.items() if name not in ("memory", "write_at")},
         },
         source="products of experts: Hinton 1999; the halves are ours",
     ),
@@ -409,7 +428,7 @@ OURS = (
         build=_replay,
         memory=memory.gaussian,
         sized="bytes",
-        options={"replay_size": None},
+        options={"replay_size": None, "write_at": "iteration"},
     ),
     KANERVA,
     KANERVA.alias(
@@ -426,7 +445,7 @@ OURS = (
         build=_replay,
         memory=memory.energy,
         sized="bytes",
-        options={"replay_size": None},
+        options={"replay_size": None, "write_at": "auto"},
         source="Bartunov et al. 2020, arXiv 1910.02720; rehearsal from it is ours",
     ),
     Recipe(
