@@ -17,7 +17,7 @@ from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins._words import OF_A_MEMORY, POLICIES, names_ours, renamed, renamed_attribute
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
-from avalanche_memplugins.memories._labels import TYPES, LabelColumns, Targets, targets_in
+from avalanche_memplugins.memories._labels import TYPES, LabelColumns, Targets, rows_in, targets_in
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories._rows import WrittenSlots, check_draw, check_same_kind, embed, one_row, rows_within
 from avalanche_memplugins.memories._saved import SavesToFolder, check_made_alike
@@ -207,9 +207,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """Take the bytes that rows of this kind take; their values, which a codec might refuse, are not looked at."""
         labels, columns = self._labelled(y, 0, 0, len(x))
         values = self._values(x, y, columns, logits)
-        if columns.names:
-            values["labels"] = columns.stack(labels, x)
-        self._allocate(values)
+        self._allocate(values, columns)
         groups = columns.groups(self.write_policy.grouping, labels, len(x))
         if needs := policies.needs_of(self.write_policy):
             offered = self._offered(needs, values, x, y, logits, torch.zeros(len(x)))
@@ -285,6 +283,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         origin: Tensor | int | None = None,
         logits: Tensor | None = None,
         loss: Tensor | None = None,
+        checked: bool = False,
     ) -> None:
         """Offer a batch to the memory; the write policy decides which rows stay.
 
@@ -299,6 +298,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         :param logits: outputs ``(B, classes)``, to be given if and only if :attr:`needs` names them. If stored ones
             grow wider during the stream, earlier rows are filled up with zeros.
         :param loss: ``(B,)``, finite; to be given if :attr:`needs` names it, and otherwise not looked at.
+        :param checked: x is known to be finite, and labels to lie from 0 to 2**31 - 1, so that they need not be looked
+            at again; with ``validate="always"`` they are all the same.
         :raises TypeError: if an argument is of a wrong kind.
         :raises ValueError: if shapes, types or values do not fit, naming the argument; if one is missing that the write
             policy needs; or if a policy goes by class and there are none.
@@ -317,9 +318,12 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         if self.keep == "key":
             self._check_shape(content)
         codes, encode = None, self.codec.encode
+        known = checked and self.validate != "always"
         if self._looks_at(x):
-            check.finite("x", x)
-            columns.check_values(labels)
+            if not known:
+                check.finite("x", x)
+            if not known or not columns.take_all:
+                columns.check_values(labels)
             if logits is not None:
                 check.finite("logits", values.get("logits", logits))  # in the type that they are kept in
             if self.embedding is not None:
@@ -329,8 +333,6 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         else:
             columns.guard(labels)
         offered = self._offered(needs, values, x, y, logits, loss) if needs else None
-        if columns.names:
-            values["labels"] = columns.stack(labels, x)
         if self._ahead is not None:
             self._ahead = None
         placements = policies.placements(
@@ -339,22 +341,38 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             columns.groups(self.write_policy.grouping, labels, batch),
             self._generator,
             offered,
-            lambda: self._allocate(values),
+            lambda: self._allocate(values, columns),
         )
         if columns is not self._columns:
             self._columns = columns
         read_groups = columns.groups(self.read_policy.grouping, labels, batch)
         for rows, slots in placements:
-            take = rows if isinstance(rows, slice) else to_device(rows, content.device)
+            take, places = self._at_hand(rows, slots, content.device)
             for name, value in values.items():
                 if name != "codes":
-                    self.store.put(name, slots, value[take])
+                    self.store.put(name, places, rows_in(value, take))
                 else:
-                    self.store.put(name, slots, encode(value[take]) if codes is None else codes[take])
+                    self.store.put(
+                        name, places, encode(rows_in(value, take)) if codes is None else rows_in(codes, take)
+                    )
+            if columns.names:
+                count = rows.stop - rows.start if isinstance(rows, slice) else rows.shape[0]
+                self.store.put("labels", places, columns.stack_some(labels, take, count, content.device))
             self._written.add(slots)
             if read_groups is not None:
                 self.read_policy.assign(_integers(slots), [read_groups[row] for row in _integers(rows)])
         self.seen += batch
+
+    def _at_hand(
+        self, rows: slice | Tensor, slots: slice | Tensor, device: torch.device
+    ) -> tuple[slice | Tensor, slice | Tensor]:
+        """Rows of a batch where they are looked up, and slots where they are put, in one copy if both are elsewhere."""
+        if isinstance(rows, slice) or isinstance(slots, slice):
+            return rows if isinstance(rows, slice) else to_device(rows, device), slots
+        if device.type != "cuda" or self.store.storage != "device" or self.store.device != device:
+            return to_device(rows, device), slots
+        both = to_device(torch.stack([rows, slots]), device)
+        return both[0], both[1]
 
     @torch.no_grad()
     def check_rows(self, x: Tensor, y: Tensor | None = None, t: Tensor | int = 0) -> None:
@@ -431,12 +449,16 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         key = values.get("keys", values["codes"]) if "x" in needs else None
         return Offered(**{name: known[name] for name in needs}, key=key, held=self.rows)
 
-    def _allocate(self, values: dict[str, Tensor]) -> None:
+    def _allocate(self, values: dict[str, Tensor], columns: LabelColumns) -> None:
+        if self.seen and "logits" not in values:
+            return
         new = {
             name: (value.shape[1:], value.dtype)
             for name, value in values.items()
             if name not in self.store or (name == "logits" and self.store[name].shape[1] != value.shape[1])
         }
+        if columns.names and "labels" not in self.store:
+            new["labels"] = (Size((len(columns.names),)), columns.dtype)
         if "codes" in new:
             new["codes"] = self.codec.spec(*new["codes"])
         if new:
@@ -446,10 +468,12 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     # ---------------------------------------------------------------- read
 
-    def sample(self, n: int) -> Recall:
+    def sample(self, n: int, *, into: Tensor | None = None) -> Recall:
         """``n`` rows drawn by the read policy; without replacement, no more than the memory holds.
 
         :param n: rows wanted, >= 1.
+        :param into: ``(n, *shape)``, of the rows' type: x is put here, as far as there are rows, if that saves a copy:
+            with the codec ``"raw"``, on the device where the rows are held.
         :raises ValueError: if ``n`` is not positive or the memory is empty.
         """
         check_draw(n, self._written.count)
@@ -459,6 +483,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             if ahead.n == n and ahead.device == self.device:
                 return self._decoded(ahead.use(self.read_policy, self._generator))
         slots = policies.chosen_slots(self.read_policy, n, self._written, self._generator)
+        if into is not None and type(self.codec) is codecs.Raw:
+            return self._decoded(self.store.gather(slots, codes=into))
         return self._decoded(self.store.gather(slots))
 
     def prefetch(self, n: int) -> None:

@@ -69,6 +69,7 @@ class Writing:
         self.epochs: Epochs = check.choice("write_epochs", epochs, ("first", "all"))
         self.origin: Origin = check.choice("origin", origin, ("experience", "task_label"))
         self.needs = _needs_of(memory)
+        self._may_be_checked = "checked" in inspect.signature(getattr(memory, "write", len)).parameters
         if self.learns and self.when == "iteration":
             raise ValueError(
                 f"write_at: {type(memory).__name__} learns from whole experiences, expected 'experience' or None, "
@@ -173,16 +174,17 @@ class Writing:
         self.iterations += 1
         return (self.iterations - 1) % self.every == 0
 
-    def write(self, x: Tensor, labels: list[Tensor], number: int, output: Any = None) -> None:
+    def write(self, x: Tensor, labels: list[Tensor], number: int, output: Any = None, *, sound: bool = False) -> None:
         """Offer rows to the memory.
 
         :param x: ``(B, *shape)``.
         :param labels: ``[y]`` or ``[y, t]``, each ``(B,)``.
         :param number: of their experience.
         :param output: the model's, for these rows; None if the memory needs none.
+        :param sound: rows and labels have been looked at.
         """
         y, t = labels[0], labels[1] if len(labels) > 1 else 0
-        extras: dict[str, Tensor] = {}
+        extras: dict[str, Any] = {"checked": True} if sound and self._may_be_checked else {}
         if self.needs:
             logits = main_output(output).detach().float()
             if "logits" in self.needs:
