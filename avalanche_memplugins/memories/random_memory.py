@@ -333,31 +333,110 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         else:
             columns.guard(labels)
         offered = self._offered(needs, values, x, y, logits, loss) if needs else None
-        if self._ahead is not None:
-            self._ahead = None
+
+        def parts(take: slice | Tensor) -> dict[str, Tensor]:
+            some = {name: rows_in(value, take) for name, value in values.items()}
+            some["codes"] = encode(some["codes"]) if codes is None else rows_in(codes, take)
+            return some
+
+        self._keep(batch, labels, columns, offered, content.device, lambda: self._allocate(values, columns), parts)
+
+    @torch.no_grad()
+    def write_from(
+        self,
+        source: Tensor,
+        rows: Tensor,
+        y: Tensor,
+        t: Tensor | int = 0,
+        *,
+        batch_size: int,
+        origin: Tensor | int | None = None,
+        checked: bool = False,
+    ) -> None:
+        """Write ``source[rows]`` in batches, as :meth:`write` would one after the other.
+
+        If rows are kept as they are (the codec ``"raw"``, no embedding, no logits), only those are copied that stay.
+
+        :param source: ``(N, *shape)``.
+        :param rows: int64 ``(n,)``, on the source's device.
+        :param y: as for :meth:`write`, for all rows; so are ``t``, ``origin`` and ``checked``.
+        :param batch_size: rows of a batch.
+        :raises TypeError: as :meth:`write`.
+        :raises ValueError: as :meth:`write`; earlier batches are written then.
+        """
+        check.positive_integer("batch_size", batch_size)
+        check.rows_of(source)
+        begin, end = 0, len(check.tensor("rows", rows))
+        while begin < end:
+            size = batch_size
+            quick = self._keeps_as_is(source, y, checked)
+            if quick and self.read_policy.grouping is None:
+                size = policies.rows_at_once(self.write_policy, self.seen, end - begin, batch_size)
+            some = slice(begin, min(begin + size, end))
+            begin = some.stop
+            labels = [
+                value[some] if isinstance(value, Tensor) else value for value in (y, t, t if origin is None else origin)
+            ]
+            if not quick:
+                x = source.index_select(0, rows[some])
+                self.write(x, labels[0], labels[1], origin=labels[2], checked=checked)
+                continue
+            self._write_as_is(source, rows[some], labels)
+
+    def _write_as_is(self, source: Tensor, picked: Tensor, given: list[Any]) -> None:
+        self._check_shape(source)
+        labels, columns = self._labelled(given[0], given[1], given[2], len(picked))
+        columns.guard(labels)
+        self._keep(
+            len(picked),
+            labels,
+            columns,
+            None,
+            source.device,
+            lambda: self._allocate({"codes": source}, columns),
+            lambda take: {"codes": source.index_select(0, rows_in(picked, take))},
+        )
+
+    def _keeps_as_is(self, x: Tensor, y: Tensor, checked: bool) -> bool:
+        """Whether rows and classes can be stored without a look at them, or anything worked out from them."""
+        looks = self._looks_at(x) and (not checked or self.validate == "always" or not self._columns.take_all)
+        classes = y.ndim == 1 and not y.is_floating_point() and y.dtype != torch.bool
+        return classes and not looks and type(self.codec) is codecs.Raw and self.embedding is None and not self.needs
+
+    def _keep(
+        self,
+        batch: int,
+        labels: Mapping[str, Tensor | int],
+        columns: LabelColumns,
+        offered: Offered | None,
+        device: torch.device,
+        make_room: Callable[[], None],
+        parts: Callable[[slice | Tensor], dict[str, Tensor]],
+    ) -> None:
+        """Let the write policy place a batch, and store what it keeps.
+
+        :param device: where the rows are.
+        :param parts: what is stored of some rows, by name.
+        """
+        self._ahead = None
         placements = policies.placements(
             self.write_policy,
             (self.seen, batch, self.capacity),
             columns.groups(self.write_policy.grouping, labels, batch),
             self._generator,
             offered,
-            lambda: self._allocate(values, columns),
+            make_room,
         )
         if columns is not self._columns:
             self._columns = columns
         read_groups = columns.groups(self.read_policy.grouping, labels, batch)
         for rows, slots in placements:
-            take, places = self._at_hand(rows, slots, content.device)
-            for name, value in values.items():
-                if name != "codes":
-                    self.store.put(name, places, rows_in(value, take))
-                else:
-                    self.store.put(
-                        name, places, encode(rows_in(value, take)) if codes is None else rows_in(codes, take)
-                    )
+            take, places = self._at_hand(rows, slots, device)
+            for name, part in parts(take).items():
+                self.store.put(name, places, part)
             if columns.names:
                 count = rows.stop - rows.start if isinstance(rows, slice) else rows.shape[0]
-                self.store.put("labels", places, columns.stack_some(labels, take, count, content.device))
+                self.store.put("labels", places, columns.stack_some(labels, take, count, device))
             self._written.add(slots)
             if read_groups is not None:
                 self.read_policy.assign(_integers(slots), [read_groups[row] for row in _integers(rows)])

@@ -15,6 +15,7 @@ from torch import Tensor
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins._random import frozen_generators, isolated
+from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._experience import (
     Batches,
@@ -69,6 +70,8 @@ class Writing:
         self.epochs: Epochs = check.choice("write_epochs", epochs, ("first", "all"))
         self.origin: Origin = check.choice("origin", origin, ("experience", "task_label"))
         self.needs = _needs_of(memory)
+        kind = type(memory)
+        self._writes_from = isinstance(memory, RandomMemory) and kind.write is RandomMemory.write
         self._may_be_checked = "checked" in inspect.signature(getattr(memory, "write", len)).parameters
         if self.learns and self.when == "iteration":
             raise ValueError(
@@ -224,6 +227,9 @@ class Writing:
                 return
             for number, dataset in parts_of(strategy):
                 batches = Batches(strategy, dataset, strategy.eval_mb_size, None)
+                if self._writes_from and not self.after_forward and (stored := batches.stored()) is not None:
+                    self._write_from(*stored, number, strategy.eval_mb_size)
+                    continue
                 passed: Iterable[Rows] = (Rows(*batch) for batch in batches)
                 if self.after_forward:
                     passed = through_the_model(strategy, batches, self.tap)
@@ -232,6 +238,14 @@ class Writing:
         except ValueError as error:
             self._tell_if_diverged(strategy, error)
             raise
+
+    def _write_from(
+        self, source: Tensor, rows: Tensor, labels: list[Tensor], sound: bool, number: int, batch_size: int
+    ) -> None:
+        y, t = labels[0], labels[-1] if len(labels) > 1 else 0
+        origin = t if self.origin == "task_label" else number
+        memory = cast("RandomMemory", self.memory)
+        memory.write_from(source, rows, y, t, origin=origin, checked=sound, batch_size=batch_size)
 
     def _to_learn(self, strategy: Any, generator: torch.Generator) -> Batches | HeldBatches:
         dataset = concat_datasets([data for _, data in parts_of(strategy)])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import operator
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from avalanche.core import BasePlugin, BaseSGDPlugin, SupervisedPlugin
 from avalanche.evaluation.metric_definitions import GenericPluginMetric, PluginMetric
 from avalanche.logging.base_logger import BaseLogger
@@ -18,6 +18,7 @@ from avalanche.training.templates.problem_type.supervised_problem import Supervi
 from avalanche.training.templates.update_type.sgd_update import SGDUpdate
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from avalanche_memplugins import _checks as check
 
@@ -166,7 +167,7 @@ def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any
 
         for call in before_update:
             call(strategy, **kwargs)
-        strategy.optimizer_step()
+        _step(strategy)
         for call in after_update:
             call(strategy, **kwargs)
 
@@ -249,6 +250,39 @@ def _clear_gradients(optimizer: Any) -> None:
             parameter.grad = None
 
 
+def _step(strategy: Any) -> None:
+    """Do ``strategy.optimizer_step()``; torch's optimisers without the record for a profiler that is not there."""
+    optimizer = strategy.optimizer
+    method = strategy.optimizer_step
+    if getattr(method, "__func__", None) is not BaseSGDTemplate.optimizer_step or "step" in vars(optimizer):
+        method()
+        return
+    step = _bare_step(type(optimizer), type(optimizer).step)
+    watched = (
+        torch.autograd._profiler_enabled()
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+    )
+    if step is None or watched:
+        method()
+        return
+    with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+        step(optimizer)
+
+
+@functools.lru_cache(maxsize=64)
+def _bare_step(kind: type, step: Any) -> Callable[[Any], Any] | None:
+    """The step of a class of torch's within torch's own two wrappers; None where these are not the ones known."""
+    if not kind.__module__.startswith("torch.optim.") or not getattr(step, "hooked", False):
+        return None
+    without_grad = getattr(step, "__wrapped__", None)
+    bare: Callable[[Any], Any] | None = getattr(without_grad, "__wrapped__", None)
+    names = [getattr(getattr(f, "__code__", None), "co_name", "") for f in (step, without_grad, bare)]
+    return bare if names == ["wrapper", "_use_grad", "step"] and not hasattr(bare, "__wrapped__") else None
+
+
 # ---------------------------------------------------------------- who has something to do at an event
 
 
@@ -265,22 +299,19 @@ class Dispatch:
     def __init__(self, strategy: Any, events: Iterable[str]) -> None:
         evaluator = strategy.evaluator
         self.strategy = strategy
-        self.plugins = list(strategy.plugins)
-        self.metrics = list(evaluator.metrics)
-        self.loggers = list(evaluator.loggers)
+        # Kept, so that nothing else can take their place in memory.
+        self.kept = [*strategy.plugins, *evaluator.metrics, *evaluator.loggers]
+        self.parts = _parts(strategy)
         self.active = evaluator.active
         self.periods = _periods(strategy)
         self.calls: list[list[Call]] = [_calls(strategy, event) for event in events]
 
     def fits(self, strategy: Any) -> bool:
         """Say whether the strategy is the one it was, with the same plugins, metrics and loggers."""
-        evaluator = strategy.evaluator
         return (
             strategy is self.strategy
-            and evaluator.active is self.active
-            and _same(strategy.plugins, self.plugins)
-            and _same(evaluator.metrics, self.metrics)
-            and _same(evaluator.loggers, self.loggers)
+            and strategy.evaluator.active is self.active
+            and _parts(strategy) == self.parts
             and _periods(strategy) == self.periods
         )
 
@@ -289,8 +320,9 @@ def _periods(strategy: Any) -> list[tuple[str, int]]:
     return [(p.peval_mode, p.eval_every) for p in strategy.plugins if type(p) is PeriodicEval]
 
 
-def _same(now: Sequence[Any], before: list[Any]) -> bool:
-    return len(now) == len(before) and all(map(operator.is_, now, before))
+def _parts(strategy: Any) -> tuple[list[int], list[int], list[int]]:
+    evaluator = strategy.evaluator
+    return [*map(id, strategy.plugins)], [*map(id, evaluator.metrics)], [*map(id, evaluator.loggers)]
 
 
 def _calls(strategy: Any, event: str) -> list[Call]:

@@ -183,8 +183,8 @@ class TensorLoader:
     def stored(self) -> tuple[Tensor, Tensor, list[Tensor], bool] | None:
         """All rows of a loader of one group that keeps their order, without making them.
 
-        :returns: a tensor, the rows ``(n,)`` of it that are x, on the CPU, the other columns ``(n, ...)``, and whether
-            all is sound as in :class:`Given`; None where rows cannot be had so.
+        :returns: a tensor, the rows ``(n,)`` of it that are x, on its device, the other columns ``(n, ...)``, and
+            whether all is sound as in :class:`Given`; None where rows cannot be had so.
         """
         if len(self.groups) > 1 or self.augment is not None or self.drop_last:
             return None
@@ -192,7 +192,7 @@ class TensorLoader:
         index = _to(rows.order, rows.columns[0].device)
         columns = [other.index_select(0, index) for other in rows.columns[1:]]
         columns += [_to(values, index.device) for values in rows.attributes]
-        return rows.columns[0], rows.order, columns, rows.finite and all(map(_are_labels, columns))
+        return rows.columns[0], index, columns, rows.finite and all(map(_are_labels, columns))
 
     def _side_by_side(self) -> Iterator[list[Tensor]]:
         passes: list[Iterator[list[Tensor]] | None] = [self._pass(group) for group in self.groups]
