@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,14 +43,27 @@ def reservoir_slots(seen: int, batch: int, capacity: int, *, generator: torch.Ge
     check.generator("generator", generator)
     if seen + batch <= capacity:
         return torch.arange(seen, seen + batch)
+    slots = _drawn(seen, batch, capacity, generator)
+    slots[slots >= capacity] = -1
+    return torch.from_numpy(slots)
+
+
+def _drawn(seen: int, batch: int, capacity: int, generator: torch.Generator | None) -> np.ndarray[Any, Any]:
     # NumPy, since a batch is small, and torch's calls cost more than their work. In float64 the product is exact enough
     # for streams of up to 2**53 rows.
     draw = torch.rand(batch, generator=generator, dtype=torch.float64).numpy()
-    slots = (draw * np.arange(seen + 1, seen + batch + 1)).astype(np.int64)
+    slots: np.ndarray[Any, Any] = (draw * np.arange(seen + 1, seen + batch + 1)).astype(np.int64)
     if seen < capacity:
         slots[: capacity - seen] = np.arange(seen, capacity)
-    slots[slots >= capacity] = -1
-    return torch.from_numpy(slots)
+    return slots
+
+
+def kept_by_reservoir(seen: int, batch: int, capacity: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """:func:`last_write_wins` of :func:`reservoir_slots`, for arguments that the caller has checked."""
+    slots = _drawn(seen, batch, capacity, generator)
+    rows = np.flatnonzero(slots < capacity)
+    winner = dict(zip(slots[rows].tolist(), rows.tolist(), strict=True))
+    return torch.from_numpy(np.array([*winner.values()], np.int64)), torch.from_numpy(np.array([*winner], np.int64))
 
 
 def last_write_wins(slots: Tensor) -> tuple[Tensor, Tensor]:

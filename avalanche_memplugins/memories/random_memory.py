@@ -311,6 +311,10 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             policies.check_outputs(self.write_policy, self.store_logits, logits, loss, batch)
         if batch == 0:
             return
+        if self._keeps_as_is(x, y, checked):
+            self._check_shape(x)
+            self._keep_as_is(batch, labels, columns, x, lambda take: {"codes": rows_in(x, take)})
+            return
         if self.keep == "both":
             self._check_shape(x)
         values = self._values(x, y, columns, logits)
@@ -386,16 +390,22 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     def _write_as_is(self, source: Tensor, picked: Tensor, given: list[Any]) -> None:
         self._check_shape(source)
         labels, columns = self._labelled(given[0], given[1], given[2], len(picked))
+
+        def parts(take: slice | Tensor) -> dict[str, Tensor]:
+            return {"codes": source.index_select(0, rows_in(picked, take))}
+
+        self._keep_as_is(len(picked), labels, columns, source, parts)
+
+    def _keep_as_is(
+        self,
+        batch: int,
+        labels: Mapping[str, Tensor | int],
+        columns: LabelColumns,
+        like: Tensor,
+        parts: Callable[[slice | Tensor], dict[str, Tensor]],
+    ) -> None:
         columns.guard(labels)
-        self._keep(
-            len(picked),
-            labels,
-            columns,
-            None,
-            source.device,
-            lambda: self._allocate({"codes": source}, columns),
-            lambda take: {"codes": source.index_select(0, rows_in(picked, take))},
-        )
+        self._keep(batch, labels, columns, None, like.device, lambda: self._allocate({"codes": like}, columns), parts)
 
     def _keeps_as_is(self, x: Tensor, y: Tensor, checked: bool) -> bool:
         """Whether rows and classes can be stored without a look at them, or anything worked out from them."""
@@ -606,10 +616,12 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             {name: self.store.get(name, slots) for name in ("labels", "targets") if name in self.store}
         )
 
-    @torch.no_grad()
     def _decoded(self, held: dict[str, Tensor]) -> Recall:
         y, t, origin = self._labels_in(held)
-        x = check.unchecked(self.codec, "decode")(held["codes"], self.shape, self.dtype)
+        x = held["codes"]
+        if type(self.codec) is not codecs.Raw:
+            with torch.no_grad():
+                x = check.unchecked(self.codec, "decode")(x, self.shape, self.dtype)
         key = held.get("keys", None if self.embedding is None else x)
         return Recall(x, y, t, origin, held.get("logits"), key)
 

@@ -102,10 +102,10 @@ class FastPath:
                 strategy.dataloader = found
             self._cache.drop_changeable()
 
-    def given(self, x: Tensor) -> Given | None:
-        """What is known of the batch that is trained on, if x is as it was served."""
+    def given(self, batch: list[Tensor]) -> Given | None:
+        """What is known of the batch that is trained on, if it is one that was served."""
         given = None if self._training_loader is None else self._training_loader.given
-        return given if given is not None and given.is_x(x) else None
+        return given if given is not None and given.is_batch(batch) else None
 
     def serve(self, strategy: Any, loader: Any, phase: str) -> Any:
         """A loader of the same batches in the same order, drawn in the same way; or ``loader`` itself.

@@ -114,8 +114,8 @@ class Step:
 
     def _joined(self, first: Tensor, x: Tensor) -> Tensor:
         whole = None if self.given is None or not self.given.is_x(first) else self.given.whole
-        rows, total = first.shape[0], first.shape[0] + x.shape[0]
-        if whole is not None and total <= whole.shape[0] and x.data_ptr() == whole[rows].data_ptr():
+        total = first.shape[0] + x.shape[0]
+        if whole is not None and total <= whole.shape[0] and x.data_ptr() == whole.data_ptr() + first.nbytes:
             return whole if total == whole.shape[0] else whole[:total]
         return torch.cat([first, x])
 
@@ -129,7 +129,7 @@ class Step:
             self._given, self.output = parted(output, self.rows, self.replayed)
             total = self.rows + self.replayed
             for name, value in vars(strategy.model).items():
-                if isinstance(value, Tensor) and value.ndim and len(value) == total:
+                if isinstance(value, Tensor) and value.ndim and value.shape[0] == total:
                     self._kept[name] = (value, *parted(value, self.rows, self.replayed))
                     setattr(strategy.model, name, self._kept[name][1])
         else:

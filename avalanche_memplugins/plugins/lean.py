@@ -23,6 +23,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from avalanche_memplugins import _checks as check
 
 from ._around import Around
+from ._materialise.loader import TensorLoader
 
 TRAIN_EVENTS = (
     "before_training_iteration",
@@ -125,6 +126,7 @@ def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any
     """
     dispatch = _dispatch(strategy, dispatches, "train")
     forward, own = _forward(strategy), vars(strategy).get("forward")
+    unpacked = _is_unpacked(strategy)
     for batch in strategy.dataloader:
         strategy.mbatch = batch
         if strategy._stop_training:
@@ -142,7 +144,8 @@ def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any
             after_iteration,
         ) = dispatch.calls
 
-        strategy._unpack_minibatch()
+        if not unpacked:
+            strategy._unpack_minibatch()
         for call in before_iteration:
             call(strategy, **kwargs)
 
@@ -184,13 +187,15 @@ def eval_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any)
     """
     dispatch = _dispatch(strategy, dispatches, "eval")
     forward, own = _forward(strategy), vars(strategy).get("forward")
+    unpacked = _is_unpacked(strategy)
     for batch in strategy.dataloader:
         strategy.mbatch = batch
         if not dispatch.fits(strategy):
             dispatch = _dispatch(strategy, dispatches, "eval")
         before_iteration, before_forward, after_forward, after_iteration = dispatch.calls
 
-        strategy._unpack_minibatch()
+        if not unpacked:
+            strategy._unpack_minibatch()
         for call in before_iteration:
             call(strategy, **kwargs)
 
@@ -205,6 +210,14 @@ def eval_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any)
 
         for call in after_iteration:
             call(strategy, **kwargs)
+
+
+def _is_unpacked(strategy: Any) -> bool:
+    """Whether batches come as lists of tensors on the strategy's device, and nothing more would be done to them."""
+    loader = strategy.dataloader
+    plain = type(strategy)._unpack_minibatch is SupervisedProblem._unpack_minibatch
+    plain = plain and "_unpack_minibatch" not in vars(strategy)
+    return plain and isinstance(loader, TensorLoader) and loader.augment is None and loader.device == strategy.device
 
 
 def _dispatch(strategy: Any, dispatches: dict[str, Dispatch], loop: str) -> Dispatch:
@@ -302,27 +315,23 @@ class Dispatch:
         # Kept, so that nothing else can take their place in memory.
         self.kept = [*strategy.plugins, *evaluator.metrics, *evaluator.loggers]
         self.parts = _parts(strategy)
-        self.active = evaluator.active
-        self.periods = _periods(strategy)
+        self.periodic = [p for p in strategy.plugins if type(p) is PeriodicEval]
+        self.periods = self._periods()
         self.calls: list[list[Call]] = [_calls(strategy, event) for event in events]
 
     def fits(self, strategy: Any) -> bool:
         """Say whether the strategy is the one it was, with the same plugins, metrics and loggers."""
-        return (
-            strategy is self.strategy
-            and strategy.evaluator.active is self.active
-            and _parts(strategy) == self.parts
-            and _periods(strategy) == self.periods
-        )
+        return strategy is self.strategy and _parts(strategy) == self.parts and self._periods() == self.periods
+
+    def _periods(self) -> list[tuple[str, int]]:
+        return [(p.peval_mode, p.eval_every) for p in self.periodic]
 
 
-def _periods(strategy: Any) -> list[tuple[str, int]]:
-    return [(p.peval_mode, p.eval_every) for p in strategy.plugins if type(p) is PeriodicEval]
-
-
-def _parts(strategy: Any) -> tuple[list[int], list[int], list[int]]:
+def _parts(strategy: Any) -> tuple[list[int], list[int], list[int], int, bool]:
+    """Plugins, metrics, loggers and evaluator as they are now, and whether it is active."""
     evaluator = strategy.evaluator
-    return [*map(id, strategy.plugins)], [*map(id, evaluator.metrics)], [*map(id, evaluator.loggers)]
+    metrics, loggers = evaluator.metrics, evaluator.loggers
+    return [*map(id, strategy.plugins)], [*map(id, metrics)], [*map(id, loggers)], id(evaluator), evaluator.active
 
 
 def _calls(strategy: Any, event: str) -> list[Call]:

@@ -446,9 +446,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             # An optimiser that looks at the loss more than once, such as L-BFGS or SAM.
             return self._forward_again(strategy, step, forward, *args, **kwargs)
         step.begun = True
-        check_batch(strategy.mbatch, labelled=self._labelled)
+        step.given = self._path.given(strategy.mbatch) if self._path is not None else None
+        if step.given is None or step.given.first:  # all of one loader are alike
+            check_batch(strategy.mbatch, labelled=self._labelled)
         step.stream = self._stream_of(strategy) if self._others else strategy.mbatch
-        step.given = self._path.given(step.stream[0]) if self._path is not None else None
         if writing.when == "experience" and not strategy.clock.train_exp_epochs:
             writing.test_labels(step.stream[1])
         recall = self._sample(strategy, step)
@@ -456,7 +457,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         writes = not step.repeats and writing.is_due(strategy)
         passed_first = writes and writing.after_forward
         if writes and not passed_first:
-            sound = step.given is not None and step.given.is_sound(step.stream)
+            sound = step.given is not None and step.given.is_sound
             writing.write(step.stream[0], step.stream[1:], writing.number, sound=sound)
         if self.prefetch and not passed_first:
             self._fetch_ahead(step)

@@ -470,7 +470,7 @@ def test_rows_of_a_tensor_may_have_other_targets_and_are_checked_like_batches() 
     memory, rows = RandomMemory(4), torch.tensor([2, 0, 1])
     memory.write_from(torch.eye(3), rows, rows / 2, batch_size=2, checked=True)
     assert torch.equal(memory.rows(torch.arange(3)).y, rows / 2)
-    with pytest.raises(ValueError, match="x: expected torch.float32 rows of shape"):
+    with pytest.raises(ValueError, match=r"x: expected torch\.float32 rows of shape"):
         memory.write_from(torch.eye(4), rows, rows / 2, batch_size=2, checked=True)
     with pytest.raises(ValueError, match="x: expected finite values"):
         RandomMemory(4).write_from(torch.eye(3) / 0, rows, rows, batch_size=2)
@@ -496,7 +496,8 @@ def test_a_sample_is_put_where_it_is_wanted_if_it_fits() -> None:
     recall = memory.sample(4, into=room[2:6])
     assert torch.equal(recall.x, other.sample(4).x)
     assert recall.x.data_ptr() == room[2].data_ptr()
-    assert not room[:2].any() and not room[6:].any()
+    assert not room[:2].any()
+    assert not room[6:].any()
     assert len(memory.sample(8, into=torch.zeros(8, 3)).x) == 6
     for wrong in (torch.zeros(4, 2), torch.zeros(3, 3), torch.zeros(4, 3).double(), torch.zeros(3, 4).T):
         before = wrong.clone()

@@ -80,23 +80,26 @@ class Given:
     :param batch: ``[x, y, ...]``.
     :param whole: x, and behind it as many rows without content; None: there are none.
     :param sound: x is finite, and all else integers from 0 to 2**31 - 1.
+    :param first: of its epoch.
     """
 
-    def __init__(self, batch: list[Tensor], whole: Tensor | None, sound: bool) -> None:
+    def __init__(self, batch: list[Tensor], whole: Tensor | None, sound: bool, first: bool) -> None:
         self._batch, self._sound = tuple(batch), sound  # the list may be changed
         self._versions = [column._version for column in batch] if sound else []
-        self.whole = whole
+        self.whole, self.first = whole, first
 
     def is_x(self, x: object) -> bool:
         """Whether x is this batch's."""
         return x is self._batch[0]
 
-    def is_sound(self, batch: list[Tensor]) -> bool:
-        """Whether a batch is this one, and nobody has changed what was known of it."""
-        return self._sound and all(
-            one is given and one._version == version
-            for one, given, version in zip(batch, self._batch, self._versions, strict=False)
-        )
+    def is_batch(self, batch: object) -> bool:
+        """Whether another holds the very same tensors."""
+        return isinstance(batch, list) and [*map(id, batch)] == [*map(id, self._batch)]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nobody has changed what was known of it."""
+        return self._sound and [column._version for column in self._batch] == self._versions
 
 
 class TensorLoader:
@@ -139,6 +142,7 @@ class TensorLoader:
         self.augment = augment
         self.augment_generator = augment_generator
         self.batch_size = sum(group.batch_size for group in groups)
+        self.device = groups[0].rows.columns[0].device
 
     def __len__(self) -> int:
         return self.groups[self.main].batches(self.drop_last)
@@ -175,7 +179,7 @@ class TensorLoader:
             rows = picked.shape[0]
             whole = x.new_empty((2 * rows, *x.shape[1:]))
             batch = [torch.index_select(x, 0, picked, out=whole[:rows]), *rest]
-            self.given = Given(batch, whole, sound)
+            self.given = Given(batch, whole, sound, first=not number)
             yield batch
         self.given = None
         self.order.end(len(index))
