@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 
 TYPES = {"int32": torch.int32, "int16": torch.int16, "uint8": torch.uint8}
+_NUMPY = {"int32": np.int32, "int16": np.int16, "uint8": np.uint8}
 Given = Mapping[str, Tensor | int]
 
 
@@ -69,6 +71,13 @@ class LabelColumns:
         :param count: how many.
         :param device: where they come to lie.
         """
+        if device.type == "cpu" and isinstance(take, Tensor):
+            # Few rows as a rule, for which torch's calls cost more than their work.
+            table = np.empty((count, len(self.names)), dtype=_NUMPY[self.kind])
+            for column, name in enumerate(self.names):
+                value = labels[name]
+                table[:, column] = value.cpu().numpy()[take.numpy()] if isinstance(value, Tensor) else value
+            return torch.from_numpy(table)
         stacked = torch.empty(count, len(self.names), dtype=self.dtype, device=device)
         for name, column in zip(self.names, stacked.unbind(1), strict=True):
             value = labels[name]

@@ -573,7 +573,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
                 return self._decoded(ahead.use(self.read_policy, self._generator))
         slots = policies.chosen_slots(self.read_policy, n, self._written, self._generator)
         if into is not None and type(self.codec) is codecs.Raw:
-            return self._decoded(self.store.gather(slots, codes=into))
+            return self._decoded(self.store.gather(slots, {"codes": into}))
         return self._decoded(self.store.gather(slots))
 
     def prefetch(self, n: int) -> None:

@@ -289,12 +289,13 @@ class RowStore(nn.Module):
         rows = buffer.index_select(0, to_device(slots, buffer.device))
         return rows if buffer.device == self.device else to_device(rows, self.device)
 
-    def gather(self, slots: Tensor, **into: Tensor) -> dict[str, Tensor]:
+    def gather(self, slots: Tensor, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Rows in ``slots`` of every tensor, as :meth:`get` gives them.
 
-        :param into: where rows of the tensor of that name may come to lie, if they are of its kind.
+        :param into: by name, where rows may come to lie, if they are of its kind.
         """
-        self._settle()
+        if self._arriving:
+            self._settle()
         found: dict[str, Tensor] = {}
         here, index = None, slots
         for name, buffer in self._buffers.items():
@@ -303,7 +304,7 @@ class RowStore(nn.Module):
                     here, index = buffer.device, to_device(slots, buffer.device)
                 if name in self._files:
                     read_ahead(self._files[name], buffer.nbytes // self.capacity, slots)
-                place = into.get(name)
+                place = into.get(name) if into else None
                 if place is not None and _is_room_for(place, slots.shape[0], buffer):
                     place = place[: slots.shape[0]]
                     found[name] = torch.index_select(buffer, 0, index, out=place)

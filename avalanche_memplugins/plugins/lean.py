@@ -17,7 +17,7 @@ from avalanche.training.templates.base_sgd import BaseSGDTemplate, PeriodicEval
 from avalanche.training.templates.problem_type.supervised_problem import SupervisedProblem
 from avalanche.training.templates.update_type.sgd_update import SGDUpdate
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from avalanche_memplugins import _checks as check
@@ -281,8 +281,23 @@ def _step(strategy: Any) -> None:
     if step is None or watched:
         method()
         return
+    if type(optimizer) is SGD and all(map(_is_plain_descent, optimizer.param_groups)):
+        with torch.no_grad():
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.add_(parameter.grad, alpha=-group["lr"])
+        return
     with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
         step(optimizer)
+
+
+def _is_plain_descent(group: dict[str, Any]) -> bool:
+    """Whether torch's SGD only adds gradients times a number, one parameter after the other."""
+    more = ("momentum", "weight_decay", "maximize", "foreach", "fused", "differentiable")
+    if any(map(group.get, more)) or type(group["lr"]) is not float:
+        return False
+    return all(parameter.is_cpu for parameter in group["params"])
 
 
 @functools.lru_cache(maxsize=64)
@@ -330,8 +345,10 @@ class Dispatch:
 def _parts(strategy: Any) -> tuple[list[int], list[int], list[int], int, bool]:
     """Plugins, metrics, loggers and evaluator as they are now, and whether it is active."""
     evaluator = strategy.evaluator
-    metrics, loggers = evaluator.metrics, evaluator.loggers
-    return [*map(id, strategy.plugins)], [*map(id, metrics)], [*map(id, loggers)], id(evaluator), evaluator.active
+    # Avalanche's looks twice at each name that is asked for.
+    get = object.__getattribute__ if type(evaluator) is EvaluationPlugin else getattr
+    metrics, loggers, active = get(evaluator, "metrics"), get(evaluator, "loggers"), get(evaluator, "active")
+    return [*map(id, strategy.plugins)], [*map(id, metrics)], [*map(id, loggers)], id(evaluator), active
 
 
 def _calls(strategy: Any, event: str) -> list[Call]:
