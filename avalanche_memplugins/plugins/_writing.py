@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Number
@@ -21,6 +22,7 @@ from avalanche_memplugins.plugins._experience import (
     Batches,
     HeldBatches,
     Rows,
+    comes_in_pieces,
     normalisation_of,
     number_of,
     parts_of,
@@ -30,9 +32,14 @@ from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._outputs import main_output, rows_of
 from avalanche_memplugins.plugins._strategy import row_losses
 
-When: TypeAlias = Literal["iteration", "experience"]
+When: TypeAlias = Literal["auto", "iteration", "experience"]
 Epochs: TypeAlias = Literal["first", "all"]
 Origin: TypeAlias = Literal["experience", "task_label"]
+_LOG = logging.getLogger(__name__)
+_NOTES = {
+    "experience": "rows are written when an experience has ended, so that rows of earlier ones are replayed",
+    "iteration": "rows are written at each iteration, as the stream comes in pieces",
+}
 
 
 class Writing:
@@ -54,7 +61,7 @@ class Writing:
         tap: LatentTap | None,
         *,
         every: int,
-        when: When | None,
+        when: When,
         epochs: Epochs,
         origin: Origin,
     ) -> None:
@@ -65,9 +72,14 @@ class Writing:
                 f"memory: expected a memory with sample and write or consolidate, got {type(memory).__name__}"
             )
         self.every = check.positive_integer("write_every", every)
-        usual: When = "experience" if self.learns else "iteration"
-        self.when: When = check.choice("write_at", when or usual, ("iteration", "experience"))
         self.epochs: Epochs = check.choice("write_epochs", epochs, ("first", "all"))
+        # As it was asked for, and as it is for the running experience.
+        self.asked: When = check.choice("write_at", when, ("auto", "iteration", "experience"))
+        if when == "auto" and self.learns:
+            self.asked = "experience"
+        elif when == "auto" and (self.every > 1 or self.epochs == "all"):
+            self.asked = "iteration"  # at the end of an experience these would mean nothing
+        self.when: When = self.asked
         self.origin: Origin = check.choice("origin", origin, ("experience", "task_label"))
         self.needs = _needs_of(memory)
         kind = type(memory)
@@ -75,8 +87,8 @@ class Writing:
         self._may_be_checked = "checked" in inspect.signature(getattr(memory, "write", len)).parameters
         if self.learns and self.when == "iteration":
             raise ValueError(
-                f"write_at: {type(memory).__name__} learns from whole experiences, expected 'experience' or None, "
-                "got 'iteration'"
+                f"write_at: {type(memory).__name__} learns from whole experiences, expected 'experience' or "
+                "'auto', got 'iteration'"
             )
         if self.learns and self.needs:
             raise ValueError(
@@ -90,6 +102,15 @@ class Writing:
         self._row_losses: Callable[[Any, Tensor], Tensor] | None = None
         self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
         self._told = False
+        self._noted: set[str] = set()
+
+    def __repr__(self) -> str:
+        return repr(self.when) if self.when == self.asked else f"{self.when!r} (auto)"
+
+    def take(self, asked: When, when: When) -> None:
+        """Go on as a saved plugin; what this one was asked for stays, if that is more than ``"auto"``."""
+        if self.asked == "auto":
+            self.asked, self.when = asked, when
 
     # ---------------------------------------------------------------- before training
 
@@ -108,7 +129,15 @@ class Writing:
         """
         self.number = number_of(strategy)
         self._probe = None
+        if self.asked == "auto":
+            self.when = "iteration" if comes_in_pieces(strategy) else "experience"
+            if self.when not in self._noted:
+                self._noted.add(self.when)
+                _LOG.info("MemoryReplayPlugin(write_at='auto'): %s", _NOTES[self.when])
         at_end = self.when == "experience"
+        # What was written stays until the experience has ended: no row has to be read twice before another.
+        if at_end and not self.learns and hasattr(self.memory, "read_in_passes"):
+            self.memory.read_in_passes()
         if self.tap is None:
             dataset = strategy.experience.dataset
             _tell_normalisation(self.memory, dataset.eval() if at_end else dataset.train())
