@@ -20,6 +20,7 @@ from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.plugins._fast import fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._materialise.known import flatten
+from avalanche_memplugins.plugins._materialise.loader import TensorLoader
 from avalanche_memplugins.plugins._materialise.resolve import Source, Unsupported, resolve
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
@@ -98,6 +99,10 @@ class Batches:
             if isinstance(plugin, TensorLoaderPlugin):
                 loader = plugin.serve(loader, self.device, generator=generator)
         self._loader = loader
+
+    def stored(self) -> tuple[Tensor, Tensor, list[Tensor], bool] | None:
+        """All rows as they lie in a tensor, if they do; see :meth:`TensorLoader.stored`."""
+        return self._loader.stored() if isinstance(self._loader, TensorLoader) else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in self._loader:

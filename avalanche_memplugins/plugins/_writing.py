@@ -16,6 +16,7 @@ from torch import Tensor
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins._random import frozen_generators, isolated
+from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._experience import (
     Batches,
@@ -81,6 +82,9 @@ class Writing:
         self.when: When = self.asked
         self.origin: Origin = check.choice("origin", origin, ("experience", "task_label"))
         self.needs = _needs_of(memory)
+        kind = type(memory)
+        self._writes_from = isinstance(memory, RandomMemory) and kind.write is RandomMemory.write
+        self._may_be_checked = "checked" in inspect.signature(getattr(memory, "write", len)).parameters
         if self.learns and self.when == "iteration":
             raise ValueError(
                 f"write_at: {type(memory).__name__} learns from whole experiences, expected 'experience' or "
@@ -202,16 +206,17 @@ class Writing:
         self.iterations += 1
         return (self.iterations - 1) % self.every == 0
 
-    def write(self, x: Tensor, labels: list[Tensor], number: int, output: Any = None) -> None:
+    def write(self, x: Tensor, labels: list[Tensor], number: int, output: Any = None, *, sound: bool = False) -> None:
         """Offer rows to the memory.
 
         :param x: ``(B, *shape)``.
         :param labels: ``[y]`` or ``[y, t]``, each ``(B,)``.
         :param number: of their experience.
         :param output: the model's, for these rows; None if the memory needs none.
+        :param sound: rows and labels have been looked at.
         """
         y, t = labels[0], labels[1] if len(labels) > 1 else 0
-        extras: dict[str, Tensor] = {}
+        extras: dict[str, Any] = {"checked": True} if sound and self._may_be_checked else {}
         if self.needs:
             logits = main_output(output).detach().float()
             if "logits" in self.needs:
@@ -251,6 +256,9 @@ class Writing:
                 return
             for number, dataset in parts_of(strategy):
                 batches = Batches(strategy, dataset, strategy.eval_mb_size, None)
+                if self._writes_from and not self.after_forward and (stored := batches.stored()) is not None:
+                    self._write_from(*stored, number, strategy.eval_mb_size)
+                    continue
                 passed: Iterable[Rows] = (Rows(*batch) for batch in batches)
                 if self.after_forward:
                     passed = through_the_model(strategy, batches, self.tap)
@@ -259,6 +267,14 @@ class Writing:
         except ValueError as error:
             self._tell_if_diverged(strategy, error)
             raise
+
+    def _write_from(
+        self, source: Tensor, rows: Tensor, labels: list[Tensor], sound: bool, number: int, batch_size: int
+    ) -> None:
+        y, t = labels[0], labels[-1] if len(labels) > 1 else 0
+        origin = t if self.origin == "task_label" else number
+        memory = cast("RandomMemory", self.memory)
+        memory.write_from(source, rows, y, t, origin=origin, checked=sound, batch_size=batch_size)
 
     def _to_learn(self, strategy: Any, generator: torch.Generator) -> Batches | HeldBatches:
         dataset = concat_datasets([data for _, data in parts_of(strategy)])

@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from avalanche.core import SupervisedPlugin
@@ -19,7 +19,7 @@ from torch import Tensor
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins._words import OF_A_PLUGIN, names_ours
-from avalanche_memplugins.memories import Recall
+from avalanche_memplugins.memories import RandomMemory, Recall
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
 from avalanche_memplugins.plugins._experience import has_task_labels, parts_of
@@ -215,8 +215,11 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self._generator = torch.Generator().manual_seed(check.seed(seed))
         self._step: Step | None = None
         # What stays the same for an experience: replay plugins beside this one, whether the loss has parts of its own,
-        # whether criterion() is overridden, whether the stream's loss is read, whether batches have task labels.
+        # whether criterion() is overridden, whether the stream's loss is read, whether batches have task labels, the
+        # fast path, and whether the memory can put rows behind the stream's.
         self._others: list[MemoryReplayPlugin] = []
+        self._path: FastPath | None = None
+        self._may_lie_behind = False
         self._apart = self._overridden = self._labelled = False
         self._loss_is_read = True
         self._fired = False  # whether before_forward did in this experience
@@ -421,7 +424,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     def _take_part(self, strategy: Any, train: Method, *args: Any, **kwargs: Any) -> None:
         """Train on an experience; nothing of the plugin is left on strategy or model afterwards, whatever happens."""
-        has_path = fast_path_of(strategy) is self.fast_path
+        self._path = fast_path_of(strategy)
+        has_path = self._path is self.fast_path
+        sample = type(self.memory).sample
+        self._may_lie_behind = sample is RandomMemory.sample and self.at is None and self.batch_policy == "append"
         with (
             around(
                 strategy,
@@ -435,7 +441,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             finally:
                 if self._step is not None:
                     self._step.restore(strategy)
-                self._step, self._others = None, []
+                self._step, self._path, self._others = None, None, []
                 if self._tap is not None:
                     self._tap.lose()
 
@@ -448,7 +454,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             # An optimiser that looks at the loss more than once, such as L-BFGS or SAM.
             return self._forward_again(strategy, step, forward, *args, **kwargs)
         step.begun = True
-        check_batch(strategy.mbatch, labelled=self._labelled)
+        step.given = self._path.given(strategy.mbatch) if self._path is not None else None
+        if step.given is None or step.given.first:  # all of one loader are alike
+            check_batch(strategy.mbatch, labelled=self._labelled)
         step.stream = self._stream_of(strategy) if self._others else strategy.mbatch
         if writing.when == "experience" and not strategy.clock.train_exp_epochs:
             writing.test_labels(step.stream[1])
@@ -457,7 +465,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         writes = not step.repeats and writing.is_due(strategy)
         passed_first = writes and writing.after_forward
         if writes and not passed_first:
-            writing.write(step.stream[0], step.stream[1:], writing.number)
+            sound = step.given is not None and step.given.is_sound
+            writing.write(step.stream[0], step.stream[1:], writing.number, sound=sound)
         if self.prefetch and not passed_first:
             self._fetch_ahead(step)
         step.begin(strategy, recall, replace=self.batch_policy == "replace")
@@ -563,6 +572,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     def _draw(self, strategy: Any, step: Step) -> Recall:
         """Rows from the memory, as many as the step wants; for plugins that read it in other ways."""
+        if self._may_lie_behind and (room := step.take_room()) is not None:
+            return cast("RandomMemory", self.memory).sample(step.wanted, into=room)
         return self.memory.sample(step.wanted)
 
     def _fetch_ahead(self, step: Step) -> None:
