@@ -302,7 +302,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
-        """The tensors of a row of x, and of targets: name in the store, label, codec, shape, type; none before a write."""
+        """The tensors of a row of x, and of targets: name in the store, label, codec, shape, type; () at first."""
         return tuple(leaf for layout in self._layouts.values() for leaf in layout.leaves)
 
     @property
@@ -482,12 +482,12 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         labels, columns = self._columns.taking(
             y, t, origin, batch, first=not self.seen, group=group, padded=self._padded(y)
         )
-        if columns.targets is not None and self.group is None:
-            if "class" in (self.write_policy.grouping, self.read_policy.grouping):
-                raise ValueError(
-                    f"y: expected integer classes (B,), as this memory's policies go by class, got {columns.targets}; "
-                    "a memory made with group=, a function of x and y, takes the groups that it gives instead"
-                )
+        by_class = "class" in (self.write_policy.grouping, self.read_policy.grouping)
+        if columns.targets is not None and self.group is None and by_class:
+            raise ValueError(
+                f"y: expected integer classes (B,), as this memory's policies go by class, got {columns.targets}; "
+                "a memory made with group=, a function of x and y, takes the groups that it gives instead"
+            )
         if not isinstance(x, Tensor) and self.embedding is None and "x" in policies.needs_of(self.write_policy):
             raise ValueError(
                 f"x: expected one tensor, whose rows the write policy {policies.name_of(self.write_policy)!r} "
@@ -669,6 +669,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     def _labels_in(self, held: dict[str, Tensor]) -> tuple[Any, Tensor, Tensor]:
         labels = held.get("labels")
         if labels is None:
+            if self._columns.names:
+                raise ValueError("state: lacks rows 'labels'")
             some = next(iter(held.values()))
             labels = some.new_zeros(len(some), 0)
         y, t, origin = self._columns.unstack(labels)

@@ -134,6 +134,28 @@ def _replay_and_answer(setup: Setup) -> Built:
     )
 
 
+def _mixed(setup: Setup) -> Built:
+    from avalanche_memplugins import MemoryReplayPlugin
+    from avalanche_memplugins.plugins import MemoryPredictionPlugin
+
+    held, options = _memory(setup), setup.spec.all_options
+    temperature: Any = "fitted" if options["weight"] is None else 1 / options["weight"]
+    replay = MemoryReplayPlugin(
+        held, replay_size=options["replay_size"], replay_weight=options["replay_weight"], seed=setup.spec.seed
+    )
+    answer = MemoryPredictionPlugin(held, combine="product", temperature=temperature, fit_rows=held.rows)
+    return with_memory(setup, held, replay, answer)
+
+
+def _mixed_unsuitable(spec: RunSpec) -> str | None:
+    options = spec.all_options
+    if not 0 < options["share"] < 1:
+        return f"share: expected a number between 0 and 1, got {options['share']}"
+    if options["weight"] is not None and not options["weight"] > 0:
+        return f"weight: expected a number > 0, or none to fit it, got {options['weight']}"
+    return None
+
+
 def _vae_unsuitable(spec: RunSpec) -> str | None:
     labels = spec.all_options["labels"]
     if labels not in (None, "memory", "old_model", "soft"):
@@ -213,11 +235,12 @@ KNN = Recipe(
     source="Cover & Hart 1967",
 )
 # None: the lab chooses, see memory.discriminant.
-_FEATURES = {"embedding": "auto", "numbers": None, "precision": None, "by": None}
+_FEATURES = {"embedding": "auto", "numbers": None, "precision": None, "deviations": 16, "by": None}
 _COVARIANCES = {**_FEATURES, "rank": None, "components": None, "shrinkage": 0.3, "ridge": 3e-3}
 _EMBEDDING = (
-    "options: embedding (raw; codes of a pretrained auto-encoder, for 28 x 28 grey images; scattering, of so many "
-    "numbers; auto: codes if there are some, else raw), precision (bits), by (class or experience)"
+    "options: embedding (raw; codes of a pretrained auto-encoder, for 28 x 28 grey images; scattering or a random "
+    "projection, of so many numbers; auto: codes if there are some, else raw), precision and deviations (bits), by "
+    "(class or experience)"
 )
 QDA = Recipe(
     name="qda",
@@ -365,6 +388,44 @@ OURS = (
             },
         },
         source="products of experts: Hinton 1999; the halves are ours",
+    ),
+    Recipe(
+        name="mixed",
+        label="Mixed",
+        summary="coded rows are replayed and Gaussians over a random projection answer beside the network, within one "
+        "budget; options: share (of the Gaussians), codec (auto: black and white pixels, entropy-coded), precision "
+        "(bits), rank, by, weight (of the Gaussians' answer; none: fitted to stored rows), replay_size, replay_weight",
+        build=_mixed,
+        memory=memory.mixed,
+        unsuitable=_mixed_unsuitable,
+        sized="bytes",
+        options={
+            "share": 0.7,
+            "codec": "auto",
+            "precision": 4,
+            "rank": None,
+            "by": None,
+            "embedding": "projection",
+            "numbers": None,
+            "shrinkage": 0.1,
+            "ridge": 3e-3,
+            "weight": 0.5,
+            "policy": "reservoir",
+            "replay_size": None,
+            "replay_weight": None,
+        },
+        source="products of experts: Hinton 1999; the halves are ours; settings chosen in bench/mixed.py",
+    ),
+    Recipe(
+        name="ranpac",
+        label="RanPAC",
+        summary="no network: least squares over random features answer; options: embedding and numbers as slda, width "
+        "(none: what the budget holds), ridge (none: chosen on vectors held back), held_back",
+        build=_answering,
+        memory=memory.projected,
+        sized="bytes",
+        options={"embedding": "auto", "numbers": None, "width": None, "ridge": None, "held_back": 200},
+        source="McDonnell et al. 2023, arXiv 2307.02251, without training adapters first",
     ),
     Recipe(
         name="gaussian",
