@@ -107,6 +107,11 @@ class Writing:
     def __repr__(self) -> str:
         return repr(self.when) if self.when == self.asked else f"{self.when!r} (auto)"
 
+    @property
+    def waits(self) -> bool:
+        """Whether ``"auto"`` has decided to write at the end of the running experience."""
+        return self.asked == "auto" and self.when == "experience"
+
     def take(self, asked: When, when: When) -> None:
         """Go on as a saved plugin; what this one was asked for stays, if that is more than ``"auto"``."""
         if self.asked == "auto":

@@ -103,7 +103,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         that is written at the end has ``check_rows``, the plugin tests one row before training starts, so that wrong
         shapes fail early. If it has ``needs``, a set with ``"loss"`` or ``"logits"`` in it, its ``write`` is given the
         loss of each row ``(B,)`` or the model's outputs ``(B, classes)``, without gradient, as ``loss`` or ``logits``.
-    :param replay_size: rows to replay each iteration: a number; None: as many as the stream's rows;
+    :param replay_size: rows to replay each iteration: a number; None: as many as the stream's rows, or, where
+        ``write_at="auto"`` waits for the end of the experience, ``train_mb_size``, beside a last batch of fewer, too;
         ``"growing"``: as many for each experience before; or a function of the number of the experience, from 0,
         and of the iteration in it, from 0, that gives the rows, >= 0.
     :param write_every: write one whole batch every so many iterations (RMA's m), >= 1. A batch that a loop trains on
@@ -549,7 +550,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         """Rows to replay beside ``rows`` of the stream; what takes their place leaves one of them at least."""
         amount, replace = self.replay_size, self.batch_policy == "replace"
         size = rows // 2 if replace else rows
-        if isinstance(amount, int):
+        if amount is None and not replace and self.writing.waits:
+            size = max(rows, strategy.train_mb_size)
+        elif isinstance(amount, int):
             size = amount
         elif amount is not None:
             number = int(strategy.clock.train_exp_counter)
