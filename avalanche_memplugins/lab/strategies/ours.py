@@ -394,7 +394,7 @@ OURS = (
         unsuitable=_mixed_unsuitable,
         sized="bytes",
         options={
-            "share": 0.7,
+            "share": 0.75,
             "codec": "auto",
             "precision": 4,
             "rank": None,
@@ -406,7 +406,7 @@ OURS = (
             "weight": 0.5,
             "policy": "reservoir",
             "replay_size": None,
-            "replay_weight": None,
+            "replay_weight": "growing",
         },
         source="products of experts: Hinton 1999; the halves are ours; settings chosen in bench/mixed.py",
     ),
