@@ -77,7 +77,7 @@ class MixedMemory(AdaptsToExperiences, SavesToFolder):
         classes: int,
         shape: tuple[int, ...],
         codec: Any = "raw",
-        share: float = 0.7,
+        share: float = 0.75,
         experiences: int = 1,
         by: Literal["class", "experience"] = "class",
         embedding: nn.Module | None = None,
@@ -126,8 +126,6 @@ class MixedMemory(AdaptsToExperiences, SavesToFolder):
         answers = GaussianMemory.from_budget(room, shape=(width,), **sizes, **made)
         left = nbytes - answers.settled_nbytes(width=width, **sizes)
         kept = {"labels": "uint8" if classes <= 256 else "int16", "store_tasks": False, "seed": seed, **(rows or {})}
-        if getattr(codec, "variable", False):
-            return cls(CodedMemory.from_budget(left, codec=codec, **kept), answers)
         return cls(RandomMemory.from_budget(left, shape=shape, codec=codec, **sizes, **kept), answers)
 
     # ---------------------------------------------------------------- what it holds

@@ -779,10 +779,18 @@ CODED: dict[str, Any] = {
 def coded_options(name: str) -> dict[str, Any]:
     codec = EntropyCoded(Bits(2))
     options = {"write_policy": "ring", "labels": "uint8", "store_tasks": False, "seed": 0}
-    return {name: 2_000, "codec": codec, **options}
+    more = {"capacity": 9} if name == "budget_bytes" else {}
+    return {name: 2_000, "codec": codec, **more, **options}
 
 
-record("memories.CodedMemory", M.CodedMemory, lambda: coded_options("budget_bytes"), budget_bytes=BYTES, **CODED)
+record(
+    "memories.CodedMemory",
+    M.CodedMemory,
+    lambda: coded_options("budget_bytes"),
+    budget_bytes=Values((0, -1, True, 1.5, "many", [3])),
+    capacity=Integer(none=True),
+    **CODED,
+)
 record(
     "memories.CodedMemory.from_budget",
     M.CodedMemory.from_budget,
@@ -805,6 +813,7 @@ record(
     t=Values((1.5, "x", True, -1, 2**31, [0], torch.zeros(3, dtype=torch.int64), torch.zeros(ROWS))),
     origin=Values((1.5, "x", True, -1, 2**31, [0], torch.zeros(3, dtype=torch.int64), torch.zeros(ROWS))),
 )
+record("memories.CodedMemory.prefetch", lambda **a: coded().prefetch(**a), lambda: {"n": 2})
 record("memories.CodedMemory.sample", lambda **a: coded().sample(**a), lambda: {"n": 2})
 record("memories.CodedMemory.save", lambda **a: coded().save(**a), lambda: {"folder": TMP / "CodedMemory"})
 record("memories.CodedMemory.load", lambda **a: coded().load(**a), lambda: {"folder": saved(coded(), "CodedMemory")})

@@ -359,6 +359,10 @@ def mixed(spec: RunSpec) -> Any:
     from avalanche_memplugins.memories import MixedMemory
 
     options, info = spec.all_options, spec.info
+    if not 0 < options["share"] < 1:
+        raise ValueError(f"share: expected a number between 0 and 1, got {options['share']}")
+    if options["weight"] is not None and not options["weight"] > 0:
+        raise ValueError(f"weight: expected a number > 0, or none to fit it, got {options['weight']}")
     by = options["by"] or ("experience" if info.scenario == "domain-incremental" else "class")
     name = options["codec"]
     if name == "auto":

@@ -146,15 +146,6 @@ def _mixed(setup: Setup) -> Built:
     return with_memory(setup, held, replay, answer)
 
 
-def _mixed_unsuitable(spec: RunSpec) -> str | None:
-    options = spec.all_options
-    if not 0 < options["share"] < 1:
-        return f"share: expected a number between 0 and 1, got {options['share']}"
-    if options["weight"] is not None and not options["weight"] > 0:
-        return f"weight: expected a number > 0, or none to fit it, got {options['weight']}"
-    return None
-
-
 def _vae_unsuitable(spec: RunSpec) -> str | None:
     labels = spec.all_options["labels"]
     if labels not in (None, "memory", "old_model", "soft"):
@@ -319,6 +310,14 @@ OURS = (
         codec="4bit",
     ),
     MBPA.alias(
+        "er-mbpa-2bit",
+        "ER + MbPA, 2-bit",
+        "the same from rows as er-2bit stores them",
+        source="as mbpa",
+        replay=True,
+        codec="2bit",
+    ),
+    MBPA.alias(
         "er-mbpa-latent",
         "ER + MbPA, latent",
         "the same from rows as er-latent stores them; 28 x 28 grey images only",
@@ -333,6 +332,20 @@ OURS = (
         "no network: the class of the nearest row of those that er-4bit stores; the control for all others",
         source="Cover & Hart 1967",
         codec="4bit",
+    ),
+    KNN.alias(
+        "knn-2bit",
+        "1-NN, 2-bit",
+        "the same of those that er-2bit stores",
+        source="as knn-4bit",
+        codec="2bit",
+    ),
+    KNN.alias(
+        "knn-2bit-coded",
+        "1-NN, 2-bit coded",
+        "the same of those that er-2bit-coded stores; needs a budget in bytes",
+        source="as knn-4bit",
+        codec="2bit-coded",
     ),
     KNN.alias(
         "knn-latent",
@@ -396,10 +409,9 @@ OURS = (
         "(bits), rank, by, weight (of the Gaussians' answer; none: fitted to stored rows), replay_size, replay_weight",
         build=_mixed,
         memory=memory.mixed,
-        unsuitable=_mixed_unsuitable,
         sized="bytes",
         options={
-            "share": 0.7,
+            "share": 0.75,
             "codec": "auto",
             "precision": 4,
             "rank": None,
@@ -411,7 +423,7 @@ OURS = (
             "weight": 0.5,
             "policy": "reservoir",
             "replay_size": None,
-            "replay_weight": None,
+            "replay_weight": "growing",
         },
         source="products of experts: Hinton 1999; the halves are ours; settings chosen in bench/mixed.py",
     ),
