@@ -47,7 +47,7 @@ def comes_in_pieces(strategy: Any) -> bool:
     if hasattr(strategy.experience, "access_task_boundaries"):
         return True
     rows = sum(len(dataset) for _, dataset in parts_of(strategy))
-    return rows <= strategy.train_mb_size and strategy.train_epochs == 1
+    return bool(rows <= strategy.train_mb_size and strategy.train_epochs == 1)
 
 
 def has_task_labels(strategy: Any) -> bool:
