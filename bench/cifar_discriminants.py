@@ -87,7 +87,7 @@ def streaming_lda(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], ord
     for classes in order.split(2):
         for row in torch.isin(train[1], classes).nonzero().flatten():
             theirs.fit(train[0][row], train[1][row : row + 1])
-    hits = theirs.predict(test[0], return_probas=False).argmax(1) == test[1]
+    hits = theirs.predict(test[0]).argmax(1) == test[1]
     return 100 * float(hits.float().mean()), sum(value.nbytes for value in (theirs.muK, theirs.cK, theirs.Sigma))
 
 
