@@ -66,7 +66,7 @@ class GaussianBank:
         self.is_tied, self.is_unit = tied is True, tied == "unit"
         self.is_bare = bool(tied) and self.rank == 0  # groups have no covariance of their own
         self.of_classes = components == 1 and by == "class"  # group i is the class of index i
-        self.packed = None if precision == "float32" else PackedGaussians(precision, self.rank, deviations)
+        self.packed = None if precision == "float32" else PackedGaussians(precision, self.rank, deviations, leading)
         self._floats = ("mean", "spread", "residual", *(("shared",) if self.is_tied else ()))
         for name in (*self._floats, *(("waiting",) if components > 1 else ())):
             buffers[name] = torch.zeros(0)

@@ -46,6 +46,7 @@ class PackedGaussians(nn.Module):
     :param bits: of a number of the covariances, 4, 6 or 8.
     :param rank: of the groups' factors; None: whole matrices.
     :param deviations: bits of a deviation, 16 or 4.
+    :param leading: numbers that the groups' own covariances are of; None: all.
     """
 
     centre: Tensor
@@ -54,9 +55,9 @@ class PackedGaussians(nn.Module):
     step: Tensor
     shared_codes: Tensor
 
-    def __init__(self, bits: int, rank: int | None, deviations: int = 16) -> None:
+    def __init__(self, bits: int, rank: int | None, deviations: int = 16, leading: int | None = None) -> None:
         super().__init__()
-        self.bits, self.rank, self.deviations = bits, rank, deviations
+        self.bits, self.rank, self.deviations, self.leading = bits, rank, deviations, leading
         kinds = {"centre": torch.bfloat16, "exponent": torch.int8, "mean": torch.int8, "step": torch.float32}
         for part, dtype in zip(_PARTS, (torch.uint8, torch.float16, torch.float16, torch.float32), strict=True):
             kinds |= {f"own_{part}": dtype, f"shared_{part}": dtype}
@@ -118,9 +119,9 @@ class PackedGaussians(nn.Module):
     def _packed(self, kind: str, index: Tensor) -> PackedCovariance:
         packed = PackedCovariance(*(self.get_buffer(f"{kind}_{part}")[index] for part in _PARTS))
         if self.deviations == 4:
-            least, whole = self.get_buffer(f"{kind}_least")[index], kind == "shared" or self.rank is None
-            width = packed.scale.shape[1] if whole else len(self.centre)
-            packed = packed._replace(deviation=unpack_deviations(packed.deviation, least, width))
+            least = self.get_buffer(f"{kind}_least")[index]
+            wide = len(self.centre) if kind == "shared" or self.leading is None else min(self.leading, len(self.centre))
+            packed = packed._replace(deviation=unpack_deviations(packed.deviation, least, wide))
         return packed
 
     def _put(self, name: str, index: Tensor, value: Tensor) -> None:

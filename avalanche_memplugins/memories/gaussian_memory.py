@@ -244,8 +244,14 @@ class GaussianMemory(GenerativeMemory):
 
     def _others(self) -> list[str]:
         """What it was made with besides rank, balance and codec, where that shapes its state."""
-        usual = {"tied": False, "leading": None, "components": 1, "by": "class", "precision": "float32"}
-        usual |= {"deviations": 16}
+        usual = {
+            "tied": False,
+            "leading": None,
+            "components": 1,
+            "by": "class",
+            "precision": "float32",
+            "deviations": 16,
+        }
         said = [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
         if self.embedding is not None:
             name, mark = type(self.embedding).__name__, fingerprint(_tensors(self.embedding))

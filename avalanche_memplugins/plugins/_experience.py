@@ -41,10 +41,12 @@ def parts_of(strategy: Any) -> list[tuple[int, Any]]:
 
 
 def comes_in_pieces(strategy: Any) -> bool:
-    """Whether what is trained on is a piece of a stream rather than a whole: of an online stream, or one batch."""
+    """Whether what is trained on is a piece of a stream rather than a whole: of an online stream, or one batch once."""
     # Pieces of an online stream have this attribute, whether or not they tell where it changes.
-    is_piece = hasattr(strategy.experience, "access_task_boundaries")
-    return is_piece or sum(len(dataset) for _, dataset in parts_of(strategy)) <= strategy.train_mb_size
+    if hasattr(strategy.experience, "access_task_boundaries"):
+        return True
+    rows = sum(len(dataset) for _, dataset in parts_of(strategy))
+    return rows <= strategy.train_mb_size and strategy.train_epochs == 1
 
 
 def has_task_labels(strategy: Any) -> bool:

@@ -112,7 +112,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         ``"experience"``: after each experience offer its whole data set once, under its evaluation
         transforms; with ``at`` or logits after a pass through the model in eval mode. ``"auto"``: the second, so
         that rows of earlier experiences are replayed and not those that the stream brings anyway; the first for an
-        experience that is a piece of an online stream (``OnlineCLExperience``) or fits one batch, and if
+        experience that is a piece of an online stream (``OnlineCLExperience``) or one batch trained on once, and if
         ``write_every`` or ``write_epochs`` are given. A memory with ``consolidate`` knows the second only. What was
         decided is logged once at level INFO, and is part of the ``repr`` and of saved states.
     :param write_epochs: ``"first"``: write during the first epoch of an experience only, since later

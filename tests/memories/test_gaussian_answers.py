@@ -34,10 +34,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "tied and leading mixtures": {"tied": True, "rank": 0, "leading": 2, "components": 2},
     "by experience": {"rank": None, "by": "experience"},
     "tied by experience": {"tied": True, "rank": 1, "by": "experience"},
-    "tied by experience, few bits of deviations": {"tied": True, "rank": 1, "by": "experience", "deviations": 4},
-    "full, few bits of deviations": {"rank": None, "deviations": 4},
-    "tied and leading, few bits": {"tied": True, "rank": 0, "leading": 3, "deviations": 4},
     "tied and leading by experience": {"tied": True, "rank": 0, "leading": 4, "by": "experience"},
+    "tied by experience, few bits of deviations": {"tied": True, "rank": 1, "by": "experience", "deviations": 4},
+    "tied and leading, few bits of deviations": {"tied": True, "rank": 0, "leading": 3, "deviations": 4},
+    "full, few bits of deviations": {"rank": None, "deviations": 4},
     "mixtures by experience": {"rank": 1, "components": 2, "by": "experience"},
 }
 PRECISIONS = ("float32", 8, 6, 4)

@@ -461,7 +461,7 @@ def test_nothing_of_ours_stays_after_an_exception(replay: str, where: str, error
             return super().criterion()
 
     bombs = [Bomb(where, error)] if where in (*EVENTS, "before_training_exp") else []
-    strategy = naive([REPLAY[replay](), *bombs], Failing, model, train_epochs=6)
+    strategy = naive([REPLAY[replay](), *bombs], Failing, model, train_epochs=2)
     before = dict(vars(strategy))
     with pytest.raises((RuntimeError, KeyboardInterrupt)):
         strategy.train([experience for _ in range(3) for experience in classic().train_stream])
@@ -472,8 +472,8 @@ def test_nothing_of_ours_stays_after_an_exception(replay: str, where: str, error
     assert len(model(torch.randn(5, FEATURES))) == 5
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert vars(strategy).keys() - before.keys() <= {"_train_exp"}
-    strategy.eval(classic().test_stream)
-    strategy.train(classic().train_stream)
+    strategy.eval(classic().test_stream[:1])
+    strategy.train(classic().train_stream[0])
     assert vars(strategy).keys() == before.keys()
 
 

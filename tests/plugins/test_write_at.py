@@ -195,11 +195,12 @@ def test_online_it_learns_far_more_than_without_a_memory() -> None:
     assert with_memory > without + 0.3
 
 
-def test_experiences_of_one_batch_are_pieces() -> None:
+@pytest.mark.parametrize(("epochs", "expected"), [(1, "iteration"), (2, "experience")])
+def test_experiences_of_one_batch_are_pieces_if_it_is_seen_once(epochs: int, expected: str) -> None:
     plugin = replay()
-    strategy = strategy_with(plugin, batch=max(SIZES))
+    strategy = strategy_with(plugin, batch=max(SIZES), epochs=epochs)
     strategy.train(BENCHMARK.train_stream[0])
-    assert plugin.write_at == "iteration"
+    assert plugin.write_at == expected
     assert plugin.memory.seen == SIZES[0]
 
 

@@ -50,7 +50,8 @@ def _replay(setup: Setup) -> Built:
     options, held = setup.spec.all_options, _memory(setup)
     # A memory that learns, which may be the user's own, knows one time only.
     write_at = "auto" if hasattr(held, "consolidate") else options["write_at"]
-    return replaying(setup, held, replay_size=options["replay_size"], write_at=write_at)
+    settings = {"replay_size": options["replay_size"], "replay_weight": options.get("weight")}
+    return replaying(setup, held, write_at=write_at, **settings)
 
 
 def _rma(setup: Setup) -> Built:
@@ -177,6 +178,7 @@ ER_RESERVOIR = Recipe(
         "policy": "reservoir",
         "read": "uniform",
         "replay_size": None,
+        "weight": None,
         "write_at": "iteration",
     },
     source="Chaudhry et al. 2019, arXiv 1902.10486",
@@ -187,7 +189,7 @@ ER = replace(
         "ER",
         "experience replay; options: memory (rows, or one of your own), codec, policy (what is written), read (what is "
         "drawn), write_at (experience: rows of earlier experiences; iteration: er-reservoir; auto: as the stream is), "
-        "replay_size (rows a step; none: as many as of the stream)",
+        "replay_size (rows a step; none: as many as of the stream), weight (of their loss; growing: 1 - 1/t)",
         source="Chaudhry et al. 2019, arXiv 1902.10486; written at the end of experiences, as Avalanche does",
         read="auto",
         write_at="auto",
@@ -273,6 +275,12 @@ OURS = (
         "ER-reservoir with 16 grey levels a pixel, images above 14 x 14 reduced to that",
         codec="4bit",
     ),
+    ER_RESERVOIR.alias(
+        "er-2bit",
+        "ER 2-bit",
+        "ER-reservoir with 4 grey levels a pixel, likewise: twice the rows, and better at equal bytes",
+        codec="2bit",
+    ),
     ER_RESERVOIR.alias("er-1bit", "ER 1-bit", "ER-reservoir with black and white pixels", codec="1bit"),
     ER_RESERVOIR.alias(
         "er-latent",
@@ -340,13 +348,6 @@ OURS = (
         codec="2bit",
     ),
     KNN.alias(
-        "knn-2bit-coded",
-        "1-NN, 2-bit coded",
-        "the same of those that er-2bit-coded stores; needs a budget in bytes",
-        source="as knn-4bit",
-        codec="2bit-coded",
-    ),
-    KNN.alias(
         "knn-latent",
         "1-NN, latent",
         "the same of those that er-latent stores; 28 x 28 grey images only",
@@ -392,7 +393,11 @@ OURS = (
         options={
             "share": 0.5,
             **_COVARIANCES,
-            **{name: value for name, value in ER_RESERVOIR.options.items() if name not in ("memory", "write_at")},
+            **{
+                name: value
+                for name, value in ER_RESERVOIR.options.items()
+                if name not in ("memory", "weight", "write_at")
+            },
         },
         source="products of experts: Hinton 1999; the halves are ours",
     ),
