@@ -43,6 +43,7 @@ class Options(DataOptions):
 
     out: Path = Path("results/mixed")
     seeds: tuple[int, ...] = (3, 4, 5, 6, 7)
+    epochs: tuple[int, ...] = (1, 3)
     choose: bool = False
     """Print what each setting reaches on a fifth of the training rows of seeds 0 and 1, and nothing else."""
 
@@ -104,7 +105,7 @@ def choose() -> None:
 def report(results: dict[tuple[str, int | None, int], list[dict[str, Any]]], seeds: int) -> str:
     """The table and what it says."""
     names = dict.fromkeys(name for name, _, _ in results)
-    columns = [(epochs, budget) for epochs in (1, 3) for budget in BUDGETS]
+    columns = [(epochs, budget) for epochs in dict.fromkeys(epochs for _, _, epochs in results) for budget in BUDGETS]
     rows = []
     for name in names:
         cells = [results.get((name, None if "joint" in name else budget, epochs)) for epochs, budget in columns]
@@ -132,7 +133,7 @@ def main(options: Options) -> None:
     folder, seeds = options.runs(options.out), options.seeds[:1] if options.quick else options.seeds
     results: dict[tuple[str, int | None, int], list[dict[str, Any]]] = {}
     for number, (name, strategy, budget, epochs, settings) in enumerate(lines()):
-        if options.quick and (budget == BUDGETS[1] or epochs == 3):
+        if epochs not in options.epochs or (options.quick and (budget == BUDGETS[1] or epochs == 3)):
             continue
         for seed in seeds:
             run = partial(measure, strategy, budget, epochs, settings, seed, chosen=True, quick=options.quick)

@@ -48,7 +48,7 @@ class MixedReplay(SupervisedTemplate):  # type: ignore[misc]
     >>> strategy = MixedReplay(model=net, optimizer=torch.optim.SGD(net.parameters(), 0.1), budget_bytes="4kB",
     ...                        classes=2, shape=(1, 8, 8), codec="4bit", evaluator=None)
     >>> strategy.memory.rows.capacity, strategy.memory.gaussians.nbytes_fixed
-    (37, 0)
+    (38, 0)
     """
 
     def __init__(

@@ -506,6 +506,7 @@ record(
         "combine": "product",
         "temperature": 1.0,
         "at": None,
+        "rows": None,
         "options": None,
         "fit_rows": None,
         "fit_size": 4,
@@ -515,5 +516,6 @@ record(
     memory=Thing(),
     at=Values((3, "")),
     options=Values((3, "x")),
+    rows=Values((3, "x", GaussianMemory())),
     fit_rows=Values((3, "x", GaussianMemory())),
 )

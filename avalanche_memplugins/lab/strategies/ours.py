@@ -274,6 +274,12 @@ OURS = (
         "ER-reservoir with 16 grey levels a pixel, images above 14 x 14 reduced to that",
         codec="4bit",
     ),
+    ER_RESERVOIR.alias(
+        "er-2bit",
+        "ER 2-bit",
+        "ER-reservoir with 4 grey levels a pixel, likewise: twice the rows, and better at equal bytes",
+        codec="2bit",
+    ),
     ER_RESERVOIR.alias("er-1bit", "ER 1-bit", "ER-reservoir with black and white pixels", codec="1bit"),
     ER_RESERVOIR.alias(
         "er-latent",
@@ -339,13 +345,6 @@ OURS = (
         "the same of those that er-2bit stores",
         source="as knn-4bit",
         codec="2bit",
-    ),
-    KNN.alias(
-        "knn-2bit-coded",
-        "1-NN, 2-bit coded",
-        "the same of those that er-2bit-coded stores; needs a budget in bytes",
-        source="as knn-4bit",
-        codec="2bit-coded",
     ),
     KNN.alias(
         "knn-latent",
