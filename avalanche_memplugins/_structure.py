@@ -185,7 +185,7 @@ def _named_tuple(home: tuple[str, str], fields: Sequence[str]) -> Any:
         found = getattr(found, word, None)
     if isinstance(found, type) and issubclass(found, tuple) and getattr(found, "_fields", None) == tuple(fields):
         return found
-    return namedtuple(home[1].rpartition(".")[2], fields)  # noqa: PYI024 - made as it runs
+    return namedtuple(home[1].rpartition(".")[2], fields)
 
 
 def mapped(function: Callable[..., Any], value: Any, *others: Any) -> Any:

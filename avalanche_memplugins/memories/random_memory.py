@@ -294,8 +294,16 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
-        """The tensors of a row of x, and of targets: name in the store, label, codec, shape, type; none before a write."""
+        """Each tensor of x and of targets: its name in the store, label, codec, shape and type. None before a write."""
         return tuple(leaf for layout in self._layouts.values() for leaf in layout.leaves)
+
+    def pad_of(self, label: str) -> float | None:
+        """What the rows of a tensor are filled up with, as :attr:`pad` says; None if they are all of one length.
+
+        :param label: ``"x"``, ``"x.tokens"``, ``"y"``, ...
+        """
+        given = self.pad.get(label)
+        return self.pad.get(label.partition(".")[2]) if given is None else given
 
     @property
     def device(self) -> torch.device:
@@ -474,12 +482,12 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         labels, columns = self._columns.taking(
             y, t, origin, batch, first=not self.seen, group=group, padded=self._padded(y)
         )
-        if columns.targets is not None and self.group is None:
-            if "class" in (self.write_policy.grouping, self.read_policy.grouping):
-                raise ValueError(
-                    f"y: expected integer classes (B,), as this memory's policies go by class, got {columns.targets}; "
-                    "a memory made with group=, a function of x and y, takes the groups that it gives instead"
-                )
+        by_class = "class" in (self.write_policy.grouping, self.read_policy.grouping)
+        if by_class and columns.targets is not None and self.group is None:
+            raise ValueError(
+                f"y: expected integer classes (B,), as this memory's policies go by class, got {columns.targets}; "
+                "a memory made with group=, a function of x and y, takes the groups that it gives instead"
+            )
         if not isinstance(x, Tensor) and self.embedding is None and "x" in policies.needs_of(self.write_policy):
             raise ValueError(
                 f"x: expected one tensor, whose rows the write policy {policies.name_of(self.write_policy)!r} "

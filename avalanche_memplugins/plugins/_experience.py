@@ -17,6 +17,8 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from avalanche_memplugins._modes import eval_mode
+from avalanche_memplugins._structure import first_leaf
+from avalanche_memplugins.plugins._batch import Keys, on_device
 from avalanche_memplugins.plugins._fast import fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._materialise.known import flatten
@@ -66,9 +68,18 @@ class Batches:
     :param dataset: the experience's.
     :param batch_size: rows of a batch.
     :param shuffle: where the order of each pass comes from; None keeps the data set's.
+    :param keys: where a batch that is a dict has y and t.
     """
 
-    def __init__(self, strategy: Any, dataset: Any, batch_size: int, shuffle: torch.Generator | None) -> None:
+    def __init__(
+        self,
+        strategy: Any,
+        dataset: Any,
+        batch_size: int,
+        shuffle: torch.Generator | None,
+        keys: Keys | None = None,
+    ) -> None:
+        self.keys = keys
         self.device: torch.device = strategy.device
         # Every pass of a torch DataLoader draws a seed: from the global generator, unless it has its own.
         generator = torch.Generator() if shuffle is None else shuffle
@@ -92,8 +103,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in self._loader:
-            x, y, *more = (column.to(self.device) for column in batch)
-            yield x, y, more[-1] if more else y.new_zeros(len(y), dtype=torch.int64)
+            columns = batch if self.keys is None else self.keys.columns(batch)
+            x, y, *more = (on_device(column, self.device) for column in columns)
+            some = first_leaf(y)
+            yield x, y, more[-1] if more else some.new_zeros(len(some), dtype=torch.int64)
 
 
 class HeldBatches:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avalanche_memplugins._structure import rows_in
 from avalanche_memplugins.memories import Recall
+from avalanche_memplugins.plugins._batch import Keys, joined_column, rows_of_batch, some_rows
 from avalanche_memplugins.plugins._outputs import parted, rows_of
 
 
@@ -30,6 +32,7 @@ class Step:
     :param again: a further forward pass has run whose loss nobody has asked for yet.
     :param done: the update is over: forward passes from now on are none of the iteration's.
     :param stream: the stream's batch ``[x, y]`` or ``[x, y, t]``.
+    :param keys: where the strategy's batch, a dict, has y and t; None: it is such a list.
     :param rows: of the batch that replayed rows follow: the stream's, and other plugins' replayed ones.
     :param replayed: rows replayed.
     :param output: of the replayed rows.
@@ -48,16 +51,17 @@ class Step:
     judging: bool = False
     again: bool = False
     done: bool = False
-    stream: list[Tensor] = field(default_factory=list)
+    stream: list[Any] = field(default_factory=list)
+    keys: Keys | None = None
     rows: int = 0
     replayed: int = 0
     output: Any = None
     loss: Tensor | None = None
     stream_loss: Tensor | None = None
     last: tuple[Tensor, Tensor | None] | None = None
-    _found: list[Tensor] | None = None  # the strategy's batch before anything was done to it
-    _cut: list[Tensor] | None = None  # the batch without the rows that replayed ones take the place of
-    _joint: list[Tensor] = field(default_factory=list)  # the batch of all rows
+    _found: Any = None  # the strategy's batch before anything was done to it
+    _cut: Any = None  # the batch without the rows that replayed ones take the place of
+    _joint: Any = None  # the batch of all rows
     _all: Any = None  # the output of all rows
     _given: object = None  # the stream's part of it
     _version: int = 0  # changes of that part in place
@@ -67,10 +71,11 @@ class Step:
         """Take up ``recall``; with ``replace`` its rows take the place of the stream's last ones."""
         self.recall, self._found = recall, strategy.mbatch
         if recall is not None:
-            self.replayed = recall.y.shape[0]
+            self.replayed = recall.t.shape[0]
             if replace:
-                self._cut = strategy.mbatch = [column[: len(column) - self.replayed] for column in strategy.mbatch]
-        self.rows = strategy.mbatch[0].shape[0]
+                kept = slice(rows_of_batch(strategy.mbatch) - self.replayed)
+                self._cut = strategy.mbatch = some_rows(strategy.mbatch, kept)
+        self.rows = rows_of_batch(strategy.mbatch)
 
     def followed(self, strategy: Any) -> Step:
         """The next iteration; if it is on the same batch, on all rows of it."""
@@ -81,22 +86,24 @@ class Step:
     def begin_again(self, strategy: Any) -> None:
         """Another forward pass of the same iteration, on the same replayed rows."""
         self.again = True
-        self.rows = len(strategy.mbatch[0])
+        self.rows = rows_of_batch(strategy.mbatch)
         self._kept = {}
 
     def is_given(self, output: object) -> bool:
         """Whether an output is that of the latest forward pass, or one entry of it."""
         return output is self._given or self._place(output) is not None
 
-    def joint_batch(self, batch: list[Tensor], x: Tensor | None = None) -> list[Tensor]:
+    def joint_batch(self, batch: Any, memory: object, x: Any = None) -> Any:
         """The stream's batch with the replayed rows' labels behind it, and their inputs ``x`` if they are any."""
         recall = self.recall
         if recall is None:
             return batch
-        first = batch[0] if x is None else torch.cat([batch[0], x])
-        self._joint = [first, torch.cat([batch[1], recall.y])]
-        if len(batch) > 2:
-            self._joint.append(torch.cat([batch[2], recall.t]))
+        stream = batch if self.keys is None else self.keys.columns(batch)
+        first = stream[0] if x is None else joined_column("x", [stream[0], x], memory)
+        joint = [first, joined_column("y", [stream[1], recall.y], memory)]
+        if len(stream) > 2:
+            joint.append(torch.cat([stream[2], recall.t]))
+        self._joint = joint if self.keys is None else self.keys.batch(joint)
         return self._joint
 
     def part(self, strategy: Any, output: Any) -> Any:
@@ -149,8 +156,9 @@ class Step:
         if replayed is None:
             batch, output = self._joint, self._all
         elif self.recall is not None:
-            columns = (self.recall.x, self.recall.y, self.recall.t)[: len(strategy.mbatch)]
-            batch, output = [column[replayed] for column in columns], rows_of(self.output, replayed)
+            columns = [rows_in(each, replayed) for each in (self.recall.x, self.recall.y, self.recall.t)]
+            batch = columns[: len(strategy.mbatch)] if self.keys is None else self.keys.batch(columns)
+            output = rows_of(self.output, replayed)
         else:
             raise RuntimeError("a loss of replayed rows without rows")
         if found[1] is not self._given:

@@ -15,7 +15,9 @@ from torch import Tensor
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins._random import frozen_generators, isolated
+from avalanche_memplugins._structure import rows_in
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
+from avalanche_memplugins.plugins._batch import Keys
 from avalanche_memplugins.plugins._experience import (
     Batches,
     HeldBatches,
@@ -86,6 +88,7 @@ class Writing:
         self._row_losses: Callable[[Any, Tensor], Tensor] | None = None
         self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
         self._told = False
+        self.keys: Keys | None = None  # where a batch that is a dict has y and t
 
     # ---------------------------------------------------------------- before training
 
@@ -118,7 +121,9 @@ class Writing:
 
         On a GPU, where looking means waiting, they are not looked at.
         """
-        if self._probe is not None and not y.is_cuda and y.ndim == 1 and not y.is_floating_point():
+        if self._probe is None or not isinstance(y, Tensor) or y.is_cuda:
+            return
+        if y.ndim == 1 and not y.is_floating_point():
             y = torch.unique(y)
             _check_rows(self.memory, self._probe.expand(len(y), *self._probe.shape[1:]), y)
 
@@ -192,16 +197,18 @@ class Writing:
         writable = cast("WritableMemory", self.memory)
         writable.write(x, y, t, origin=t if self.origin == "task_label" else number, **extras)
 
-    def write_passed(self, strategy: Any, rows: int, output: Any, latents: Tensor | None) -> None:
-        """Offer the first rows of the strategy's batch when they have passed the model.
+    def write_passed(self, strategy: Any, stream: list[Any], rows: int, output: Any, latents: Tensor | None) -> None:
+        """Offer the first rows of the stream's batch when they have passed the model.
 
+        :param stream: the batch ``[x, y]`` or ``[x, y, t]``.
         :param output: the model's, for the whole batch.
         :param latents: what passed the tap, for the whole batch; None without one.
         """
-        batch = strategy.mbatch
-        x = batch[0][:rows] if latents is None else latents[:rows].float()
+        x, *labels = (rows_in(column, slice(rows)) for column in stream)
+        if latents is not None:
+            x = latents[:rows].float()
         try:
-            self.write(x, [column[:rows] for column in batch[1:]], self.number, rows_of(output, slice(rows)))
+            self.write(x, labels, self.number, rows_of(output, slice(rows)))
         except ValueError as error:
             self._tell_if_diverged(strategy, error)
             raise
@@ -221,7 +228,7 @@ class Writing:
                 self.memory.consolidate(self._to_learn(strategy, generator), origin=number_of(strategy))
                 return
             for number, dataset in parts_of(strategy):
-                batches = Batches(strategy, dataset, strategy.eval_mb_size, None)
+                batches = Batches(strategy, dataset, strategy.eval_mb_size, None, self.keys)
                 passed: Iterable[Rows] = (Rows(*batch) for batch in batches)
                 if self.after_forward:
                     passed = through_the_model(strategy, batches, self.tap)
@@ -234,7 +241,7 @@ class Writing:
     def _to_learn(self, strategy: Any, generator: torch.Generator) -> Batches | HeldBatches:
         dataset = concat_datasets([data for _, data in parts_of(strategy)])
         if self.tap is None:
-            return Batches(strategy, dataset, strategy.train_mb_size, generator)
+            return Batches(strategy, dataset, strategy.train_mb_size, generator, self.keys)
         # The layers below do not change any more: once through them is enough for all passes.
         rows = list(through_the_model(strategy, Batches(strategy, dataset, strategy.eval_mb_size, None), self.tap))
         return HeldBatches(rows, strategy.train_mb_size, generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -22,6 +22,7 @@ from avalanche_memplugins._words import OF_A_PLUGIN, names_ours
 from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
+from avalanche_memplugins.plugins._batch import Keys, keys_of, rows_of_batch, some_rows
 from avalanche_memplugins.plugins._experience import has_task_labels, parts_of
 from avalanche_memplugins.plugins._fast import FastPath, fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
@@ -440,8 +441,16 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             # An optimiser that looks at the loss more than once, such as L-BFGS or SAM.
             return self._forward_again(strategy, step, forward, *args, **kwargs)
         step.begun = True
-        check_batch(strategy.mbatch, labelled=self._labelled)
-        step.stream = self._stream_of(strategy) if self._others else strategy.mbatch
+        if isinstance(strategy.mbatch, Mapping):
+            step.keys = writing.keys = self._checked_keys(strategy)
+        else:
+            check_batch(strategy.mbatch, labelled=self._labelled)
+            if self.targets.teacher is not None and not isinstance(strategy.mbatch[0], Tensor):
+                raise ValueError(
+                    f"labels: {self.targets.labels!r} expected x to be one tensor, got a "
+                    f"{type(strategy.mbatch[0]).__name__}"
+                )
+        step.stream = self._stream_of(strategy, step.keys)
         if writing.when == "experience" and not strategy.clock.train_exp_epochs:
             writing.test_labels(step.stream[1])
         recall = self._sample(strategy, step)
@@ -459,7 +468,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             strategy.mbatch = batch
             output = step.part(strategy, output)
             if passed_first:
-                writing.write_passed(strategy, min(step.rows, len(step.stream[0])), output, latents)
+                rows = min(step.rows, rows_of_batch(step.stream))
+                writing.write_passed(strategy, step.stream, rows, output, latents)
                 if self.prefetch:
                     self._fetch_ahead(step)
         except BaseException:
@@ -482,24 +492,48 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             strategy.mbatch = batch
         return step.part(strategy, output)
 
-    def _stream_of(self, strategy: Any) -> list[Tensor]:
+    def _checked_keys(self, strategy: Any) -> Keys:
+        """Where a batch that is a dict has its targets and task labels.
+
+        :raises ValueError: if what is asked of the plugin is not to be had with such batches.
+        """
+        keys = keys_of(strategy)
+        if keys is None:
+            raise RuntimeError("the keys of a batch that is a list")
+        for name, asked in (("at", self.at is not None), ("labels", self.targets.teacher is not None)):
+            if asked:
+                raise ValueError(
+                    f"{name}: {getattr(self, name, self.targets.labels)!r} expected batches [x, y] or [x, y, t], whose "
+                    f"x the model takes by itself, got dicts with the keys {list(strategy.mbatch)}"
+                )
+        if self.writing.when == "experience" and self.writing.after_forward:
+            raise ValueError(
+                "write_at: 'experience' with a memory that needs the model's outputs or losses expected batches [x, y] "
+                f"or [x, y, t], got dicts with the keys {list(strategy.mbatch)}; write_at='iteration' takes them"
+            )
+        return keys
+
+    def _stream_of(self, strategy: Any, keys: Keys | None) -> list[Any]:
         """The stream's batch, without what another replay plugin has put behind it."""
-        batch: list[Tensor] = strategy.mbatch
+        batch: list[Any] = strategy.mbatch if keys is None else keys.columns(strategy.mbatch)
+        if not self._others:
+            return batch
         begun = [p._step.rows for p in self._others if p._step is not None and p._step.begun]
-        rows = min([len(batch[0]), *begun])
-        return batch if rows == len(batch[0]) else [column[:rows] for column in batch]
+        held = rows_of_batch(batch)
+        rows = min([held, *begun])
+        return batch if rows == held else some_rows(batch, slice(rows))  # type: ignore[no-any-return]
 
     def _run(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> tuple[Any, Tensor | None]:
         """The forward pass on all rows; gives the output, and what passed the tap if there is one."""
         recall, tap, batch = step.recall, self._tap, strategy.mbatch
         if tap is None:
             if recall is not None:
-                strategy.mbatch = step.joint_batch(batch, recall.x)
+                strategy.mbatch = step.joint_batch(batch, self.memory, recall.x)
             return forward(*args, **kwargs), None
         # A multi-task model splits its input rows by task label, so replayed codes, which have no input rows, need a
         # forward pass of their own.
         apart = bool(is_multi_task_module(strategy.model))
-        joint = step.joint_batch(batch)
+        joint = step.joint_batch(batch, self.memory)
         if not apart:
             strategy.mbatch = joint
         tap.open(strategy.model, None if recall is None or apart else recall.x)
@@ -513,12 +547,12 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     def _sample(self, strategy: Any, step: Step) -> Recall | None:
         """Rows as the model gets them, with the labels that they are trained towards."""
-        step.wanted = self._rows_to_replay(strategy, len(step.stream[0]))
+        step.wanted = self._rows_to_replay(strategy, rows_of_batch(step.stream))
         nothing_yet = self.replay_weight == "growing" and not strategy.clock.train_exp_counter
         if not step.wanted or not len(self.memory) or nothing_yet:
             return None
         recall = self._draw(strategy, step)
-        if not len(recall.x):  # a read policy of the user's own may give none
+        if not len(recall.t):  # a read policy of the user's own may give none
             return None
         step.label = recall.y
         if self.augment is not None:
@@ -600,7 +634,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             if fault is None:
                 raise
             raise fault from error
-        if step.stream[0].shape[0] < step.rows:
+        if rows_of_batch(step.stream) < step.rows:
             return loss  # the plugin whose rows stand before these knows the stream's loss
         if own is None and self._loss_is_read:
             own = stream_loss(strategy, loss, overridden=self._overridden)

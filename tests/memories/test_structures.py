@@ -108,7 +108,7 @@ def test_keys_may_come_in_another_order_and_in_another_mapping() -> None:
 
 
 def test_a_named_tuple_that_no_module_has_comes_back_as_itself_and_is_never_imported(tmp_path: Path) -> None:
-    local: Any = namedtuple("local", "left right")  # noqa: PYI024
+    local: Any = namedtuple("local", "left right")
     memory = RandomMemory(N, seed=0)
     memory.write(local(torch.arange(N), torch.rand(N, 2)), torch.arange(N) % 3)
     assert type(memory.sample(2).x) is local
@@ -226,7 +226,7 @@ def test_a_budget_says_how_long_padded_rows_may_be() -> None:
         memory.write({"input_ids": tokens(lengths)["input_ids"]}, torch.zeros(len(lengths), dtype=torch.int64))
         assert memory.nbytes <= 4_000
     assert memory.nbytes > 3_900
-    with pytest.raises(ValueError, match="x.input_ids: expected rows of at most 12"):
+    with pytest.raises(ValueError, match=r"x\.input_ids: expected rows of at most 12"):
         memory.write({"input_ids": tokens([13])["input_ids"]}, torch.zeros(1, dtype=torch.int64))
 
 
@@ -291,11 +291,11 @@ def bad_calls() -> dict[str, tuple[dict[str, Any], Any, Any, str]]:
 @pytest.mark.parametrize("name", bad_calls())
 def test_what_is_refused_is_named_and_changes_nothing(name: str) -> None:
     options, x, y, message = bad_calls()[name]
-    try:
-        memory = RandomMemory(10, **options)
-    except (TypeError, ValueError) as error:
-        assert pytest.raises(type(error), RandomMemory, 10, **options).match(message)
+    if name == "codec kind":
+        with pytest.raises(ValueError, match=message):
+            RandomMemory(10, **options)
         return
+    memory = RandomMemory(10, **options)
     for call in (memory.check_rows, memory.write):
         with pytest.raises((TypeError, ValueError), match=message):
             call(x, y)
