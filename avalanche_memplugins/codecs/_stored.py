@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.codecs._normalisation import one_row
+from avalanche_memplugins._normalisation import one_row
 
 
 class StoredCodec(ABC):

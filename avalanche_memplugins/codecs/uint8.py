@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.codecs._normalisation import check_images, show, statistics
+from avalanche_memplugins._normalisation import check_images, show, statistics
 from avalanche_memplugins.codecs._stored import StoredCodec
 
 

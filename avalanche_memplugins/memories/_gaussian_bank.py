@@ -209,6 +209,10 @@ class GaussianBank:
             self.groups = torch.cat([self.groups, self.groups[group].repeat(len(sizes) - 1, 1)])
             self.groups[index, 2] = sizes.int()
             nothing = torch.zeros_like(sizes)
+            if self.is_tied:  # what its parts spread about their own means takes the place of its spread about one
+                centred = rows.double() - rows.double().mean(0)
+                place = self._shared_open().tolist().index(int(self._shared_of(index[:1])))
+                self.shared[place] -= pack_triangle(centred.mT @ centred).float()
             at = self._opened(index, nothing, rows).to(rows.device)
             for name in self._tails(rows.shape[1]):
                 self.buffers[name][at] = 0

@@ -302,7 +302,8 @@ def _kinds(width: int) -> Iterator[dict[str, Any]]:
             yield {"tied": False, "rank": rank, "components": 1}
             yield {"tied": True, "rank": rank, "components": 1}
     yield {"tied": False, "rank": 0, "components": 1}
-    yield {"tied": True, "rank": 0, "components": 1}
+    for components in (1, 2, 4, 8):
+        yield {"tied": True, "rank": 0, "components": components}
 
 
 def best_of(memories: list[GaussianMemory], rows: tuple[Tensor, Tensor], *, given: Sequence[str]) -> GaussianMemory:

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins._fingerprint import fingerprint
-from avalanche_memplugins.codecs._normalisation import Normalisation
+from avalanche_memplugins._normalisation import Normalisation
 from avalanche_memplugins.codecs.codec import Codec
 from avalanche_memplugins.codecs.downsampled import Downsampled
 from avalanche_memplugins.codecs.latent import LatentCodec

@@ -115,8 +115,6 @@ class GaussianMemory(GenerativeMemory):
         self.ridge = check.number("ridge", ridge, least=0)
         if tied is True and rank is None:
             raise ValueError("rank: with tied=True expected an integer >= 0, as whole matrices have a mean, got None")
-        if tied is True and components > 1:
-            raise ValueError(f"components: with tied=True expected 1, got {components}")
         if tied == "unit" and rank != 0:
             raise ValueError(f"rank: with tied='unit' expected 0, as no spread is kept, got {rank}")
         self.embedding: nn.Module | None = None

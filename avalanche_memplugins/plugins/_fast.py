@@ -40,7 +40,7 @@ class FastPath:
 
     def __init__(self, on: bool) -> None:
         self.on = on
-        self._cache = TensorCache(MAX_BYTES, vectorised=True)
+        self._cache = TensorCache(MAX_BYTES, vectorised=True, looks=True)
         self._dispatches: dict[str, Dispatch] = {}
         self._told: set[str] = set()
 

@@ -27,6 +27,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "tied and rank": {"tied": True, "rank": 2},
     "mixtures": {"rank": None, "components": 3},
     "mixtures of rank": {"rank": 2, "components": 2},
+    "tied mixtures": {"tied": True, "rank": 0, "components": 3},
+    "tied mixtures of rank": {"tied": True, "rank": 1, "components": 2},
     "by experience": {"rank": None, "by": "experience"},
     "tied by experience": {"tied": True, "rank": 1, "by": "experience"},
     "mixtures by experience": {"rank": 1, "components": 2, "by": "experience"},
@@ -118,7 +120,7 @@ def test_bytes_are_exactly_those_told_once_settled(kind: str, precision: Any) ->
     memory.settle()
     times = 3 if "experience" in kind else 1
     told = memory.settled_nbytes(3, WIDTH, times)
-    waits = {"mixtures by experience": 2, "mixtures": 3, "mixtures of rank": 2}.get(kind, 1)
+    waits = KINDS[kind].get("components", 1)
     assert len(memory._bank.rows) == 3 * times * waits
     assert memory.nbytes == told
     bank = memory._bank
@@ -202,6 +204,25 @@ def test_a_mixture_answers_where_one_gaussian_cannot() -> None:
     mine = groups.mean[groups.label == 0]
     assert sorted(mine.mean(1).round().tolist()) == [-8, 8]
     assert groups.rows[groups.label == 0].tolist() == [100, 100]
+
+
+@pytest.mark.parametrize("batch", [13, 400])
+@pytest.mark.parametrize("precision", ["float32", 8])
+def test_parts_of_tied_mixtures_share_the_covariance_about_their_own_means(batch: int, precision: Any) -> None:
+    """Two classes of two clusters far apart: all four have one covariance, which the distances are no part of."""
+    g = torch.Generator().manual_seed(0)
+    cluster, turn = torch.arange(400) % 4, torch.tensor([[1.0, 0.6], [0.0, 0.5]])
+    centres = torch.tensor([[0.0, 0.0], [60.0, 0.0], [0.0, 60.0], [60.0, 60.0]])
+    x, y = torch.randn(400, 2, generator=g) @ turn + centres[cluster], cluster // 2
+    memory = GaussianMemory(tied=True, rank=0, components=2, precision=precision, seed=0)
+    for rows in torch.arange(400).split(batch):
+        memory.write(x[rows], y[rows])
+    memory.settle()
+    shared = memory._bank._all_shared()[0].numpy()
+    rows = x.double().numpy()
+    expected = sum(np.cov(rows[cluster == c].T, bias=True) / 4 for c in range(4))
+    np.testing.assert_allclose(shared, expected, rtol=1e-3 if precision == "float32" else 3e-2)
+    assert sorted(memory._bank.groups[:, 2].tolist()) == [100] * 4
 
 
 def test_a_mixture_answers_and_generates_before_it_starts() -> None:
@@ -367,7 +388,6 @@ def test_a_budget_takes_what_answers_best_on_rows_held_back() -> None:
 def test_arguments_that_exclude_each_other_are_told() -> None:
     for options, message in (
         ({"tied": True, "rank": None}, "rank: with tied=True expected an integer"),
-        ({"tied": True, "components": 2}, "components: with tied=True expected 1, got 2"),
         ({"tied": "unit"}, "rank: with tied='unit' expected 0, as no spread is kept, got 16"),
         ({"precision": 5}, "precision: expected 'float32', 8, 6 or 4 bits, got 5"),
         ({"precision": True}, "precision: expected 'float32', 8, 6 or 4 bits, got True"),

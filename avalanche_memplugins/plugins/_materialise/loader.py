@@ -125,7 +125,7 @@ class TensorLoader:
 
     def _pass(self, group: Group) -> Iterator[list[Tensor]]:
         """Go through one group once."""
-        (x, *others), index, attributes = group.rows
+        (x, *others), index, attributes = group.rows.columns, group.rows.order, group.rows.attributes
         order = self.order.draw(len(index))
         if order is not None:
             index = index[order]
