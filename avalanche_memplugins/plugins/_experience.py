@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +13,12 @@ from avalanche.distributed import DistributedHelper
 from avalanche.models import avalanche_forward
 from avalanche.training import JointTraining
 from torch import Tensor
+from torch.utils.data import default_collate
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from avalanche_memplugins._modes import eval_mode
+from avalanche_memplugins._random import frozen_generators, isolated
 from avalanche_memplugins._structure import first_leaf
 from avalanche_memplugins.plugins._batch import Keys, on_device
 from avalanche_memplugins.plugins._fast import fast_path_of
@@ -46,6 +48,21 @@ def has_task_labels(strategy: Any) -> bool:
     """Whether the last column of a batch ``[x, y, t]`` holds task labels."""
     experience = strategy.experience
     return hasattr(experience, "task_labels") or hasattr(getattr(experience, "dataset", None), "targets_task_labels")
+
+
+def collate_dicts_as_told(strategy: Any) -> None:
+    """Let the training loader put together rows that are dicts as their data set says.
+
+    Avalanche's own loader, of an experience without task labels, takes torch's way instead, which fails for rows of
+    different lengths; under Avalanche's ``ReplayPlugin`` it is the data set's.
+    """
+    loader = strategy.dataloader
+    told = getattr(getattr(loader, "dataset", None), "collate_fn", None)
+    if getattr(loader, "collate_fn", None) is not default_collate or told in (None, default_collate):
+        return
+    with frozen_generators(), isolated(strategy.device, 0):
+        if len(loader.dataset) and isinstance(loader.dataset[0], Mapping):
+            loader.collate_fn = told
 
 
 class Rows(NamedTuple):

@@ -23,7 +23,7 @@ from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
 from avalanche_memplugins.plugins._batch import Keys, keys_of, rows_of_batch, some_rows
-from avalanche_memplugins.plugins._experience import has_task_labels, parts_of
+from avalanche_memplugins.plugins._experience import collate_dicts_as_told, has_task_labels, parts_of
 from avalanche_memplugins.plugins._fast import FastPath, fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
 from avalanche_memplugins.plugins._outputs import joined, main_output
@@ -327,6 +327,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if self._tap is not None:
             self._tap.find(strategy.model)  # the model may have grown
         self.targets.check(strategy)
+        collate_dicts_as_told(strategy)
         self.writing.begin(strategy)
         Once(strategy, "_train_exp", functools.partial(self._take_part, strategy))
 
