@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         RandomMemoryPlugin,
         TensorLoaderPlugin,
     )
+    from avalanche_memplugins.rehearsal import Mixed, Rehearsal
 
 __version__ = "0.1.0"
 _HOME = {
@@ -59,7 +60,9 @@ _HOME = {
     "RandomMemory": "memories",
     "RandomMemoryPlugin": "plugins",
     "RandomProjectionMemory": "memories",
+    "Mixed": "rehearsal",
     "Recall": "memories",
+    "Rehearsal": "rehearsal",
     "StreamCodec": "codecs",
     "TensorLoaderPlugin": "plugins",
     "VAEMemory": "memories",
@@ -82,11 +85,13 @@ __all__ = [
     "LocalAdaptationPlugin",
     "MemoryPredictionPlugin",
     "MemoryReplayPlugin",
+    "Mixed",
     "NearestNeighbourPlugin",
     "RandomMemory",
     "RandomMemoryPlugin",
     "RandomProjectionMemory",
     "Recall",
+    "Rehearsal",
     "StreamCodec",
     "TensorLoaderPlugin",
     "VAEMemory",

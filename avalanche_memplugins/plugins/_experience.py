@@ -17,10 +17,10 @@ from torch.utils.data import default_collate
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
+from avalanche_memplugins._batch import Keys, on_device
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins._random import frozen_generators, isolated
 from avalanche_memplugins._structure import first_leaf
-from avalanche_memplugins.plugins._batch import Keys, on_device
 from avalanche_memplugins.plugins._fast import fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._materialise.known import flatten

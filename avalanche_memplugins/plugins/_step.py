@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avalanche_memplugins._batch import Keys, joined_column, rows_of_batch, some_rows
 from avalanche_memplugins._structure import rows_in
 from avalanche_memplugins.memories import Recall
-from avalanche_memplugins.plugins._batch import Keys, joined_column, rows_of_batch, some_rows
 from avalanche_memplugins.plugins._outputs import parted, rows_of
 
 

@@ -13,11 +13,11 @@ from avalanche.benchmarks.utils import concat_datasets
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins._batch import Keys
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins._random import frozen_generators, isolated
 from avalanche_memplugins._structure import rows_in
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
-from avalanche_memplugins.plugins._batch import Keys
 from avalanche_memplugins.plugins._experience import (
     Batches,
     HeldBatches,
@@ -30,6 +30,7 @@ from avalanche_memplugins.plugins._experience import (
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._outputs import main_output, rows_of
 from avalanche_memplugins.plugins._strategy import row_losses
+from avalanche_memplugins.rehearsal import Rehearsal
 
 When: TypeAlias = Literal["iteration", "experience"]
 Epochs: TypeAlias = Literal["first", "all"]
@@ -39,33 +40,26 @@ Origin: TypeAlias = Literal["experience", "task_label"]
 class Writing:
     """The writing half of :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`, where the parameters are told.
 
-    :param memory: that is written.
+    :param rehearsal: of the memory that is written; tells which iterations are.
     :param tap: at the module whose outputs are written; None: inputs are.
-    :param every: ``write_every``.
     :param when: ``write_at``.
     :param epochs: ``write_epochs``.
     :param origin: what the policies mean by "task".
-    :raises TypeError: for a memory that neither writes nor learns.
     :raises ValueError: for arguments out of range or that exclude each other.
     """
 
     def __init__(
         self,
-        memory: WritableMemory | LearningMemory,
+        rehearsal: Rehearsal,
         tap: LatentTap | None,
         *,
-        every: int,
         when: When | None,
         epochs: Epochs,
         origin: Origin,
     ) -> None:
-        self.memory, self.tap = memory, tap
-        self.learns = _learns(check.made("memory", memory))
-        if not hasattr(memory, "sample") or not (self.learns or hasattr(memory, "write")):
-            raise TypeError(
-                f"memory: expected a memory with sample and write or consolidate, got {type(memory).__name__}"
-            )
-        self.every = check.positive_integer("write_every", every)
+        memory = rehearsal.memory
+        self.rehearsal, self.memory, self.tap = rehearsal, memory, tap
+        self.learns = _learns(memory)
         usual: When = "experience" if self.learns else "iteration"
         self.when: When = check.choice("write_at", when or usual, ("iteration", "experience"))
         self.epochs: Epochs = check.choice("write_epochs", epochs, ("first", "all"))
@@ -83,7 +77,6 @@ class Writing:
             )
         # Whether what is written is known only once the model has run.
         self.after_forward = tap is not None or bool(self.needs)
-        self.iterations = 0  # that were up for writing
         self.number = 0  # of the running experience
         self._row_losses: Callable[[Any, Tensor], Tensor] | None = None
         self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
@@ -175,8 +168,7 @@ class Writing:
         """Whether this iteration's batch is written; each call counts as an iteration."""
         if self.when != "iteration" or (self.epochs == "first" and strategy.clock.train_exp_epochs):
             return False
-        self.iterations += 1
-        return (self.iterations - 1) % self.every == 0
+        return self.rehearsal.is_due()
 
     def write(self, x: Tensor, labels: list[Tensor], number: int, output: Any = None) -> None:
         """Offer rows to the memory.

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins._augment import Augment
+from avalanche_memplugins._batch import joined_column
 from avalanche_memplugins._structure import rows_in
 from avalanche_memplugins.memories import RandomMemory, Recall
-from avalanche_memplugins.plugins._batch import joined_column
 from avalanche_memplugins.plugins._outputs import main_output
 from avalanche_memplugins.plugins._step import Step
-from avalanche_memplugins.plugins.augment import Augment
 from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
 
 
