@@ -49,7 +49,7 @@ def test_a_loop_by_hand_ends_with_the_weights_of_the_avalanche_plugin(name: str)
             seen.append((self.clock.train_exp_counter, self.mbatch))
 
     one, two = network(), network()
-    plugin = MemoryReplayPlugin(RandomMemory(60, seed=3), **OPTIONS[name])
+    plugin = MemoryReplayPlugin(RandomMemory(60, seed=3), write_at="iteration", **OPTIONS[name])
     strategy = Look(
         model=one,
         optimizer=torch.optim.SGD(one.parameters(), lr=0.1),

@@ -610,6 +610,4 @@ class EnergyMemory(GenerativeMemory):
             raise ValueError(f"state: expected classes below label_bits={self.label_bits}")
         code, dtype = self._cue_spec(self.shape, self.dtype)
         if filled:
-            self._check_buffer("cues", (filled, self.slot_size, *code), self.cues.dtype)
-            if self.cue is None and self.cues.dtype != dtype:
-                raise ValueError(f"state: expected cues of {dtype}, got {self.cues.dtype}")
+            self._check_buffer("cues", (filled, self.slot_size, *code), dtype)

@@ -75,7 +75,9 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         :class:`~avalanche_memplugins.memories.policies.WritePolicy`, which is copied.
     :param read_policy: ``"uniform"``; ``"cycle"``: shuffled passes, every row once a pass; ``"class_balanced"``,
         ``"task_balanced"``; or a
-        :class:`~avalanche_memplugins.memories.policies.ReadPolicy`, which is copied.
+        :class:`~avalanche_memplugins.memories.policies.ReadPolicy`, which is copied. ``"auto"``: the first, until
+        :meth:`read_in_passes` is called; within a budget the first for good, since the order of a pass takes 4 bytes
+        a row. Such a memory goes on from a state of either.
     :param replacement: draw rows independently; otherwise each at most once a sample.
     :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, ``"int8"``, ``"4bit"``, ``"2bit"``, ``"1bit"``, or a
         :class:`~avalanche_memplugins.codecs.Codec` such as ``Uint8(mean=0.1307, std=0.3081)``; of a dict or tuple
@@ -132,7 +134,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         capacity: int,
         *,
         write_policy: str | WritePolicy = "reservoir",
-        read_policy: str | ReadPolicy = "uniform",
+        read_policy: str | ReadPolicy = "auto",
         replacement: bool = False,
         codec: str | Codec | Mapping[str, str | Codec] = "raw",
         labels: Literal["int32", "int16", "uint8"] = "int32",
@@ -152,6 +154,10 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             check.path("storage", storage)
         self.capacity = check.positive_integer("capacity", capacity)
         self.write_policy = policies.write_policy_of(write_policy, self.capacity)
+        # "settled": none was given, and one was found.
+        self._reads = "open" if isinstance(read_policy, str) and read_policy == "auto" else "given"
+        if self._reads == "open":
+            read_policy, self._reads = "uniform", "settled" if replacement else "open"
         self.read_policy = policies.read_policy_of(read_policy, replacement, self.capacity)
         if isinstance(codec, str):
             codec = check.one_of("codec", codec, CODECS)()
@@ -227,6 +233,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         check.integer("experiences", experiences, least=0)
         if "capacity" in kwargs:
             raise TypeError(f"capacity: expected none, as the budget says how many rows, got {kwargs['capacity']!r}")
+        if kwargs.get("read_policy", "auto") == "auto":
+            kwargs["read_policy"] = "uniform"
         probing = {**kwargs, "storage": "device", "seed": 0}
         if "logits" in cls(1, **probing).needs and classes < 1:
             raise ValueError(f"classes: expected the width of the logits, which this memory keeps, got {classes}")
@@ -294,7 +302,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
-        """Each tensor of x and of targets: its name in the store, label, codec, shape and type. None before a write."""
+        """The tensors of a row of x, and of targets: name in the store, label, codec, shape, type; () at first."""
         return tuple(leaf for layout in self._layouts.values() for leaf in layout.leaves)
 
     def pad_of(self, label: str) -> float | None:
@@ -483,7 +491,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             y, t, origin, batch, first=not self.seen, group=group, padded=self._padded(y)
         )
         by_class = "class" in (self.write_policy.grouping, self.read_policy.grouping)
-        if by_class and columns.targets is not None and self.group is None:
+        if columns.targets is not None and self.group is None and by_class:
             raise ValueError(
                 f"y: expected integer classes (B,), as this memory's policies go by class, got {columns.targets}; "
                 "a memory made with group=, a function of x and y, takes the groups that it gives instead"
@@ -601,6 +609,21 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         slots = policies.chosen_slots(self.read_policy, n, self._written, self._generator)
         return self._decoded(self.store.gather(slots))
 
+    def read_in_passes(self) -> None:
+        """Read in shuffled passes from now on, if no read policy was given: see ``"cycle"``.
+
+        For whoever reads a memory whose rows stay for long, as a replay plugin that writes when an experience has
+        ended.
+
+        >>> memory = RandomMemory(100)
+        >>> memory.read_in_passes()
+        >>> memory.read_policy
+        Cycle()
+        """
+        if self._reads == "open":
+            self._reads, self._ahead = "settled", None
+            self.read_policy = policies.read_policy_of("cycle", False, self.capacity)
+
     def prefetch(self, n: int) -> None:
         """Begin to fetch, on another thread, the rows that the next ``sample(n)`` will give.
 
@@ -654,6 +677,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     def _labels_in(self, held: dict[str, Tensor]) -> tuple[Any, Tensor, Tensor]:
         labels = held.get("labels")
         if labels is None:
+            if self._columns.names:
+                raise ValueError("state: lacks rows 'labels'")
             some = next(iter(held.values()))
             labels = some.new_zeros(len(some), 0)
         y, t, origin = self._columns.unstack(labels)
@@ -680,6 +705,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             "generator": self._generator.get_state(),
             "policy": self.write_policy.state_dict(),
             "read": self.read_policy.state_dict(),
+            **({"reads": "open"} if self._reads == "open" else {}),
             "parts": made_with["parts"],
             **self._written.state(),
             **self._columns.state(),
@@ -690,7 +716,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
         :raises ValueError: if it is of a memory with another capacity, policy or codec.
         """
-        check_made_alike(state, self._made_with())
+        read_policy = self._read_policy_of(state)
+        check_made_alike(state, self._made_with(read_policy))
         written = self._written.restored(state, state["seen"])
         columns = LabelColumns(self.labels, self.store_tasks, targets_in(state), grouped=self.group is not None)
         dtype = getattr(torch, state["dtype"])
@@ -705,7 +732,19 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             self.shape, self.dtype = found["x"].shape, found["x"].dtype
         self._generator.set_state(state["generator"].cpu())
         self.write_policy.load_state_dict(state["policy"])
+        self.read_policy = read_policy
         self.read_policy.load_state_dict(state["read"])
+        if self._reads != "given":
+            self._reads = "open" if state.get("reads") == "open" else "settled"
+
+    def _read_policy_of(self, state: dict[str, Any]) -> ReadPolicy:
+        """The one to go on with: that of the state, if none was given."""
+        if self._reads != "given":
+            for name in ("uniform", "cycle"):
+                policy = policies.read_policy_of(name, False, self.capacity)
+                if policies.identity(policy) in state["parts"][1:2]:
+                    return policy
+        return self.read_policy
 
     def _layout_state(self) -> dict[str, Any]:
         """How rows are laid out, where shape and type of x and of targets do not tell it."""
@@ -726,9 +765,10 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         }
         return restored(given, self.codec, self.pad, _NAMES)
 
-    def _made_with(self) -> dict[str, Any]:
+    def _made_with(self, read_policy: ReadPolicy | None = None) -> dict[str, Any]:
         """What a memory must have been made with to take up this one's state."""
-        parts = [policies.identity(part) for part in (self.write_policy, self.read_policy, self.codec)]
+        read_policy = read_policy or self.read_policy
+        parts = [policies.identity(part) for part in (self.write_policy, read_policy, self.codec)]
         if self.labels != "int32" or not self.store_tasks:
             parts.append(f"labels={self.labels!r}, store_tasks={self.store_tasks}")
         if self.pad or self.group is not None:
@@ -742,7 +782,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         # What may still fail, for want of room, comes first.
-        check_made_alike(state, self._made_with())
+        check_made_alike(state, self._made_with(self._read_policy_of(state)))
         written = self._written.restored(state, state["seen"])
         if sizes := {name: len(rows) for name, rows in tensors.items() if len(rows) != written.count}:
             raise ValueError(f"state: expected {written.count} rows of each tensor, got {sizes}")

@@ -30,8 +30,8 @@ class MemoryBytes(MemoryMetric):
     ...                  plugins=[MemoryReplayPlugin(RandomMemory(100))],
     ...                  evaluator=EvaluationPlugin(MemoryBytes(), loggers=[]))
     >>> results = strategy.train(SplitDigits(5).train_stream[0])
-    >>> results["MemoryBytes_Exp/train_phase/train_stream/Task000/Exp000"]  # 64 float32 and 3 int32 a row
-    26800
+    >>> results["MemoryBytes_Exp/train_phase/train_stream/Task000/Exp000"]  # 64 floats, 3 labels and a place a row
+    27200
     """
 
     name, _what = "MemoryBytes", "nbytes"

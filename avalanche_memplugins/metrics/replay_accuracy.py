@@ -32,8 +32,8 @@ class ReplayAccuracy(ReplayMetric):
     >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
     ...                  plugins=[MemoryReplayPlugin(RandomMemory(100))],
     ...                  evaluator=EvaluationPlugin(ReplayAccuracy(), loggers=[]))
-    >>> results = strategy.train(SplitDigits(5).train_stream[0])
-    >>> 0 <= results["Top1_ReplayAcc_Exp/train_phase/train_stream/Task000/Exp000"] <= 1
+    >>> results = strategy.train(SplitDigits(5).train_stream[:2])  # in the first there is nothing to replay
+    >>> 0 <= results["Top1_ReplayAcc_Exp/train_phase/train_stream/Task000/Exp001"] <= 1
     True
     """
 

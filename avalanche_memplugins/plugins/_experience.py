@@ -44,6 +44,15 @@ def parts_of(strategy: Any) -> list[tuple[int, Any]]:
     return [(number_of(strategy), strategy.experience.dataset)]
 
 
+def comes_in_pieces(strategy: Any) -> bool:
+    """Whether what is trained on is a piece of a stream rather than a whole: of an online stream, or one batch once."""
+    # Pieces of an online stream have this attribute, whether or not they tell where it changes.
+    if hasattr(strategy.experience, "access_task_boundaries"):
+        return True
+    rows = sum(len(dataset) for _, dataset in parts_of(strategy))
+    return rows <= strategy.train_mb_size and strategy.train_epochs == 1
+
+
 def has_task_labels(strategy: Any) -> bool:
     """Whether the last column of a batch ``[x, y, t]`` holds task labels."""
     experience = strategy.experience
@@ -151,6 +160,18 @@ def through_the_model(strategy: Any, batches: Batches, tap: LatentTap | None) ->
     :param tap: at the module whose outputs are to take the place of x; None leaves x.
     """
     model = strategy.model
+    if batches.keys is not None:
+        # What of a dict the model takes is the strategy's business.
+        found = strategy.mbatch
+        try:
+            for x, y, t in batches:
+                strategy.mbatch = batches.keys.batch([x, y, t])
+                with eval_mode(model), torch.no_grad():
+                    output = strategy.forward()
+                yield Rows(x, y, t, output)
+        finally:
+            strategy.mbatch = found
+        return
     for x, y, t in batches:
         with eval_mode(model), torch.no_grad():
             if tap is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Number
@@ -22,6 +23,7 @@ from avalanche_memplugins.plugins._experience import (
     Batches,
     HeldBatches,
     Rows,
+    comes_in_pieces,
     normalisation_of,
     number_of,
     parts_of,
@@ -32,9 +34,14 @@ from avalanche_memplugins.plugins._outputs import main_output, rows_of
 from avalanche_memplugins.plugins._strategy import row_losses
 from avalanche_memplugins.rehearsal import Rehearsal
 
-When: TypeAlias = Literal["iteration", "experience"]
+When: TypeAlias = Literal["auto", "iteration", "experience"]
 Epochs: TypeAlias = Literal["first", "all"]
 Origin: TypeAlias = Literal["experience", "task_label"]
+_LOG = logging.getLogger(__name__)
+_NOTES = {
+    "experience": "rows are written when an experience has ended, so that rows of earlier ones are replayed",
+    "iteration": "rows are written at each iteration, as the stream comes in pieces",
+}
 
 
 class Writing:
@@ -53,22 +60,27 @@ class Writing:
         rehearsal: Rehearsal,
         tap: LatentTap | None,
         *,
-        when: When | None,
+        when: When,
         epochs: Epochs,
         origin: Origin,
     ) -> None:
         memory = rehearsal.memory
         self.rehearsal, self.memory, self.tap = rehearsal, memory, tap
         self.learns = _learns(memory)
-        usual: When = "experience" if self.learns else "iteration"
-        self.when: When = check.choice("write_at", when or usual, ("iteration", "experience"))
         self.epochs: Epochs = check.choice("write_epochs", epochs, ("first", "all"))
+        # As it was asked for, and as it is for the running experience.
+        self.asked: When = check.choice("write_at", when, ("auto", "iteration", "experience"))
+        if when == "auto" and self.learns:
+            self.asked = "experience"
+        elif when == "auto" and (rehearsal.write_every > 1 or self.epochs == "all"):
+            self.asked = "iteration"  # at the end of an experience these would mean nothing
+        self.when: When = self.asked
         self.origin: Origin = check.choice("origin", origin, ("experience", "task_label"))
         self.needs = _needs_of(memory)
         if self.learns and self.when == "iteration":
             raise ValueError(
-                f"write_at: {type(memory).__name__} learns from whole experiences, expected 'experience' or None, "
-                "got 'iteration'"
+                f"write_at: {type(memory).__name__} learns from whole experiences, expected 'experience' or "
+                "'auto', got 'iteration'"
             )
         if self.learns and self.needs:
             raise ValueError(
@@ -79,9 +91,19 @@ class Writing:
         self.after_forward = tap is not None or bool(self.needs)
         self.number = 0  # of the running experience
         self._row_losses: Callable[[Any, Tensor], Tensor] | None = None
+        self._untested = False  # whether rows are of a kind that only a batch of them tells
         self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
         self._told = False
         self.keys: Keys | None = None  # where a batch that is a dict has y and t
+        self._noted: set[str] = set()
+
+    def __repr__(self) -> str:
+        return repr(self.when) if self.when == self.asked else f"{self.when!r} (auto)"
+
+    def take(self, asked: When, when: When) -> None:
+        """Go on as a saved plugin; what this one was asked for stays, if that is more than ``"auto"``."""
+        if self.asked == "auto":
+            self.asked, self.when = asked, when
 
     # ---------------------------------------------------------------- before training
 
@@ -99,8 +121,16 @@ class Writing:
         :raises ValueError: what the memory has against it.
         """
         self.number = number_of(strategy)
-        self._probe = None
+        self._probe, self._untested = None, False
+        if self.asked == "auto":
+            self.when = "iteration" if comes_in_pieces(strategy) else "experience"
+            if self.when not in self._noted:
+                self._noted.add(self.when)
+                _LOG.info("MemoryReplayPlugin(write_at='auto'): %s", _NOTES[self.when])
         at_end = self.when == "experience"
+        # What was written stays until the experience has ended: no row has to be read twice before another.
+        if at_end and not self.learns and hasattr(self.memory, "read_in_passes"):
+            self.memory.read_in_passes()
         if self.tap is None:
             dataset = strategy.experience.dataset
             _tell_normalisation(self.memory, dataset.eval() if at_end else dataset.train())
@@ -109,11 +139,15 @@ class Writing:
         elif hasattr(self.memory, "check_rows"):
             self._probe = self._test_rows(strategy)
 
-    def test_labels(self, y: Tensor) -> None:
-        """Ask ``memory.check_rows`` about the labels ``(B,)`` of a batch, if the data set has not told all of them.
+    def test_batch(self, x: Any, y: Any) -> None:
+        """Ask ``memory.check_rows`` about a batch's labels ``(B,)``, if the data set has not told all of them.
 
-        On a GPU, where looking means waiting, they are not looked at.
+        On a GPU, where looking means waiting, they are not looked at. Of rows that are dicts or tuples the whole of
+        the first batch is looked at.
         """
+        if self._untested and self.tap is None and hasattr(self.memory, "check_rows"):
+            _check_rows(self.memory, x, y)
+        self._untested = False
         if self._probe is None or not isinstance(y, Tensor) or y.is_cuda:
             return
         if y.ndim == 1 and not y.is_floating_point():
@@ -134,9 +168,9 @@ class Writing:
             with frozen_generators(), isolated(strategy.device, 0):
                 row = dataset[0]
                 # Rows of other kinds are refused with the first batch, by name.
-                if not isinstance(row, tuple | list) or len(row) < 2 or not isinstance(row[0], Tensor):
-                    continue
-                if not isinstance(row[1], Tensor | Number):
+                tensors = isinstance(row, tuple | list) and len(row) > 1 and isinstance(row[0], Tensor)
+                if not tensors or not isinstance(row[1], Tensor | Number):
+                    self._untested = True
                     continue
                 x, y = (torch.as_tensor(column).unsqueeze(0).to(strategy.device) for column in row[:2])
                 t = torch.as_tensor(row[-1] if len(row) > 2 else 0).reshape(1).to(strategy.device)

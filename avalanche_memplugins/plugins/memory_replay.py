@@ -65,7 +65,7 @@ class Replayed(NamedTuple):
     >>> replay, look = MemoryReplayPlugin(RandomMemory(100), replay_size=8), Look()
     >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
     ...                  plugins=[replay, look], evaluator=None)
-    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> _ = strategy.train(SplitDigits(5).train_stream[:2])
     >>> look.seen.x.shape, look.seen.output.shape
     (torch.Size([8, 1, 8, 8]), torch.Size([8, 10]))
     """
@@ -115,8 +115,11 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         several times is written once.
     :param write_at: ``"iteration"``: rows as the model saw them, augmentation included; or
         ``"experience"``: after each experience offer its whole data set once, under its evaluation
-        transforms; with ``at`` or logits after a pass through the model in eval mode. None: the first, or the
-        second for a memory with ``consolidate``, which knows no other.
+        transforms; with ``at`` or logits after a pass through the model in eval mode. ``"auto"``: the second, so
+        that rows of earlier experiences are replayed and not those that the stream brings anyway; the first for an
+        experience that is a piece of an online stream (``OnlineCLExperience``) or one batch trained on once, and if
+        ``write_every`` or ``write_epochs`` are given. A memory with ``consolidate`` knows the second only. What was
+        decided is logged once at level INFO, and is part of the ``repr`` and of saved states.
     :param write_epochs: ``"first"``: write during the first epoch of an experience only, since later
         ones bring the same rows again; or ``"all"``.
     :param batch_policy: ``"append"`` the replayed rows; or let them ``"replace"`` the last rows of the
@@ -186,7 +189,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         *,
         replay_size: Amount = None,
         write_every: int = 1,
-        write_at: When | None = None,
+        write_at: When | None = "auto",
         write_epochs: Epochs = "first",
         batch_policy: Literal["append", "replace"] = "append",
         replay_weight: float | Literal["growing"] | None = None,
@@ -199,8 +202,10 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         seed: int | None = None,
     ) -> None:
         check.layer("at", at)
-        if write_at is not None:
-            check.choice("write_at", write_at, ("iteration", "experience"))
+        if write_at is None:
+            warnings.warn("write_at: None is now 'auto'", DeprecationWarning, stacklevel=3)
+            write_at = "auto"
+        check.choice("write_at", write_at, ("auto", "iteration", "experience"))
         super().__init__()
         self.rehearsal = Rehearsal(
             memory,
@@ -268,7 +273,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     @property
     def write_at(self) -> When:
-        """When rows are written."""
+        """When rows are written; with ``"auto"``, from the first experience on, what was decided for the last one."""
         return self.writing.when
 
     @property
@@ -298,6 +303,9 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
     @property
     def _has_own_loss(self) -> bool:
         return self.replay_weight is not None or self.targets.have_own_loss
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.memory!r}, write_at={self.writing!r})"
 
     # ---------------------------------------------------------------- callbacks
 
@@ -466,7 +474,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
                 )
         step.stream = self._stream_of(strategy, step.keys)
         if writing.when == "experience" and not strategy.clock.train_exp_epochs:
-            writing.test_labels(step.stream[1])
+            writing.test_batch(*step.stream[:2])
         recall = self._sample(strategy, step)
         # What is written now cannot be replayed before the next iteration.
         writes = not step.repeats and writing.is_due(strategy)
@@ -520,11 +528,6 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
                     f"{name}: {getattr(self, name, self.targets.labels)!r} expected batches [x, y] or [x, y, t], whose "
                     f"x the model takes by itself, got dicts with the keys {list(strategy.mbatch)}"
                 )
-        if self.writing.when == "experience" and self.writing.after_forward:
-            raise ValueError(
-                "write_at: 'experience' with a memory that needs the model's outputs or losses expected batches [x, y] "
-                f"or [x, y, t], got dicts with the keys {list(strategy.mbatch)}; write_at='iteration' takes them"
-            )
         return keys
 
     def _stream_of(self, strategy: Any, keys: Keys | None) -> list[Any]:
@@ -660,6 +663,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         return {
             "memory": dict(self.memory.state_dict()),
             "iterations": self.rehearsal.iterations,
+            "write_at": [self.writing.asked, self.writing.when],
             "generator": self._generator.get_state(),
             "targets": self.targets.state_dict(),
         }
@@ -672,6 +676,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.targets.load_state_dict(state["targets"])
         self.memory.load_state_dict(state["memory"])
         self.rehearsal.iterations = state["iterations"]
+        self.writing.take(*state.get("write_at", ("iteration", "iteration")))
         self._generator.set_state(state["generator"].cpu())
 
 

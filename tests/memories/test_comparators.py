@@ -9,12 +9,21 @@ import sys
 
 import pytest
 import torch
-from _comparators import NAMES, made
+from _comparators import NAMES, controller, made
 from torch import Tensor
 
 from avalanche_memplugins.codecs import Bits, Downsampled, Uint8
-from avalanche_memplugins.memories.comparators import HopfieldMemory, ModernHopfieldMemory, SlotMemory
-from avalanche_memplugins.networks import MemoryNetwork
+from avalanche_memplugins.functional.episodes import corrupt_strings, string_episodes
+from avalanche_memplugins.memories.comparators import (
+    ControllerMemory,
+    HopfieldMemory,
+    ModernHopfieldMemory,
+    RandomProjectionSlots,
+    RestrictedBoltzmannMemory,
+    SlotMemory,
+    SparseDistributedMemory,
+)
+from avalanche_memplugins.networks import DNC, MANN, MemoryNetwork
 
 
 def strings(episodes: int = 3, patterns: int = 12, bits: int = 128, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,6 +40,8 @@ def memories() -> list:
         HopfieldMemory(128, rule="storkey"),
         HopfieldMemory(128, rule="storkey-whole"),
         ModernHopfieldMemory(128, beta=5.0, codec=Bits(1)),
+        ControllerMemory(controller(128, DNC)),
+        RandomProjectionSlots(128, width=80, seed=0),
     ]
 
 
@@ -42,8 +53,11 @@ def test_episodes_do_not_mix_and_writes_add_up(memory) -> None:
     assert whole.shape == x.shape
     parts = copy.deepcopy(memory)
     parts.clear()
-    parts.write(x[1:2, :5])
-    parts.write(x[1:2, 5:])
+    if isinstance(memory, RestrictedBoltzmannMemory):  # a second write trains on, and forgets
+        parts.write(x[1:2])
+    else:
+        parts.write(x[1:2, :5])
+        parts.write(x[1:2, 5:])
     torch.testing.assert_close(parts.read(cue[1:2], known[1:2]), whole[1:2])
     torch.testing.assert_close(memory.read(cue, known), whole)
 
@@ -197,3 +211,84 @@ def test_a_slot_memory_is_its_network() -> None:
     torch.testing.assert_close(memory.read(cue), want)
     torch.testing.assert_close(memory.read(cue, known), torch.where(known, cue, want))
     assert network.training
+
+
+def wrong_bits(memory, x: Tensor, cue: Tensor, known: Tensor | None = None) -> float:
+    return float(((memory.read(cue, known) > 0.5) != (x > 0.5)).sum(-1).float().mean())
+
+
+def test_a_boltzmann_machine_holds_what_a_hopfield_network_of_as_many_floats_does_not() -> None:
+    x = string_episodes(1, 48, generator=torch.Generator().manual_seed(0))
+    cue, known = corrupt_strings(x, 64, generator=torch.Generator().manual_seed(1))
+    machine = RestrictedBoltzmannMemory.from_budget(4 * 8256, size=128, write_steps=300, lr=0.01, seed=0)
+    assert (machine.hidden, machine.floats) == (63, 128 * 63 + 128 + 63)
+    machine.write(x)
+    assert machine.nbytes == 4 * machine.floats
+    hebb = HopfieldMemory(128, rule="hebb", seed=0)
+    hebb.write(x)
+    assert wrong_bits(machine, x, cue) < 2 < 8 < wrong_bits(hebb, x, cue)
+    old = machine.read(cue, known)
+    assert torch.equal(old[known], x[known])
+    machine.write(string_episodes(1, 48, generator=torch.Generator().manual_seed(2)))
+    assert wrong_bits(machine, x, cue) > 10, "a second write forgets the first"
+
+
+@pytest.mark.parametrize(("patterns", "width", "most"), [(64, 128, 0.0), (96, 86, 0.0), (128, 56, 8.0)])
+def test_a_random_projection_is_read_exactly_while_there_are_enough_equations(patterns, width, most) -> None:
+    x = string_episodes(2, patterns, generator=torch.Generator().manual_seed(0))
+    cue, known = corrupt_strings(x, 64, generator=torch.Generator().manual_seed(1))
+    memory = RandomProjectionSlots(128, width=width, seed=0)
+    memory.write(x)
+    assert memory.nbytes == 2 * 4 * patterns * width
+    assert wrong_bits(memory, x, cue) <= most
+    torch.testing.assert_close(memory.read(cue), memory.read(cue, known))
+    assert wrong_bits(memory, x, cue) > 0 or width > 64
+
+
+@pytest.mark.parametrize(("kind", "floats"), [(MANN, 16 * 130 + 8), (DNC, 16 * (128 + 16 + 3) + 8)])
+def test_a_controllers_memory_counts_all_that_it_carries(kind, floats) -> None:
+    x, cue, _ = strings(patterns=16)
+    network = controller(128, kind)
+    memory = ControllerMemory(network)
+    memory.write(x)
+    assert network.floats == floats
+    assert memory.nbytes == 3 * 4 * floats
+    torch.testing.assert_close(memory.read(cue), network(x, cue).clamp(0, 1))
+    assert wrong_bits(memory, x, cue) < 2, "its projection reads before any training"
+    assert bool((memory.slots_used() > 14).all())
+
+
+def test_mann_loses_the_oldest_and_dnc_the_newest() -> None:
+    x, cue, _ = strings(episodes=8, patterns=24)
+    errors = {}
+    for kind in (MANN, DNC):
+        memory = ControllerMemory(controller(128, kind))
+        memory.write(x)
+        wrong = ((memory.read(cue) > 0.5) != (x > 0.5)).sum(-1).float().mean(0)
+        errors[kind] = float(wrong[:8].mean()), float(wrong[-8:].mean())
+    assert errors[MANN][1] < 2 < 15 < errors[MANN][0]
+    assert errors[DNC][0] < errors[DNC][1] - 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_of_a_read(name: str) -> None:
+    memory = made(name, 128)
+    x, cue, known = strings(patterns=20)
+    memory.write(x)
+    assert memory.read(cue, known, steps=3).shape == x.shape
+    with pytest.raises(ValueError, match="steps: expected an integer >= 1, got 0"):
+        memory.read(cue, steps=0)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [SparseDistributedMemory(128, locations=300, nearest=10, seed=0), ControllerMemory(controller(128))],
+    ids=repr,
+)
+def test_a_second_step_reads_what_the_first_gave(memory) -> None:
+    memory = copy.deepcopy(memory)
+    x, cue, known = strings(patterns=20)
+    memory.write(x)
+    once = memory.read(cue, known, steps=1)
+    torch.testing.assert_close(memory.read(once, known, steps=1), memory.read(cue, known, steps=2))
+    assert not torch.equal(once, memory.read(cue, known, steps=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -59,3 +60,49 @@ def test_bad_input_is_named() -> None:
         MemoryNetwork(16, 0)
     with pytest.raises(ValueError, match="steps"):
         train_memory_network(MemoryNetwork(2, 2, hidden=2), lambda: (torch.zeros(1, 1, 2),) * 2, steps=0)
+
+
+def images(count: int, generator: torch.Generator) -> Tensor:
+    """Smooth rows of 24 numbers that lie near six directions."""
+    base = torch.randn(6, 24, generator=torch.Generator().manual_seed(9))
+    return torch.sigmoid(torch.randn(count, 6, generator=generator) @ base + 0.1)
+
+
+def test_a_linear_network_starts_at_principal_components() -> None:
+    g = torch.Generator().manual_seed(0)
+    pool = images(200, g)
+    network = MemoryNetwork(24, 8, hidden=4, linear=True)
+    network.start_at(pool)
+    centred = pool.double().numpy() - pool.double().numpy().mean(0)
+    _, _, right = np.linalg.svd(centred, full_matrices=False)
+    wanted = pool.double().numpy().mean(0) + centred @ right[:8].T @ right[:8]
+    with torch.no_grad():
+        slots = network.write(pool.unsqueeze(0))
+        np.testing.assert_allclose((network.mean + slots[0] @ network.back).numpy(), wanted, atol=1e-4)
+
+
+def test_a_linear_network_finds_slots_by_known_entries() -> None:
+    g = torch.Generator().manual_seed(0)
+    network = MemoryNetwork(24, 8, hidden=4, linear=True)
+    network.start_at(images(200, g))
+    x = images(40, g).view(2, 20, 24)
+    known = torch.arange(24).expand_as(x) < 12
+    cue = x * known
+    with torch.no_grad():
+        network.log_sharpness.fill_(3.0)
+        slots = network.write(x)
+        rebuilt = network.mean + slots @ network.back
+        distances = ((rebuilt[:, None] - cue[:, :, None]) * known[:, :, None]).square().sum(-1)
+        torch.testing.assert_close(network.attention(slots, cue, known), (-np.exp(3.0) * distances).softmax(-1))
+        right = network.attention(slots, cue, known).argmax(-1) == torch.arange(20)
+        blind = network.attention(slots, cue).argmax(-1) == torch.arange(20)
+    assert float(right.float().mean()) > 0.9 > float(blind.float().mean())
+
+
+def test_a_linear_network_has_a_memory_and_enough_images() -> None:
+    with pytest.raises(ValueError, match="linear: expected False without memory"):
+        MemoryNetwork(4, 2, hidden=2, memory=False, linear=True)
+    with pytest.raises(ValueError, match="images: expected at least 3 rows"):
+        MemoryNetwork(4, 3, hidden=2, linear=True).start_at(torch.rand(2, 4))
+    with pytest.raises(ValueError, match="start_at: expected a network with linear=True"):
+        MemoryNetwork(4, 3, hidden=2).start_at(torch.rand(5, 4))

@@ -54,6 +54,7 @@ def coded(codec: Any, x: Tensor) -> dict[str, Any]:
 PLACES = Values((None, 3, "x", torch.tensor([0.5]), torch.tensor([-1, 0]), torch.tensor([999, 0]), torch.tensor(0)))
 NORMALISED: dict[str, Any] = {"mean": Pixels(), "std": Deviation()}
 MODULE = Thing()
+KNOWN = Values((3, "x", torch.ones(1, 2, 8), torch.ones(1, 2, 3, dtype=torch.bool)))
 
 
 @lru_cache(maxsize=1)
@@ -350,6 +351,10 @@ def conditional() -> N.ConditionalVAE:
     return N.ConditionalVAE((8,), code_size=2, hidden=(4,), classes=3)
 
 
+def small(kind: Any) -> Any:
+    return kind(8, slots=3, width=4, controller=2, hidden=4)
+
+
 @lru_cache(maxsize=1)
 def slots() -> N.MemoryNetwork:
     return N.MemoryNetwork(8, 3, hidden=4)
@@ -554,27 +559,78 @@ record(
 record(
     "networks.MemoryNetwork",
     N.MemoryNetwork,
-    lambda: {"size": 8, "code_size": 3, "hidden": 4, "memory": True},
+    lambda: {"size": 8, "code_size": 3, "hidden": 4, "memory": True, "linear": True},
     size=Integer(),
     code_size=Integer(),
     hidden=Integer(),
     memory=Flag(),
+    linear=Flag(),
+)
+record(
+    "networks.MemoryNetwork.start_at",
+    lambda **a: N.MemoryNetwork(8, 3, hidden=4, linear=True).start_at(**a),
+    lambda: {"images": images(4, 8)},
+    images=Array(),
 )
 record("networks.MemoryNetwork.write", lambda **a: slots().write(**a), lambda: {"x": images(1, 2, 8)}, x=Array())
 record(
     "networks.MemoryNetwork.forward",
     lambda **a: slots()(**a),
-    lambda: {"x": images(1, 2, 8), "cue": images(1, 2, 8)},
+    lambda: {"x": images(1, 2, 8), "cue": images(1, 2, 8), "known": None},
     x=Array(),
     cue=Array(),
+    known=KNOWN,
 )
 for method in ("read", "attention"):
     record(
         f"networks.MemoryNetwork.{method}",
         lambda method=method, **a: getattr(slots(), method)(**a),
-        lambda: {"slots": normal(1, 2, 3), "cue": images(1, 2, 8)},
+        lambda: {"slots": normal(1, 2, 3), "cue": images(1, 2, 8), "known": None},
         slots=Array(),
         cue=Array(),
+        known=KNOWN,
+    )
+for kind in (N.MANN, N.DNC):
+    name = f"networks.{kind.__name__}"
+    more = {"decay": 0.9} if kind is N.MANN else {"free_gate": False, "gate_bias": 0.0}
+    record(
+        name,
+        kind,
+        lambda more=more: {"size": 8, "slots": 3, "width": 4, "controller": 2, "hidden": 4, **more},
+        size=Integer(),
+        slots=Integer(),
+        width=Integer(),
+        controller=Integer(),
+        hidden=Integer(),
+        **({"decay": Number(least=0, most=1)} if kind is N.MANN else {"free_gate": Flag(), "gate_bias": Number()}),
+    )
+    record(f"{name}.blank", lambda kind=kind, **a: small(kind).blank(**a), lambda: {"episodes": 1}, episodes=Integer())
+    record(
+        f"{name}.write",
+        lambda kind=kind, **a: small(kind).write(**a),
+        lambda: {"x": images(1, 2, 8), "state": None},
+        x=Array(),
+        state=Values((3, "x")),
+    )
+    record(
+        f"{name}.read",
+        lambda kind=kind, **a: small(kind).read(**a),
+        lambda kind=kind: {"state": small(kind).blank(1), "cue": images(1, 2, 8)},
+        state=Values((3, "x", None)),
+        cue=Array(),
+    )
+    record(
+        f"{name}.forward",
+        lambda kind=kind, **a: small(kind)(**a),
+        lambda: {"x": images(1, 2, 8), "cue": images(1, 2, 8)},
+        x=Array(),
+        cue=Array(),
+    )
+    record(
+        f"{name}.slots_used",
+        lambda kind=kind, **a: small(kind).slots_used(**a),
+        lambda kind=kind: {"state": small(kind).blank(1)},
+        state=Values((3, "x", None)),
     )
 record(
     "networks.RetrievalClassifier",
@@ -668,6 +724,32 @@ record(
     network=MODULE,
     episodes=Values((None, 3, "x")),
     steps=Integer(),
+    lr=Number(above=0),
+    warm_up=Integer(),
+    clip=Number(above=0),
+    after_step=Values((3, "x")),
+)
+record(
+    "networks.train_on_episodes",
+    N.train_on_episodes,
+    lambda: {
+        "network": small(N.MANN),
+        "episodes": lambda count: (images(1, count, 8), images(1, count, 8)),
+        "steps": 1,
+        "patterns": (1,),
+        "advance_below": 1.0,
+        "loss": None,
+        "lr": 0.1,
+        "warm_up": 1,
+        "clip": 1.0,
+        "after_step": None,
+    },
+    network=Thing(),
+    episodes=Values((None, 3, "x")),
+    steps=Integer(),
+    patterns=Values((3, "x", (), (0,), (1.5,), None)),
+    advance_below=Number(above=0),
+    loss=Values((3, "x")),
     lr=Number(above=0),
     warm_up=Integer(),
     clip=Number(above=0),
@@ -879,6 +961,20 @@ record(
     angles=Integer(),
     seed=Integer(least=0),
     **NORMALISED,
+)
+record(
+    "networks.RandomProjection",
+    N.RandomProjection,
+    lambda: {"shape": (1, 8, 8), "numbers": 3, "seed": 0},
+    shape=Shape(),
+    numbers=Integer(),
+    seed=Integer(least=0),
+)
+record(
+    "networks.RandomProjection.forward",
+    N.RandomProjection((1, 8, 8), 3),
+    lambda: {"x": images(2, 1, 8, 8)},
+    x=Array(),
 )
 record(
     "networks.Scattering.forward",

@@ -481,6 +481,13 @@ record(
     diagonal=Array(rows=True),
 )
 record(
+    "functional.extend_covariance",
+    F.extend_covariance,
+    lambda: {"leading": torch.eye(2), "shared": torch.eye(3)},
+    leading=Array(),
+    shared=Array(),
+)
+record(
     "functional.shrink_covariance",
     F.shrink_covariance,
     lambda: {"covariance": torch.eye(3), "tied": torch.eye(3), "shrinkage": 0.5, "ridge": 0.1},
@@ -568,6 +575,20 @@ record(
     lambda: {"packed": F.pack_factors(normal(2, 2, 3), torch.ones(2, 3), 4), "bits": 4},
     packed=PACKED,
     bits=FEW,
+)
+record(
+    "functional.pack_deviations",
+    F.pack_deviations,
+    lambda: {"deviation": torch.full((2, 3), 0.5).half()},
+    deviation=Array(finite=True, floats=False, empty=False),
+)
+record(
+    "functional.unpack_deviations",
+    F.unpack_deviations,
+    lambda: {"codes": torch.zeros(2, 2, dtype=torch.uint8), "least": torch.ones(2).half(), "width": 3},
+    codes=Values((None, 3, "x", torch.zeros(2, 5, dtype=torch.uint8), torch.zeros(2))),
+    least=Values((None, 3, "x", torch.zeros(2, 2))),
+    width=Integer(),
 )
 record(
     "functional.packed_covariance_size",

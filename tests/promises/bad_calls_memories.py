@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from _call_record import RECORDS, record
+from _comparators import controller, slot_network
 from _comparators import made as comparator
 from bad_calls_codecs import NORMALISED, dynamic, kanerva
 from bad_calls_functional import normal
@@ -81,6 +82,7 @@ HELD: dict[str, Callable[[], Any]] = {
     ),
     "GaussianMemory": written(lambda: M.GaussianMemory(rank=2, seed=1)),
     "RandomProjectionMemory": written(lambda: M.RandomProjectionMemory(width=4, seed=1)),
+    "MixedMemory": written(lambda: M.MixedMemory(M.RandomMemory(8, seed=1), M.GaussianMemory(rank=2, seed=1))),
     "DynamicKanervaMemory": written(lambda: M.DynamicKanervaMemory(rows=3, seed=1)),
     "KanervaMemory": written(lambda: M.KanervaMemory(RowMachine(), mean=0.5, std=0.05, seed=1)),
     "VAEMemory": written(lambda: vae_memory(6)),
@@ -137,6 +139,7 @@ record(
         "components": 2,
         "by": "class",
         "precision": 6,
+        "deviations": 4,
         "settle": "experience",
         "shrinkage": 0.5,
         "ridge": 0.1,
@@ -150,6 +153,7 @@ record(
     components=Integer(),
     by=Name(),
     precision=Values((None, 5, "float16", True, 1.5, [4])),
+    deviations=Values((None, 5, "float16", True, 1.5, [4])),
     settle=Name(),
     shrinkage=Number(least=0, most=1),
     ridge=Number(least=0),
@@ -168,7 +172,7 @@ record(
     temperature=Number(above=0, none=True),
     without_itself=Flag(),
 )
-for name in ("GaussianMemory", "RandomProjectionMemory"):
+for name in ("GaussianMemory", "RandomProjectionMemory", "MixedMemory"):
     record(
         f"memories.{name}.predict",
         lambda name=name, **a: HELD[name]().predict(**a),
@@ -189,6 +193,14 @@ record(
     **SHARED,
 )
 record("memories.RandomProjectionMemory.chosen_ridge", HELD["RandomProjectionMemory"]().chosen_ridge, dict)
+record(
+    "memories.MixedMemory",
+    M.MixedMemory,
+    lambda: {"rows": M.RandomMemory(8), "gaussians": M.GaussianMemory()},
+    rows=Values((3, "x", M.GaussianMemory())),
+    gaussians=Values((3, "x", M.RandomMemory(8))),
+)
+record("memories.MixedMemory.settle", HELD["MixedMemory"]().settle, dict)
 record("memories.GaussianMemory.settle", HELD["GaussianMemory"]().settle, dict)
 record(
     "memories.GaussianMemory.settled_nbytes",
@@ -388,6 +400,36 @@ for name in ("GaussianMemory", "RandomProjectionMemory", "DynamicKanervaMemory")
         shape=Shape(),
         codec=CODEC,
     )
+record(
+    "memories.MixedMemory.from_budget",
+    M.MixedMemory.from_budget,
+    lambda: {
+        "nbytes": 10_000,
+        "classes": 2,
+        "shape": (WIDTH,),
+        "codec": "raw",
+        "share": 0.5,
+        "experiences": 2,
+        "by": "class",
+        "embedding": None,
+        "precision": 4,
+        "gaussians": None,
+        "rows": None,
+        "seed": 0,
+    },
+    nbytes=Integer(huge=False),
+    classes=Integer(),
+    shape=Shape(),
+    codec=Name(),
+    share=Values((0, 1, -1, True, "x", None)),
+    experiences=Integer(),
+    by=Name(),
+    embedding=Values((3, "x", nn.Linear)),
+    precision=Values((None, 5, True, "x")),
+    gaussians=Values((3, "x")),
+    rows=Values((3, "x")),
+    **SHARED,
+)
 record(
     "memories.VAEMemory.from_budget",
     M.VAEMemory.from_budget,
@@ -737,13 +779,13 @@ record(
     codec=CODEC,
     shape=Shape(none=True),
 )
-record("memories.comparators.SlotMemory", B.SlotMemory, lambda: {"network": slot_network()}, network=Thing())
-
-
-def slot_network() -> Any:
-    from bad_calls_codecs import slots
-
-    return slots()
+record("memories.comparators.SlotMemory", B.SlotMemory, lambda: {"network": slot_network(WIDTH)}, network=Thing())
+record(
+    "memories.comparators.ControllerMemory",
+    B.ControllerMemory,
+    lambda: {"network": controller(WIDTH)},
+    network=Thing(),
+)
 
 
 def bits() -> Tensor:
@@ -798,9 +840,10 @@ for name in B.__all__:
     record(
         f"memories.comparators.{name}.read",
         lambda name=name, **a: associative(name).read(**a),
-        lambda: {"cue": bits(), "known": None},
+        lambda: {"cue": bits(), "known": None, "steps": None},
         cue=Array(finite=True, rows=True),
         known=Values((3, "x", bits(), torch.ones(1, 2, 3, dtype=torch.bool))),
+        steps=Integer(none=True, huge=False),
     )
 
 for name in ("EnergyMemory", "KanervaMemory", "VAEMemory"):

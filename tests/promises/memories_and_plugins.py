@@ -44,12 +44,16 @@ from avalanche_memplugins.memories import (
     GaussianMemory,
     KanervaMemory,
     LatentMemory,
+    MixedMemory,
     RandomProjectionMemory,
     VAEMemory,
 )
 from avalanche_memplugins.memories.comparators import (
+    ControllerMemory,
     HopfieldMemory,
     ModernHopfieldMemory,
+    RandomProjectionSlots,
+    RestrictedBoltzmannMemory,
     SlotMemory,
     SparseDistributedMemory,
 )
@@ -64,7 +68,7 @@ from avalanche_memplugins.memories.policies import (
     Ring,
     Uniform,
 )
-from avalanche_memplugins.networks import ConditionalVAE, KanervaMachine, MemoryNetwork
+from avalanche_memplugins.networks import MANN, ConditionalVAE, KanervaMachine, MemoryNetwork
 from avalanche_memplugins.networks.energy import GatedEnergy
 from avalanche_memplugins.plugins import EnergyReplayPlugin
 from avalanche_memplugins.testing import CodecCase, MemoryCase, PluginCase, PolicyCase
@@ -255,6 +259,10 @@ def gaussian(nbytes: int) -> GaussianMemory:
     return GaussianMemory.from_budget(nbytes, classes=6, shape=(8,), seed=0)
 
 
+def mixed(nbytes: int) -> MixedMemory:
+    return MixedMemory.from_budget(nbytes, classes=6, shape=(8,), share=0.3, seed=0)
+
+
 def kanerva(nbytes: int) -> DynamicKanervaMemory:
     return DynamicKanervaMemory.from_budget(nbytes, classes=6, shape=(8,), seed=0)
 
@@ -345,6 +353,14 @@ MEMORIES = [
         from_budget=lambda nbytes: RandomProjectionMemory.from_budget(nbytes, classes=6, shape=(8,), seed=0),
         budget=(40_000, 0.98),
     ),
+    MemoryCase(
+        "rows and Gaussians",
+        lambda capacity, seed: MixedMemory(
+            RandomMemory(capacity, seed=seed), GaussianMemory(rank=2, precision=6, seed=seed)
+        ),
+        from_budget=mixed,
+        budget=(9_000, 0.9),
+    ),
     generative(
         "Kanerva", lambda **k: DynamicKanervaMemory(rows=4, **k), (10, 300), from_budget=kanerva, budget=(1_500, 0.8)
     ),
@@ -398,6 +414,15 @@ MEMORIES = [
         from_budget=lambda nbytes: SparseDistributedMemory.from_budget(nbytes // 200, size=16, seed=0),
     ),
     associative("slots", lambda: SlotMemory(MemoryNetwork(16, code_size=8)), (40, 1_200)),
+    associative("random projections", lambda: RandomProjectionSlots(16, width=8, seed=0), (40, 1_200)),
+    associative(
+        "Boltzmann",
+        lambda: RestrictedBoltzmannMemory(16, hidden=8, write_steps=2, seed=0),
+        (40, 1_200),
+        budget=(200 * 1_200, 0.9),  # of 200 episodes
+        from_budget=lambda nbytes: RestrictedBoltzmannMemory.from_budget(nbytes // 200, size=16, write_steps=2, seed=0),
+    ),
+    associative("controller", lambda: ControllerMemory(MANN(16, slots=4, width=8, controller=4, hidden=4)), (40, 400)),
     MemoryCase(
         "dictionary",
         lambda capacity, seed: DifferentiableNeuralDictionary(6, capacity, 8),
@@ -485,6 +510,7 @@ PLUGINS = [
         lambda: NearestNeighbourPlugin(EpisodicMemory(40, seed=5), writes=True, neighbours=3),
     ),
     PluginCase("answers of Gaussians", lambda: MemoryPredictionPlugin(GaussianMemory(rank=2, seed=5), writes=True)),
+    replay("rows and Gaussians", lambda: MixedMemory(rows(), GaussianMemory(rank=2, precision=6, seed=5))),
     PluginCase(
         "answers of neighbours, fitted, beside the network",
         lambda: MemoryPredictionPlugin(

@@ -28,7 +28,8 @@ EXCEPTIONS = {
     **dict.fromkeys(
         (
             "functional.Neighbours", "functional.PackedCovariance", "memories.Nearest", "memories.Recall",
-            "memories.Summary", "networks.EpisodeBound", "networks.VAEBound", "plugins.Replayed",
+            "memories.Summary", "networks.DNCState", "networks.EpisodeBound",
+            "networks.MANNState", "networks.VAEBound", "plugins.Replayed",
             "memories.policies.Placement", "memories.policies.Offered", "benchmarks.DigitsData",
             "benchmarks.BenchmarkInfo", "pretrained.Pretrained", "pretrained.PretrainedEnergy", "lab.Outcome",
             "lab.MemoryInfo", "lab.Absent", "lab.Recipe", "checkpointing.CheckpointError",
@@ -90,7 +91,7 @@ METHODS = {
     **dict.fromkeys(
         (
             "architecture", "step_counts", "prior", "patterns", "clear", "summary", "extra_repr", "result", "reset",
-            "with_defaults", "slots",
+            "with_defaults", "slots", "slots_used",
         ),
         "takes no arguments of the user's",
     ),

@@ -69,6 +69,11 @@ class AssociativeMemory(LoadsWhole):
             )
         return value
 
+    @staticmethod
+    def _steps(given: int | None, own: int) -> int:
+        """Steps of one read: those asked for, or the memory's own."""
+        return own if given is None else check.positive_integer("steps", given)
+
     def _bits(self, name: str, value: Tensor, known: Tensor | None = None, *, writing: bool = False) -> Tensor:
         """Patterns of bits as -1 and 1, with 0 for a bit that is erased (0.5), which only a cue may hold."""
         bits = 2 * self._patterns(name, value, known, writing=writing).to(self.device, torch.float32) - 1

@@ -86,11 +86,12 @@ class HopfieldMemory(AssociativeMemory):
         self.held = pack_triangle(_RULES[self.rule](old, bits))
 
     @torch.no_grad()
-    def read(self, cue: Tensor, known: Tensor | None = None) -> Tensor:
+    def read(self, cue: Tensor, known: Tensor | None = None, *, steps: int | None = None) -> Tensor:
         """Complete cues.
 
         :param cue: ``(E, N, n)``, each entry 0, 1, or 0.5 if erased.
         :param known: bool like ``cue``: entries that are right and are kept (clamped). None: all may change.
+        :param steps: sweeps at most, other than the memory's, >= 1.
         :returns: like ``cue``, 0 or 1; 0.5 stays only where no field ever pointed anywhere.
         :raises ValueError: for other shapes or values, or if nothing has been written.
         """
@@ -102,7 +103,7 @@ class HopfieldMemory(AssociativeMemory):
             known=None if known is None else known.to(self.device),
             update="synchronous" if self.update == "synchronous" else "asynchronous",
             keep_diagonal=self.keep_diagonal,
-            sweeps=self.sweeps,
+            sweeps=self._steps(steps, self.sweeps),
             generator=generator,
         )
         return (state + 1) / 2

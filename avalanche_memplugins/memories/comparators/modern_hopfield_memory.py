@@ -120,11 +120,12 @@ class ModernHopfieldMemory(AssociativeMemory):
         self.held = torch.cat([self.held, code], 1) if len(self) else code.clone()
 
     @torch.no_grad()
-    def read(self, cue: Tensor, known: Tensor | None = None) -> Tensor:
+    def read(self, cue: Tensor, known: Tensor | None = None, *, steps: int | None = None) -> Tensor:
         """Complete cues.
 
         :param cue: ``(E, N, n)``.
         :param known: bool like ``cue``: entries that are right; only they are compared. None: all are compared.
+        :param steps: other than the memory's, >= 1.
         :returns: like ``cue``, float32.
         :raises ValueError: for other shapes, or if nothing has been written.
         """
@@ -137,7 +138,7 @@ class ModernHopfieldMemory(AssociativeMemory):
             beta=self.beta,
             similarity=self.similarity,
             known=known,
-            steps=self.steps,
+            steps=self._steps(steps, self.steps),
             threshold=self.threshold,
         )
         return torch.where(known, x, read) if self.clamp and known is not None else read

@@ -56,14 +56,21 @@ class SlotMemory(AssociativeMemory):
         self.held = torch.cat([self.held, code], 1) if len(self) else code
 
     @torch.no_grad()
-    def read(self, cue: Tensor, known: Tensor | None = None) -> Tensor:
+    def read(self, cue: Tensor, known: Tensor | None = None, *, steps: int | None = None) -> Tensor:
         """Complete cues.
 
         :param cue: ``(E, N, n)`` in [0, 1].
-        :param known: bool like ``cue``: entries given back as they are in the cue. The network does not see it.
+        :param known: bool like ``cue``: entries given back as they are in the cue. A linear network finds the slot by
+            them alone; another does not see them.
+        :param steps: reads, each from what the one before gave, >= 1; None: one.
         :returns: like ``cue``, in [0, 1].
         :raises ValueError: for other shapes, or if nothing has been written.
         """
         x = self._patterns("cue", cue, known).to(self.device, torch.float32)
-        read = self.network.read(self.held, x).clamp(0, 1)
-        return read if known is None else torch.where(known.to(self.device), x, read)
+        if known is not None:
+            known = known.to(self.device)
+        read = x
+        for _ in range(self._steps(steps, 1)):
+            read = self.network.read(self.held, read, known).clamp(0, 1)
+            read = read if known is None else torch.where(known, x, read)
+        return read

@@ -122,11 +122,12 @@ class SparseDistributedMemory(AssociativeMemory):
         self.held = pack_bits((new + 1).to(torch.uint8), 2) if self.counter_bits == 2 else new
 
     @torch.no_grad()
-    def read(self, cue: Tensor, known: Tensor | None = None) -> Tensor:
+    def read(self, cue: Tensor, known: Tensor | None = None, *, steps: int | None = None) -> Tensor:
         """Complete cues.
 
         :param cue: ``(E, N, n)``, each entry 0, 1, or 0.5 if erased.
         :param known: bool like ``cue``: entries that are right and are kept (clamped). None: all may change.
+        :param steps: reads at most, other than the memory's, >= 1.
         :returns: like ``cue``, 0 or 1; 0.5 stays only where the counters say nothing.
         :raises ValueError: for other shapes or values, or if nothing has been written.
         """
@@ -138,7 +139,7 @@ class SparseDistributedMemory(AssociativeMemory):
             radius=self.radius,
             nearest=self.nearest,
             known=None if known is None else known.to(self.device),
-            steps=self.steps,
+            steps=self._steps(steps, self.steps),
         )
         return (state + 1) / 2
 
