@@ -317,6 +317,14 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """The tensors of a row of x, and of targets: name in the store, label, codec, shape, type; () at first."""
         return tuple(leaf for layout in self._layouts.values() for leaf in layout.leaves)
 
+    def pad_of(self, label: str) -> float | None:
+        """What the rows of a tensor are filled up with, as :attr:`pad` says; None if they are all of one length.
+
+        :param label: ``"x"``, ``"x.tokens"``, ``"y"``, ...
+        """
+        given = self.pad.get(label)
+        return self.pad.get(label.partition(".")[2]) if given is None else given
+
     @property
     def device(self) -> torch.device:
         """Where samples come out."""
