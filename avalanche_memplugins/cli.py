@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
@@ -231,10 +233,15 @@ def _tell(problem: BaseException) -> None:
 def _parsed(arguments: list[str]) -> Command:
     """The command with its options.
 
-    :raises ValueError: if there is no command of that name.
+    :raises ValueError: if there is no command of that name, or an option is empty.
     :raises SystemExit: after the command's help, or an error in its options, has been shown.
     """
     command = look_up("command", arguments[0], COMMANDS)
+    for before, given in pairwise(arguments):
+        # As from a shell's variable that is not set; an empty path would be the current folder.
+        if not given or re.fullmatch(r"--[\w-]+=", given):
+            option = (given or before).strip("-=")
+            raise ValueError(f"{option}: expected a value, got an empty text")
     wants_help = {"-h", "--help"} & set(arguments)
     with redirect_stdout(_Wrapped(sys.stdout)) if wants_help else nullcontext():
         return tyro.cli(

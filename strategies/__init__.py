@@ -7,6 +7,7 @@ from avalanche_memplugins.strategies.gaussian_replay import GaussianReplay
 from avalanche_memplugins.strategies.generative_replay import VAEReplay
 from avalanche_memplugins.strategies.kanerva_replay import KanervaReplay
 from avalanche_memplugins.strategies.mbpa import MbPA
+from avalanche_memplugins.strategies.mixed_replay import MixedReplay
 from avalanche_memplugins.strategies.nearest_mean import NearestMean
 from avalanche_memplugins.strategies.probabilistic_retrieval import ProbabilisticRetrieval
 from avalanche_memplugins.strategies.random_memory_adaptation import RMA
@@ -22,6 +23,7 @@ __all__ = [
     "GaussianReplay",
     "KanervaReplay",
     "MbPA",
+    "MixedReplay",
     "NearestMean",
     "ProbabilisticRetrieval",
     "RanPAC",

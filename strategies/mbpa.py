@@ -92,6 +92,6 @@ class MbPA(SupervisedTemplate):  # type: ignore[misc]
             write_every=write_every,
             max_bytes=max_bytes,
         )
-        rehearsal = [MemoryReplayPlugin(memory, write_every=write_every, seed=seed)] if replay else []
-        super().__init__(**beside(template, *rehearsal, adaptation))
+        rehearsal = MemoryReplayPlugin(memory, write_every=write_every, write_at="iteration", seed=seed)
+        super().__init__(**beside(template, *([rehearsal] if replay else []), adaptation))
         self.memory = memory

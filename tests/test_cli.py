@@ -227,6 +227,8 @@ def test_a_real_ctrl_c_and_the_same_command_again(tmp_path: Path) -> None:
         (["compare", "--strategies", "gss", "--memory-size", "9"], "memory_size: expected at least 32 rows, got 9"),
         (["compare", "--strategies", "er-latent"], "er-latent on split-digits: strategy: er-latent expected images of"),
         (["compare", "--data-root", "no-such"], "data_root: expected an existing folder, got 'no-such'"),
+        (["compare", "--out", ""], "out: expected a value, got an empty text"),
+        (["gallery", "--out="], "out: expected a value, got an empty text"),
         (["compare", "--seeds", "1000000000"], "seeds: expected an integer from 1 to 10000"),
         (["compare", "--threads", "1000000000"], "threads: expected an integer from 1 to 1024"),
         (["compare", "--memory-size", "1" + "0" * 40], "memory_size: expected an integer up to"),

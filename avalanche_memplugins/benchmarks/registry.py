@@ -70,161 +70,120 @@ class BenchmarkInfo:
 
 
 # The digits' pixels are k/16, k = 0..16: with this std level k is byte 15k, so eight bits hold them exactly.
-_DIGITS_STD = (240 / 255,)
-_HERE = __package__
-# What all streams of these images share.
-_GREY: dict[str, Any] = {"input_shape": (1, 28, 28), "epochs": 1, "local": False, "draws_rows": True}
+_DIGITS: dict[str, Any] = {
+    "input_shape": (1, 8, 8),
+    "n_classes": 10,
+    "n_experiences": 5,
+    "mean": (0.0,),
+    "std": (240 / 255,),
+    "local": True,
+}
 _IDX = tuple(f"raw/{side}-{part}-ubyte" for side in ("train", "t10k") for part in ("images-idx3", "labels-idx1"))
-_MNIST = {**_GREY, "mean": (0.1307,), "std": (0.3081,), "files": tuple(f"MNIST/{file}" for file in _IDX)}
-_FASHION = {**_GREY, "mean": (0.2860,), "std": (0.3530,), "files": tuple(f"FashionMNIST/{file}" for file in _IDX)}
 _CIFAR = tuple(f"cifar-10-batches-py/{part}" for part in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"))
+
+
+def _class_split(name: str, summary: str, factory: str, **facts: Any) -> BenchmarkInfo:
+    """Ten classes, two at a time, each experience for one epoch, from the data root."""
+    plan = {"scenario": "class-incremental", "n_classes": 10, "n_experiences": 5, "epochs": 1, "parts": 10}
+    factory = f"{__package__}.{factory}"
+    return BenchmarkInfo(name=name, summary=summary, factory=factory, **{**plan, "local": False, **facts})
+
+
+def _grey(folder: str, mean: float, std: float) -> dict[str, Any]:
+    """Facts of images of 28 x 28 bytes in files of a folder."""
+    files = tuple(f"{folder}/{file}" for file in _IDX)
+    return {"input_shape": (1, 28, 28), "mean": (mean,), "std": (std,), "files": files, "draws_rows": True}
+
+
+_MNIST = _grey("MNIST", 0.1307, 0.3081)
+
+
+def _split_mnist(name: str, summary: str, scenario: str = "", **facts: Any) -> BenchmarkInfo:
+    """MNIST in experiences of two digits; a scenario other than the factory's own is told to it."""
+    told = {"scenario": scenario, "settings": (("scenario", scenario),)} if scenario else {}
+    return _class_split(name, summary, "in_memory:split_mnist_tensors", **{**_MNIST, **told, **facts})
+
+
+def _permuted_mnist(name: str, summary: str, scenario: str = "", **facts: Any) -> BenchmarkInfo:
+    """MNIST in ten permutations, likewise."""
+    told = {"scenario": scenario, "settings": (("scenario", scenario),)} if scenario else {}
+    facts = {**_MNIST, "scenario": "domain-incremental", "n_experiences": 10, "parts": 0, **told, **facts}
+    return _class_split(name, summary, "in_memory:permuted_mnist_tensors", **facts)
+
 
 BENCHMARKS: Mapping[str, BenchmarkInfo] = {
     info.name: info
     for info in (
-        BenchmarkInfo(
-            name="split-digits",
-            parts=10,
-            summary="scikit-learn's digits, 5 x 2 classes",
-            factory=f"{_HERE}.split_digits:SplitDigits",
-            scenario="class-incremental",
-            input_shape=(1, 8, 8),
-            n_classes=10,
-            n_experiences=5,
-            epochs=10,
-            mean=(0.0,),
-            std=_DIGITS_STD,
-            local=True,
+        _class_split(
+            "split-digits", "scikit-learn's digits, 5 x 2 classes", "split_digits:SplitDigits", **_DIGITS, epochs=10
         ),
-        BenchmarkInfo(
-            name="permuted-digits",
-            summary="scikit-learn's digits, 10 classes, 5 pixel permutations",
-            factory=f"{_HERE}.permuted_digits:PermutedDigits",
+        _class_split(
+            "permuted-digits",
+            "scikit-learn's digits, 10 classes, 5 pixel permutations",
+            "permuted_digits:PermutedDigits",
             scenario="domain-incremental",
-            input_shape=(1, 8, 8),
-            n_classes=10,
-            n_experiences=5,
             epochs=5,
-            mean=(0.0,),
-            std=_DIGITS_STD,
-            local=True,
+            parts=0,
+            **_DIGITS,
         ),
-        BenchmarkInfo(
-            name="split-mnist",
-            parts=10,
-            summary="MNIST, 5 x 2 classes",
-            factory=f"{_HERE}.in_memory:split_mnist_tensors",
-            scenario="class-incremental",
-            n_classes=10,
-            n_experiences=5,
-            **_MNIST,
+        _split_mnist("split-mnist", "MNIST, 5 x 2 classes"),
+        _permuted_mnist("permuted-mnist", "MNIST, 10 classes, 10 pixel permutations"),
+        _class_split(
+            "split-fmnist",
+            "Fashion-MNIST, 5 x 2 classes",
+            "in_memory:split_fmnist_tensors",
+            **_grey("FashionMNIST", 0.2860, 0.3530),
         ),
-        BenchmarkInfo(
-            name="permuted-mnist",
-            summary="MNIST, 10 classes, 10 pixel permutations",
-            factory=f"{_HERE}.in_memory:permuted_mnist_tensors",
-            scenario="domain-incremental",
-            n_classes=10,
-            n_experiences=10,
-            **_MNIST,
-        ),
-        BenchmarkInfo(
-            name="split-fmnist",
-            parts=10,
-            summary="Fashion-MNIST, 5 x 2 classes",
-            factory=f"{_HERE}.in_memory:split_fmnist_tensors",
-            scenario="class-incremental",
-            n_classes=10,
-            n_experiences=5,
-            **_FASHION,
-        ),
-        BenchmarkInfo(
-            name="split-cifar10",
+        _class_split(
+            "split-cifar10",
+            "CIFAR-10, 5 x 2 classes",
+            "local:split_cifar10",
             files=_CIFAR,
-            parts=10,
-            summary="CIFAR-10, 5 x 2 classes",
-            factory=f"{_HERE}.local:split_cifar10",
-            scenario="class-incremental",
             input_shape=(3, 32, 32),
-            n_classes=10,
-            n_experiences=5,
-            epochs=1,
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2023, 0.1994, 0.2010),
-            local=False,
         ),
-        BenchmarkInfo(
-            name="split-mnist-domain",
-            parts=10,
-            summary="MNIST, 5 x 2 classes, each time told as 0 and 1",
-            factory=f"{_HERE}.in_memory:split_mnist_tensors",
-            scenario="domain-incremental",
+        _split_mnist(
+            "split-mnist-domain",
+            "MNIST, 5 x 2 classes, each time told as 0 and 1",
+            "domain-incremental",
             n_classes=2,
-            n_experiences=5,
-            **_MNIST,
-            settings=(("scenario", "domain-incremental"),),
         ),
-        BenchmarkInfo(
-            name="split-mnist-task",
-            parts=10,
-            summary="MNIST, 5 x 2 classes, the task told in tests",
-            factory=f"{_HERE}.in_memory:split_mnist_tensors",
-            scenario="task-incremental",
-            n_classes=10,
-            n_experiences=5,
-            **_MNIST,
-            settings=(("scenario", "task-incremental"),),
-        ),
-        BenchmarkInfo(
-            name="permuted-mnist-class",
-            summary="MNIST, 10 pixel permutations, 10 classes of its own each",
-            factory=f"{_HERE}.in_memory:permuted_mnist_tensors",
-            scenario="class-incremental",
+        _split_mnist("split-mnist-task", "MNIST, 5 x 2 classes, the task told in tests", "task-incremental"),
+        _permuted_mnist(
+            "permuted-mnist-class",
+            "MNIST, 10 pixel permutations, 10 classes of its own each",
+            "class-incremental",
             n_classes=100,
-            n_experiences=10,
-            **_MNIST,
-            settings=(("scenario", "class-incremental"),),
         ),
-        BenchmarkInfo(
-            name="permuted-mnist-task",
-            summary="MNIST, 10 pixel permutations, 10 classes of its own each, the task told in tests",
-            factory=f"{_HERE}.in_memory:permuted_mnist_tensors",
-            scenario="task-incremental",
+        _permuted_mnist(
+            "permuted-mnist-task",
+            "MNIST, 10 pixel permutations, 10 classes of its own each, the task told in tests",
+            "task-incremental",
             n_classes=100,
-            n_experiences=10,
-            **_MNIST,
-            settings=(("scenario", "task-incremental"),),
         ),
-        BenchmarkInfo(
-            name="split-cifar10-features",
+        _class_split(
+            "split-cifar10-features",
+            "CIFAR-10 behind a frozen EfficientNet-Lite0, 5 x 2 classes",
+            "in_memory:split_cifar10_features",
             files=("cifar10-lite0-128.safetensors",),
-            parts=10,
-            summary="CIFAR-10 behind a frozen EfficientNet-Lite0, 5 x 2 classes",
-            factory=f"{_HERE}.in_memory:split_cifar10_features",
-            scenario="class-incremental",
             input_shape=(128, 1, 1),
-            n_classes=10,
-            n_experiences=5,
-            epochs=1,
             mean=(0.5,),
             std=(1 / 12,),
-            local=False,
             draws_rows=True,
         ),
-        BenchmarkInfo(
-            name="split-omniglot",
-            parts=964,
+        _class_split(
+            "split-omniglot",
+            "Omniglot's background set, 4 x 241 characters",
+            "omniglot:split_omniglot",
             files=("omniglot-py/images_background",),
-            summary="Omniglot's background set, 4 x 241 characters",
-            factory=f"{_HERE}.omniglot:split_omniglot",
-            scenario="class-incremental",
             input_shape=(1, 105, 105),
             n_classes=964,
             n_experiences=4,
             epochs=5,
+            parts=964,
             mean=(0.9221,),
             std=(0.2681,),
-            local=False,
         ),
     )
 }

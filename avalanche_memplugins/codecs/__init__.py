@@ -6,6 +6,7 @@ from avalanche_memplugins.codecs.downsampled import Downsampled
 from avalanche_memplugins.codecs.entropy_coded import EntropyCoded
 from avalanche_memplugins.codecs.image_file import ImageFile
 from avalanche_memplugins.codecs.int8 import Int8
+from avalanche_memplugins.codecs.integers import Integers
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.codecs.plain import Float16, Raw
 from avalanche_memplugins.codecs.product_quantised import ProductQuantised
@@ -22,6 +23,7 @@ __all__ = [
     "Float16",
     "ImageFile",
     "Int8",
+    "Integers",
     "LatentCodec",
     "ProductQuantised",
     "Quantised",

@@ -10,7 +10,7 @@ from torch import Size, Tensor, nn
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._loading import LoadsWhole
-from avalanche_memplugins.codecs._normalisation import Normalisation, one_row
+from avalanche_memplugins._normalisation import Normalisation, one_row
 from avalanche_memplugins.codecs._stored import StoredCodec
 from avalanche_memplugins.functional.quantise import (
     gaussian_levels,

@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.codecs._normalisation import Normalisation, check_images
+from avalanche_memplugins._normalisation import Normalisation, check_images
 from avalanche_memplugins.codecs._stored import StoredCodec
 from avalanche_memplugins.functional.quantise import pack_bits, packed_size, unpack_bits
 

@@ -13,6 +13,7 @@ from avalanche_memplugins.functional.context_model import (
 from avalanche_memplugins.functional.discriminant import (
     cholesky_factors,
     class_log_posterior,
+    extend_covariance,
     gaussian_log_density,
     inverse_factors,
     low_rank_log_density,
@@ -53,9 +54,11 @@ from avalanche_memplugins.functional.neighbours import KeyTable, Neighbours, nea
 from avalanche_memplugins.functional.packed_covariance import (
     PackedCovariance,
     pack_covariance,
+    pack_deviations,
     pack_factors,
     packed_covariance_size,
     unpack_covariance,
+    unpack_deviations,
     unpack_factors,
 )
 from avalanche_memplugins.functional.quantise import (
@@ -102,6 +105,7 @@ __all__ = [
     "encode_images",
     "energy_read",
     "energy_write",
+    "extend_covariance",
     "fit_experts",
     "fit_probabilities",
     "from_scaled_int8",
@@ -131,6 +135,7 @@ __all__ = [
     "nearest_relative",
     "pack_bits",
     "pack_covariance",
+    "pack_deviations",
     "pack_factors",
     "pack_triangle",
     "packed_covariance_size",
@@ -149,6 +154,7 @@ __all__ = [
     "symmetric_factors",
     "unpack_bits",
     "unpack_covariance",
+    "unpack_deviations",
     "unpack_factors",
     "unpack_triangle",
     "whitened_log_density",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -187,23 +184,3 @@ def decode_binary_images(buffer: Array, starts: Array, lengths: Array, ones: Arr
                             place += 1
                         width <<= 8
             levels[row, channel] = work[2:, 2:-2]
-
-
-@cache
-def compiled(kernel: Callable[..., None]) -> Callable[..., None] | None:
-    """``kernel`` as machine code, at the first call from numba's cache if it was compiled before.
-
-    :returns: None without numba.
-    """
-    try:
-        import numba
-    except ImportError:
-        return None
-    compile_: Any = numba.njit
-    try:
-        return compile_(kernel, cache=True, nogil=True)  # type: ignore[no-any-return]
-    except RuntimeError:  # no folder that can be written to
-        warnings.warn(
-            "numba found no folder for its cache: the range coder is compiled anew in each process", stacklevel=2
-        )
-        return compile_(kernel, nogil=True)  # type: ignore[no-any-return]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional import _coder_kernels as kernels
-from avalanche_memplugins.functional._coder_kernels import Bytes, Integers, compiled
+from avalanche_memplugins.functional._coder_kernels import Bytes, Integers
+from avalanche_memplugins.functional._compiled import compiled
 from avalanche_memplugins.functional.range_coder import ONE, RowsDecoder, check_pieces, encode_rows
 
 PROBABILITIES = 256

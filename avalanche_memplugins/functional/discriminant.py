@@ -153,6 +153,35 @@ def shrink_covariance(covariance: Tensor, tied: Tensor, *, shrinkage: float, rid
     return (1 - shrinkage) * covariance + shrinkage * tied + ridge * mean_variance[..., None, None] * eye
 
 
+def extend_covariance(leading: Tensor, shared: Tensor) -> Tensor:
+    r"""Covariances of all numbers, of those of the first k and a shared one, which says how the others follow them.
+
+    .. math:: C = \begin{pmatrix} A & A R^T \\ R A & V + R A R^T \end{pmatrix}, \qquad
+        R = T_{21} T_{11}^{-1}, \qquad V = T_{22} - R \, T_{12}
+
+    The regression R of the others on the first, and what it leaves, V, are those of the shared covariance T.
+
+    :param leading: A, ``(..., k, k)``, k <= C.
+    :param shared: T, ``(..., C, C)``, positive definite.
+    :returns: ``(..., C, C)``; T where A is its first block.
+    :raises ValueError: for shapes that do not fit.
+
+    >>> extend_covariance(torch.tensor([[4.0]]), torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+    tensor([[4.0000, 2.0000],
+            [2.0000, 1.7500]])
+    """
+    check.shaped(leading=(leading, "... k k"), shared=(shared, "... C C"))
+    k = leading.shape[-1]
+    if k > shared.shape[-1]:
+        raise ValueError(f"leading: expected at most the {shared.shape[-1]} numbers of the shared covariance, got {k}")
+    first, beside = shared[..., :k, :k], shared[..., :k, k:]
+    regression = torch.linalg.solve(first, beside).mT
+    rest = shared[..., k:, k:] - regression @ beside
+    upper = leading @ regression.mT
+    top = torch.cat([leading, upper], -1)
+    return torch.cat([top, torch.cat([upper.mT, rest + regression @ upper], -1)], -2)
+
+
 def merge_scatters(
     first: tuple[Tensor, Tensor, Tensor], second: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins.functional._packed_keys import PackedKeys, pack
 
 Backend = Literal["torch", "faiss"]
 
@@ -17,6 +18,8 @@ BFLOAT16_FROM = 64  # dimensions; below, the top-k dominates and a rough product
 SPARE = 16  # candidates beyond k: enough that the certificate of the rough pass rarely fails
 PREPARED = 1_024  # keys made ready at a time
 KEY_BLOCK = 32_768  # keys per product, so that a score matrix stays within the byte budget at any number of keys
+FEW = 4  # queries that are searched for one by one; from more of them on the product is quicker
+LARGE = 1 << 22  # numbers in a table; in a smaller one a query is found at once anyway
 
 
 class Neighbours(NamedTuple):
@@ -79,8 +82,7 @@ class KeyTable:
         check.floats(keys=keys)
         if keys.dim() < 2 or len(keys) == 0:
             raise ValueError(f"keys: expected (N, *shape) with N >= 1, got shape {tuple(keys.shape)}")
-        if not torch.isfinite(keys).all():
-            raise ValueError("keys: expected finite numbers, got others")
+        check.finite("keys", keys)
         if backend == "faiss" and keys.device.type != "cpu":
             raise ValueError(f"backend: expected keys on the CPU for 'faiss', got keys on {keys.device}")
         self.keys = keys.detach().flatten(1).float()
@@ -106,11 +108,14 @@ class KeyTable:
                 f"queries: expected (Q, *shape) of {self.keys.shape[1]} numbers a row, got {tuple(queries.shape)}"
             )
         flat = queries.detach().flatten(1).float()
-        if not torch.isfinite(flat).all():
-            raise ValueError("queries: expected finite numbers, got others")
+        check.finite("queries", flat)
         k = min(k, len(self))
         index = torch.empty(len(flat), k, dtype=torch.int64, device=flat.device)
         distance = torch.empty(len(flat), k, device=flat.device)
+        if len(flat) <= FEW and 8 * len(self) <= max_bytes and self._packed is not None:
+            for row, query in enumerate(flat):
+                index[row], distance[row] = self._among_packed(query, k, max_bytes)
+            return Neighbours(index, distance)
         per_query = min(len(self), KEY_BLOCK) * 12 + 2 * (k + SPARE) * flat.shape[1] * 12
         for rows in torch.split(torch.arange(len(flat), device=flat.device), max(1, max_bytes // per_query)):
             for dtype in self._dtypes:
@@ -127,6 +132,11 @@ class KeyTable:
         quick = self.keys.device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
         wide = self.keys.shape[1] >= BFLOAT16_FROM and not self.uses_faiss
         return (torch.bfloat16, torch.float32) if quick and wide else (torch.float32,)
+
+    @cached_property
+    def _packed(self) -> PackedKeys | None:
+        large = self.keys.numel() >= LARGE and not self.uses_faiss
+        return pack(self.keys, self._centre) if large else None
 
     @cached_property
     def _centre(self) -> Tensor:
@@ -199,12 +209,27 @@ class KeyTable:
         difference = self.keys[index].double().sub_(queries[:, None].double())
         return difference.square_().sum(-1)
 
+    def _among_packed(self, query: Tensor, k: int, max_bytes: int) -> tuple[Tensor, Tensor]:
+        below = None if self._packed is None else self._packed.below(query)
+        if below is None:
+            return self._brute(query, k, max_bytes)
+        count = min(k + SPARE, len(self))
+        least, rows = below.topk(count, largest=False)
+        index, squared = self._measured(query, rows.sort().values, k, max_bytes)
+        if count < len(self) and squared[-1] >= least[-1]:
+            index, squared = self._measured(query, (below <= squared[-1]).nonzero()[:, 0], k, max_bytes)
+        return index, squared.float()
+
     def _brute(self, query: Tensor, k: int, max_bytes: int) -> tuple[Tensor, Tensor]:
-        rows = torch.arange(len(self), device=query.device)
+        index, squared = self._measured(query, torch.arange(len(self), device=query.device), k, max_bytes)
+        return index, squared.float()
+
+    def _measured(self, query: Tensor, rows: Tensor, k: int, max_bytes: int) -> tuple[Tensor, Tensor]:
+        """The k nearest of the keys in ``rows``, which ascend, and their distances in float64."""
         blocks = torch.split(rows, max(1, max_bytes // (query.numel() * 12)))
         squared = torch.cat([self._exact(query[None], block[None])[0] for block in blocks])
-        squared, index = squared.sort(stable=True)
-        return index[:k], squared[:k].float()
+        squared, order = squared.sort(stable=True)
+        return rows[order[:k]], squared[:k]
 
 
 def nearest(

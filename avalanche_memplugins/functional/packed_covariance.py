@@ -15,6 +15,7 @@ _LEAST = 1e-3  # of a variance of the correlation that its factors leave over
 _FLOOR = 2.0**-14  # deviations below this share of the largest are no normal float16 numbers
 _SMALLEST = 1e-12  # deviation; the square of its share is a float32 number
 _RIDGE = 1e-3
+_STEPS = 15  # of a deviation in four bits
 
 
 class PackedCovariance(NamedTuple):
@@ -157,6 +158,53 @@ def packed_covariance_size(width: int, bits: int, rank: int | None = None) -> in
         return _size(width * (width - 1) // 2, bits) + 4 * width + 4
     check.integer("rank", rank, least=0)
     return _size(rank * width, bits) + 2 * rank + 2 * width + 4
+
+
+def pack_deviations(deviation: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Deviations in four bits each, evenly spaced on a scale of logarithms from the least to 1.
+
+    .. math:: \sigma_i \approx m^{1 - q_i / 15}, \qquad m = \min_i \sigma_i
+
+    Deviations of a projection lie within a factor of two or so, where the steps are 5 %.
+
+    :param deviation: float16 ``(K, C)``, shares of the largest as :func:`pack_covariance` makes them.
+    :returns: uint8 ``(K, ceil(C / 2))``, and m, float16 ``(K,)``.
+    :raises ValueError: for anything else.
+
+    >>> codes, least = pack_deviations(torch.tensor([[1.0, 0.5, 0.7]]).half())
+    >>> codes.shape, unpack_deviations(codes, least, 3)
+    (torch.Size([1, 2]), tensor([[1.0000, 0.5000, 0.6899]], dtype=torch.float16))
+    """
+    check.shaped(deviation=(deviation, "K C"))
+    if deviation.dtype != torch.float16 or not deviation.shape[1]:
+        raise ValueError(f"deviation: expected float16 (K, C), got {deviation.dtype} {tuple(deviation.shape)}")
+    check.finite("deviation", deviation)
+    if deviation.numel() and not 0 < float(deviation.min()) <= float(deviation.max()) <= 1:
+        raise ValueError(f"deviation: expected numbers in (0, 1], got from {float(deviation.min()):g} on")
+    least = deviation.amin(1)
+    low = least.double().log2()[:, None]
+    share = 1 - deviation.double().log2() / low.masked_fill(low == 0, 1.0)
+    return pack_bits((share * _STEPS).round().clamp(0, _STEPS).to(torch.uint8), 4), least
+
+
+def unpack_deviations(codes: Tensor, least: Tensor, width: int) -> Tensor:
+    """Deviations float16 ``(K, width)`` of what :func:`pack_deviations` gave.
+
+    :param codes: uint8 ``(K, ceil(width / 2))``.
+    :param least: ``(K,)``.
+    :param width: C.
+
+    >>> unpack_deviations(*pack_deviations(torch.ones(1, 2).half()), 2)
+    tensor([[1., 1.]], dtype=torch.float16)
+    """
+    size = (check.positive_integer("width", width) + 1) // 2
+    check.shaped(least=(least, "K"))
+    if check.tensor("codes", codes).dtype != torch.uint8 or codes.shape != (len(least), size):
+        raise ValueError(
+            f"codes: expected uint8 ({len(least)}, {size}) for {width} numbers, got {codes.dtype} {tuple(codes.shape)}"
+        )
+    levels = unpack_bits(codes, 4, width).double()
+    return torch.exp2(least.double().log2()[:, None] * (1 - levels / _STEPS)).half()
 
 
 def _no_longer(norm: Tensor) -> Tensor:

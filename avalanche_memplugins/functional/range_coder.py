@@ -11,7 +11,8 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional import _coder_kernels as kernels
-from avalanche_memplugins.functional._coder_kernels import BOTTOM, TOP, Bytes, Integers, compiled
+from avalanche_memplugins.functional._coder_kernels import BOTTOM, TOP, Bytes, Integers
+from avalanche_memplugins.functional._compiled import compiled
 
 ONE = 1 << 16
 """Probabilities are whole numbers from 1 to 65535, in units of 1 / 65536."""

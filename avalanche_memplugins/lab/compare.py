@@ -42,7 +42,7 @@ class Comparison(StreamOptions):
     benchmarks: Annotated[tuple[str, ...], NAMES] = ("split-digits", "permuted-digits")
     """Benchmarks by name; `memplugins list` shows them. folder:DIR: images in one folder a class; or module:function of
     your own."""
-    strategies: Annotated[tuple[str, ...], NAMES] = ("naive", "replay", "rma", "er-reservoir", "cumulative")
+    strategies: Annotated[tuple[str, ...], NAMES] = ("naive", "replay", "rma", "er", "cumulative")
     """Strategies by name; `memplugins list` shows them. With options as in er:codec=2bit; or module:function of your
     own."""
     seeds: int = 3

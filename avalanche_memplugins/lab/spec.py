@@ -229,7 +229,12 @@ class RunSpec:
     @cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for all fields, the same in every process and on every machine."""
-        whole = json.dumps({"protocol": PROTOCOL, **self.to_json()}, sort_keys=True)
+        told, recipe = self.to_json(), STRATEGIES.get(self.strategy)
+        if recipe is not None and recipe.former:
+            # A default that has changed is told, the one that it was is not.
+            options = changed(told.pop("options"), {**recipe.options, **recipe.former})
+            told |= {"options": options} if options else {}
+        whole = json.dumps({"protocol": PROTOCOL, **told}, sort_keys=True)
         return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     @property
@@ -239,10 +244,33 @@ class RunSpec:
         return f"{self.benchmark} · {self.method}{budget} · seed {self.seed}"
 
     def to_json(self) -> dict[str, Any]:
-        """Fields as JSON values; those that came later only where they are not at their defaults."""
+        """Fields as JSON values; those that came later only where they are not at their defaults.
+
+        Options whose default has changed are always told, since a result without them is of the former one.
+        """
         defaults = {field.name: field.default for field in fields(self)}
         values = {name: value for name, value in asdict(self).items() if name not in _LATER or value != defaults[name]}
-        return {name: dict(value) if name.endswith("options") else value for name, value in values.items()}
+        told = {name: dict(value) if name.endswith("options") else value for name, value in values.items()}
+        recipe = STRATEGIES.get(self.strategy)
+        if recipe is not None and recipe.former:
+            told["options"] = {**{name: recipe.options[name] for name in recipe.former}, **told.get("options", {})}
+        return told
+
+    @classmethod
+    def from_result(cls, values: Mapping[str, Any]) -> RunSpec:
+        """The spec of a result, from :meth:`to_json` of this version or an earlier one.
+
+        :param values: what a result's file says of its spec.
+        :raises ValueError: naming the field that is out of range or unknown.
+
+        >>> stream = {"benchmark": "split-digits", "seed": 0, "n_experiences": 5, "epochs": 1}
+        >>> RunSpec.from_result({"strategy": "er", **stream}).method  # as it was by default in version 0.1
+        'er:read=uniform,write_at=iteration'
+        """
+        recipe = STRATEGIES.get(values.get("strategy", ""))
+        if recipe is None or not recipe.former:
+            return cls(**values)
+        return cls(**{**values, "options": {**recipe.former, **_as_dict("options", values.get("options", ()))}})
 
 
 def _as_dict(name: str, settings: Any) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class RunResult:
         if strange := sorted(values.keys() - known, key=str):
             raise ValueError(f"values: expected the JSON of a result, got a field {short(strange[0])}")
         try:
-            spec = RunSpec(**values["spec"])
+            spec = RunSpec.from_result(values["spec"])
             error = values["error"]
             if error is not None and not isinstance(error, str):
                 raise ValueError(f"error: expected text or null, got {short(error)}")

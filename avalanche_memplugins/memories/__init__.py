@@ -15,6 +15,7 @@ from avalanche_memplugins.memories.memory import (
     SupportsPredict,
     WritableMemory,
 )
+from avalanche_memplugins.memories.mixed_memory import MixedMemory
 from avalanche_memplugins.memories.random_memory import RandomMemory
 from avalanche_memplugins.memories.random_projection_memory import RandomProjectionMemory
 from avalanche_memplugins.memories.recall import Recall, Summary
@@ -31,6 +32,7 @@ __all__ = [
     "LatentMemory",
     "LearningMemory",
     "Memory",
+    "MixedMemory",
     "Nearest",
     "RandomMemory",
     "RandomProjectionMemory",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.functional import (
+    extend_covariance,
     merge_low_rank,
     merge_moments,
     pack_triangle,
@@ -33,10 +34,12 @@ class GaussianBank:
 
     :param buffers: of the memory whose part this is.
     :param rank: of the groups' factors; None: whole scatters.
+    :param leading: numbers of a code that the groups' own whole scatters are of; None: all.
     :param tied: keep a scatter that groups share; ``"unit"``: keep no spread at all.
     :param components: most groups of a class.
     :param by: ``"class"``, or a group for each class in each ``"experience"``.
     :param precision: ``"float32"``, or bits of a packed number.
+    :param deviations: bits of a packed deviation.
     """
 
     mean = Held()  # (G, C)
@@ -50,17 +53,20 @@ class GaussianBank:
         buffers: dict[str, Tensor | None],
         *,
         rank: int | None,
+        leading: int | None,
         tied: bool | Literal["unit"],
         components: int,
         by: str,
         precision: Precision,
+        deviations: int,
     ) -> None:
         self.buffers = cast("dict[str, Tensor]", buffers)
-        self.rank, self.components, self.by = rank, components, by
+        self.rank, self.components, self.by = (None if leading else rank), components, by
+        self.leading = leading
         self.is_tied, self.is_unit = tied is True, tied == "unit"
-        self.is_bare = bool(tied) and rank == 0  # groups have no covariance of their own
+        self.is_bare = bool(tied) and self.rank == 0  # groups have no covariance of their own
         self.of_classes = components == 1 and by == "class"  # group i is the class of index i
-        self.packed = None if precision == "float32" else PackedGaussians(precision, rank)
+        self.packed = None if precision == "float32" else PackedGaussians(precision, self.rank, deviations, leading)
         self._floats = ("mean", "spread", "residual", *(("shared",) if self.is_tied else ()))
         for name in (*self._floats, *(("waiting",) if components > 1 else ())):
             buffers[name] = torch.zeros(0)
@@ -86,6 +92,10 @@ class GaussianBank:
         if self.packed is not None and len(self.packed.centre):
             return len(self.packed.centre)
         return self.mean.shape[1]
+
+    def _own_width(self, width: int) -> int:
+        """Numbers of a code that a group's own scatter is of."""
+        return width if self.leading is None else min(self.leading, width)
 
     @property
     def rows(self) -> Tensor:
@@ -192,7 +202,8 @@ class GaussianBank:
                 grown = growth[mine.to(growth.device)].flatten(0, 1)
                 self.shared[place] += pack_triangle(grown.mT @ grown).float()
         if self.rank is None:
-            self.spread[at] += pack_triangle(growth.mT @ growth).float()
+            own = growth[..., : self._own_width(width)]
+            self.spread[at] += pack_triangle(own.mT @ own).float()
         elif not self.is_bare:
             factors, residual = merge_low_rank(self.spread[at].double(), self.residual[at].double(), growth)
             self.spread[at], self.residual[at] = factors.float(), residual.float()
@@ -209,6 +220,10 @@ class GaussianBank:
             self.groups = torch.cat([self.groups, self.groups[group].repeat(len(sizes) - 1, 1)])
             self.groups[index, 2] = sizes.int()
             nothing = torch.zeros_like(sizes)
+            if self.is_tied:  # what its parts spread about their own means takes the place of its spread about one
+                centred = rows.double() - rows.double().mean(0)
+                place = self._shared_open().tolist().index(int(self._shared_of(index[:1])))
+                self.shared[place] -= pack_triangle(centred.mT @ centred).float()
             at = self._opened(index, nothing, rows).to(rows.device)
             for name in self._tails(rows.shape[1]):
                 self.buffers[name][at] = 0
@@ -269,7 +284,8 @@ class GaussianBank:
 
     def _tails(self, width: int) -> dict[str, tuple[int, ...]]:
         """Shapes of a group's mean, spread and residual."""
-        spread = (width * (width + 1) // 2,) if self.rank is None else (min(self.rank, width), width)
+        own = self._own_width(width)
+        spread = (own * (own + 1) // 2,) if self.rank is None else (min(self.rank, width), width)
         return {"mean": (width,), "spread": spread, "residual": (0 if self.rank is None or self.is_bare else width,)}
 
     def settle(self, generator: torch.Generator) -> None:
@@ -289,7 +305,8 @@ class GaussianBank:
         if not self.is_bare:
             diagonal = None
             if self.rank is None:
-                first = unpack_triangle(self.spread.double(), self.mean.shape[1]) / rows[:, None, None]
+                own_width = self._own_width(self.mean.shape[1])
+                first = unpack_triangle(self.spread.double(), own_width) / rows[:, None, None]
                 variances.append(first.diagonal(dim1=1, dim2=2).mean(0))
             else:
                 first = self.spread.double() / rows.sqrt()[:, None, None]
@@ -320,11 +337,12 @@ class GaussianBank:
         return Groups(mean, label, rows[live].to(device), None if self.is_bare else own, shared, of.to(device))
 
     def gaussians(self, index: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-        """Means ``(n, C)`` and F, d of the covariances :math:`F^T F + diag(d)` of groups ``(n,)``, n >= 1."""
+        """Means ``(n, C)`` and F, d of the own covariances :math:`F^T F + diag(d)` of groups ``(n,)``, n >= 1."""
         at, width, device = self._at(index), self.width, self.mean.device
-        rank = width if self.rank is None else 0 if self.is_bare else min(self.rank, width)
+        own_width = self._own_width(width)
+        rank = own_width if self.rank is None else 0 if self.is_bare else min(self.rank, width)
         mean = torch.zeros(len(index), width, device=device)
-        first = torch.zeros(len(index), rank, width, device=device)
+        first = torch.zeros(len(index), rank, own_width, device=device)
         diagonal = None if self.rank is None else torch.zeros(len(index), width, device=device)
         rest, mine = (at < 0).nonzero().flatten(), (at >= 0).nonzero().flatten()
         if self.packed is not None and len(rest):
@@ -339,7 +357,7 @@ class GaussianBank:
             rows = self.rows[index[mine]].to(device).double()
             mean[to] = self.mean[place]
             if self.rank is None:
-                scatter = unpack_triangle(self.spread[place].double(), width)
+                scatter = unpack_triangle(self.spread[place].double(), own_width)
                 first[to] = (symmetric_factors(scatter) / rows.sqrt()[:, None, None]).float()
             elif not self.is_bare and diagonal is not None:
                 first[to] = (self.spread[place] / rows.sqrt()[:, None, None]).float()
@@ -380,6 +398,11 @@ class GaussianBank:
                 of, place = torch.unique(self._shared_of(index), return_inverse=True)
                 factors = symmetric_factors(self._all_shared()[of.to(mean.device)]).float()[place.to(mean.device)]
             return mean, factors, None
+        if self.leading is not None:
+            mean, (own, _) = self.gaussians(index)
+            shared = self._all_shared()[self._shared_of(index).to(mean.device)]
+            whole = extend_covariance(own.double().mT @ own.double(), shared)
+            return mean, symmetric_factors(whole).float(), None
         if self.packed is not None:
             mean, own = self.gaussians(index)
             return mean, *own
@@ -436,10 +459,10 @@ class GaussianBank:
             ):
                 if held > there or set(range(held, there)) - set(opened.tolist()):
                     raise ValueError(f"state: expected each of {there} {kind} packed or open, got {held} packed")
-            self.packed.check_sound(packed, shared, width, own=not self.is_bare)
+            self.packed.check_sound(packed, shared, width, own=None if self.is_bare else self._own_width(width))
         variances = self.residual
         if self.rank is None and len(self.spread):
-            variances = unpack_triangle(self.spread, width).diagonal(dim1=-2, dim2=-1)
+            variances = unpack_triangle(self.spread, self._own_width(width)).diagonal(dim1=-2, dim2=-1)
         if variances.numel() and float(variances.min()) < 0:
             raise ValueError("state: expected variances >= 0")
 

@@ -18,10 +18,12 @@ from avalanche_memplugins.functional import (
     inverse_factors,
     low_rank_log_density,
     pack_covariance,
+    pack_deviations,
     pack_factors,
     packed_covariance_size,
     shrink_covariance,
     unpack_covariance,
+    unpack_deviations,
     unpack_factors,
     whitened_log_density,
 )
@@ -43,6 +45,8 @@ class PackedGaussians(nn.Module):
 
     :param bits: of a number of the covariances, 4, 6 or 8.
     :param rank: of the groups' factors; None: whole matrices.
+    :param deviations: bits of a deviation, 16 or 4.
+    :param leading: numbers that the groups' own covariances are of; None: all.
     """
 
     centre: Tensor
@@ -51,12 +55,15 @@ class PackedGaussians(nn.Module):
     step: Tensor
     shared_codes: Tensor
 
-    def __init__(self, bits: int, rank: int | None) -> None:
+    def __init__(self, bits: int, rank: int | None, deviations: int = 16, leading: int | None = None) -> None:
         super().__init__()
-        self.bits, self.rank = bits, rank
+        self.bits, self.rank, self.deviations, self.leading = bits, rank, deviations, leading
         kinds = {"centre": torch.bfloat16, "exponent": torch.int8, "mean": torch.int8, "step": torch.float32}
         for part, dtype in zip(_PARTS, (torch.uint8, torch.float16, torch.float16, torch.float32), strict=True):
             kinds |= {f"own_{part}": dtype, f"shared_{part}": dtype}
+        if deviations == 4:
+            kinds |= {f"{kind}_deviation": torch.uint8 for kind in ("own", "shared")}
+            kinds |= {f"{kind}_least": torch.float16 for kind in ("own", "shared")}
         self.kinds = kinds
         for name, dtype in kinds.items():
             self.register_buffer(name, torch.zeros(0, dtype=dtype))
@@ -84,8 +91,7 @@ class PackedGaussians(nn.Module):
     def put_own(self, index: Tensor, first: Tensor, diagonal: Tensor | None) -> None:
         """Keep covariances ``(n, C, C)``, or factors ``(n, r, C)`` and diagonals ``(n, C)``, of groups ``(n,)``."""
         packed = pack_covariance(first, self.bits) if diagonal is None else pack_factors(first, diagonal, self.bits)
-        for part, value in zip(_PARTS, packed, strict=True):
-            self._put(f"own_{part}", index, value)
+        self._put_packed("own", index, packed)
 
     def factors(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """F ``(n, r, C)`` and d ``(n, C)`` of groups' covariances :math:`F^T F + diag(d)`; no d of whole matrices."""
@@ -96,15 +102,27 @@ class PackedGaussians(nn.Module):
 
     def put_shared(self, index: Tensor, covariance: Tensor) -> None:
         """Keep shared covariances ``(n, C, C)``."""
-        for part, value in zip(_PARTS, pack_covariance(covariance, self.bits), strict=True):
-            self._put(f"shared_{part}", index, value)
+        self._put_packed("shared", index, pack_covariance(covariance, self.bits))
 
     def shared_factors(self, index: Tensor) -> Tensor:
         """F ``(n, C, C)`` of shared covariances :math:`F^T F`."""
         return unpack_covariance(self._packed("shared", index), self.bits).mT
 
+    def _put_packed(self, kind: str, index: Tensor, packed: PackedCovariance) -> None:
+        if self.deviations == 4:
+            codes, least = pack_deviations(packed.deviation)
+            packed = packed._replace(deviation=codes)
+            self._put(f"{kind}_least", index, least)
+        for part, value in zip(_PARTS, packed, strict=True):
+            self._put(f"{kind}_{part}", index, value)
+
     def _packed(self, kind: str, index: Tensor) -> PackedCovariance:
-        return PackedCovariance(*(self.get_buffer(f"{kind}_{part}")[index] for part in _PARTS))
+        packed = PackedCovariance(*(self.get_buffer(f"{kind}_{part}")[index] for part in _PARTS))
+        if self.deviations == 4:
+            least = self.get_buffer(f"{kind}_least")[index]
+            wide = len(self.centre) if kind == "shared" or self.leading is None else min(self.leading, len(self.centre))
+            packed = packed._replace(deviation=unpack_deviations(packed.deviation, least, wide))
+        return packed
 
     def _put(self, name: str, index: Tensor, value: Tensor) -> None:
         held = self.get_buffer(name)
@@ -115,19 +133,24 @@ class PackedGaussians(nn.Module):
         grown[index] = value
         self.register_buffer(name, grown)
 
-    def check_sound(self, groups: int, shared: int, width: int, *, own: bool) -> None:
+    def check_sound(self, groups: int, shared: int, width: int, *, own: int | None) -> None:
         """Raise unless so many groups and shared matrices of a width are held.
 
+        :param own: width of the groups' own covariances; None: they have none.
         :raises ValueError: saying what is wrong.
         """
         like: dict[str, tuple[int, ...]] = {"centre": (width,), "exponent": (width,), "mean": (groups, width)}
         like["step"] = (groups,)
-        for kind, count, rank in (("own", groups if own else 0, self.rank), ("shared", shared, None)):
-            beside = 2 * (width if rank is None else rank) + 2 * width + 4
-            codes = packed_covariance_size(width, self.bits, rank) - beside
-            rows = width if rank is None else rank
-            for part, tail in zip(_PARTS, ((codes,), (rows,), (width,), ()), strict=True):
+        kinds = ("own", 0 if own is None else groups, own or width, self.rank), ("shared", shared, width, None)
+        for kind, count, wide, rank in kinds:
+            beside = 2 * (wide if rank is None else rank) + 2 * wide + 4
+            codes = packed_covariance_size(wide, self.bits, rank) - beside
+            rows = wide if rank is None else rank
+            each = wide if self.deviations == 16 else (wide + 1) // 2
+            for part, tail in zip(_PARTS, ((codes,), (rows,), (each,), ()), strict=True):
                 like[f"{kind}_{part}"] = (count, *tail)
+            if self.deviations == 4:
+                like[f"{kind}_least"] = (count,)
         for name, shape in like.items():
             empty = name in ("centre", "exponent") and not groups
             check_tensor(f"packed.{name}", self.get_buffer(name), (0,) if empty else shape, self.kinds[name])
@@ -141,8 +164,8 @@ class Groups(NamedTuple):
     """All groups of a memory as they are read.
 
     ``mean`` ``(G, C)``; ``label`` int64 ``(G,)`` class of each; ``rows`` ``(G,)``; ``own``: F ``(G, r, C)`` and d
-    ``(G, C)`` or None of their covariances :math:`F^T F + diag(d)`; None: they have none; ``shared``: covariances
-    ``(T, C, C)`` or None; ``of`` int64 ``(G,)``: the shared one of each.
+    ``(G, C)`` or None of their covariances :math:`F^T F + diag(d)`, which may be of the leading numbers alone; None:
+    they have none; ``shared``: covariances ``(T, C, C)`` or None; ``of`` int64 ``(G,)``: the shared one of each.
     """
 
     mean: Tensor
@@ -164,6 +187,7 @@ class Discriminant:
     def __init__(self, groups: Groups, shrinkage: float, ridge: float) -> None:
         self.groups = groups
         self.whitening: list[Tensor] = []  # of each group, or of each shared matrix
+        self.rest: list[Tensor] = []  # of each shared matrix, where groups have one of their leading numbers alone
         own, shared = groups.own, groups.shared
         self.is_low_rank = own is not None and own[1] is not None and shared is None and shrinkage == 0
         width = groups.mean.shape[1]
@@ -176,18 +200,27 @@ class Discriminant:
         if own is None:
             self.whitening.append(eye.float())  # nearest mean
             return
-        tied = shared.double() if shared is not None else self._mean_covariance(own)[None]
+        leading = own[0].shape[2] < width
+        tied = shared.double() if shared is not None and not leading else self._mean_covariances(own)
+        if leading and shared is not None:
+            for matrix in shared:
+                mixed = shrink_covariance(matrix.double(), matrix.double(), shrinkage=1, ridge=ridge)
+                whole = inverse_factors(cholesky_factors(mixed + _TINY * eye)).float()
+                self.rest.append(whole[own[0].shape[2] :])
+            eye = eye[: own[0].shape[2], : own[0].shape[2]]
         if self.is_low_rank and own[1] is not None:
             extra = ridge * tied[0].diagonal().mean() + _TINY
             self.factors, self.diagonal = own[0].float(), (own[1] + extra).float()
             return
-        for g, of in enumerate(groups.of.tolist() if shared is not None else [0] * len(groups.mean)):
+        for g, of in enumerate(groups.of.tolist()):
             mixed = shrink_covariance(self._covariance(own, g), tied[of], shrinkage=shrinkage, ridge=ridge)
             self.whitening.append(inverse_factors(cholesky_factors(mixed + _TINY * eye)).float())
 
     def log_density(self, x: Tensor) -> Tensor:
         """Of rows ``(B, C)`` under each group, ``(B, G)``."""
         mean, of = self.groups.mean, self.groups.of
+        if self.rest:
+            return self._by_parts(x)
         if self.is_low_rank:
             return low_rank_log_density(x, mean, self.factors, self.diagonal)
         out = x.new_empty(len(x), len(mean))
@@ -195,6 +228,21 @@ class Discriminant:
             mine = (of == k).nonzero().flatten() if self.groups.own is None else torch.tensor([k], device=x.device)
             if len(mine):
                 out[:, mine] = whitened_log_density(x, mean[mine], matrix)
+        return out
+
+    def _by_parts(self, x: Tensor) -> Tensor:
+        """The density of the leading numbers under each group, times that of the others given these."""
+        mean, of, leading = self.groups.mean, self.groups.of, self.whitening[0].shape[1]
+        head, out = x[:, :leading], x.new_empty(len(x), len(mean))
+        for k, matrix in enumerate(self.rest):
+            mine = (of == k).nonzero().flatten()
+            # Differences, not products, as in whitened_log_density.
+            ends = x @ matrix.mT, mean[mine] @ matrix.mT
+            gaps = torch.cdist(*ends, compute_mode="donot_use_mm_for_euclid_dist").square()
+            volume = matrix[:, leading:].diagonal().log().sum() - (x.shape[1] - leading) * math.log(2 * math.pi) / 2
+            out[:, mine] = volume - gaps / 2
+        for g, matrix in enumerate(self.whitening):
+            out[:, g] += whitened_log_density(head, mean[g : g + 1, :leading], matrix)[:, 0]
         return out
 
     def log_posterior(self, x: Tensor, classes: int, *, by_count: bool, allowed: Tensor | None) -> Tensor:
@@ -216,11 +264,13 @@ class Discriminant:
         covariance = factors.mT @ factors
         return covariance if own[1] is None else covariance + own[1][g].double().diag()
 
-    def _mean_covariance(self, own: tuple[Tensor, Tensor | None]) -> Tensor:
-        share = self.groups.rows.double() / self.groups.rows.sum()
-        total = share[0] * self._covariance(own, 0)
-        for g in range(1, len(share)):
-            total += share[g] * self._covariance(own, g)
+    def _mean_covariances(self, own: tuple[Tensor, Tensor | None]) -> Tensor:
+        """Of the groups of each shared matrix, ``(T, C', C')``; of all, if none is shared."""
+        rows, of, width = self.groups.rows.double(), self.groups.of, own[0].shape[2]
+        total = rows.new_zeros(int(of.max()) + 1, width, width)
+        weight = rows / rows.new_zeros(len(total)).index_add_(0, of, rows)[of]
+        for g, k in enumerate(of.tolist()):
+            total[k] += weight[g] * self._covariance(own, g)
         return total
 
 
@@ -246,7 +296,7 @@ def k_means(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
 if TYPE_CHECKING:
     from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
 
-SIZES = ("rank", "tied", "components", "by", "precision")
+SIZES = ("rank", "tied", "leading", "components", "by", "precision", "deviations")
 """Arguments of a memory that decide its bytes."""
 SHRINKAGES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -258,21 +308,32 @@ def settled_nbytes(
     *,
     rank: int | None = 16,
     tied: bool | Literal["unit"] = False,
+    leading: int | None = None,
     components: int = 1,
     by: str = "class",
     precision: Precision = "float32",
+    deviations: int = 16,
 ) -> int:
     """Bytes of a memory that is settled, with so many classes of codes of a width in so many experiences."""
-    times, bare = (experiences if by == "experience" else 1), bool(tied) and rank == 0
+    times, bare = (experiences if by == "experience" else 1), bool(tied) and rank == 0 and leading is None
     groups, triangle = classes * components * times, width * (width + 1) // 2
-    rank = None if rank is None else min(rank, width)
+    wide = width if leading is None else min(leading, width)
+    rank = None if rank is None or leading is not None else min(rank, width)
     total = classes * TABLE_BYTES + (12 * groups if components > 1 or by == "experience" else 0)
     if precision == "float32":
-        own = triangle if rank is None else (rank + (not bare)) * width
+        own = wide * (wide + 1) // 2 if rank is None else (rank + (not bare)) * width
         return total + 4 * (groups * (width + own) + (times * triangle if tied is True else 0))
-    own = 0 if bare else packed_covariance_size(width, precision, rank)
+    own = 0 if bare else packed_covariance_size(wide, precision, rank)
     shared = times * packed_covariance_size(width, precision) if tied is True else 0
+    if deviations == 4:
+        own -= 0 if bare else _saved(wide)
+        shared -= _saved(width) * times if tied is True else 0
     return total + 3 * width + groups * (width + 4 + own) + shared
+
+
+def _saved(width: int) -> int:
+    """Bytes that deviations in 4 bits, and the least of them, take less than in 16."""
+    return 2 * width - (width + 1) // 2 - 2
 
 
 def candidates(given: dict[str, Any], width: int, *, auto: bool, all_kinds: bool) -> Iterator[dict[str, Any]]:
@@ -302,7 +363,11 @@ def _kinds(width: int) -> Iterator[dict[str, Any]]:
             yield {"tied": False, "rank": rank, "components": 1}
             yield {"tied": True, "rank": rank, "components": 1}
     yield {"tied": False, "rank": 0, "components": 1}
-    yield {"tied": True, "rank": 0, "components": 1}
+    for leading in (16, 32, 48, 64, 96, 128):
+        if leading < width:
+            yield {"tied": True, "rank": 0, "components": 1, "leading": leading}
+    for components in (1, 2, 4, 8):
+        yield {"tied": True, "rank": 0, "components": components}
 
 
 def best_of(memories: list[GaussianMemory], rows: tuple[Tensor, Tensor], *, given: Sequence[str]) -> GaussianMemory:

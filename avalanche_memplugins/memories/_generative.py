@@ -10,8 +10,8 @@ import torch
 from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins._normalisation import Normalisation
 from avalanche_memplugins._pickling import PicklesGenerator
-from avalanche_memplugins.codecs._normalisation import Normalisation
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._rows import check_draw

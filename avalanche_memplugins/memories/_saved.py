@@ -40,6 +40,11 @@ class SavesToFolder(LoadsWhole):
         tensors = (*self.named_parameters(), *self.named_buffers())
         return {name: tensor.detach() for name, tensor in tensors if not name.startswith(self._fixed)}
 
+    def _state_to_save(self) -> dict[str, Any]:
+        """The numbers to save; of a memory that has others as its parts, theirs, too."""
+        state: dict[str, Any] = self.get_extra_state()
+        return state
+
     def _check_state(self, state: dict[str, Any]) -> None:
         """Raise unless an extra state is of a memory made with the same arguments.
 
@@ -79,7 +84,7 @@ class SavesToFolder(LoadsWhole):
         kind = type(self).__name__
         check_folder(folder, kind=kind)
         tensors = dict(self._own_tensors())
-        plain = flatten(self.get_extra_state(), tensors, _STATE)
+        plain = flatten(self._state_to_save(), tensors, _STATE)
         save_folder(folder, tensors, {"kind": kind, "format": FORMAT, "state": plain})
 
     def load(self: Self, folder: str | Path) -> Self:

@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins._structure import mapped
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies.given import identity
 from avalanche_memplugins.memories.row_store import RowStore
@@ -35,35 +36,45 @@ def check_rows_sound(memory: RandomMemory) -> None:
         raise ValueError(f"state: expected {held} rows of each tensor, got {sizes}")
     if not held:
         return
-    codes, (shape, dtype) = memory.store["codes"], memory.codec.spec(memory.shape, memory.dtype)
-    if codes.shape[1:] != shape or codes.dtype != dtype:
-        raise ValueError(
-            f"state: expected codes of shape {tuple(shape)} and {dtype} for rows of {tuple(memory.shape)} and "
-            f"{memory.dtype}, got {tuple(codes.shape[1:])} and {codes.dtype}"
-        )
+    for leaf in memory.leaves:
+        codes, (shape, dtype) = memory.store[leaf.name], leaf.stored
+        if codes.shape[1:] != shape or codes.dtype != dtype:
+            raise ValueError(
+                f"state: expected {leaf.name} of shape {tuple(shape)} and {dtype} for rows of {tuple(leaf.shape)} and "
+                f"{leaf.dtype}, got {tuple(codes.shape[1:])} and {codes.dtype}"
+            )
     slots = memory.slots()
     dense = int(slots[-1]) == held - 1
     if memory.validate == "always" or (memory.validate == "auto" and memory.device.type != "cuda"):
-        for name in memory.store.state_dict().keys() & {"codes", "logits"}:
+        for name in memory.store.state_dict().keys() & {*(leaf.name for leaf in memory.leaves), "logits"}:
             check.finite(f"state: {name}", memory.store[name][:held] if dense else memory.store[name][slots])
-    labels = memory.labels_of(slots)
-    _check_policies(memory, slots, dict(zip(("class", "t", "task"), labels, strict=True)))
-    rows = memory.rows(slots[_telling_rows(labels, held)])
-    store = _Looking(memory.store)
-    kept = {id(memory.store): store, id(memory.embedding): memory.embedding, id(memory.codec): _AsTheyAre(memory.codec)}
+    y, t, origin = memory.labels_of(slots)
+    classes = memory.classes_of(slots)
+    columns = {"class": y if classes is None and isinstance(y, Tensor) else classes, "t": t, "task": origin}
+    labels = {name: column for name, column in columns.items() if column is not None}
+    _check_policies(memory, slots, labels)
+    rows = memory.rows(slots[_telling_rows(list(labels.values()), held)])
+    store = _Looking(memory.store, {leaf.name for leaf in memory.leaves if leaf.codec is not None})
+    kept: dict[int, Any] = {id(memory.store): store, id(memory.embedding): memory.embedding}
+    kept |= {id(leaf.codec): _AsTheyAre(leaf.codec) for leaf in memory.leaves if leaf.codec is not None}
     trial: Any = copy.deepcopy(memory, kept)
     # What is not looked at may hold anything.
     trial.validate = "first"
     if trial.keep == "key":
         trial.embedding = None
+    if trial.group is not None:
+        # What it gives of rows as they come back may be something else.
+        trial.group = lambda x, y: rows_classes
+    rows_classes = memory.classes_of(slots[_telling_rows(list(labels.values()), held)])
 
     def write() -> None:
         logits = None if rows.logits is None else rows.logits.nan_to_num()
         if logits is None and "logits" in trial.needs:
-            classes = int(rows.y.max()) + 1 if rows.y.ndim == 1 and not rows.y.is_floating_point() else 1
-            logits = torch.zeros(len(rows.x), classes)
-        loss = torch.zeros(len(rows.x)) if "loss" in trial.needs else None
-        x = rows.x.nan_to_num() if rows.x.is_floating_point() else rows.x
+            found = rows.y if isinstance(rows.y, Tensor) else torch.zeros(1, 1)
+            number = int(found.max()) + 1 if found.ndim == 1 and not found.is_floating_point() else 1
+            logits = torch.zeros(len(rows.t), number)
+        loss = torch.zeros(len(rows.t)) if "loss" in trial.needs else None
+        x = mapped(lambda leaf: leaf.nan_to_num() if leaf.is_floating_point() else leaf, rows.x)
         trial.write(x, rows.y, rows.t, origin=rows.origin.clamp_min(0), logits=logits, loss=loss)
 
     trial.sample(min(_ROWS, held))
@@ -81,10 +92,9 @@ def check_rows_sound(memory: RandomMemory) -> None:
 def _check_numbers(memory: RandomMemory) -> int:
     if isinstance(memory.seen, bool) or not isinstance(memory.seen, int) or not 0 <= memory.seen < 2**62:
         raise ValueError(f"state: expected an integer >= 0 as seen, got {memory.seen!r}")
-    if not isinstance(memory.dtype, torch.dtype):
-        raise ValueError(f"state: expected a type of rows, got {memory.dtype!r}")
-    if any(length < 0 for length in memory.shape):
-        raise ValueError(f"state: expected a shape of a row, got {tuple(memory.shape)}")
+    for leaf in memory.leaves:
+        if any(length < 0 for length in leaf.shape):
+            raise ValueError(f"state: expected a shape of a row, got {tuple(leaf.shape)}")
     return len(memory)
 
 
@@ -126,8 +136,9 @@ def _telling_rows(labels: Sequence[Tensor], held: int) -> Tensor:
 class _Looking(RowStore):
     """Gives the rows of a store, and checks that those put would fit."""
 
-    def __init__(self, store: RowStore) -> None:
+    def __init__(self, store: RowStore, coded: set[str]) -> None:
         super().__init__(store.capacity)
+        self.coded = coded
         self.device = store.device
         self._buffers.update(store.named_buffers())
         self.put_names: set[str] = set()
@@ -142,7 +153,7 @@ class _Looking(RowStore):
         held = self[name]
         # Outputs and keys keep the type that autocast gave the first of them.
         same = held.dtype == rows.dtype or (held.is_floating_point() and rows.is_floating_point())
-        if name != "codes" and (held.shape[1:] != rows.shape[1:] or not same):
+        if name not in self.coded and (held.shape[1:] != rows.shape[1:] or not same):
             raise ValueError(
                 f"state: expected {name} of shape {tuple(rows.shape[1:])} and {rows.dtype}, got "
                 f"{tuple(held.shape[1:])} and {held.dtype}"

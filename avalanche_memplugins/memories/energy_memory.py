@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins._fingerprint import fingerprint
-from avalanche_memplugins.codecs._normalisation import Normalisation
+from avalanche_memplugins._normalisation import Normalisation
 from avalanche_memplugins.codecs.codec import Codec
 from avalanche_memplugins.codecs.downsampled import Downsampled
 from avalanche_memplugins.codecs.latent import LatentCodec
@@ -610,6 +610,4 @@ class EnergyMemory(GenerativeMemory):
             raise ValueError(f"state: expected classes below label_bits={self.label_bits}")
         code, dtype = self._cue_spec(self.shape, self.dtype)
         if filled:
-            self._check_buffer("cues", (filled, self.slot_size, *code), self.cues.dtype)
-            if self.cue is None and self.cues.dtype != dtype:
-                raise ValueError(f"state: expected cues of {dtype}, got {self.cues.dtype}")
+            self._check_buffer("cues", (filled, self.slot_size, *code), dtype)

@@ -16,9 +16,10 @@ class EpisodicIndex:
     """Exact nearest-neighbour search over the rows that a memory holds.
 
     The key of a row is ``key(x)`` if given; otherwise the key stored with it, or x itself. Tables are built on
-    first use, one for each task asked for, and kept until the memory is written to or :meth:`refresh` is called.
-    They are working memory beside the memory's ``nbytes``: a float32 copy of the keys, and half as much again for
-    the rough pass.
+    first use, one for each task asked for, and kept until the memory is written to or loaded, or :meth:`refresh` is
+    called.
+    They are working memory beside the memory's ``nbytes``: a float32 copy of the keys, and for the rough pass half as
+    much again for many queries at a time, a quarter for few.
 
     :param memory: where the rows are.
     :param key: embedding of rows ``(n, *shape)``, called in blocks.
@@ -47,12 +48,12 @@ class EpisodicIndex:
         self.backend: Backend = check_backend(backend)
         self.max_bytes = max_bytes
         self._tables: dict[int | None, tuple[KeyTable, Tensor | None]] = {}
-        self._built: tuple[int, torch.device] | None = None
+        self._built: tuple[object, ...] | None = None
 
     def refresh(self) -> None:
         """Forget the tables: the embedding, or rows of the memory, have changed."""
         self._tables.clear()
-        self._built = (self.memory.seen, self.memory.device)
+        self._built = self._state_of_memory()
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int, *, task: int | None = None) -> Neighbours:
@@ -65,13 +66,17 @@ class EpisodicIndex:
         """
         if not queries.is_floating_point():
             queries = queries.float()  # such as token ids
-        if self._built != (self.memory.seen, self.memory.device):
+        if self._built != self._state_of_memory():
             self.refresh()
         if task not in self._tables:
             self._tables[task] = self._table(task)
         table, slots = self._tables[task]
         found = table.search(queries, k, max_bytes=self.max_bytes)
         return found if slots is None else Neighbours(slots[found.indices], found.distances)
+
+    def _state_of_memory(self) -> tuple[object, ...]:
+        # The record of slots is a new one after a load, which may leave the number of rows seen as it was.
+        return self.memory.seen, self.memory.device, self.memory._written
 
     def _table(self, task: int | None) -> tuple[KeyTable, Tensor | None]:
         slots = self.memory.slots()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
-from avalanche_memplugins.codecs._normalisation import Normalisation
+from avalanche_memplugins._normalisation import Normalisation
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.memories._generative import TABLE_BYTES, GenerativeMemory, check_count
 from avalanche_memplugins.memories._rows import most_within

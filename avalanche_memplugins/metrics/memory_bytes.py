@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Literal
+from typing import Any
 
-from avalanche.evaluation import GenericPluginMetric
-
-from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at, memories_of
+from avalanche_memplugins.metrics._base import EmitAt, MemoryMetric, memories_of
 
 
-class MemoryBytes(GenericPluginMetric):  # type: ignore[misc]
+class MemoryBytes(MemoryMetric):
     r"""Bytes that grow with the stream or hold it, summed over the memories of a strategy.
 
     .. math::
@@ -33,23 +30,21 @@ class MemoryBytes(GenericPluginMetric):  # type: ignore[misc]
     ...                  plugins=[MemoryReplayPlugin(RandomMemory(100))],
     ...                  evaluator=EvaluationPlugin(MemoryBytes(), loggers=[]))
     >>> results = strategy.train(SplitDigits(5).train_stream[0])
-    >>> results["MemoryBytes_Exp/train_phase/train_stream/Task000/Exp000"]  # 64 float32 and 3 int32 a row
-    26800
+    >>> results["MemoryBytes_Exp/train_phase/train_stream/Task000/Exp000"]  # 64 floats, 3 labels and a place a row
+    27200
     """
 
-    _what, _name = "nbytes", "MemoryBytes"
+    _name, _what = "MemoryBytes", "nbytes"
+    _nothing = "no plugin of the strategy has a memory with nbytes: no bytes to report"
 
-    def __init__(self, emit_at: Literal["iteration", "epoch", "experience"] = "experience") -> None:
-        super().__init__(None, reset_at="never", emit_at=check_emit_at(emit_at), mode="train")
+    def __init__(self, emit_at: EmitAt = "experience") -> None:
+        super().__init__(None, emit_at, reset_at="never")
         self._bytes = 0
-        self._warned = False
 
     def _package_result(self, strategy: Any) -> list[Any]:
         memories = memories_of(strategy)
         if not memories:
-            if not self._warned:
-                warnings.warn("no plugin of the strategy has a memory with nbytes: no bytes to report", stacklevel=2)
-                self._warned = True
+            self._warn_once()
             return []
         self._bytes = sum(int(getattr(holder, self._what, 0)) for holder in [*memories, *self._others(strategy)])
         return list(super()._package_result(strategy))
@@ -60,9 +55,6 @@ class MemoryBytes(GenericPluginMetric):  # type: ignore[misc]
     def result(self) -> int:
         """The bytes at the last emission."""
         return self._bytes
-
-    def __str__(self) -> str:
-        return f"{self._name}_{SUFFIX[self._emit_at]}"
 
 
 class MemoryFixedBytes(MemoryBytes):
@@ -90,7 +82,7 @@ class MemoryFixedBytes(MemoryBytes):
     0
     """
 
-    _what, _name = "nbytes_fixed", "MemoryFixedBytes"
+    _name, _what = "MemoryFixedBytes", "nbytes_fixed"
 
     def _others(self, strategy: Any) -> list[Any]:
         return list(strategy.plugins)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins.metrics._base import EmitAt
 from avalanche_memplugins.metrics.memory_bytes import MemoryBytes, MemoryFixedBytes
 from avalanche_memplugins.metrics.replay_accuracy import ReplayAccuracy
 
@@ -21,11 +22,6 @@ def memory_metrics(
     ['MemoryBytes_Exp', 'MemoryFixedBytes_Exp', 'Top1_ReplayAcc_Exp']
     """
     check.flags(minibatch=minibatch, epoch=epoch, experience=experience)
-    out: list[MemoryBytes | ReplayAccuracy] = []
-    if minibatch:
-        out += [MemoryBytes("iteration"), MemoryFixedBytes("iteration"), ReplayAccuracy("iteration")]
-    if epoch:
-        out += [MemoryBytes("epoch"), MemoryFixedBytes("epoch"), ReplayAccuracy("epoch")]
-    if experience:
-        out += [MemoryBytes("experience"), MemoryFixedBytes("experience"), ReplayAccuracy("experience")]
-    return out
+    wanted: dict[EmitAt, bool] = {"iteration": minibatch, "epoch": epoch, "experience": experience}
+    kinds = (MemoryBytes, MemoryFixedBytes, ReplayAccuracy)
+    return [kind(emit_at) for emit_at, is_wanted in wanted.items() if is_wanted for kind in kinds]

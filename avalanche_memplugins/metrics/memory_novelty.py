@@ -11,7 +11,7 @@ from avalanche.evaluation.metric_results import MetricValue
 from torch import Tensor
 
 from avalanche_memplugins.functional.ranking import auroc
-from avalanche_memplugins.metrics._plugins import memories_of
+from avalanche_memplugins.metrics._base import memories_of
 
 
 class MemoryNovelty(PluginMetric[float]):  # type: ignore[misc]

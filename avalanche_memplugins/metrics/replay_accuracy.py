@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Literal
+from typing import Any
 
-from avalanche.evaluation import GenericPluginMetric
-
-from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at
-from avalanche_memplugins.metrics._shares import Hits
+from avalanche_memplugins.metrics._base import EmitAt, Hits, ReplayMetric
 
 
-class ReplayAccuracy(GenericPluginMetric):  # type: ignore[misc]
+class ReplayAccuracy(ReplayMetric):
     r"""Top-1 accuracy on the replayed rows, as the model predicts them in training.
 
     .. math::
@@ -36,27 +32,17 @@ class ReplayAccuracy(GenericPluginMetric):  # type: ignore[misc]
     >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
     ...                  plugins=[MemoryReplayPlugin(RandomMemory(100))],
     ...                  evaluator=EvaluationPlugin(ReplayAccuracy(), loggers=[]))
-    >>> results = strategy.train(SplitDigits(5).train_stream[0])
-    >>> 0 <= results["Top1_ReplayAcc_Exp/train_phase/train_stream/Task000/Exp000"] <= 1
+    >>> results = strategy.train(SplitDigits(5).train_stream[:2])  # in the first there is nothing to replay
+    >>> 0 <= results["Top1_ReplayAcc_Exp/train_phase/train_stream/Task000/Exp001"] <= 1
     True
     """
 
-    def __init__(self, emit_at: Literal["iteration", "epoch", "experience"] = "experience") -> None:
-        super().__init__(Hits(), reset_at=check_emit_at(emit_at), emit_at=emit_at, mode="train")
-        self._warned = False
+    _name = "Top1_ReplayAcc"
+    _nothing = "no plugin of the strategy replays from a memory: no replay accuracy to report"
 
-    def update(self, strategy: Any) -> None:
-        """Count what the plugins replayed in this iteration."""
-        replaying = [plugin for plugin in strategy.plugins if hasattr(plugin, "last_replay")]
-        for plugin in replaying:
-            if plugin.last_replay is not None:
-                self._metric.update(plugin.last_replay.output, plugin.last_replay.y)
-        if not replaying and not self._warned:
-            warnings.warn("no plugin of the strategy replays from a memory: no replay accuracy to report", stacklevel=2)
-            self._warned = True
+    def __init__(self, emit_at: EmitAt = "experience") -> None:
+        super().__init__(Hits(), emit_at)
 
-    def _package_result(self, strategy: Any) -> list[Any]:
-        return [] if self.result() is None else list(super()._package_result(strategy))
-
-    def __str__(self) -> str:
-        return f"Top1_ReplayAcc_{SUFFIX[self._emit_at]}"
+    def _count(self, plugin: Any, replay: Any) -> None:
+        """Hits of the model's outputs."""
+        self._metric.update(replay.output, replay.y)

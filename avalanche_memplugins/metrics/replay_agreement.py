@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from avalanche.evaluation import GenericPluginMetric
 from avalanche.models import avalanche_forward
 from torch import Tensor, nn
 
 from avalanche_memplugins._modes import eval_mode
-from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at
-from avalanche_memplugins.metrics._shares import Hits
+from avalanche_memplugins.metrics._base import EmitAt, Hits, ReplayMetric
 from avalanche_memplugins.plugins import Replayed
 
 Judge = Callable[[Tensor], Tensor]
 
 
-class ReplayAgreement(GenericPluginMetric):  # type: ignore[misc]
+class ReplayAgreement(ReplayMetric):
     r"""Share of the replayed rows in which a judge sees the class that the memory gives them.
 
     .. math::
@@ -48,45 +44,29 @@ class ReplayAgreement(GenericPluginMetric):  # type: ignore[misc]
     >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
     ...                  plugins=[MemoryReplayPlugin(RandomMemory(100))],
     ...                  evaluator=EvaluationPlugin(ReplayAgreement(lambda x: x.flatten(1)[:, :10]), loggers=[]))
-    >>> results = strategy.train(SplitDigits(5).train_stream[0])
-    >>> 0 <= results["ReplayAgreement_Exp/train_phase/train_stream/Task000/Exp000"] <= 1
+    >>> results = strategy.train(SplitDigits(5).train_stream[:2])  # in the first there is nothing to replay
+    >>> 0 <= results["ReplayAgreement_Exp/train_phase/train_stream/Task000/Exp001"] <= 1
     True
     """
 
-    def __init__(
-        self, judge: Judge | None = None, *, emit_at: Literal["iteration", "epoch", "experience"] = "experience"
-    ) -> None:
+    _name = "ReplayAgreement"
+    _nothing = "no plugin of the strategy replays from a memory: nothing to agree with"
+
+    def __init__(self, judge: Judge | None = None, *, emit_at: EmitAt = "experience") -> None:
         if judge is not None and not callable(judge):
             raise TypeError(f"judge: expected a callable on a batch, or None, got {type(judge).__name__}")
-        super().__init__(Hits(), reset_at=check_emit_at(emit_at), emit_at=emit_at, mode="train")
+        super().__init__(Hits(), emit_at)
         self.judge = judge
-        self._warned = False
 
-    @torch.no_grad()
-    def update(self, strategy: Any) -> None:
-        """Judge what the plugins replayed in this iteration."""
-        replaying = [plugin for plugin in strategy.plugins if hasattr(plugin, "last_replay")]
-        for plugin in replaying:
-            replay = plugin.last_replay
-            if replay is not None:
-                label = getattr(replay, "label", replay.y)
-                self._metric.update(replay.output if self.judge is None else self._judged(replay), label)
-        if not replaying and not self._warned:
-            warnings.warn("no plugin of the strategy replays from a memory: nothing to agree with", stacklevel=2)
-            self._warned = True
+    def _count(self, plugin: Any, replay: Any) -> None:
+        """Hits of the judge's outputs."""
+        output = replay.output if self.judge is None else _judged(self.judge, replay)
+        self._metric.update(output, getattr(replay, "label", replay.y))
 
-    def _judged(self, replay: Replayed) -> Tensor:
-        judge = self.judge
-        if isinstance(judge, nn.Module):
-            with eval_mode(judge):
-                output: Tensor = avalanche_forward(judge, replay.x, replay.t)
-            return output
-        if judge is None:
-            raise RuntimeError("no judge to ask")
+
+def _judged(judge: Judge, replay: Replayed) -> Tensor:
+    if not isinstance(judge, nn.Module):
         return judge(replay.x)
-
-    def _package_result(self, strategy: Any) -> list[Any]:
-        return [] if self.result() is None else list(super()._package_result(strategy))
-
-    def __str__(self) -> str:
-        return f"ReplayAgreement_{SUFFIX[self._emit_at]}"
+    with eval_mode(judge):
+        output: Tensor = avalanche_forward(judge, replay.x, replay.t)
+    return output

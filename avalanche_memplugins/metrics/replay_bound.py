@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from avalanche.evaluation import GenericPluginMetric
 from torch import Tensor
 
 from avalanche_memplugins._random import isolated
-from avalanche_memplugins.metrics._plugins import SUFFIX, check_emit_at
-from avalanche_memplugins.metrics._shares import RowMean
+from avalanche_memplugins.metrics._base import EmitAt, ReplayMetric, RowMean
 
 
-class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
+class ReplayBound(ReplayMetric):
     r"""Negative evidence bound of the replayed rows under the memory's own model, in nats an image.
 
     .. math::
@@ -49,34 +45,25 @@ class ReplayBound(GenericPluginMetric):  # type: ignore[misc]
     True
     """
 
-    def __init__(self, emit_at: Literal["iteration", "epoch", "experience"] = "experience") -> None:
-        super().__init__(RowMean(), reset_at=check_emit_at(emit_at), emit_at=emit_at, mode="train")
+    _name = "ReplayBound"
+    _nothing = "no memory of the strategy, and no codec, has a bound to report"
+
+    def __init__(self, emit_at: EmitAt = "experience") -> None:
+        super().__init__(RowMean(), emit_at)
         self._draws = 0
-        self._warned = False
 
-    @torch.no_grad()
-    def update(self, strategy: Any) -> None:
-        """Work out the bound of what the plugins replayed in this iteration."""
-        found = False
-        for plugin in strategy.plugins:
-            replay, bound = getattr(plugin, "last_replay", None), _bound_of(getattr(plugin, "memory", None))
-            found = found or bound is not None
-            if replay is None or bound is None:
-                continue
-            self._draws += 1
-            with isolated(replay.x.device, self._draws):
-                parts = bound(replay.x, replay.label) if _takes_classes(bound) else bound(replay.x)
-            values: Tensor = getattr(parts, "total", parts)
-            self._metric.update(values)
-        if not found and not self._warned:
-            warnings.warn("no memory of the strategy, and no codec, has a bound to report", stacklevel=2)
-            self._warned = True
+    def _concerns(self, plugin: Any) -> bool:
+        """Whether the plugin's memory has a bound."""
+        return _bound_of(getattr(plugin, "memory", None)) is not None
 
-    def _package_result(self, strategy: Any) -> list[Any]:
-        return [] if self.result() is None else list(super()._package_result(strategy))
-
-    def __str__(self) -> str:
-        return f"ReplayBound_{SUFFIX[self._emit_at]}"
+    def _count(self, plugin: Any, replay: Any) -> None:
+        """Bounds of the rows."""
+        bound = _bound_of(plugin.memory)
+        self._draws += 1
+        with isolated(replay.x.device, self._draws):
+            parts = bound(replay.x, replay.label) if _takes_classes(bound) else bound(replay.x)
+        values: Tensor = getattr(parts, "total", parts)
+        self._metric.update(values)
 
 
 def _takes_classes(bound: Callable[..., Any]) -> bool:

@@ -12,6 +12,7 @@ from avalanche_memplugins.networks.memory_network import MemoryNetwork, train_me
 from avalanche_memplugins.networks.mlp_vae import MLPVAE, train_vae
 from avalanche_memplugins.networks.neighbour_retrieval import RetrievalClassifier
 from avalanche_memplugins.networks.probabilistic_retrieval import ProbabilisticRetrievalClassifier, retrieval_mlp
+from avalanche_memplugins.networks.random_projection import RandomProjection
 from avalanche_memplugins.networks.scattering import Scattering
 from avalanche_memplugins.networks.vae import VAE, VAEBound
 
@@ -29,6 +30,7 @@ __all__ = [
     "MANNState",
     "MemoryNetwork",
     "ProbabilisticRetrievalClassifier",
+    "RandomProjection",
     "RetrievalClassifier",
     "Scattering",
     "VAEBound",

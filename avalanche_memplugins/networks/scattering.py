@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins.networks.random_projection import orthonormal
 
 _ROWS = 128  # images through the wavelets at a time
+_DRAWN = 1_000  # pictures of each kind
 
 
 class Scattering(nn.Module):
@@ -21,7 +24,7 @@ class Scattering(nn.Module):
 
     with Morlet wavelets :math:`\psi_{j a}` of scale :math:`2^j` and angle a, and a Gaussian :math:`\phi` of the
     coarsest scale, read every :math:`2^J` pixels. The square root of each number is taken, which makes its spread more
-    even; then an orthonormal projection drawn from ``seed`` leaves ``numbers`` of them. Images are padded with 0 to a
+    even; then an orthonormal projection made from ``seed`` leaves ``numbers`` of them. Images are padded with 0 to a
     multiple of :math:`2^J` pixels, and colours are transformed each by itself.
 
     Tables are made from the arguments: they are no parameters and in no ``state_dict``. What comes out hardly changes
@@ -32,6 +35,9 @@ class Scattering(nn.Module):
     :param scales: J, 1 to 6.
     :param angles: >= 1.
     :param seed: of the projection.
+    :param basis: of the projection: ``"random"`` directions, or the principal ones of the vectors of ``"drawings"``,
+        2,000 pictures of curves and filled shapes that are drawn at random from ``seed``. These come with the numbers
+        that matter first, and tell more in few numbers; making them takes seconds.
     :param mean: of the ``Normalize`` that the images went through, a number or one a channel; it is undone.
     :param std: of that ``Normalize``.
     :raises ValueError: for arguments out of range, naming the argument.
@@ -61,6 +67,7 @@ class Scattering(nn.Module):
         scales: int = 3,
         angles: int = 4,
         seed: int = 0,
+        basis: Literal["random", "drawings"] = "random",
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
     ) -> None:
@@ -69,6 +76,7 @@ class Scattering(nn.Module):
         self.scales = check.integer("scales", scales, least=1, most=6)
         self.angles = check.integer("angles", angles, least=1, most=64)
         self.seed = check.integer("seed", seed, least=0, most=2**63 - 1)
+        self.basis = check.choice("basis", basis, ("random", "drawings"))
         means, stds = check.channels("mean", mean), check.channels("std", std, above=0)
         for name, value in (("mean", means), ("std", stds)):
             if len(value) not in (1, self.shape[0]):
@@ -89,16 +97,22 @@ class Scattering(nn.Module):
             "wavelets": _wavelets(scales, angles, height, width),
             "rows": _average(scales, height),
             "columns": _average(scales, width),
-            "projection": torch.zeros(0) if numbers is None else _orthonormal(self.width, self.numbers, seed),
+            "projection": torch.zeros(0),
             "mean": means.view(-1, 1, 1),
             "std": stds.view(-1, 1, 1),
         }
         for name, value in tables.items():
             self.register_buffer(name, value.float(), persistent=False)
+        if numbers is not None:
+            made = orthonormal(self.width, self.numbers, seed) if basis == "random" else self._principal()
+            self.projection = made.float()
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return f"{self.shape}, numbers={self.numbers}, scales={self.scales}, angles={self.angles}, seed={self.seed}"
+        basis = "" if self.basis == "random" else f", basis={self.basis!r}"
+        return (
+            f"{self.shape}, numbers={self.numbers}, scales={self.scales}, angles={self.angles}, seed={self.seed}{basis}"
+        )
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -108,6 +122,18 @@ class Scattering(nn.Module):
             return x.new_zeros(0, self.numbers, dtype=torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             return torch.cat([self._vectors(part.float() * self.std + self.mean) for part in torch.split(x, _ROWS)])
+
+    def _principal(self) -> Tensor:
+        """The principal directions of vectors of drawings, the widest first, ``(width, numbers)``."""
+        generator = torch.Generator().manual_seed(self.seed)
+        side = self.shape[1:]
+        images = torch.cat([draw(_DRAWN, self.shape[0], *side, generator) for draw in (_curves, _shapes)])
+        vectors = torch.cat([self._vectors(part) for part in images.split(_ROWS)]).double()
+        values, directions = torch.linalg.eigh(torch.cov(vectors.T).view(self.width, self.width))
+        widest = directions[:, values.argsort(descending=True)[: self.numbers]]
+        largest = widest.gather(0, widest.abs().argmax(0, keepdim=True))
+        signed: Tensor = widest * largest.sign()  # signs are free
+        return signed
 
     def _vectors(self, images: Tensor) -> Tensor:
         found = self._coefficients(nn.functional.pad(images, self.padding).flatten(0, 1))
@@ -131,6 +157,56 @@ class Scattering(nn.Module):
         # The Gaussian is a product of two: twice a matrix is less work than two Fourier transforms.
         averages: Tensor = self.rows @ maps @ self.columns.mT
         return averages
+
+
+def _curves(count: int, channels: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Pictures ``(count, channels, height, width)`` in [0, 1] of one to three curves of a pen."""
+    y, x = _grid(height, width)
+    scale, t = min(height, width) / 28, torch.linspace(0, 1, 25)[:, None]
+    curves = torch.randint(1, 4, (count,), generator=generator)
+    ink = torch.zeros(count, channels, height, width)
+    for number in range(3):
+        ends = 0.14 + 0.72 * torch.rand(count, 3, 1, 2, generator=generator)
+        path = ((1 - t) ** 2 * ends[:, 0] + 2 * t * (1 - t) * ends[:, 1] + t**2 * ends[:, 2]) - 0.5
+        pen = scale * (1.1 + 1.2 * torch.rand(count, 1, 1, generator=generator))
+        shade = 0.3 + 0.7 * torch.rand(count, channels, 1, 1, generator=generator) if channels > 1 else 1.0
+        for part in torch.arange(count).split(_ROWS):  # each point of a curve from each pixel
+            line = path[part] * torch.tensor([height, width])
+            down, along = y[..., None] - line[:, None, None, :, 0], x[..., None] - line[:, None, None, :, 1]
+            gap = (down.square() + along.square()).amin(-1)
+            drawn = torch.sigmoid(2 * (pen[part] - gap.sqrt()) / scale) * (curves[part] > number)[:, None, None]
+            ink[part] = torch.maximum(ink[part], drawn[:, None] * (shade if channels == 1 else shade[part]))
+    return ink
+
+
+def _shapes(count: int, channels: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Pictures ``(count, channels, height, width)`` in [0, 1] of one to three filled shapes with a texture."""
+    y, x = _grid(height, width)
+    scale = min(height, width) / 28
+    frequency = (torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.fftfreq(width) ** 2).sqrt()
+    frequency = frequency.clamp_min(1 / max(height, width))
+    shapes = torch.randint(1, 4, (count,), generator=generator)
+    ink = torch.zeros(count, channels, height, width)
+    for number in range(3):
+        centre = 4 * scale * torch.randn(count, 2, 1, 1, generator=generator)
+        radius = scale * (3 + 9 * torch.rand(count, 2, 1, 1, generator=generator))
+        angle, power = (torch.rand(count, 1, 1, generator=generator) for _ in range(2))
+        angle, power = math.pi * angle, 2 + 4 * power
+        along = (y - centre[:, 0]) * angle.cos() + (x - centre[:, 1]) * angle.sin()
+        across = (x - centre[:, 1]) * angle.cos() - (y - centre[:, 0]) * angle.sin()
+        inside = (along / radius[:, 0]).abs() ** power + (across / radius[:, 1]).abs() ** power
+        mask = (torch.sigmoid(3 * (1 - inside)) * (shapes > number)[:, None, None])[:, None]
+        noise = torch.randn(count, channels, height, width, generator=generator)
+        texture = torch.fft.ifft2(torch.fft.fft2(noise) / frequency).real
+        texture = texture / texture.std((2, 3), keepdim=True)
+        shade = 0.3 + 0.7 * torch.rand(count, channels, 1, 1, generator=generator)
+        ink = torch.where(mask > ink, mask * (shade + 0.2 * texture).clamp(0, 1), ink)
+    return ink
+
+
+def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns of pixels from the middle."""
+    return torch.arange(height)[:, None] - (height - 1) / 2, torch.arange(width)[None] - (width - 1) / 2
 
 
 def _halves(spare: int) -> tuple[int, int]:
@@ -172,10 +248,3 @@ def _average(scales: int, side: int) -> Tensor:
     line: Tensor = torch.fft.ifft(spectrum).real
     at, pixel = torch.arange(step // 2, side, step)[:, None], torch.arange(side)
     return line[(at - pixel) % side]
-
-
-def _orthonormal(width: int, numbers: int, seed: int) -> Tensor:
-    drawn = torch.randn(width, numbers, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    basis, upper = torch.linalg.qr(drawn)
-    signed: Tensor = basis * upper.diagonal().sign()  # signs are free in a QR decomposition
-    return signed

@@ -20,6 +20,7 @@ from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.plugins._fast import fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._materialise.known import flatten
+from avalanche_memplugins.plugins._materialise.loader import TensorLoader
 from avalanche_memplugins.plugins._materialise.resolve import Source, Unsupported, resolve
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
@@ -38,6 +39,15 @@ def parts_of(strategy: Any) -> list[tuple[int, Any]]:
     if isinstance(strategy, JointTraining) and strategy._experiences:
         return [(number, experience.dataset) for number, experience in enumerate(strategy._experiences)]
     return [(number_of(strategy), strategy.experience.dataset)]
+
+
+def comes_in_pieces(strategy: Any) -> bool:
+    """Whether what is trained on is a piece of a stream rather than a whole: of an online stream, or one batch once."""
+    # Pieces of an online stream have this attribute, whether or not they tell where it changes.
+    if hasattr(strategy.experience, "access_task_boundaries"):
+        return True
+    rows = sum(len(dataset) for _, dataset in parts_of(strategy))
+    return bool(rows <= strategy.train_mb_size and strategy.train_epochs == 1)
 
 
 def has_task_labels(strategy: Any) -> bool:
@@ -89,6 +99,10 @@ class Batches:
             if isinstance(plugin, TensorLoaderPlugin):
                 loader = plugin.serve(loader, self.device, generator=generator)
         self._loader = loader
+
+    def stored(self) -> tuple[Tensor, Tensor, list[Tensor], bool] | None:
+        """All rows as they lie in a tensor, if they do; see :meth:`TensorLoader.stored`."""
+        return self._loader.stored() if isinstance(self._loader, TensorLoader) else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in self._loader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Number
@@ -15,11 +16,13 @@ from torch import Tensor
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins._random import frozen_generators, isolated
+from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._experience import (
     Batches,
     HeldBatches,
     Rows,
+    comes_in_pieces,
     normalisation_of,
     number_of,
     parts_of,
@@ -29,9 +32,14 @@ from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._outputs import main_output, rows_of
 from avalanche_memplugins.plugins._strategy import row_losses
 
-When: TypeAlias = Literal["iteration", "experience"]
+When: TypeAlias = Literal["auto", "iteration", "experience"]
 Epochs: TypeAlias = Literal["first", "all"]
 Origin: TypeAlias = Literal["experience", "task_label"]
+_LOG = logging.getLogger(__name__)
+_NOTES = {
+    "experience": "rows are written when an experience has ended, so that rows of earlier ones are replayed",
+    "iteration": "rows are written at each iteration, as the stream comes in pieces",
+}
 
 
 class Writing:
@@ -53,7 +61,7 @@ class Writing:
         tap: LatentTap | None,
         *,
         every: int,
-        when: When | None,
+        when: When,
         epochs: Epochs,
         origin: Origin,
     ) -> None:
@@ -64,15 +72,23 @@ class Writing:
                 f"memory: expected a memory with sample and write or consolidate, got {type(memory).__name__}"
             )
         self.every = check.positive_integer("write_every", every)
-        usual: When = "experience" if self.learns else "iteration"
-        self.when: When = check.choice("write_at", when or usual, ("iteration", "experience"))
         self.epochs: Epochs = check.choice("write_epochs", epochs, ("first", "all"))
+        # As it was asked for, and as it is for the running experience.
+        self.asked: When = check.choice("write_at", when, ("auto", "iteration", "experience"))
+        if when == "auto" and self.learns:
+            self.asked = "experience"
+        elif when == "auto" and (self.every > 1 or self.epochs == "all"):
+            self.asked = "iteration"  # at the end of an experience these would mean nothing
+        self.when: When = self.asked
         self.origin: Origin = check.choice("origin", origin, ("experience", "task_label"))
         self.needs = _needs_of(memory)
+        kind = type(memory)
+        self._writes_from = isinstance(memory, RandomMemory) and kind.write is RandomMemory.write
+        self._may_be_checked = "checked" in inspect.signature(getattr(memory, "write", len)).parameters
         if self.learns and self.when == "iteration":
             raise ValueError(
-                f"write_at: {type(memory).__name__} learns from whole experiences, expected 'experience' or None, "
-                "got 'iteration'"
+                f"write_at: {type(memory).__name__} learns from whole experiences, expected 'experience' or "
+                "'auto', got 'iteration'"
             )
         if self.learns and self.needs:
             raise ValueError(
@@ -86,6 +102,20 @@ class Writing:
         self._row_losses: Callable[[Any, Tensor], Tensor] | None = None
         self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
         self._told = False
+        self._noted: set[str] = set()
+
+    def __repr__(self) -> str:
+        return repr(self.when) if self.when == self.asked else f"{self.when!r} (auto)"
+
+    @property
+    def waits(self) -> bool:
+        """Whether ``"auto"`` has decided to write at the end of the running experience."""
+        return self.asked == "auto" and self.when == "experience"
+
+    def take(self, asked: When, when: When) -> None:
+        """Go on as a saved plugin; what this one was asked for stays, if that is more than ``"auto"``."""
+        if self.asked == "auto":
+            self.asked, self.when = asked, when
 
     # ---------------------------------------------------------------- before training
 
@@ -104,7 +134,15 @@ class Writing:
         """
         self.number = number_of(strategy)
         self._probe = None
+        if self.asked == "auto":
+            self.when = "iteration" if comes_in_pieces(strategy) else "experience"
+            if self.when not in self._noted:
+                self._noted.add(self.when)
+                _LOG.info("MemoryReplayPlugin(write_at='auto'): %s", _NOTES[self.when])
         at_end = self.when == "experience"
+        # What was written stays until the experience has ended: no row has to be read twice before another.
+        if at_end and not self.learns and hasattr(self.memory, "read_in_passes"):
+            self.memory.read_in_passes()
         if self.tap is None:
             dataset = strategy.experience.dataset
             _tell_normalisation(self.memory, dataset.eval() if at_end else dataset.train())
@@ -173,16 +211,17 @@ class Writing:
         self.iterations += 1
         return (self.iterations - 1) % self.every == 0
 
-    def write(self, x: Tensor, labels: list[Tensor], number: int, output: Any = None) -> None:
+    def write(self, x: Tensor, labels: list[Tensor], number: int, output: Any = None, *, sound: bool = False) -> None:
         """Offer rows to the memory.
 
         :param x: ``(B, *shape)``.
         :param labels: ``[y]`` or ``[y, t]``, each ``(B,)``.
         :param number: of their experience.
         :param output: the model's, for these rows; None if the memory needs none.
+        :param sound: rows and labels have been looked at.
         """
         y, t = labels[0], labels[1] if len(labels) > 1 else 0
-        extras: dict[str, Tensor] = {}
+        extras: dict[str, Any] = {"checked": True} if sound and self._may_be_checked else {}
         if self.needs:
             logits = main_output(output).detach().float()
             if "logits" in self.needs:
@@ -222,6 +261,9 @@ class Writing:
                 return
             for number, dataset in parts_of(strategy):
                 batches = Batches(strategy, dataset, strategy.eval_mb_size, None)
+                if self._writes_from and not self.after_forward and (stored := batches.stored()) is not None:
+                    self._write_from(*stored, number, strategy.eval_mb_size)
+                    continue
                 passed: Iterable[Rows] = (Rows(*batch) for batch in batches)
                 if self.after_forward:
                     passed = through_the_model(strategy, batches, self.tap)
@@ -230,6 +272,14 @@ class Writing:
         except ValueError as error:
             self._tell_if_diverged(strategy, error)
             raise
+
+    def _write_from(
+        self, source: Tensor, rows: Tensor, labels: list[Tensor], sound: bool, number: int, batch_size: int
+    ) -> None:
+        y, t = labels[0], labels[-1] if len(labels) > 1 else 0
+        origin = t if self.origin == "task_label" else number
+        memory = cast("RandomMemory", self.memory)
+        memory.write_from(source, rows, y, t, origin=origin, checked=sound, batch_size=batch_size)
 
     def _to_learn(self, strategy: Any, generator: torch.Generator) -> Batches | HeldBatches:
         dataset = concat_datasets([data for _, data in parts_of(strategy)])

@@ -13,6 +13,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories import RandomMemory, Recall
 from avalanche_memplugins.plugins._outputs import main_output
 from avalanche_memplugins.plugins._step import Step
+from avalanche_memplugins.plugins._writing import When
 from avalanche_memplugins.plugins.augment import Augment
 from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
 
@@ -37,7 +38,8 @@ class DarkReplayPlugin(MemoryReplayPlugin):
     :param augment: of the replayed rows, as in :class:`MemoryReplayPlugin`.
     :param at: name of a module whose outputs are stored and replayed instead of inputs.
     :param seed: of the augmentation. None: drawn from torch's global generator.
-    :param kwargs: ``write_every``, ``write_at``, ``write_epochs`` and ``origin`` of :class:`MemoryReplayPlugin`.
+    :param write_at: as published, ``"iteration"``; see :class:`MemoryReplayPlugin`.
+    :param kwargs: ``write_every``, ``write_epochs``, ``origin`` and ``fast`` of :class:`MemoryReplayPlugin`.
     :raises ValueError: for weights out of range or both 0, and for a memory that keeps no outputs.
     :raises TypeError: for another kind of memory.
 
@@ -64,6 +66,7 @@ class DarkReplayPlugin(MemoryReplayPlugin):
         replay_size: Amount = None,
         augment: Augment | None = None,
         at: str | None = None,
+        write_at: When = "iteration",
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,7 +84,8 @@ class DarkReplayPlugin(MemoryReplayPlugin):
                 raise ValueError(f"{name}: dark replay sets its own, got {kwargs[name]!r}")
         self.alpha, self.beta = float(alpha), float(beta)
         self._dark = 0  # rows of the first draw, which come first
-        super().__init__(memory, replay_size=replay_size, labels="logits", augment=augment, at=at, seed=seed, **kwargs)
+        settings: dict[str, Any] = {"augment": augment, "at": at, "write_at": write_at, "seed": seed, **kwargs}
+        super().__init__(memory, replay_size=replay_size, labels="logits", **settings)
 
     def _draw(self, strategy: Any, step: Step) -> Recall:
         draws = [super(DarkReplayPlugin, self)._draw(strategy, step) for weight in (self.alpha, self.beta) if weight]

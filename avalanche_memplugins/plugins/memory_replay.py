@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from avalanche.core import SupervisedPlugin
@@ -19,7 +19,7 @@ from torch import Tensor
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins._words import OF_A_PLUGIN, names_ours
-from avalanche_memplugins.memories import Recall
+from avalanche_memplugins.memories import RandomMemory, Recall
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
 from avalanche_memplugins.plugins._experience import has_task_labels, parts_of
@@ -66,7 +66,7 @@ class Replayed(NamedTuple):
     >>> replay, look = MemoryReplayPlugin(RandomMemory(100), replay_size=8), Look()
     >>> strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=32,
     ...                  plugins=[replay, look], evaluator=None)
-    >>> _ = strategy.train(SplitDigits(5).train_stream[0])
+    >>> _ = strategy.train(SplitDigits(5).train_stream[:2])
     >>> look.seen.x.shape, look.seen.output.shape
     (torch.Size([8, 1, 8, 8]), torch.Size([8, 10]))
     """
@@ -103,15 +103,19 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         that is written at the end has ``check_rows``, the plugin tests one row before training starts, so that wrong
         shapes fail early. If it has ``needs``, a set with ``"loss"`` or ``"logits"`` in it, its ``write`` is given the
         loss of each row ``(B,)`` or the model's outputs ``(B, classes)``, without gradient, as ``loss`` or ``logits``.
-    :param replay_size: rows to replay each iteration: a number; None: as many as the stream's rows;
+    :param replay_size: rows to replay each iteration: a number; None: as many as the stream's rows, or, where
+        ``write_at="auto"`` waits for the end of the experience, ``train_mb_size``, beside a last batch of fewer, too;
         ``"growing"``: as many for each experience before; or a function of the number of the experience, from 0,
         and of the iteration in it, from 0, that gives the rows, >= 0.
     :param write_every: write one whole batch every so many iterations (RMA's m), >= 1. A batch that a loop trains on
         several times is written once.
     :param write_at: ``"iteration"``: rows as the model saw them, augmentation included; or
         ``"experience"``: after each experience offer its whole data set once, under its evaluation
-        transforms; with ``at`` or logits after a pass through the model in eval mode. None: the first, or the
-        second for a memory with ``consolidate``, which knows no other.
+        transforms; with ``at`` or logits after a pass through the model in eval mode. ``"auto"``: the second, so
+        that rows of earlier experiences are replayed and not those that the stream brings anyway; the first for an
+        experience that is a piece of an online stream (``OnlineCLExperience``) or one batch trained on once, and if
+        ``write_every`` or ``write_epochs`` are given. A memory with ``consolidate`` knows the second only. What was
+        decided is logged once at level INFO, and is part of the ``repr`` and of saved states.
     :param write_epochs: ``"first"``: write during the first epoch of an experience only, since later
         ones bring the same rows again; or ``"all"``.
     :param batch_policy: ``"append"`` the replayed rows; or let them ``"replace"`` the last rows of the
@@ -175,7 +179,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         *,
         replay_size: Amount = None,
         write_every: int = 1,
-        write_at: When | None = None,
+        write_at: When | None = "auto",
         write_epochs: Epochs = "first",
         batch_policy: Literal["append", "replace"] = "append",
         replay_weight: float | Literal["growing"] | None = None,
@@ -189,8 +193,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     ) -> None:
         check.layer("at", at)
         check.flag("prefetch", prefetch)
-        if write_at is not None:
-            check.choice("write_at", write_at, ("iteration", "experience"))
+        if write_at is None:
+            warnings.warn("write_at: None is now 'auto'", DeprecationWarning, stacklevel=3)
+            write_at = "auto"
+        check.choice("write_at", write_at, ("auto", "iteration", "experience"))
         super().__init__()
         self.memory = memory
         self.at = at
@@ -210,8 +216,11 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self._generator = torch.Generator().manual_seed(check.seed(seed))
         self._step: Step | None = None
         # What stays the same for an experience: replay plugins beside this one, whether the loss has parts of its own,
-        # whether criterion() is overridden, whether the stream's loss is read, whether batches have task labels.
+        # whether criterion() is overridden, whether the stream's loss is read, whether batches have task labels, the
+        # fast path, and whether the memory can put rows behind the stream's.
         self._others: list[MemoryReplayPlugin] = []
+        self._path: FastPath | None = None
+        self._may_lie_behind = False
         self._apart = self._overridden = self._labelled = False
         self._loss_is_read = True
         self._fired = False  # whether before_forward did in this experience
@@ -254,7 +263,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     @property
     def write_at(self) -> When:
-        """When rows are written."""
+        """When rows are written; with ``"auto"``, from the first experience on, what was decided for the last one."""
         return self.writing.when
 
     @property
@@ -284,6 +293,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     @property
     def _has_own_loss(self) -> bool:
         return self.replay_weight is not None or self.targets.have_own_loss
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.memory!r}, write_at={self.writing!r})"
 
     # ---------------------------------------------------------------- callbacks
 
@@ -413,7 +425,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     def _take_part(self, strategy: Any, train: Method, *args: Any, **kwargs: Any) -> None:
         """Train on an experience; nothing of the plugin is left on strategy or model afterwards, whatever happens."""
-        has_path = fast_path_of(strategy) is self.fast_path
+        self._path = fast_path_of(strategy)
+        has_path = self._path is self.fast_path
+        sample = type(self.memory).sample
+        self._may_lie_behind = sample is RandomMemory.sample and self.at is None and self.batch_policy == "append"
         with (
             around(
                 strategy,
@@ -427,7 +442,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             finally:
                 if self._step is not None:
                     self._step.restore(strategy)
-                self._step, self._others = None, []
+                self._step, self._path, self._others = None, None, []
                 if self._tap is not None:
                     self._tap.lose()
 
@@ -440,7 +455,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             # An optimiser that looks at the loss more than once, such as L-BFGS or SAM.
             return self._forward_again(strategy, step, forward, *args, **kwargs)
         step.begun = True
-        check_batch(strategy.mbatch, labelled=self._labelled)
+        step.given = self._path.given(strategy.mbatch) if self._path is not None else None
+        if step.given is None or step.given.first:  # all of one loader are alike
+            check_batch(strategy.mbatch, labelled=self._labelled)
         step.stream = self._stream_of(strategy) if self._others else strategy.mbatch
         if writing.when == "experience" and not strategy.clock.train_exp_epochs:
             writing.test_labels(step.stream[1])
@@ -449,7 +466,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         writes = not step.repeats and writing.is_due(strategy)
         passed_first = writes and writing.after_forward
         if writes and not passed_first:
-            writing.write(step.stream[0], step.stream[1:], writing.number)
+            sound = step.given is not None and step.given.is_sound
+            writing.write(step.stream[0], step.stream[1:], writing.number, sound=sound)
         if self.prefetch and not passed_first:
             self._fetch_ahead(step)
         step.begin(strategy, recall, replace=self.batch_policy == "replace")
@@ -532,7 +550,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         """Rows to replay beside ``rows`` of the stream; what takes their place leaves one of them at least."""
         amount, replace = self.replay_size, self.batch_policy == "replace"
         size = rows // 2 if replace else rows
-        if isinstance(amount, int):
+        if amount is None and not replace and self.writing.waits:
+            size = max(rows, strategy.train_mb_size)
+        elif isinstance(amount, int):
             size = amount
         elif amount is not None:
             number = int(strategy.clock.train_exp_counter)
@@ -555,6 +575,8 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     def _draw(self, strategy: Any, step: Step) -> Recall:
         """Rows from the memory, as many as the step wants; for plugins that read it in other ways."""
+        if self._may_lie_behind and (room := step.take_room()) is not None:
+            return cast("RandomMemory", self.memory).sample(step.wanted, into=room)
         return self.memory.sample(step.wanted)
 
     def _fetch_ahead(self, step: Step) -> None:
@@ -636,6 +658,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         return {
             "memory": dict(self.memory.state_dict()),
             "iterations": self.writing.iterations,
+            "write_at": [self.writing.asked, self.writing.when],
             "generator": self._generator.get_state(),
             "targets": self.targets.state_dict(),
         }
@@ -648,6 +671,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         self.targets.load_state_dict(state["targets"])
         self.memory.load_state_dict(state["memory"])
         self.writing.iterations = state["iterations"]
+        self.writing.take(*state.get("write_at", ("iteration", "iteration")))
         self._generator.set_state(state["generator"].cpu())
 
 

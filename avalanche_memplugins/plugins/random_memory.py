@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._words import OF_REPLAY, POLICIES, names_ours, renamed
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
-from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
+from avalanche_memplugins.memories.policies import ReadPolicy, Ring, WritePolicy
+from avalanche_memplugins.plugins._writing import When
 from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
 
 
@@ -19,14 +21,15 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
     A :class:`~avalanche_memplugins.memories.RandomMemory` on a
     :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`, with the source's choices as defaults: a
     ring, rows drawn uniformly without replacement, as many as the stream's batch has. The ring keeps
-    :math:`C / (m B)` of the newest writes of :math:`B` rows; when the stream brings more, the oldest
-    task is overwritten and forgotten. ``write_policy="reservoir"`` has no such limit.
+    :math:`C / B` newest writes of :math:`B` rows; when the stream brings more, the oldest task is overwritten and
+    forgotten, and a warning says so, once. ``write_policy="reservoir"`` has no such limit.
 
     :param mem_size: rows held at most; 15,000 in the source.
     :param write_every: steps from one write to the next (m); 1,000 in the source, with 10,000 steps a task.
     :param write_policy: see :class:`~avalanche_memplugins.memories.RandomMemory`, as are ``read_policy``, ``codec`` and
         ``seed``. ``"task_balanced"`` with ``read_policy="task_balanced"`` is the source's future work: an
         independent memory for every task, each giving an equal share.
+    :param write_at: as published, ``"iteration"``.
     :param replay_size: see :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`, as are all others.
 
     >>> import torch
@@ -51,6 +54,7 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
         mem_size: int = 15_000,
         *,
         write_every: int = 10,
+        write_at: When = "iteration",
         replay_size: Amount = None,
         write_policy: str | WritePolicy = "ring",
         read_policy: str | ReadPolicy = "uniform",
@@ -60,4 +64,20 @@ class RandomMemoryPlugin(MemoryReplayPlugin):
     ) -> None:
         check.positive_integer("mem_size", mem_size)
         memory = RandomMemory(mem_size, write_policy=write_policy, read_policy=read_policy, codec=codec, seed=seed)
-        super().__init__(memory, write_every=write_every, replay_size=replay_size, seed=seed, **kwargs)
+        super().__init__(
+            memory, write_every=write_every, write_at=write_at, replay_size=replay_size, seed=seed, **kwargs
+        )
+        self._warned_short = False
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Tell of a ring that has begun to forget the stream."""
+        super().after_training_exp(strategy, **kwargs)
+        memory = self.memory
+        if isinstance(memory.write_policy, Ring) and memory.seen > memory.capacity and not self._warned_short:
+            self._warned_short = True
+            warnings.warn(
+                f"{type(self).__name__}: the ring is shorter than the stream so far: of {memory.seen:,} rows written "
+                f"it holds the last {memory.capacity:,}, and what the others taught will be forgotten; expected a "
+                f"larger mem_size, a larger write_every than {self.write_every}, or write_policy='reservoir'",
+                stacklevel=2,
+            )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import NearestCentroid
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from avalanche_memplugins.functional import (
     class_log_posterior,
+    extend_covariance,
     gaussian_log_density,
     low_rank_log_density,
     merge_scatters,
@@ -71,6 +73,22 @@ def test_shrinkage_towards_the_mean_variance_is_that_of_scikit_learn() -> None:
         shrunk += prior[k] * shrink_covariance(covariance[k], target, shrinkage=0.3, ridge=0.0)
     got = posterior(gaussian_log_density(torch.from_numpy(queries), mean, shrunk), prior)
     np.testing.assert_allclose(got, model.predict_log_proba(queries), rtol=1e-6, atol=1e-6)
+
+
+def test_a_leading_covariance_extended_is_its_density_times_that_of_the_rest_given_it() -> None:
+    """By the conditional normal of a textbook, which SciPy evaluates."""
+    random = np.random.default_rng(0)
+    k, width = 2, 5
+    a, t = (m @ m.T + np.eye(len(m)) for m in (random.normal(size=(k, k)), random.normal(size=(width, width))))
+    x = random.normal(size=width)
+    got = multivariate_normal(np.zeros(width), extend_covariance(torch.from_numpy(a), torch.from_numpy(t)).numpy())
+    follows = t[k:, :k] @ np.linalg.inv(t[:k, :k])
+    left = t[k:, k:] - follows @ t[:k, k:]
+    given = multivariate_normal(follows @ x[:k], left).logpdf(x[k:])
+    np.testing.assert_allclose(got.logpdf(x), multivariate_normal(np.zeros(k), a).logpdf(x[:k]) + given, rtol=1e-10)
+    torch.testing.assert_close(extend_covariance(torch.from_numpy(t[:k, :k]), torch.from_numpy(t)), torch.from_numpy(t))
+    with pytest.raises(ValueError, match="leading: expected at most the 2 numbers"):
+        extend_covariance(torch.eye(3), torch.eye(2))
 
 
 def test_the_ridge_is_a_share_of_the_mean_variance() -> None:

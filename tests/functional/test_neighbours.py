@@ -6,10 +6,20 @@ import pytest
 import torch
 
 from avalanche_memplugins.functional import neighbours
+from avalanche_memplugins.functional._packed_keys import pack
 from avalanche_memplugins.functional.neighbours import KeyTable, nearest
 
 NO_FAISS = pytest.mark.skipif(find_spec("faiss") is None, reason="needs the extra knn")
 BACKENDS = ["torch", pytest.param("faiss", marks=NO_FAISS)]
+
+
+@pytest.fixture(params=["all at once", "one by one"], autouse=True)
+def way(request, monkeypatch):
+    """Every promise is kept by the products and by the packed keys, which are for few queries of a large table."""
+    if request.param == "one by one":
+        monkeypatch.setattr(neighbours, "FEW", 10_000)
+        monkeypatch.setattr(neighbours, "LARGE", 1)
+    return request.param
 
 
 def brute(queries, keys, k):
@@ -79,6 +89,52 @@ def test_float32_pass_agrees_where_there_is_no_bfloat16(monkeypatch):
     table = KeyTable(keys)
     assert table._dtypes == (torch.float32,)
     assert torch.equal(table.search(queries, 8).indices, brute(queries, keys, 8)[0])
+
+
+@pytest.mark.parametrize(("offset", "scale", "d"), [(0, 1, 3), (0, 1, 400), (50, 1e-3, 90), (0, 1e-25, 40)])
+def test_packed_keys_bound_every_distance_from_below_and_closely(offset, scale, d):
+    keys, query = draw(300, d, 0, offset, scale), draw(1, d, 1, offset, scale)[0]
+    keys[7] *= 1_000  # one far out is rounded coarsely; the others are not
+    packed = pack(keys, keys.mean(0))
+    true = (keys.double() - query.double()).square().sum(1)
+    below = packed.below(query)
+    assert (below <= true).all()
+    near = torch.arange(300) != 7
+    spread = (keys[near] - keys.mean(0)).double().square().sum(1).max()
+    assert (true - below)[near].max() < 0.05 * (spread + true[near].max())
+
+
+def test_packed_keys_do_not_depend_on_threads():
+    keys, query = draw(301, 50, 0), draw(1, 50, 1)[0]
+    one = pack(keys, keys.mean(0)).below(query)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(pack(keys, keys.mean(0)).below(query), one)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_packed_keys_are_only_made_where_they_help(monkeypatch, way):
+    def built(queries, **kwargs):
+        table = KeyTable(draw(100, 8, 0), **kwargs)
+        table.search(draw(queries, 8, 1), 3)
+        return table.__dict__.get("_packed") is not None
+
+    assert built(2) == (way == "one by one")
+    monkeypatch.setattr(neighbours, "LARGE", 800)
+    monkeypatch.setattr(neighbours, "FEW", 4)
+    assert built(4)
+    assert not built(5)
+    monkeypatch.setattr(neighbours, "LARGE", 801)
+    assert not built(4)
+
+
+@pytest.mark.parametrize("scale", [1e38, 1e-40])
+def test_numbers_at_the_ends_of_float32(scale):
+    keys, queries = draw(60, 5, 0).clamp(-3, 3) * scale, draw(9, 5, 1).clamp(-3, 3) * scale
+    index = brute(queries, keys, 4)[0]
+    assert torch.equal(nearest(queries, keys, 4).indices, index)
 
 
 def test_fewer_keys_than_neighbours_gives_all_of_them():

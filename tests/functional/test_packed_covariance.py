@@ -9,9 +9,11 @@ from torch import Tensor
 
 from avalanche_memplugins.functional import (
     pack_covariance,
+    pack_deviations,
     pack_factors,
     packed_covariance_size,
     unpack_covariance,
+    unpack_deviations,
     unpack_factors,
 )
 
@@ -123,3 +125,24 @@ def test_bits_and_sizes_that_do_not_fit_are_told() -> None:
         unpack_covariance(packed, 8)
     with pytest.raises(ValueError, match="covariance: expected variances >= 0, got -1"):
         pack_covariance(-torch.eye(2)[None], 4)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 60])
+def test_deviations_in_four_bits_are_within_half_a_step(width: int) -> None:
+    g = torch.Generator().manual_seed(width)
+    for spread in (0.0, 1.0, 13.0):  # powers of two between the least and the largest
+        given = torch.exp2(-spread * torch.rand(3, width, generator=g)).half()
+        codes, least = pack_deviations(given)
+        assert (codes.shape, codes.dtype, least.nbytes) == ((3, -(-width // 2)), torch.uint8, 6)
+        got = unpack_deviations(codes, least, width).double().numpy()
+        logs = np.log2(given.double().numpy())
+        step = np.abs(logs.min(1, keepdims=True)) / 15
+        assert (np.abs(np.log2(got) - logs) <= step / 2 + 2e-3).all()
+        smallest = logs.argmin(1)
+        np.testing.assert_array_equal(got[range(3), smallest], given.double().numpy()[range(3), smallest])
+    with pytest.raises(ValueError, match=r"deviation: expected numbers in \(0, 1\]"):
+        pack_deviations(torch.zeros(1, 2).half())
+    with pytest.raises(ValueError, match="deviation: expected float16"):
+        pack_deviations(torch.ones(1, 2))
+    with pytest.raises(ValueError, match=r"codes: expected uint8 \(1, 2\) for 3 numbers"):
+        unpack_deviations(*pack_deviations(torch.ones(1, 2).half()), 3)

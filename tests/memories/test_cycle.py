@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -78,3 +81,48 @@ def test_bytes_count_the_pass() -> None:
 def test_replacement_is_refused() -> None:
     with pytest.raises(ValueError, match="replacement"):
         RandomMemory(5, read_policy="cycle", replacement=True)
+
+
+def written(**options: Any) -> RandomMemory:
+    memory = RandomMemory(50, seed=3, **options)
+    memory.write(torch.arange(80.0)[:, None], torch.arange(80) % 10)
+    return memory
+
+
+@pytest.mark.parametrize("passes", [False, True])
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_memory_that_was_given_no_read_policy_goes_on_from_a_state_of_either(
+    passes: bool, folder: bool, tmp_path: Path
+) -> None:
+    earlier = written(read_policy="cycle" if passes else "uniform")
+    earlier.sample(7)
+    for fresh in (RandomMemory(50), written()):
+        fresh.read_in_passes()
+        if folder:
+            earlier.save(tmp_path / "memory")
+            fresh.load(tmp_path / "memory")
+        else:
+            fresh.load_state_dict(earlier.state_dict())
+        fresh.read_in_passes()
+        assert repr(fresh.read_policy) == repr(earlier.read_policy), "as it was"
+        state = earlier.state_dict()
+        assert torch.equal(fresh.sample(20).x, earlier.sample(20).x)
+        earlier.load_state_dict(state)
+
+
+def test_what_is_still_open_is_so_after_loading() -> None:
+    fresh = RandomMemory(50)
+    fresh.load_state_dict(written().state_dict())
+    assert repr(fresh.read_policy) == "Uniform(replacement=False)"
+    fresh.read_in_passes()
+    assert repr(fresh.read_policy) == "Cycle()"
+    with pytest.raises(ValueError, match="Uniform"):
+        written(read_policy="uniform").load_state_dict(fresh.state_dict())
+
+
+def test_what_is_given_stays() -> None:
+    for options in ({"read_policy": "uniform"}, {"read_policy": "class_balanced"}, {"replacement": True}):
+        memory = written(**options)
+        said = repr(memory.read_policy)
+        memory.read_in_passes()
+        assert repr(memory.read_policy) == said

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from avalanche_memplugins.memories import EpisodicMemory
+from avalanche_memplugins.memories import EpisodicMemory, RandomMemory
+from avalanche_memplugins.memories.episodic_index import EpisodicIndex
 
 
 def rows(n, seed=0, width=6):
@@ -41,6 +42,24 @@ def test_a_write_is_seen_by_the_next_query():
     found = memory.nearest(query, 1)
     assert found.rows.y.item() == 1
     assert found.distance.item() == 0
+
+
+@pytest.mark.parametrize("way", ["folder", "state"])
+def test_an_index_sees_a_load_that_leaves_the_number_of_rows_seen(way, tmp_path):
+    def filled(x):
+        memory = RandomMemory(10, write_policy="ring", seed=0)
+        memory.write(torch.tensor(x)[:, None], torch.arange(len(x)))
+        return memory
+
+    other, mine = filled([9.0, 5.0, 1.0]), filled([1.0, 5.0, 9.0])
+    index = EpisodicIndex(mine)
+    assert index.search(torch.tensor([[8.0]]), k=1).indices.tolist() == [[2]]
+    if way == "folder":
+        other.save(tmp_path / "saved")
+        mine.load(tmp_path / "saved")
+    else:
+        mine.load_state_dict(other.state_dict())
+    assert index.search(torch.tensor([[8.0]]), k=1).indices.tolist() == [[0]]
 
 
 def test_search_within_a_task():

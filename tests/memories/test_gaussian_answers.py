@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import NearestCentroid
@@ -27,8 +28,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "tied and rank": {"tied": True, "rank": 2},
     "mixtures": {"rank": None, "components": 3},
     "mixtures of rank": {"rank": 2, "components": 2},
+    "tied mixtures": {"tied": True, "rank": 0, "components": 3},
+    "tied mixtures of rank": {"tied": True, "rank": 1, "components": 2},
+    "tied and leading": {"tied": True, "rank": 0, "leading": 3},
+    "tied and leading mixtures": {"tied": True, "rank": 0, "leading": 2, "components": 2},
     "by experience": {"rank": None, "by": "experience"},
     "tied by experience": {"tied": True, "rank": 1, "by": "experience"},
+    "tied and leading by experience": {"tied": True, "rank": 0, "leading": 4, "by": "experience"},
+    "tied by experience, few bits of deviations": {"tied": True, "rank": 1, "by": "experience", "deviations": 4},
+    "tied and leading, few bits of deviations": {"tied": True, "rank": 0, "leading": 3, "deviations": 4},
+    "full, few bits of deviations": {"rank": None, "deviations": 4},
     "mixtures by experience": {"rank": 1, "components": 2, "by": "experience"},
 }
 PRECISIONS = ("float32", 8, 6, 4)
@@ -101,6 +110,30 @@ def test_shrinkage_goes_from_each_classes_covariance_to_their_mean() -> None:
     np.testing.assert_allclose(memory.predict(queries)[:, 5:].numpy(), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_leading_numbers_have_each_classs_covariance_and_the_rest_follows_as_in_all() -> None:
+    k = 3
+    memory = filled(**KINDS["tied and leading"], shrinkage=0.4, ridge=0.0)
+    x, y = (part.double().numpy() for part in stream(600))
+    queries = stream(40, seed=1)[0].double().numpy()
+    covariances = {c: np.cov(x[y == c].T, bias=True) for c in (5, 6, 7)}
+    tied = sum(covariance * (y == c).mean() for c, covariance in covariances.items())
+    follows = tied[k:, :k] @ np.linalg.inv(tied[:k, :k])
+    rest = tied[k:, k:] - follows @ tied[:k, k:]
+    density = []
+    for c, covariance in covariances.items():
+        gap = queries - x[y == c].mean(0)
+        head = multivariate_normal(cov=0.6 * covariance[:k, :k] + 0.4 * tied[:k, :k]).logpdf(gap[:, :k])
+        density.append(head + multivariate_normal(cov=rest).logpdf(gap[:, k:] - gap[:, :k] @ follows.T))
+    joint = np.stack(density, 1)
+    expected = joint - np.logaddexp.reduce(joint, 1, keepdims=True)
+    queries = torch.from_numpy(queries).float()
+    np.testing.assert_allclose(memory.predict(queries)[:, 5:].numpy(), expected, rtol=1e-3, atol=1e-3)
+    drawn = memory.sample(6_000)
+    mine = drawn.x[drawn.y == 6].double().numpy()
+    np.testing.assert_allclose(np.cov(mine.T)[:k, :k], covariances[6][:k, :k], atol=0.12 * covariances[6].max())
+    np.testing.assert_allclose(np.cov(mine.T)[k:, :k], follows @ covariances[6][:k, :k], atol=0.12 * tied.max())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_fewer_bits_it_answers_nearly_the_same(kind: str) -> None:
     x, y = stream(300, seed=1)
@@ -118,7 +151,7 @@ def test_bytes_are_exactly_those_told_once_settled(kind: str, precision: Any) ->
     memory.settle()
     times = 3 if "experience" in kind else 1
     told = memory.settled_nbytes(3, WIDTH, times)
-    waits = {"mixtures by experience": 2, "mixtures": 3, "mixtures of rank": 2}.get(kind, 1)
+    waits = KINDS[kind].get("components", 1)
     assert len(memory._bank.rows) == 3 * times * waits
     assert memory.nbytes == told
     bank = memory._bank
@@ -202,6 +235,25 @@ def test_a_mixture_answers_where_one_gaussian_cannot() -> None:
     mine = groups.mean[groups.label == 0]
     assert sorted(mine.mean(1).round().tolist()) == [-8, 8]
     assert groups.rows[groups.label == 0].tolist() == [100, 100]
+
+
+@pytest.mark.parametrize("batch", [13, 400])
+@pytest.mark.parametrize("precision", ["float32", 8])
+def test_parts_of_tied_mixtures_share_the_covariance_about_their_own_means(batch: int, precision: Any) -> None:
+    """Two classes of two clusters far apart: all four have one covariance, which the distances are no part of."""
+    g = torch.Generator().manual_seed(0)
+    cluster, turn = torch.arange(400) % 4, torch.tensor([[1.0, 0.6], [0.0, 0.5]])
+    centres = torch.tensor([[0.0, 0.0], [60.0, 0.0], [0.0, 60.0], [60.0, 60.0]])
+    x, y = torch.randn(400, 2, generator=g) @ turn + centres[cluster], cluster // 2
+    memory = GaussianMemory(tied=True, rank=0, components=2, precision=precision, seed=0)
+    for rows in torch.arange(400).split(batch):
+        memory.write(x[rows], y[rows])
+    memory.settle()
+    shared = memory._bank._all_shared()[0].numpy()
+    rows = x.double().numpy()
+    expected = sum(np.cov(rows[cluster == c].T, bias=True) / 4 for c in range(4))
+    np.testing.assert_allclose(shared, expected, rtol=1e-3 if precision == "float32" else 3e-2)
+    assert sorted(memory._bank.groups[:, 2].tolist()) == [100] * 4
 
 
 def test_a_mixture_answers_and_generates_before_it_starts() -> None:
@@ -367,10 +419,11 @@ def test_a_budget_takes_what_answers_best_on_rows_held_back() -> None:
 def test_arguments_that_exclude_each_other_are_told() -> None:
     for options, message in (
         ({"tied": True, "rank": None}, "rank: with tied=True expected an integer"),
-        ({"tied": True, "components": 2}, "components: with tied=True expected 1, got 2"),
         ({"tied": "unit"}, "rank: with tied='unit' expected 0, as no spread is kept, got 16"),
         ({"precision": 5}, "precision: expected 'float32', 8, 6 or 4 bits, got 5"),
         ({"precision": True}, "precision: expected 'float32', 8, 6 or 4 bits, got True"),
+        ({"leading": 2}, "leading: expected None without tied=True and rank=0, got 2"),
+        ({"leading": 0, "tied": True, "rank": 0}, "leading: expected an integer >= 1"),
         ({"components": 0}, "components: expected an integer >= 1"),
         ({"shrinkage": 1.5}, "shrinkage: expected"),
     ):

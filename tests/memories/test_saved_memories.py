@@ -80,6 +80,42 @@ def test_values_that_cannot_be_written_cannot_be_loaded(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("wrong", ["none left", "one less", "another type"])
+def test_folders_that_lack_tensors_or_have_others_are_refused_or_work(name: str, wrong: str, tmp_path: Path) -> None:
+    saved = faults._filled(KINDS[name], 0)
+    saved.save(tmp_path / "m")
+    keys = list(load_file(tmp_path / "m" / _folders.TENSORS))
+
+    def change(manifest: Any, tensors: Any, key: str) -> None:
+        if wrong == "none left":
+            tensors.clear()
+        elif wrong == "one less":
+            del tensors[key]
+        else:
+            other = torch.int32 if tensors[key].dtype == torch.int64 else torch.int64
+            tensors[key] = tensors[key].to(other)
+
+    refused = 0
+    for key in keys[:1] if wrong == "none left" else keys:
+        saved.save(tmp_path / "m")
+        rewritten(tmp_path / "m", lambda manifest, tensors, key=key: change(manifest, tensors, key))
+        target = faults._filled(KINDS[name], 1)
+        before = faults.digest(dict(target.state_dict()))
+        said = ""
+        try:
+            target.load(tmp_path / "m")
+        except ValueError as error:
+            said = str(error)
+        if said:
+            refused += 1
+            assert said.startswith("folder: ")
+            assert faults.digest(dict(target.state_dict())) == before
+        else:
+            faults._used(target)
+    assert refused
+
+
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("wrong", ["a key less", "a key more", "a shape", "a generator", "parts", "a table or count"])
 def test_a_state_dict_that_does_not_fit_changes_nothing(name: str, wrong: str) -> None:
     target, state = faults._filled(KINDS[name], 1), dict(faults._filled(KINDS[name], 0).state_dict())

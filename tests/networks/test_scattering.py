@@ -148,3 +148,22 @@ def test_nothing_of_it_is_learned_or_saved() -> None:
         network(x[:, :, 1:])
     with pytest.raises(ValueError, match="numbers: expected"):
         Scattering((1, 28, 28), 977)
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 16), (3, 16, 16)])
+def test_a_basis_of_drawings_is_orthonormal_the_same_again_and_tells_more_of_pictures(shape: tuple[int, ...]) -> None:
+    first, again, other = (Scattering(shape, 20, scales=2, seed=seed, basis="drawings") for seed in (3, 3, 4))
+    assert torch.equal(first.projection, again.projection)
+    assert not torch.equal(first.projection, other.projection)
+    torch.testing.assert_close(first.projection.T @ first.projection, torch.eye(20), atol=1e-5, rtol=0)
+    # Pictures of another kind: bars.
+    x = torch.zeros(60, *shape)
+    for i in range(60):
+        x[i, :, :, i % shape[2] : i % shape[2] + 3] = 0.2 + 0.01 * i
+        x[i, :, i % 7 : i % 7 + 2] += 0.3
+    random = Scattering(shape, 20, scales=2, seed=3)
+    kept, by_chance = (float(features(x).var(0).sum()) for features in (first, random))
+    assert kept > 2 * by_chance
+    assert float(first(x).var(0)[:10].sum()) > float(first(x).var(0)[10:].sum())
+    assert "basis='drawings'" in first.extra_repr()
+    assert "basis" not in random.extra_repr()

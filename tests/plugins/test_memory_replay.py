@@ -76,7 +76,7 @@ def growing(out: Any, y: Any, r: Any, ry: Any, experience: int) -> torch.Tensor:
     ids=str,
 )
 def test_loss_and_gradient_are_those_of_the_equation(options: dict[str, Any], expected: Any, at: str | None) -> None:
-    plugin = MemoryReplayPlugin(RandomMemory(60), at=at, **options)
+    plugin = MemoryReplayPlugin(RandomMemory(60), at=at, **{"write_at": "iteration", **options})
     check = Gradients(plugin, expected, at)
     run(Case(), [plugin, check])
     assert check.compared > 5
@@ -84,7 +84,7 @@ def test_loss_and_gradient_are_those_of_the_equation(options: dict[str, Any], ex
 
 def test_replay_at_the_input_is_the_hand_written_loop_bit_for_bit() -> None:
     case = Case()
-    strategy = run(case, [MemoryReplayPlugin(RandomMemory(50, seed=3), replay_size=10)])
+    strategy = run(case, [MemoryReplayPlugin(RandomMemory(50, seed=3), replay_size=10, write_at="iteration")])
 
     memory, model = RandomMemory(50, seed=3), network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -109,7 +109,7 @@ def test_layers_below_get_no_gradient_from_latent_replay() -> None:
     def only_replay(out: Any, y: Any, r: Any, ry: Any, experience: int) -> torch.Tensor:
         return 0 * cross_entropy(out, y) + cross_entropy(r, ry)
 
-    plugin = MemoryReplayPlugin(RandomMemory(60), at="features", replay_weight=1 - 1e-9)
+    plugin = MemoryReplayPlugin(RandomMemory(60), at="features", replay_weight=1 - 1e-9, write_at="iteration")
     check = Gradients(plugin, only_replay, "features")
     before = network().features[0].weight.detach().clone()
     strategy = build(Case(), [plugin, check], momentum=0.0)
@@ -134,7 +134,7 @@ def test_latents_are_those_of_their_own_rows(name: str) -> None:
         def before_forward(self, strategy: Any, **kwargs: Any) -> None:
             seen.append(strategy.mbatch[0].clone())
 
-    strategy = build(case, [Collect(), MemoryReplayPlugin(memory, at=_layer(case))], lr=0.0)
+    strategy = build(case, [Collect(), MemoryReplayPlugin(memory, at=_layer(case), write_at="iteration")], lr=0.0)
     for experience in case.stream():
         strategy.train(experience)
     body = dict(strategy.model.named_modules())[_layer(case)]
@@ -148,7 +148,7 @@ def _layer(case: Case) -> str:
 
 def test_latent_replay_under_several_heads_is_the_forward_pass_of_each_row() -> None:
     case = CASES["multi-head"]
-    plugin = MemoryReplayPlugin(RandomMemory(120), at=_layer(case), replay_size=30)
+    plugin = MemoryReplayPlugin(RandomMemory(120), at=_layer(case), replay_size=30, write_at="iteration")
     found: list[bool] = []
 
     class Compare(SupervisedPlugin):
@@ -211,7 +211,7 @@ def test_workers_of_the_loader_change_nothing() -> None:
     """Trap 15: rows are drawn in the main process."""
     results = []
     for workers in (0, 1):
-        strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(40, seed=0))])
+        strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(40, seed=0), write_at="iteration")])
         torch.manual_seed(1)
         for experience in list(Case().stream())[:2]:
             strategy.train(experience, num_workers=workers)
@@ -227,7 +227,7 @@ def test_replace_keeps_the_size_of_the_batch() -> None:
             sizes.append(len(strategy.mbatch[0]))
 
     watcher = Watcher()
-    plugin = MemoryReplayPlugin(RandomMemory(60), batch_policy="replace", replay_size=100)
+    plugin = MemoryReplayPlugin(RandomMemory(60), batch_policy="replace", replay_size=100, write_at="iteration")
     run(Case(), [plugin, Sizes(), watcher], train_mb_size=20)
     assert set(sizes) == {20}
     assert watcher.outputs == [20, *[1] * 8]  # the first step has nothing to replay; a later one keeps one row
@@ -235,13 +235,13 @@ def test_replace_keeps_the_size_of_the_batch() -> None:
 
 def test_logits_are_those_of_the_rows() -> None:
     memory = RandomMemory(200, store_logits=True)
-    strategy = run(Case(), [MemoryReplayPlugin(memory)], lr=0.0)
+    strategy = run(Case(), [MemoryReplayPlugin(memory, write_at="iteration")], lr=0.0)
     recall = memory.rows(torch.arange(len(memory)))
     torch.testing.assert_close(recall.logits, strategy.model(recall.x).detach())
 
 
 def test_what_was_replayed_is_left_for_metrics_and_is_not_the_streams() -> None:
-    plugin = MemoryReplayPlugin(RandomMemory(50), replay_size=7)
+    plugin = MemoryReplayPlugin(RandomMemory(50), replay_size=7, write_at="iteration")
     shapes: list[Any] = []
 
     class Look(SupervisedPlugin):
@@ -256,20 +256,20 @@ def test_what_was_replayed_is_left_for_metrics_and_is_not_the_streams() -> None:
 
 @pytest.mark.parametrize("other", [lambda: ReplayPlugin(20), lambda: RandomMemoryPlugin(20)])
 def test_two_memories_on_one_strategy_are_worth_a_warning(other: Any) -> None:
-    strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(20)), other()])
+    strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(20), write_at="iteration"), other()])
     with pytest.warns(UserWarning, match="two memories replay on one strategy"):
         strategy.train(next(iter(Case().stream())))
 
 
 def test_one_memory_is_not() -> None:
-    strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(20)), Watcher()])
+    strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(20), write_at="iteration"), Watcher()])
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         strategy.train(next(iter(Case().stream())))
 
 
 def test_an_unknown_layer_is_named_with_its_neighbours() -> None:
-    strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(20), at="feature")])
+    strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(20), at="feature", write_at="iteration")])
     with pytest.raises(ValueError, match=r"at: expected the name of a module.*got 'feature'.*'features'"):
         strategy.train(next(iter(Case().stream())))
 
@@ -277,7 +277,7 @@ def test_an_unknown_layer_is_named_with_its_neighbours() -> None:
 def test_a_memory_of_inputs_does_not_fit_a_layer() -> None:
     memory = RandomMemory(20)
     memory.write(torch.zeros(4, FEATURES), torch.zeros(4, dtype=torch.int64))
-    strategy = build(Case(), [MemoryReplayPlugin(memory, at="features")])
+    strategy = build(Case(), [MemoryReplayPlugin(memory, at="features", write_at="iteration")])
     with pytest.raises(ValueError, match=r"rows of shape \(8,\), but 'features' gives \(16,\)"):
         strategy.train(next(iter(Case().stream())))
 
@@ -287,7 +287,7 @@ def test_a_batch_with_further_columns_is_refused() -> None:
         def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
             strategy.mbatch.insert(2, strategy.mbatch[0])
 
-    strategy = build(Case(), [Widen(), MemoryReplayPlugin(RandomMemory(20))])
+    strategy = build(Case(), [Widen(), MemoryReplayPlugin(RandomMemory(20), write_at="iteration")])
     with pytest.raises(ValueError, match=r"mbatch: expected a list .*got .*float32 \(16, 8\), torch.int64 \(16,\), .*"):
         strategy.train(next(iter(Case().stream())))
 
@@ -297,7 +297,7 @@ def test_a_batch_with_further_columns_is_refused() -> None:
     [
         ({"replay_size": 0}, "replay_size: expected an integer >= 1, got"),
         ({"write_every": -1}, "write_every: expected an integer >= 1, got"),
-        ({"write_at": "epoch"}, "write_at: expected one of 'iteration', 'experience', got"),
+        ({"write_at": "epoch"}, "write_at: expected one of 'auto', 'iteration', 'experience', got"),
         ({"write_epochs": "last"}, "write_epochs: expected one of 'first', 'all', got"),
         ({"batch_policy": "appends"}, "batch_policy: .*did you mean 'append'"),
         ({"replay_weight": 1.0}, "replay_weight: expected 0 < w < 1, 'growing' or None, got 1.0"),
@@ -308,7 +308,7 @@ def test_a_batch_with_further_columns_is_refused() -> None:
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MemoryReplayPlugin(RandomMemory(10), **arguments)
+        MemoryReplayPlugin(RandomMemory(10), **{"write_at": "iteration", **arguments})
 
 
 def test_the_memory_and_the_count_of_iterations_are_the_state() -> None:
@@ -332,8 +332,8 @@ def test_rehearsal_prevents_forgetting_and_a_ring_too_small_does_not() -> None:
         return 100 * sum(right) / len(right)
 
     naive = accuracy()
-    reservoir = accuracy(MemoryReplayPlugin(RandomMemory(60)))
-    ring = accuracy(MemoryReplayPlugin(RandomMemory(60, write_policy="ring")))
+    reservoir = accuracy(MemoryReplayPlugin(RandomMemory(60), write_at="iteration"))
+    ring = accuracy(MemoryReplayPlugin(RandomMemory(60, write_policy="ring"), write_at="iteration"))
     assert reservoir > naive + 25
     assert ring < reservoir - 15
 

@@ -91,7 +91,9 @@ def filled() -> RandomMemory:
 def outputs(model: Callable[[], nn.Module], benchmark: Callable[[], Any], reader: Plugin, **options: Any) -> Any:
     """What metrics see after training with lr 0, so that models of all types hold the same weights."""
     memory, keep = RandomMemory(60, seed=1), Keep()
-    strategy = build(Case(model=model), [MemoryReplayPlugin(memory), reader(memory), keep], lr=0.0, **options)
+    strategy = build(
+        Case(model=model), [MemoryReplayPlugin(memory, write_at="iteration"), reader(memory), keep], lr=0.0, **options
+    )
     torch.manual_seed(1)
     for experience in benchmark().train_stream:
         strategy.train(experience, num_workers=0)
@@ -166,7 +168,9 @@ class Unmasked(Net):
 @pytest.mark.parametrize("reader", READERS)
 def test_a_head_that_grows_within_an_evaluation_answers_as_in_evaluations_apart(reader: str, head: Any) -> None:
     memory, keep = RandomMemory(60, seed=1), Keep()
-    strategy = build(Case(model=head), [MemoryReplayPlugin(memory), READERS[reader](memory), keep])
+    strategy = build(
+        Case(model=head), [MemoryReplayPlugin(memory, write_at="iteration"), READERS[reader](memory), keep]
+    )
     for experience in classic().train_stream:
         strategy.train(experience, num_workers=0)
         apart = copy.deepcopy(strategy)
@@ -198,7 +202,9 @@ class OwnHeads(MultiTaskModule):
 def test_several_heads_answer_batch_by_batch_and_unseen_tasks_by_the_model_alone(reader: str, model: Any) -> None:
     memory, keep = RandomMemory(12, seed=1), Keep()
     case = Case(lambda: classic(True), model)
-    strategy = build(case, [MemoryReplayPlugin(memory), READERS[reader](memory), keep], eval_mb_size=5)
+    strategy = build(
+        case, [MemoryReplayPlugin(memory, write_at="iteration"), READERS[reader](memory), keep], eval_mb_size=5
+    )
     for number, experience in enumerate(case.benchmark().train_stream):
         strategy.train(experience, num_workers=0)
         strategy.eval(case.benchmark().test_stream, num_workers=0)
@@ -404,7 +410,7 @@ def test_batches_of_other_kinds_are_refused(reader: str, batch: Any) -> None:
 def test_autocast_and_empty_batches(reader: str) -> None:
     memory, keep = RandomMemory(60), Keep()
     plugin = READERS[reader](memory)
-    strategy = run(Case(model=Net), [MemoryReplayPlugin(memory), plugin, keep])
+    strategy = run(Case(model=Net), [MemoryReplayPlugin(memory, write_at="iteration"), plugin, keep])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         strategy.eval(classic().test_stream, num_workers=0)
     assert all(output.isfinite().all() for _, output in keep.batches)

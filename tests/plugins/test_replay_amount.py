@@ -18,7 +18,6 @@ from avalanche_memplugins import (
     MemoryReplayPlugin,
     NearestNeighbourPlugin,
     RandomMemory,
-    RandomMemoryPlugin,
 )
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories.row_store import RowStore
@@ -27,7 +26,7 @@ from avalanche_memplugins.strategies import RMA, ExperienceReplay
 
 
 def amounts(**options: Any) -> list[int]:
-    plugin = MemoryReplayPlugin(RandomMemory(180), **options)
+    plugin = MemoryReplayPlugin(RandomMemory(180), **{"write_at": "iteration", **options})
     found: list[int] = []
 
     class Look(SupervisedPlugin):
@@ -61,7 +60,7 @@ def test_amounts_when_replacing_leave_a_row_of_the_stream() -> None:
 
 @pytest.mark.parametrize("size", [-1, 2.0, True, None])
 def test_a_function_that_gives_no_amount_is_named(size: Any) -> None:
-    plugin = MemoryReplayPlugin(RandomMemory(20), replay_size=lambda experience, iteration: size)
+    plugin = MemoryReplayPlugin(RandomMemory(20), replay_size=lambda experience, iteration: size, write_at="iteration")
     with pytest.raises(
         ValueError, match=f"replay_size: expected a function .* integer >= 0, got {size} for experience 0"
     ):
@@ -71,7 +70,7 @@ def test_a_function_that_gives_no_amount_is_named(size: Any) -> None:
 @pytest.mark.parametrize("size", ["shrinking", 0, 2.5])
 def test_a_bad_amount_is_named(size: Any) -> None:
     with pytest.raises(ValueError, match="replay_size: expected an integer >= 1, got"):
-        MemoryReplayPlugin(RandomMemory(20), replay_size=size)
+        MemoryReplayPlugin(RandomMemory(20), replay_size=size, write_at="iteration")
 
 
 # ---------------------------------------------------------------- augmentation
@@ -82,7 +81,7 @@ def noise(x: Tensor) -> Tensor:
 
 
 def test_augmentation_sees_replayed_rows_only() -> None:
-    plugin = MemoryReplayPlugin(RandomMemory(180), augment=lambda x: x + 1_000)
+    plugin = MemoryReplayPlugin(RandomMemory(180), augment=lambda x: x + 1_000, write_at="iteration")
     watcher = Watcher()
 
     class Look(SupervisedPlugin):
@@ -101,7 +100,9 @@ def test_augmentation_sees_replayed_rows_only() -> None:
 def test_augmentation_is_random_repeatable_and_nobody_elses() -> None:
     def trained(augment: Any, seed: int = 0) -> tuple[Tensor, Watcher, Tensor]:
         watcher = Watcher()
-        strategy = run(Case(), [MemoryReplayPlugin(RandomMemory(60), augment=augment, seed=seed), watcher])
+        strategy = run(
+            Case(), [MemoryReplayPlugin(RandomMemory(60), augment=augment, seed=seed, write_at="iteration"), watcher]
+        )
         return weights(strategy), watcher, torch.get_rng_state()
 
     plain, again, other, none = trained(noise), trained(noise), trained(noise, 1), trained(None)
@@ -119,7 +120,7 @@ def test_every_draw_is_another() -> None:
         drawn.append(torch.rand(3))
         return x
 
-    run(Case(), [MemoryReplayPlugin(RandomMemory(60), augment=keep)])
+    run(Case(), [MemoryReplayPlugin(RandomMemory(60), augment=keep, write_at="iteration")])
     assert len({tuple(d.tolist()) for d in drawn}) == len(drawn) == 11
 
 
@@ -131,17 +132,17 @@ def test_a_transform_of_torchvision() -> None:
 
 def test_a_bad_augmentation_is_named() -> None:
     with pytest.raises(TypeError, match="augment: expected a callable on a batch, or None, got int"):
-        MemoryReplayPlugin(RandomMemory(9), augment=3)  # type: ignore[arg-type]
+        MemoryReplayPlugin(RandomMemory(9), augment=3, write_at="iteration")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="augment: expected an instance, got the class RandomHorizontalFlip"):
-        MemoryReplayPlugin(RandomMemory(9), augment=v2.RandomHorizontalFlip)
+        MemoryReplayPlugin(RandomMemory(9), augment=v2.RandomHorizontalFlip, write_at="iteration")
     with pytest.raises(ValueError, match="augment: expected a batch of as many rows as it was given, 4, got Tensor"):
         augmented(lambda x: x.sum(), torch.zeros(4, 2), torch.Generator())
     with pytest.raises(ValueError, match="augment: works on inputs, but at='features' replays a module's outputs"):
-        MemoryReplayPlugin(RandomMemory(9), augment=noise, at="features")
+        MemoryReplayPlugin(RandomMemory(9), augment=noise, at="features", write_at="iteration")
     with pytest.raises(ValueError, match="augment: works on inputs"):
-        LatentReplayPlugin(RandomMemory(9), at="features", augment=noise)
+        LatentReplayPlugin(RandomMemory(9), at="features", augment=noise, write_at="iteration")
     for wrong, got in ((lambda x: x[1:], "15 rows"), (lambda x: None, "NoneType")):
-        strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(90), augment=wrong)])
+        strategy = build(Case(), [MemoryReplayPlugin(RandomMemory(90), augment=wrong, write_at="iteration")])
         with pytest.raises(
             ValueError, match=f"augment: expected a batch of as many rows as it was given, 16, got {got}"
         ):
@@ -152,7 +153,7 @@ def test_a_bad_augmentation_is_named() -> None:
 def test_strategies_pass_it_on(make: Any) -> None:
     model = torch.nn.Linear(2, 2)
     strategy = make(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), augment=noise, evaluator=None)
-    assert [p.augment for p in strategy.plugins if isinstance(p, RandomMemoryPlugin)] == [noise]
+    assert [p.augment for p in strategy.plugins if isinstance(p, MemoryReplayPlugin)] == [noise]
 
 
 # ---------------------------------------------------------------- fetching ahead
@@ -169,7 +170,18 @@ def test_a_run_with_prefetch_is_the_run_without(
     monkeypatch.setattr(Ahead, "use", lambda self, *args: (used.append(self.n), use(self, *args))[1])
     case = Case(options={"train_epochs": 2})
     ends = [
-        weights(run(case, [MemoryReplayPlugin(RandomMemory(40, read_policy=read, seed=3), prefetch=flag, **options)]))
+        weights(
+            run(
+                case,
+                [
+                    MemoryReplayPlugin(
+                        RandomMemory(40, read_policy=read, seed=3),
+                        prefetch=flag,
+                        **{"write_at": "iteration", **options},
+                    )
+                ],
+            )
+        )
         for flag in (False, True)
     ]
     assert torch.equal(*ends)
@@ -181,14 +193,16 @@ def test_a_run_with_prefetch_is_the_run_without(
 
 
 def test_latent_replay_is_replay_at_a_layer() -> None:
-    plain = run(Case(), [MemoryReplayPlugin(RandomMemory(40, seed=0), at="features")])
-    latent = run(Case(), [LatentReplayPlugin(RandomMemory(40, seed=0), at="features", freeze_below=False)])
+    plain = run(Case(), [MemoryReplayPlugin(RandomMemory(40, seed=0), at="features", write_at="iteration")])
+    latent = run(
+        Case(), [LatentReplayPlugin(RandomMemory(40, seed=0), at="features", freeze_below=False, write_at="iteration")]
+    )
     assert torch.equal(weights(plain), weights(latent))
 
 
 @pytest.mark.parametrize("frozen", ["all", "a part", "nothing"])
 def test_a_body_that_learns_is_worth_one_warning(frozen: str, recwarn: pytest.WarningsRecorder) -> None:
-    plugin = LatentReplayPlugin(RandomMemory(40), at="features")
+    plugin = LatentReplayPlugin(RandomMemory(40), at="features", write_at="iteration")
     strategy = build(Case(), [plugin])
     body = strategy.model.features
     if frozen == "all":
@@ -224,7 +238,7 @@ class NoRows:
     "options", [{}, {"replay_weight": 0.5}, {"batch_policy": "replace"}, {"labels": "soft"}, {"labels": "old_model"}]
 )
 def test_a_read_policy_that_gives_no_rows_replays_nothing(options: dict[str, Any]) -> None:
-    plugin = MemoryReplayPlugin(RandomMemory(20, read_policy=NoRows()), **options)
+    plugin = MemoryReplayPlugin(RandomMemory(20, read_policy=NoRows()), **{"write_at": "iteration", **options})
     strategy = run(Case(), [plugin])
     assert plugin.last_replay is None
     alone = run(Case(), [])
@@ -233,6 +247,6 @@ def test_a_read_policy_that_gives_no_rows_replays_nothing(options: dict[str, Any
 
 @pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5)])
 def test_numbers_of_numpy_are_numbers(number: Any) -> None:
-    assert MemoryReplayPlugin(RandomMemory(9), replay_weight=number).replay_weight == 0.5
+    assert MemoryReplayPlugin(RandomMemory(9), replay_weight=number, write_at="iteration").replay_weight == 0.5
     assert NearestNeighbourPlugin(RandomMemory(9), mix=number).mix == 0.5
     assert LocalAdaptationPlugin(RandomMemory(9), adapt=np.int64(2)).adapt == 2

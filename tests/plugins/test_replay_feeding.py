@@ -100,7 +100,7 @@ class Restless(nn.Module):
 @pytest.mark.parametrize("kind", ["written", "written with logits", "learning"])
 def test_outputs_of_a_layer_are_those_of_the_finished_model_in_eval_mode(kind: str) -> None:
     memory: Any = Listener() if kind == "learning" else RandomMemory(200, store_logits="logits" in kind)
-    plugin = MemoryReplayPlugin(memory, at="features", write_at=None if kind == "learning" else "experience")
+    plugin = MemoryReplayPlugin(memory, at="features", write_at="auto" if kind == "learning" else "experience")
     strategy = build(Case(model=Restless), [plugin])
     experience = next(iter(classic().train_stream))
     modes: list[list[bool]] = []
@@ -156,4 +156,4 @@ def test_arguments_that_exclude_each_other() -> None:
     with pytest.raises(TypeError, match="memory: expected a memory with sample and write or consolidate, got list"):
         MemoryReplayPlugin([])  # type: ignore[arg-type]
     assert MemoryReplayPlugin(Listener()).write_at == "experience"
-    assert MemoryReplayPlugin(RandomMemory(3)).write_at == "iteration"
+    assert MemoryReplayPlugin(RandomMemory(3)).write_at == "auto"

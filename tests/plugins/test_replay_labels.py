@@ -95,7 +95,9 @@ def test_soft_labels_are_the_old_models_probabilities(weight: float | None, at: 
         soft = kl(soft_targets(out, seen_until(len(check.old))), replay.output)
         return np.where(known, soft, cross_entropy(replay.output, replay.label))
 
-    plugin = MemoryReplayPlugin(RandomMemory(60, seed=2), labels="soft", replay_weight=weight, replay_size=9, at=at)
+    plugin = MemoryReplayPlugin(
+        RandomMemory(60, seed=2), labels="soft", replay_weight=weight, replay_size=9, at=at, write_at="iteration"
+    )
     check = Copies(plugin, expected)
     run(MIXED, [plugin, check])
     assert check.compared == 8
@@ -113,7 +115,7 @@ def test_the_old_model_names_the_class_among_those_seen() -> None:
         changed.append(int((replay.y != replay.label).sum()))
         return cross_entropy(replay.output, torch.from_numpy(y))
 
-    plugin = MemoryReplayPlugin(RandomMemory(60, seed=2), labels="old_model")
+    plugin = MemoryReplayPlugin(RandomMemory(60, seed=2), labels="old_model", write_at="iteration")
     check = Copies(plugin, expected)
     run(MIXED, [plugin, check], lr=0.002)  # little learned: the old model errs, and would name class 3
     assert check.compared == 8
@@ -142,7 +144,9 @@ def test_stored_logits_are_the_target_of_a_mean_square() -> None:
         difference = replay.output.numpy().astype(np.float64) - recall.logits.numpy()
         return (difference**2).mean(1)
 
-    plugin = MemoryReplayPlugin(RandomMemory(60, store_logits=True), labels="logits", replay_weight=0.3)
+    plugin = MemoryReplayPlugin(
+        RandomMemory(60, store_logits=True), labels="logits", replay_weight=0.3, write_at="iteration"
+    )
     check = Copies(plugin, expected)
     run(Case(), [plugin, check])
     assert check.compared == 8
@@ -163,7 +167,7 @@ class Growing(nn.Module):
 def test_heads_that_grow(labels: Any) -> None:
     """The old outputs are narrower than the new ones."""
     memory = RandomMemory(60, store_logits=labels == "logits")
-    plugin = MemoryReplayPlugin(memory, labels=labels)
+    plugin = MemoryReplayPlugin(memory, labels=labels, write_at="iteration")
     widths: list[tuple[int, int]] = []
 
     class Look(SupervisedPlugin):
@@ -182,7 +186,7 @@ def test_heads_that_grow(labels: Any) -> None:
 
 def test_under_several_heads_each_row_is_judged_by_the_head_of_its_task() -> None:
     case = CASES["multi-head"]
-    plugin = MemoryReplayPlugin(RandomMemory(90, seed=1), labels="old_model", replay_size=30)
+    plugin = MemoryReplayPlugin(RandomMemory(90, seed=1), labels="old_model", replay_size=30, write_at="iteration")
     old: list[Any] = []
     found = []
     classes = [set(e.classes_in_this_experience) for e in case.stream()]
@@ -220,7 +224,7 @@ def test_distillation_against_numpy() -> None:
 
 
 def test_the_copy_is_frozen_counted_and_nobodys_business() -> None:
-    plugin = MemoryReplayPlugin(RandomMemory(40), labels="soft")
+    plugin = MemoryReplayPlugin(RandomMemory(40), labels="soft", write_at="iteration")
     assert plugin.nbytes_fixed == 0
     strategy = run(Case(), [plugin])
     copied = plugin.targets.teacher.model
@@ -232,10 +236,10 @@ def test_the_copy_is_frozen_counted_and_nobodys_business() -> None:
 
 
 def test_a_state_waits_for_a_model_and_is_kept_meanwhile() -> None:
-    plugin = MemoryReplayPlugin(RandomMemory(40), labels="soft")
+    plugin = MemoryReplayPlugin(RandomMemory(40), labels="soft", write_at="iteration")
     strategy = run(Case(), [plugin])
     state = copy.deepcopy(plugin.state_dict())
-    other = MemoryReplayPlugin(RandomMemory(40), labels="soft")
+    other = MemoryReplayPlugin(RandomMemory(40), labels="soft", write_at="iteration")
     other.load_state_dict(state)
     assert other.nbytes_fixed == plugin.nbytes_fixed
     again = other.state_dict()["targets"]
@@ -250,7 +254,7 @@ def test_a_state_waits_for_a_model_and_is_kept_meanwhile() -> None:
     with pytest.raises(ValueError, match=r"state: the old model's parameters do not fit strategy\.model"):
         wrong.train(next(iter(Case().stream())))
     with pytest.raises(ValueError, match="state: expected that of a plugin with labels='memory'"):
-        MemoryReplayPlugin(RandomMemory(40)).load_state_dict(state)
+        MemoryReplayPlugin(RandomMemory(40), write_at="iteration").load_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -263,10 +267,10 @@ def test_a_state_waits_for_a_model_and_is_kept_meanwhile() -> None:
 )
 def test_bad_arguments(memory: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MemoryReplayPlugin(RandomMemory(10, **memory), **arguments)
+        MemoryReplayPlugin(RandomMemory(10, **memory), **{"write_at": "iteration", **arguments})
 
 
 def test_data_without_targets_is_named() -> None:
-    plugin = MemoryReplayPlugin(RandomMemory(10), labels="soft")
+    plugin = MemoryReplayPlugin(RandomMemory(10), labels="soft", write_at="iteration")
     with pytest.raises(ValueError, match="labels: 'old_model' and 'soft' expected data sets with targets"):
         plugin.targets.teacher.learn(nn.Linear(2, 2), [[1, 2]])

@@ -222,7 +222,7 @@ def test_multi_head_models_and_periodic_evaluation_by_iteration():
 def test_evaluation_data_is_read_once(monkeypatch):
     read = []
     original = Reader.read
-    monkeypatch.setattr(Reader, "read", lambda self, rows: read.append(len(rows)) or original(self, rows))
+    monkeypatch.setattr(Reader, "read", lambda self, rows, *more: read.append(len(rows)) or original(self, rows, *more))
     benchmark = split(images(datasets.CIFAR10), V1)
     strategy = naive(plugins=[TensorLoaderPlugin()])
     strategy.train(benchmark.train_stream[0])

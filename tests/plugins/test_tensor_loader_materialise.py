@@ -12,7 +12,7 @@ import torch
 from _tensor_data import colours, images, permuted, plain, split, without_tasks
 from avalanche.benchmarks.datasets.external_datasets.mnist import TensorMNIST
 from avalanche.benchmarks.scenarios.online import split_online_stream
-from avalanche.benchmarks.utils import AvalancheDataset, TransformGroups
+from avalanche.benchmarks.utils import AvalancheDataset, TransformGroups, as_classification_dataset
 from avalanche.benchmarks.utils.transforms import TupleTransform
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
@@ -144,7 +144,7 @@ def test_experiences_of_one_data_set_share_one_block():
 def test_online_experiences_read_each_row_once(monkeypatch):
     read = []
     original = Reader.read
-    monkeypatch.setattr(Reader, "read", lambda self, rows: read.append(len(rows)) or original(self, rows))
+    monkeypatch.setattr(Reader, "read", lambda self, rows, *more: read.append(len(rows)) or original(self, rows, *more))
     cache = TensorCache(2**24)
     stream = list(split_online_stream(split(images(datasets.CIFAR10), V1).train_stream, 10, seed=0))
     for experience in stream:
@@ -535,3 +535,33 @@ def test_data_sets_of_the_past_are_let_go():
     gc.collect()
     assert sum(ref() is not None for ref in alive) <= 3 + 16 + 3
     assert len(cache._verdicts) <= len(cache._readers)
+
+
+def test_equal_transforms_share_a_block_and_others_do_not():
+    data = images(datasets.CIFAR10)
+
+    def block(*steps):
+        both = (v1.Compose([v1.ToTensor(), *steps]), None)
+        dataset = as_classification_dataset(data, transform_groups=TransformGroups({"train": both, "eval": both}))
+        return cache.fetch(dataset, CPU).columns[0]
+
+    cache = TensorCache(2**30, looks=True)
+    first = block(v1.Normalize(0.5, 0.5))
+    assert block(v1.Normalize(0.5, 0.5)) is first
+    assert block(v1.Normalize(0.5, 0.4)) is not first
+    hooked = v1.Normalize(0.5, 0.5)
+    hooked.register_forward_hook(lambda module, args, out: out + torch.randn_like(out))
+    with pytest.raises(Unsupported, match="Normalize"):
+        block(hooked)
+    assert block(v1.Normalize(0.5, 0.5)) is first
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan"), float("inf")])
+def test_rows_are_known_to_be_finite_if_all_that_was_read_is(value):
+    x = torch.full((600, 3), 3e38)  # whose sum overflows
+    x[577, 1] = value
+    dataset = AvalancheDataset([TensorDataset(x, torch.zeros(600, dtype=torch.int64))])
+    cache = TensorCache(2**30, looks=True)
+    assert cache.fetch(dataset.subset(range(500)), CPU).finite
+    assert cache.fetch(dataset, CPU).finite == (value == 1.0)
+    assert not TensorCache(2**30).fetch(dataset, CPU).finite

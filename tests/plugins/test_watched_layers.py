@@ -105,7 +105,7 @@ def test_a_wrapped_model_is_trained_as_the_plain_one(kind: str, ran_before: bool
 
     def trained(model: Callable[[], nn.Module], at: str) -> tuple[Any, RandomMemory]:
         memory = RandomMemory(40, seed=3)
-        return run(Case(model=model), [MemoryReplayPlugin(memory, at=at)]), memory
+        return run(Case(model=model), [MemoryReplayPlugin(memory, at=at, write_at="iteration")]), memory
 
     torch._dynamo.reset()
     plain, held = trained(Net, ".".join(part for part in at.split(".") if part not in ("module", "_orig_mod")))
@@ -122,7 +122,7 @@ def test_a_wrapped_model_is_trained_as_the_plain_one(kind: str, ran_before: bool
 def test_the_old_model_of_a_wrapped_one_is_a_model_of_its_own(kind: str, at: str | None) -> None:
     found = []
     for model in (Net, WRAPPED[kind]):
-        plugin = MemoryReplayPlugin(RandomMemory(40, seed=3), labels="soft", at=at)
+        plugin = MemoryReplayPlugin(RandomMemory(40, seed=3), labels="soft", at=at, write_at="iteration")
         found.append(weights(run(Case(model=model), [plugin])))
     assert torch.equal(*found)
 
@@ -131,7 +131,10 @@ def test_that_a_model_runs_uncompiled_is_told_once_and_only_where_it_does() -> N
     for model, times in ((whole, 1), (body, 0), (network, 0)):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            run(Case(model=model), [MemoryReplayPlugin(RandomMemory(40), at="features", labels="soft")])
+            run(
+                Case(model=model),
+                [MemoryReplayPlugin(RandomMemory(40), at="features", labels="soft", write_at="iteration")],
+            )
         assert len([w for w in told if "runs without torch.compile" in str(w.message)]) == times
 
 
@@ -142,7 +145,10 @@ def test_a_scripted_model_is_refused() -> None:
         part.features = torch.jit.script(part.features)
     for model in (whole, part):
         for at in ("features", "features.0"):
-            strategy = build(Case(model=lambda model=model: model), [MemoryReplayPlugin(RandomMemory(9), at=at)])
+            strategy = build(
+                Case(model=lambda model=model: model),
+                [MemoryReplayPlugin(RandomMemory(9), at=at, write_at="iteration")],
+            )
             with pytest.raises(ValueError, match=rf"^at: '{at}' lies in a torch.jit.ScriptModule"):
                 strategy.train(Case().benchmark().train_stream[0])
 
@@ -244,7 +250,7 @@ def test_a_module_that_does_not_suit_is_told_before_anything_is_trained(kind: st
     model, memory = made(), RandomMemory(20)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=f"^at: {'.*' if message[0] != chr(39) else ''}{message}"):
-        _train(model, LatentReplayPlugin(memory, at=at, freeze_below=False))
+        _train(model, LatentReplayPlugin(memory, at=at, freeze_below=False, write_at="iteration"))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert not len(memory)
@@ -271,7 +277,7 @@ def test_a_module_that_suits_is_replayed(kind: str, rows: int) -> None:
     if rows == 1:
         model.eval()
         model.train = lambda mode=True: model  # type: ignore[assignment,method-assign] # batch norm of one row
-    plugin = LatentReplayPlugin(memory, at=at, freeze_below=False)
+    plugin = LatentReplayPlugin(memory, at=at, freeze_below=False, write_at="iteration")
     _train(model, plugin, rows)
     assert len(memory) == min(20, 2 * rows)
 
@@ -281,7 +287,9 @@ def test_the_check_changes_nothing_of_the_run(monkeypatch: pytest.MonkeyPatch) -
     for checks in (True, False):
         if not checks:
             monkeypatch.setattr("avalanche_memplugins.plugins._latent.check_layer", lambda *args, **options: None)
-        strategy = run(Case(model=Net), [MemoryReplayPlugin(RandomMemory(40, seed=1), at="features.1")])
+        strategy = run(
+            Case(model=Net), [MemoryReplayPlugin(RandomMemory(40, seed=1), at="features.1", write_at="iteration")]
+        )
         states.append(strategy.model.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
@@ -290,7 +298,7 @@ def test_hooks_of_others_do_not_see_the_check() -> None:
     model, rows = Net(), []
     handles = [m.register_forward_hook(lambda m, args, output: rows.append(len(output))) for m in model.modules()]
     handles += [m.register_forward_pre_hook(lambda m, args: rows.append(len(args[0]))) for m in model.modules()]
-    _train(model, MemoryReplayPlugin(RandomMemory(20), at="features.1", replay_size=7), 16)
+    _train(model, MemoryReplayPlugin(RandomMemory(20), at="features.1", replay_size=7, write_at="iteration"), 16)
     assert set(rows) == {16, 23}  # 16 of the stream, and 7 replayed above the layer
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == len(handles)
 
@@ -331,13 +339,13 @@ def test_a_module_that_runs_in_train_mode_only_suits() -> None:
             return self.classifier(self.features[2](h) if self.training else h)
 
     memory = RandomMemory(20)
-    run(Case(model=Aided), [MemoryReplayPlugin(memory, at="features.2")])
+    run(Case(model=Aided), [MemoryReplayPlugin(memory, at="features.2", write_at="iteration")])
     assert len(memory) == 20
 
 
 def test_a_multi_task_model_may_run_once_a_task() -> None:
     memory = RandomMemory(40)
-    run(CASES["multi-head"], [MemoryReplayPlugin(memory, at="model.features")])
+    run(CASES["multi-head"], [MemoryReplayPlugin(memory, at="model.features", write_at="iteration")])
     assert len(memory) == 40
 
 

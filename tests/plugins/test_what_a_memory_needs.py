@@ -91,11 +91,14 @@ def test_needing_changes_no_weight_and_what_is_not_needed_is_not_given() -> None
     class Latent(Recorder):
         needs = frozenset({"loss"})
 
-    runs = [run(Case(), [MemoryReplayPlugin(kind(40, seed=1), seed=0)]) for kind in (Plain, Latent, Recorder)]
+    runs = [
+        run(Case(), [MemoryReplayPlugin(kind(40, seed=1), seed=0, write_at="iteration")])
+        for kind in (Plain, Latent, Recorder)
+    ]
     assert torch.equal(weights(runs[0]), weights(runs[1]))
     assert torch.equal(weights(runs[0]), weights(runs[2]))
     memory = Latent(40, seed=1)
-    run(Case(), [LatentReplayPlugin(memory, at="features", freeze_below=False, seed=0)])
+    run(Case(), [LatentReplayPlugin(memory, at="features", freeze_below=False, seed=0, write_at="iteration")])
     assert memory.given[0][0].shape[1:] == (16,)
     assert all(logits is None and loss is not None for *_, logits, loss in memory.given)
 
@@ -138,7 +141,7 @@ WEIGHT = torch.tensor([1.0, 2.0, 3.0, 1.0, 0.5, 1.0])
 )
 def test_the_loss_is_the_criterions(criterion: Any, by_hand: Callable[[Tensor, Tensor], Any]) -> None:
     memory, outputs = Recorder(40, seed=1), Outputs()
-    run(Case(), [MemoryReplayPlugin(memory, seed=0), outputs], criterion=criterion, lr=0.01)
+    run(Case(), [MemoryReplayPlugin(memory, seed=0, write_at="iteration"), outputs], criterion=criterion, lr=0.01)
     for (_, y, _, loss), (_, output) in zip(memory.given, outputs.seen, strict=True):
         assert loss is not None
         np.testing.assert_allclose(loss.numpy(), by_hand(output, y), rtol=1e-4, atol=1e-5)
@@ -172,7 +175,7 @@ def test_a_loss_that_cannot_be_had_row_by_row_is_told_before_training(kind: Any,
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         criterion=criterion,
-        plugins=[MemoryReplayPlugin(Recorder(9))],
+        plugins=[MemoryReplayPlugin(Recorder(9), write_at="iteration")],
         evaluator=None,
     )
     with pytest.raises(
@@ -187,7 +190,7 @@ def test_a_reduction_that_gives_no_loss_a_row_is_told_before_a_step() -> None:
         def forward(self, output: Tensor, y: Tensor) -> Tensor:
             return F.cross_entropy(output, y)
 
-    strategy = build(Case(), [MemoryReplayPlugin(Recorder(9))], criterion=Deaf())
+    strategy = build(Case(), [MemoryReplayPlugin(Recorder(9), write_at="iteration")], criterion=Deaf())
     before = weights(strategy).clone()
     with pytest.raises(ValueError, match=r"criterion: expected one loss for each of the 16 rows .*got a tensor \(\)"):
         strategy.train(next(iter(Case().stream())), num_workers=0)
@@ -201,7 +204,7 @@ def test_needs_that_no_plugin_knows_are_told() -> None:
     with pytest.raises(
         ValueError, match=r"memory: expected needs among 'x', 'y', 'loss' and 'logits', got \['gradient'\]"
     ):
-        MemoryReplayPlugin(Greedy(3))
+        MemoryReplayPlugin(Greedy(3), write_at="iteration")
 
     class Learner(GaussianMemory):
         needs = frozenset({"loss"})
@@ -220,14 +223,14 @@ def test_training_that_diverges_is_named() -> None:
             super().write(x, y, t, origin=origin, **extras)
 
     with pytest.raises(ValueError, match=r"model: expected finite losses, got NaN .* training has diverged"):
-        run(Case(), [MemoryReplayPlugin(Strict(9), replay_size=1)], lr=1e38)
+        run(Case(), [MemoryReplayPlugin(Strict(9), replay_size=1, write_at="iteration")], lr=1e38)
 
 
 @pytest.mark.parametrize("policy", ["hardest", "herding", "gss"])
 @pytest.mark.parametrize("name", ["x, y, t", "online", "several epochs"])
 def test_policies_that_need_more_than_counts_train(policy: str, name: str) -> None:
     memory, watcher = RandomMemory(30, write_policy=policy, seed=1), Watcher()
-    strategy = run(CASES[name], [MemoryReplayPlugin(memory, seed=0), watcher])
+    strategy = run(CASES[name], [MemoryReplayPlugin(memory, seed=0, write_at="iteration"), watcher])
     assert len(memory) == 30
     assert torch.isfinite(weights(strategy)).all()
     assert watcher.losses == pytest.approx(watcher.own_losses, abs=1e-5)

@@ -44,6 +44,7 @@ from avalanche_memplugins.memories import (
     GaussianMemory,
     KanervaMemory,
     LatentMemory,
+    MixedMemory,
     RandomProjectionMemory,
     VAEMemory,
 )
@@ -258,6 +259,10 @@ def gaussian(nbytes: int) -> GaussianMemory:
     return GaussianMemory.from_budget(nbytes, classes=6, shape=(8,), seed=0)
 
 
+def mixed(nbytes: int) -> MixedMemory:
+    return MixedMemory.from_budget(nbytes, classes=6, shape=(8,), share=0.3, seed=0)
+
+
 def kanerva(nbytes: int) -> DynamicKanervaMemory:
     return DynamicKanervaMemory.from_budget(nbytes, classes=6, shape=(8,), seed=0)
 
@@ -347,6 +352,14 @@ MEMORIES = [
         reads="predict",
         from_budget=lambda nbytes: RandomProjectionMemory.from_budget(nbytes, classes=6, shape=(8,), seed=0),
         budget=(40_000, 0.98),
+    ),
+    MemoryCase(
+        "rows and Gaussians",
+        lambda capacity, seed: MixedMemory(
+            RandomMemory(capacity, seed=seed), GaussianMemory(rank=2, precision=6, seed=seed)
+        ),
+        from_budget=mixed,
+        budget=(9_000, 0.9),
     ),
     generative(
         "Kanerva", lambda **k: DynamicKanervaMemory(rows=4, **k), (10, 300), from_budget=kanerva, budget=(1_500, 0.8)
@@ -497,6 +510,7 @@ PLUGINS = [
         lambda: NearestNeighbourPlugin(EpisodicMemory(40, seed=5), writes=True, neighbours=3),
     ),
     PluginCase("answers of Gaussians", lambda: MemoryPredictionPlugin(GaussianMemory(rank=2, seed=5), writes=True)),
+    replay("rows and Gaussians", lambda: MixedMemory(rows(), GaussianMemory(rank=2, precision=6, seed=5))),
     PluginCase(
         "answers of neighbours, fitted, beside the network",
         lambda: MemoryPredictionPlugin(

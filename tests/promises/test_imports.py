@@ -20,12 +20,6 @@ FOLDERS = {
     f"{PACKAGE}.strategies": Path(strategies.__file__).parent,  # lies beside the package in a checkout
 }
 
-# Private names that another subpackage imports, until they have a public or a root-level place.
-NOT_YET_PUBLIC = {
-    # The codecs' part for mean and std is the memories', too.
-    ("memories", "avalanche_memplugins.codecs._normalisation.Normalisation"),
-}
-
 
 class Import(NamedTuple):
     """``name``, dotted in full, in a module of a subpackage; ``at`` says where."""
@@ -122,8 +116,7 @@ def test_there_is_no_circle() -> None:
 
 def test_no_private_name_crosses_into_another_subpackage() -> None:
     crossing = {(one.package, one.name) for one in OWN if subpackage(one.name) != one.package and is_private(one.name)}
-    assert crossing <= NOT_YET_PUBLIC, crossing - NOT_YET_PUBLIC
-    assert crossing >= NOT_YET_PUBLIC, f"no longer needed in the list: {NOT_YET_PUBLIC - crossing}"
+    assert not crossing
 
 
 @pytest.mark.parametrize("package", WITHOUT_AVALANCHE)

@@ -31,31 +31,25 @@ def _too_small(spec: RunSpec, *, rows: int = 1, besides: int = LABEL_BYTES) -> s
     return None if spec.budget >= least else f"budget: expected at least {least} bytes, got {spec.budget}"
 
 
+def _made(setup: Setup, kind: str, **settings: Any) -> Any:
+    """One of Avalanche's strategies, with the run's options."""
+    from avalanche import training
+
+    return getattr(training, kind)(**setup.common, **{**setup.spec.all_options, **settings})
+
+
 def _plain(kind: str) -> Callable[[Setup], Built]:
     """One of Avalanche's strategies without a memory."""
-
-    def build(setup: Setup) -> Built:
-        from avalanche import training
-
-        return Built(getattr(training, kind)(**setup.common), lambda: 0)
-
-    return build
+    return lambda setup: Built(_made(setup, kind), lambda: 0)
 
 
 def _holding(kind: str, *names: str) -> Callable[[Setup], Built]:
     """One of Avalanche's strategies, one of whose plugins keeps tensors under these names."""
-
-    def build(setup: Setup) -> Built:
-        from avalanche import training
-
-        strategy = getattr(training, kind)(**setup.common, **setup.spec.all_options)
-        return _held(strategy, names)
-
-    return build
+    return lambda setup: _held(_made(setup, kind), names)
 
 
 def _held(strategy: Any, names: tuple[str, ...]) -> Built:
-    plugin = next(plugin for plugin in strategy.plugins if all(hasattr(plugin, name) for name in names))
+    plugin = _plugin_with(strategy, *names)
     return Built(strategy, lambda: tensor_bytes(*_values(plugin, names)))
 
 
@@ -67,15 +61,13 @@ def _rows(strategy: Any, buffer: Any, row_bytes: int) -> Built:
     return Built(strategy, lambda: len(buffer.buffer) * row_bytes)
 
 
-def _plugin_with(strategy: Any, name: str) -> Any:
-    return next(plugin for plugin in strategy.plugins if hasattr(plugin, name))
+def _plugin_with(strategy: Any, *names: str) -> Any:
+    return next(plugin for plugin in strategy.plugins if all(hasattr(plugin, name) for name in names))
 
 
 def _cumulative(setup: Setup) -> Built:
-    from avalanche import training
-
     # All data so far, which is then its memory.
-    strategy = training.Cumulative(**setup.common)
+    strategy = _made(setup, "Cumulative")
     return Built(strategy, lambda: 0 if strategy.dataset is None else len(strategy.dataset) * setup.row_bytes)
 
 
@@ -95,8 +87,7 @@ def _replay(setup: Setup) -> Built:
     rows, name = setup.rows(), setup.spec.all_options["buffer"]
     if name == "ExperienceBalancedBuffer":
         strategy = training.Replay(**setup.common, mem_size=rows)
-        plugin = next(plugin for plugin in strategy.plugins if isinstance(plugin, ReplayPlugin))
-        return _rows(strategy, plugin.storage_policy, setup.row_bytes)
+        return _rows(strategy, _plugin_with(strategy, "storage_policy").storage_policy, setup.row_bytes)
     buffer = getattr(storage_policy, name)(rows)
     strategy = training.Naive(**setup.extended(ReplayPlugin(rows, storage_policy=buffer)))
     return _rows(strategy, buffer, setup.row_bytes)
@@ -150,18 +141,14 @@ def _generative_replay(setup: Setup) -> Built:
 
 def _si(setup: Setup) -> Built:
     import torch
-    from avalanche import training
 
     if not torch.cuda.is_available():
         warnings.warn("si: Avalanche's SI does nothing on a CPU, its importances are all 0", stacklevel=2)
-    strategy = training.SynapticIntelligence(**setup.common, **setup.spec.all_options)
-    return _held(strategy, ("ewc_data", "syn_data"))
+    return _held(_made(setup, "SynapticIntelligence"), ("ewc_data", "syn_data"))
 
 
 def _lwf(setup: Setup) -> Built:
-    from avalanche import training
-
-    strategy = training.LwF(**setup.common, **setup.spec.all_options)
+    strategy = _made(setup, "LwF")
     plugin = _plugin_with(strategy, "lwf")
     return Built(strategy, lambda: tensor_bytes(plugin.lwf.prev_model))
 
@@ -171,26 +158,18 @@ def _rows_an_experience(setup: Setup) -> int:
 
 
 def _gem(setup: Setup) -> Built:
-    from avalanche import training
-
-    each = _rows_an_experience(setup)
-    strategy = training.GEM(**setup.common, patterns_per_exp=each, **setup.spec.all_options)
+    strategy = _made(setup, "GEM", patterns_per_exp=_rows_an_experience(setup))
     return _held(strategy, ("memory_x", "memory_y", "memory_tid"))
 
 
 def _agem(setup: Setup) -> Built:
-    from avalanche import training
-
-    each = _rows_an_experience(setup)
-    strategy = training.AGEM(**setup.common, patterns_per_exp=each, **setup.spec.all_options)
+    strategy = _made(setup, "AGEM", patterns_per_exp=_rows_an_experience(setup))
     plugin = _plugin_with(strategy, "buffers")
     return Built(strategy, lambda: sum(map(len, plugin.buffers)) * setup.row_bytes)
 
 
 def _gdumb(setup: Setup) -> Built:
-    from avalanche import training
-
-    strategy = training.GDumb(**setup.common, mem_size=setup.rows())
+    strategy = _made(setup, "GDumb", mem_size=setup.rows())
     plugin = _plugin_with(strategy, "init_model")
     built = _rows(strategy, plugin.storage_policy, setup.row_bytes)
     return Built(strategy, built.memory_bytes, lambda: tensor_bytes(plugin.init_model))
@@ -200,18 +179,11 @@ def _gdumb(setup: Setup) -> Built:
 _SCORED = 12
 
 
-def _gss_unsuitable(spec: RunSpec) -> str | None:
-    return _too_small(spec, rows=spec.batch_size, besides=_SCORED)
-
-
 def _gss(setup: Setup) -> Built:
-    from avalanche import training
-
     rows = setup.rows(setup.row_bytes - LABEL_BYTES + _SCORED)
     if rows < setup.spec.batch_size:
         raise ValueError(f"memory: gss compares batches of {setup.spec.batch_size} rows, expected as many, got {rows}")
-    options = setup.spec.all_options
-    strategy = training.GSS_greedy(**setup.common, mem_size=rows, input_size=list(setup.input_shape), **options)
+    strategy = _made(setup, "GSS_greedy", mem_size=rows, input_size=list(setup.input_shape))
     return _held(strategy, ("ext_mem_list_x", "ext_mem_list_y", "buffer_score"))
 
 
@@ -227,37 +199,23 @@ def _least_held(setup: Setup, rows: int, *, latest: bool = True) -> int:
 
 
 def _mir(setup: Setup) -> Built:
-    from avalanche import training
-
-    rows, options = setup.rows(), setup.spec.all_options
+    rows, wanted = setup.rows(), setup.spec.all_options["batch_size_mem"]
     # It replays only where it holds more than that of classes that were not in the last batch.
-    options["batch_size_mem"] = max(1, min(options["batch_size_mem"], _least_held(setup, rows, latest=False) - 1))
-    strategy = training.MIR(**setup.common, mem_size=rows, **options)
-    plugin = _plugin_with(strategy, "subsample")
-    return _rows(strategy, plugin.storage_policy, setup.row_bytes)
-
-
-def _der_unsuitable(spec: RunSpec) -> str | None:
-    return _too_small(spec, besides=LABEL_BYTES + 4 * spec.info.n_classes)
+    least = _least_held(setup, rows, latest=False) - 1
+    strategy = _made(setup, "MIR", mem_size=rows, batch_size_mem=max(1, min(wanted, least)))
+    return _rows(strategy, _plugin_with(strategy, "subsample").storage_policy, setup.row_bytes)
 
 
 def _der(setup: Setup) -> Built:
-    from avalanche import training
-
-    # A row has its logits besides.
-    each = setup.row_bytes + 4 * setup.n_classes
-    rows, options = setup.rows(each), setup.spec.all_options
-    options["batch_size_mem"] = min(options["batch_size_mem"] or setup.spec.batch_size, _least_held(setup, rows))
-    strategy = training.DER(**setup.common, mem_size=rows, **options)
+    each = setup.row_bytes + 4 * setup.n_classes  # its logits besides
+    rows, wanted = setup.rows(each), setup.spec.all_options["batch_size_mem"] or setup.spec.batch_size
+    strategy = _made(setup, "DER", mem_size=rows, batch_size_mem=min(wanted, _least_held(setup, rows)))
     return _rows(strategy, strategy.storage_policy, each)
 
 
 def _er_ace(setup: Setup) -> Built:
-    from avalanche import training
-
-    rows, options = setup.rows(), setup.spec.all_options
-    options["batch_size_mem"] = min(options["batch_size_mem"], _least_held(setup, rows))
-    strategy = training.ER_ACE(**setup.common, mem_size=rows, **options)
+    rows, wanted = setup.rows(), setup.spec.all_options["batch_size_mem"]
+    strategy = _made(setup, "ER_ACE", mem_size=rows, batch_size_mem=min(wanted, _least_held(setup, rows)))
     return _rows(strategy, strategy.storage_policy, setup.row_bytes)
 
 
@@ -315,23 +273,25 @@ def _slda(setup: Setup) -> Built:
     return Built(strategy, lambda: tensor_bytes(*_values(strategy, ("muK", "cK", "Sigma"))))
 
 
-REPLAY = Recipe(
+def _of_rows(*, unsuitable: Callable[[RunSpec], str | None] = _too_small, **said: Any) -> Recipe:
+    """A recipe whose memory is so many rows of the stream."""
+    return Recipe(unsuitable=unsuitable, sized="rows", **said)
+
+
+REPLAY = _of_rows(
     name="replay",
     label="Replay (Avalanche)",
     summary="Avalanche's ReplayPlugin with its default buffer, balanced by experience",
     build=_replay,
-    unsuitable=_too_small,
-    sized="rows",
     options={"buffer": "ExperienceBalancedBuffer"},
     note="the default buffer stops taking rows on streams of many small experiences",
 )
-DER = Recipe(
+DER = _of_rows(
     name="der",
     label="DER",
     summary="dark experience replay: stored logits are matched (Avalanche)",
     build=_der,
-    unsuitable=_der_unsuitable,
-    sized="rows",
+    unsuitable=lambda spec: _too_small(spec, besides=LABEL_BYTES + 4 * spec.info.n_classes),
     options={"alpha": 0.5, "beta": 0.0, "batch_size_mem": None},
     source="Buzzega et al. 2020, arXiv 2004.07211",
 )
@@ -369,13 +329,12 @@ BASELINES = (
         "Avalanche's ReplayPlugin with its ClassBalancedBuffer",
         buffer="ClassBalancedBuffer",
     ),
-    Recipe(
+    _of_rows(
         name="replay-online",
         label="Replay, online",
         summary="Avalanche's ReplayPlugin on a stream cut into experiences of one batch, class-balanced; one epoch",
         build=_replay_online,
         unsuitable=_online_unsuitable,
-        sized="rows",
         options={"batch_size_mem": 10},
         source=f"{_CLB}, split_mnist/online_replay.py",
         note="an experience a batch: about 20 ms each, three times ours (AVALANCHE#1086)",
@@ -422,54 +381,45 @@ BASELINES = (
         options={"lambda_reg": 1.0, "alpha": 0.5},
         source=f"{_OWN}; Aljundi et al. 2018, arXiv 1711.09601 has lambda 1",
     ),
-    Recipe(
+    _of_rows(
         name="gem",
         label="GEM",
         summary="gradient episodic memory (Avalanche)",
         build=_gem,
-        unsuitable=_too_small,
-        sized="rows",
         options={"memory_strength": 0.5},
         source="Lopez-Paz & Ranzato 2017, arXiv 1706.08840: gamma 0.5",
         requires="quadprog",
         note="needs the solver quadprog: pip install 'avalanche-memplugins[gem]'",
     ),
-    Recipe(
+    _of_rows(
         name="agem",
         label="A-GEM",
         summary="averaged gradient episodic memory (Avalanche)",
         build=_agem,
-        unsuitable=_too_small,
-        sized="rows",
         options={"sample_size": 64},
         source=f"{_OWN}; Chaudhry et al. 2019, arXiv 1812.00420 has 256",
     ),
-    Recipe(
+    _of_rows(
         name="gdumb",
         label="GDumb",
         summary="keeps a balanced sample and trains anew on it alone (Avalanche)",
         build=_gdumb,
-        unsuitable=_too_small,
-        sized="rows",
         source="Prabhu et al. 2020",
     ),
-    Recipe(
+    _of_rows(
         name="gss",
         label="GSS-greedy",
         summary="gradient-based sample selection (Avalanche)",
         build=_gss,
-        unsuitable=_gss_unsuitable,
-        sized="rows",
+        unsuitable=lambda spec: _too_small(spec, rows=spec.batch_size, besides=_SCORED),
         options={"mem_strength": 10},
         source="Aljundi et al. 2019, arXiv 1903.08671",
     ),
-    Recipe(
+    _of_rows(
         name="mir",
         label="MIR",
         summary="replays the rows that the coming step would harm most (Avalanche)",
         build=_mir,
-        unsuitable=_too_small,
-        sized="rows",
         options={"subsample": 50, "batch_size_mem": 10},
         source="Aljundi et al. 2019, arXiv 1908.04742: 50 candidates, 10 of them",
     ),
@@ -482,23 +432,20 @@ BASELINES = (
         alpha=0.1,
         beta=0.5,
     ),
-    Recipe(
+    _of_rows(
         name="er-ace",
         label="ER-ACE",
         summary="replay with a loss that leaves the old classes' outputs alone (Avalanche)",
         build=_er_ace,
-        unsuitable=_too_small,
-        sized="rows",
         options={"batch_size_mem": 10},
         source="Caccia et al. 2022, arXiv 2104.05025",
     ),
-    Recipe(
+    _of_rows(
         name="icarl",
         label="iCaRL",
         summary="herded exemplars, distillation, nearest class mean (Avalanche); class-incremental, model mlp",
         build=_icarl,
         unsuitable=_icarl_unsuitable,
-        sized="rows",
         source="Rebuffi et al. 2017, arXiv 1611.07725",
     ),
     Recipe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -66,6 +67,10 @@ MEMORIES: Sequence[MemoryInfo] = (
     MemoryInfo(
         name="RandomProjectionMemory",
         summary="least squares over random features (RanPAC), from sums over the stream; it answers only",
+    ),
+    MemoryInfo(
+        name="MixedMemory",
+        summary="rows to replay and Gaussians that answer, within one budget; for features that learn or do not fit",
     ),
     MemoryInfo(
         name="DynamicKanervaMemory",
@@ -248,7 +253,7 @@ def _coded_rows(spec: RunSpec, codec: VariableCodec, budget: int | None, *, logi
     options, name = spec.all_options, spec.all_options["codec"]
     if budget is None:
         raise ValueError(f"codec: rows of {name} differ in length, expected a budget in bytes to size the memory")
-    if logits or options.get("read", "uniform") != "uniform":
+    if logits or options.get("read", "uniform") not in ("uniform", "auto"):
         raise ValueError(f"codec: rows of {name} are read uniformly and without outputs, expected another codec")
     codec.check(torch.zeros(1, *spec.info.input_shape))  # grey: tells vectors from images
     return CodedMemory.from_budget(budget, codec=codec, write_policy=options["policy"], seed=spec.seed, **settings)
@@ -284,7 +289,7 @@ def discriminant(spec: RunSpec, *, share: float = 1.0, **kind: Any) -> Any:
     from avalanche_memplugins.memories import GaussianMemory
 
     options, info, budget = spec.all_options, spec.info, _part(spec, share)
-    names = ("rank", "components", "precision", "by", "shrinkage", "ridge")
+    names = ("rank", "components", "precision", "deviations", "by", "shrinkage", "ridge")
     by = "experience" if info.scenario == "domain-incremental" else "class"
     told = {name: options[name] for name in names if options.get(name) is not None}
     given = {"by": by, "seed": spec.seed, **kind, **told}
@@ -322,8 +327,13 @@ def _features(spec: RunSpec, embedding: str, that_fit: Callable[[int], int]) -> 
     :param that_fit: how many of so many numbers a memory has room for.
     """
     shape, numbers = spec.info.input_shape, spec.all_options["numbers"]
-    if embedding not in ("raw", "codes", "scattering"):
-        raise ValueError(f"embedding: expected auto, raw, codes or scattering, got {embedding!r}")
+    if embedding not in ("raw", "codes", "scattering", "projection"):
+        raise ValueError(f"embedding: expected auto, raw, codes, scattering or projection, got {embedding!r}")
+    if embedding == "projection":
+        from avalanche_memplugins.networks import RandomProjection
+
+        count = max(1, that_fit(math.prod(shape)) if numbers is None else numbers)
+        return {"embedding": RandomProjection(shape, count)}, (count,)
     if embedding != "scattering":
         if numbers is not None:
             raise ValueError(f"numbers: expected none with embedding={embedding}, got {numbers}")
@@ -342,6 +352,68 @@ def rows_and_gaussians(spec: RunSpec) -> tuple[Any, Any]:
     if not 0 < share < 1:
         raise ValueError(f"share: expected a number between 0 and 1, got {share}")
     return rows_of(spec, share=1 - share), discriminant(spec, share=share)
+
+
+def mixed(spec: RunSpec) -> Any:
+    """Rows to replay and Gaussians that answer, as one memory."""
+    from avalanche_memplugins.memories import MixedMemory
+
+    options, info = spec.all_options, spec.info
+    if not 0 < options["share"] < 1:
+        raise ValueError(f"share: expected a number between 0 and 1, got {options['share']}")
+    if options["weight"] is not None and not options["weight"] > 0:
+        raise ValueError(f"weight: expected a number > 0, or none to fit it, got {options['weight']}")
+    by = options["by"] or ("experience" if info.scenario == "domain-incremental" else "class")
+    name = options["codec"]
+    if name == "auto":
+        name = "int8" if min(info.input_shape[1:]) == 1 else "1bit-coded" if spec.budget else "1bit"
+    told = {key: options[key] for key in ("shrinkage", "ridge")}
+    if options["rank"] is not None:
+        told["rank"] = options["rank"]
+    kept = {"write_policy": options["policy"]}
+    codec, precision = codec_of(name, spec), options["precision"]
+    if spec.budget is None:
+        raise ValueError("budget: mixed has two parts that share one, expected bytes, got none")
+    if options["embedding"] == "projection":
+        embedding = None
+    elif options["embedding"] == "scattering":
+        embedding = _features(spec, "scattering", lambda most: min(most, FEATURES))[0]["embedding"]
+    else:
+        raise ValueError(f"embedding: expected projection or scattering, got {options['embedding']!r}")
+    return MixedMemory.from_budget(
+        spec.budget,
+        classes=info.n_classes,
+        shape=info.input_shape,
+        codec=codec,
+        share=options["share"],
+        experiences=spec.n_experiences,
+        by=by,
+        embedding=embedding,
+        precision=precision,
+        gaussians=told,
+        rows=kept,
+        seed=spec.seed,
+    )
+
+
+def projected(spec: RunSpec) -> Any:
+    """Sums over random features, and least squares on them."""
+    from avalanche_memplugins.memories import RandomProjectionMemory
+
+    options, info = spec.all_options, spec.info
+    embedding = options["embedding"]
+    if embedding == "auto":
+        embedding = "codes" if info.input_shape in AUTOENCODERS else "raw"
+    made, shape = _features(spec, embedding, lambda most: most)
+    ridge = "auto" if options["ridge"] is None else options["ridge"]
+    settings: dict[str, Any] = {**made, "ridge": ridge, "held_back": options["held_back"], "seed": spec.seed}
+    if spec.budget is None or options["width"] is not None:
+        return RandomProjectionMemory(width=options["width"] or 1_000, **settings)
+    if ridge == "auto" and "held_back" not in dict(spec.options):
+        # Rows held back take a tenth of the bytes at most.
+        each = 4 * (math.prod(shape) + 1) if "codec" not in made else 4 * (int(made["codec"].code_size) + 1)
+        settings["held_back"] = max(20, min(options["held_back"], spec.budget // (10 * each)))
+    return RandomProjectionMemory.from_budget(spec.budget, classes=info.n_classes, shape=shape, **settings)
 
 
 def gaussian(spec: RunSpec) -> Any:

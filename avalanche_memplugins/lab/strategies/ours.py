@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +47,18 @@ def _memory(setup: Setup) -> Any:
 
 
 def _replay(setup: Setup) -> Built:
-    return replaying(setup, _memory(setup), replay_size=setup.spec.all_options.get("replay_size"))
+    options, held = setup.spec.all_options, _memory(setup)
+    # A memory that learns, which may be the user's own, knows one time only.
+    write_at = "auto" if hasattr(held, "consolidate") else options["write_at"]
+    settings = {"replay_size": options["replay_size"], "replay_weight": options.get("replay_weight")}
+    return replaying(setup, held, write_at=write_at, **settings)
 
 
 def _rma(setup: Setup) -> Built:
     """Like its author's, the ring is as long as the stream's writes, so the stream's length must be known."""
     spec, options, held = setup.spec, setup.spec.all_options, _memory(setup)
     every = options["write_every"] or write_every(sum(setup.batches), held.capacity, spec.batch_size)
-    return replaying(setup, held, write_every=every, write_epochs=options["write_epochs"])
+    return replaying(setup, held, write_every=every, write_epochs=options["write_epochs"], write_at="iteration")
 
 
 def write_every(batches: int, memory_size: int, batch_size: int) -> int:
@@ -87,7 +92,7 @@ def _mbpa(setup: Setup) -> Built:
     options, held = setup.spec.all_options, _memory(setup)
     settings = {name: options[name] for name in ("neighbours", "steps", "lr", "beta")}
     adaptation = LocalAdaptationPlugin(held, writes=not options["replay"], max_bytes=64 << 20, **settings)
-    rehearsal = [MemoryReplayPlugin(held, seed=setup.spec.seed)] if options["replay"] else []
+    rehearsal = [MemoryReplayPlugin(held, write_at="iteration", seed=setup.spec.seed)] if options["replay"] else []
     return with_memory(setup, held, *rehearsal, adaptation)
 
 
@@ -119,7 +124,7 @@ def _replay_and_answer(setup: Setup) -> Built:
 
     held, gaussians = _memory(setup)
     size, seed = setup.spec.all_options["replay_size"], setup.spec.seed
-    replay = MemoryReplayPlugin(held, replay_size=size, seed=seed)
+    replay = MemoryReplayPlugin(held, replay_size=size, write_at="iteration", seed=seed)
     answer = MemoryPredictionPlugin(gaussians, combine="product", temperature="fitted", fit_rows=held, writes=True)
     rows = with_memory(setup, held, replay, answer)
     return Built(
@@ -127,6 +132,18 @@ def _replay_and_answer(setup: Setup) -> Built:
         lambda: rows.memory_bytes() + int(gaussians.nbytes),
         lambda: rows.fixed_bytes() + int(gaussians.nbytes_fixed),
     )
+
+
+def _mixed(setup: Setup) -> Built:
+    from avalanche_memplugins import MemoryReplayPlugin
+    from avalanche_memplugins.plugins import MemoryPredictionPlugin
+
+    held, options = _memory(setup), setup.spec.all_options
+    temperature: Any = "fitted" if options["weight"] is None else 1 / options["weight"]
+    settings = {name: options[name] for name in ("replay_size", "replay_weight")}
+    replay = MemoryReplayPlugin(held, write_at="iteration", seed=setup.spec.seed, **settings)
+    answer = MemoryPredictionPlugin(held, combine="product", temperature=temperature, fit_rows=held.rows)
+    return with_memory(setup, held, replay, answer)
 
 
 def _vae_unsuitable(spec: RunSpec) -> str | None:
@@ -146,16 +163,37 @@ def _vae(setup: Setup) -> Built:
     return replaying(setup, memory.vae(spec, steps=steps), replay_weight="growing", labels=labels)
 
 
-ER = Recipe(
-    name="er",
-    label="ER",
-    summary="experience replay; options: memory (rows, or one of your own), codec, policy (what is written), "
-    "read (what is drawn), replay_size (rows a step; none: as many as of the stream)",
+ER_RESERVOIR = Recipe(
+    name="er-reservoir",
+    label="ER-reservoir",
+    summary="experience replay as published, from a uniform sample of the stream up to now, its length unknown; "
+    "options as er",
     build=_replay,
     memory=memory.rows_of,
     sized="rows",
-    options={"memory": "rows", "codec": "raw", "policy": "reservoir", "read": "uniform", "replay_size": None},
+    options={
+        "memory": "rows",
+        "codec": "raw",
+        "policy": "reservoir",
+        "read": "uniform",
+        "replay_size": None,
+        "replay_weight": None,
+        "write_at": "iteration",
+    },
     source="Chaudhry et al. 2019, arXiv 1902.10486",
+)
+ER = replace(
+    ER_RESERVOIR.alias(
+        "er",
+        "ER",
+        "experience replay; options: memory (rows, or one of your own), codec, policy (what is written), read (what is "
+        "drawn), write_at (experience: rows of earlier experiences; iteration: er-reservoir; auto: as the stream is), "
+        "replay_size (rows a step; none: as many as of the stream), replay_weight (of their loss; growing: 1 - 1/t)",
+        source="Chaudhry et al. 2019, arXiv 1902.10486; written at the end of experiences, as Avalanche does",
+        read="auto",
+        write_at="auto",
+    ),
+    former={"read": "uniform", "write_at": "iteration"},
 )
 MBPA = Recipe(
     name="mbpa",
@@ -187,11 +225,12 @@ KNN = Recipe(
     source="Cover & Hart 1967",
 )
 # None: the lab chooses, see memory.discriminant.
-_FEATURES = {"embedding": "auto", "numbers": None, "precision": None, "by": None}
+_FEATURES = {"embedding": "auto", "numbers": None, "precision": None, "deviations": 16, "by": None}
 _COVARIANCES = {**_FEATURES, "rank": None, "components": None, "shrinkage": 0.3, "ridge": 3e-3}
 _EMBEDDING = (
-    "options: embedding (raw; codes of a pretrained auto-encoder, for 28 x 28 grey images; scattering, of so many "
-    "numbers; auto: codes if there are some, else raw), precision (bits), by (class or experience)"
+    "options: embedding (raw; codes of a pretrained auto-encoder, for 28 x 28 grey images; scattering or a random "
+    "projection, of so many numbers; auto: codes if there are some, else raw), precision and deviations (bits), by "
+    "(class or experience)"
 )
 QDA = Recipe(
     name="qda",
@@ -211,7 +250,7 @@ KANERVA = Recipe(
     build=_replay,
     memory=memory.kanerva,
     sized="bytes",
-    options={"share": "class", "replay_size": None},
+    options={"share": "class", "replay_size": None, "write_at": "iteration"},
     source="Wu et al. 2018, arXiv 1811.09556",
 )
 
@@ -227,21 +266,22 @@ OURS = (
         source="Zeta36 2018: a ring, m = 1,000",
     ),
     ER,
-    ER.alias(
-        "er-reservoir",
-        "ER-reservoir",
-        "experience replay from a uniform sample of the stream, its length unknown",
-        source=ER.source,
-    ),
-    ER.alias("er-uint8", "ER 8-bit", "ER-reservoir with one byte a pixel, exact", codec="uint8"),
-    ER.alias(
+    ER_RESERVOIR,
+    ER_RESERVOIR.alias("er-uint8", "ER 8-bit", "ER-reservoir with one byte a pixel, exact", codec="uint8"),
+    ER_RESERVOIR.alias(
         "er-4bit",
         "ER 4-bit",
         "ER-reservoir with 16 grey levels a pixel, images above 14 x 14 reduced to that",
         codec="4bit",
     ),
-    ER.alias("er-1bit", "ER 1-bit", "ER-reservoir with black and white pixels", codec="1bit"),
-    ER.alias(
+    ER_RESERVOIR.alias(
+        "er-2bit",
+        "ER 2-bit",
+        "ER-reservoir with 4 grey levels a pixel, likewise: twice the rows, and better at equal bytes",
+        codec="2bit",
+    ),
+    ER_RESERVOIR.alias("er-1bit", "ER 1-bit", "ER-reservoir with black and white pixels", codec="1bit"),
+    ER_RESERVOIR.alias(
         "er-latent",
         "ER latent",
         "ER-reservoir with int8 codes of a pretrained auto-encoder; 28 x 28 grey images only",
@@ -276,6 +316,14 @@ OURS = (
         codec="4bit",
     ),
     MBPA.alias(
+        "er-mbpa-2bit",
+        "ER + MbPA, 2-bit",
+        "the same from rows as er-2bit stores them",
+        source="as mbpa",
+        replay=True,
+        codec="2bit",
+    ),
+    MBPA.alias(
         "er-mbpa-latent",
         "ER + MbPA, latent",
         "the same from rows as er-latent stores them; 28 x 28 grey images only",
@@ -290,6 +338,13 @@ OURS = (
         "no network: the class of the nearest row of those that er-4bit stores; the control for all others",
         source="Cover & Hart 1967",
         codec="4bit",
+    ),
+    KNN.alias(
+        "knn-2bit",
+        "1-NN, 2-bit",
+        "the same of those that er-2bit stores",
+        source="as knn-4bit",
+        codec="2bit",
     ),
     KNN.alias(
         "knn-latent",
@@ -337,9 +392,50 @@ OURS = (
         options={
             "share": 0.5,
             **_COVARIANCES,
-            **{name: value for name, value in ER.options.items() if name != "memory"},
+            **{
+                name: value
+                for name, value in ER_RESERVOIR.options.items()
+                if name not in ("memory", "replay_weight", "write_at")
+            },
         },
         source="products of experts: Hinton 1999; the halves are ours",
+    ),
+    Recipe(
+        name="mixed",
+        label="Mixed",
+        summary="coded rows are replayed and Gaussians over a random projection answer beside the network, within one "
+        "budget; options: share (of the Gaussians), codec (auto: black and white pixels, entropy-coded), precision "
+        "(bits), rank, by, weight (of the Gaussians' answer; none: fitted to stored rows), replay_size, replay_weight",
+        build=_mixed,
+        memory=memory.mixed,
+        sized="bytes",
+        options={
+            "share": 0.75,
+            "codec": "auto",
+            "precision": 4,
+            "rank": None,
+            "by": None,
+            "embedding": "projection",
+            "numbers": None,
+            "shrinkage": 0.1,
+            "ridge": 3e-3,
+            "weight": 0.5,
+            "policy": "reservoir",
+            "replay_size": None,
+            "replay_weight": "growing",
+        },
+        source="products of experts: Hinton 1999; the halves are ours; settings chosen in bench/mixed.py",
+    ),
+    Recipe(
+        name="ranpac",
+        label="RanPAC",
+        summary="no network: least squares over random features answer; options: embedding and numbers as slda, width "
+        "(none: what the budget holds), ridge (none: chosen on vectors held back), held_back",
+        build=_answering,
+        memory=memory.projected,
+        sized="bytes",
+        options={"embedding": "auto", "numbers": None, "width": None, "ridge": None, "held_back": 200},
+        source="McDonnell et al. 2023, arXiv 2307.02251, without training adapters first",
     ),
     Recipe(
         name="gaussian",
@@ -348,7 +444,7 @@ OURS = (
         build=_replay,
         memory=memory.gaussian,
         sized="bytes",
-        options={"replay_size": None},
+        options={"replay_size": None, "write_at": "iteration"},
     ),
     KANERVA,
     KANERVA.alias(
@@ -365,7 +461,7 @@ OURS = (
         build=_replay,
         memory=memory.energy,
         sized="bytes",
-        options={"replay_size": None},
+        options={"replay_size": None, "write_at": "auto"},
         source="Bartunov et al. 2020, arXiv 1910.02720; rehearsal from it is ours",
     ),
     Recipe(

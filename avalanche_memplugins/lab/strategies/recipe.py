@@ -90,6 +90,8 @@ class Recipe:
         as the budget buys; ``"bytes"``, only a budget sizes it, by its memory's ``from_budget``; ``"no"``: nothing
         does, and a budget is refused.
     :param options: its own settings by name, with their defaults.
+    :param former: defaults of earlier versions, of those options whose default has changed. They stand for what a
+        result says nothing of, so that keys and results go on meaning the run that they meant.
     :param open_options: whether it takes settings that are not in ``options``, as a function with ``**kwargs`` does.
     :param source: where these defaults are from.
     :param note: what a reader must know before trusting its numbers.
@@ -98,7 +100,7 @@ class Recipe:
 
     >>> from avalanche_memplugins.lab import STRATEGIES
     >>> STRATEGIES["er-4bit"].of, STRATEGIES["er-4bit"].options["codec"]
-    ('er', '4bit')
+    ('er-reservoir', '4bit')
     """
 
     name: str
@@ -109,6 +111,7 @@ class Recipe:
     unsuitable: Callable[[RunSpec], str | None] = lambda spec: None
     sized: Literal["rows", "bytes", "no"] = "no"
     options: Mapping[str, Any] = field(default_factory=dict)
+    former: Mapping[str, Any] = field(default_factory=dict)
     open_options: bool = False
     source: str = ""
     note: str = ""
@@ -119,7 +122,7 @@ class Recipe:
         """This recipe under another name, with other defaults of some options."""
         settings = {**self.options, **self.with_defaults(options)}
         said: dict[str, Any] = {"name": name, "label": label, "summary": summary, "source": source, "note": note}
-        return replace(self, **said, options=settings, of=self.name)
+        return replace(self, **said, options=settings, former={}, of=self.name)
 
     def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """All options, those given and the others at their defaults.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from avalanche.benchmarks.utils.data import AvalancheDataset
 from torch import Tensor
@@ -26,6 +28,7 @@ class Rows(NamedTuple):
     columns: list[Tensor]  # on the device, (rows, ...) each
     order: Tensor  # (n,) int64 on the CPU
     attributes: list[Tensor]  # (n, ...) on the CPU: what Avalanche appends to each sample
+    finite: bool  # whether it is known that the first column holds finite numbers only
 
 
 class Block:
@@ -35,20 +38,28 @@ class Block:
     :param rows: how many rows there is room for.
     :param device: where the columns lie.
     :param owners: where the rows come from.
+    :param looks: see whether the numbers of the first column are finite.
     """
 
-    def __init__(self, example: list[Tensor], rows: int, device: torch.device, owners: list[Source]) -> None:
-        # torch.empty takes no memory on a CPU before it is written. Rows are packed in the order they come, so
-        # what is not asked for costs nothing there, and writing runs through memory once.
-        self.columns = [torch.empty((rows, *c.shape[1:]), dtype=c.dtype, device=device) for c in example]
+    def __init__(
+        self, example: list[Tensor], rows: int, device: torch.device, owners: list[Source], looks: bool
+    ) -> None:
+        # Rows are packed in the order they come, so what is not asked for costs nothing on a CPU, and writing runs
+        # through memory once.
+        self.columns = [_room((rows, *c.shape[1:]), c.dtype, device) for c in example]
         self.slot = torch.full((rows,), -1)  # of each row in the columns; -1: not read yet
         self.used = 0
         self.owners = owners
+        self.finite = looks and device.type == "cpu"  # on a GPU, looking means waiting
         self.small_reads = 0
 
     @property
     def nbytes(self) -> int:
         return sum(column.nbytes for column in self.columns)
+
+    def next_rows(self, rows: int) -> Tensor:
+        """Where the first column of the next rows will lie."""
+        return self.columns[0][self.used : self.used + rows]
 
     def put(self, rows: Tensor, columns: list[Tensor]) -> None:
         """Take up rows that are not there yet, each once."""
@@ -61,9 +72,24 @@ class Block:
                     f"its samples differ in shape or type ({tuple(new.shape[1:])} {new.dtype} after "
                     f"{tuple(mine.shape[1:])} {mine.dtype})"
                 )
-            mine[slots] = new
+            if new.data_ptr() != mine[slots].data_ptr():  # it may lie there already
+                mine[slots] = new
+        # At once, as long as the processor still has them at hand.
+        self.finite = self.finite and _is_finite(self.columns[0][slots])
         self.slot[rows] = torch.arange(slots.start, slots.stop)
         self.used = slots.stop
+
+
+def _room(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor whose memory a CPU does not provide before it is written."""
+    if device.type != "cpu" or not math.prod(size):
+        return torch.empty(size, dtype=dtype, device=device)
+    # NumPy asks the system for large pages, of which far fewer have to be provided one by one.
+    return torch.from_numpy(np.empty(math.prod(size) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(size)
+
+
+def _is_finite(x: Tensor) -> bool:
+    return not x.is_floating_point() or math.isfinite(x.sum().item()) or bool(x.isfinite().all())
 
 
 class TensorCache:
@@ -75,11 +101,15 @@ class TensorCache:
     :param max_bytes: the most that all blocks may take together.
     :param assume_deterministic: take data sets and transforms that are not known for such as give the same every time.
     :param vectorised: take only what is read in one vectorised pass.
+    :param looks: tell whether the rows are finite.
     """
 
-    def __init__(self, max_bytes: int, assume_deterministic: bool = False, vectorised: bool = False) -> None:
+    def __init__(
+        self, max_bytes: int, assume_deterministic: bool = False, vectorised: bool = False, looks: bool = False
+    ) -> None:
         self.max_bytes = max_bytes
         self.vectorised = vectorised
+        self.looks = looks
         self.assume_deterministic = assume_deterministic
         self._blocks: OrderedDict[Any, Block] = OrderedDict()
         self._readers: OrderedDict[Any, Reader] = OrderedDict()
@@ -126,7 +156,7 @@ class TensorCache:
         self._blocks.move_to_end(key)
         if pin:
             self._pinned.add(key)
-        return Rows(block.columns, block.slot[rows], attributes_of(dataset))
+        return Rows(block.columns, block.slot[rows], attributes_of(dataset), block.finite)
 
     def _refuse_unknown(self, part: Part) -> None:
         if self.assume_deterministic:
@@ -193,7 +223,7 @@ class TensorCache:
             if self.nbytes + need <= self.max_bytes:
                 break
             del self._blocks[old]
-        self._blocks[key] = Block(example, rows, device, owners)
+        self._blocks[key] = Block(example, rows, device, owners, self.looks)
         return self._blocks[key]
 
     def _held_fast(self) -> int:
@@ -213,4 +243,4 @@ class TensorCache:
             # An online stream reads the whole data set in crumbs: one pass over the rest costs far less.
             rows = places = (block.slot < 0).nonzero().squeeze(1)
         for some, at in zip(torch.split(rows, CHUNK), torch.split(places, CHUNK), strict=True):
-            block.put(at, reader.read(some))
+            block.put(at, reader.read(some, block.next_rows(len(some))))

@@ -202,7 +202,10 @@ def state_of_step(step: object) -> Any:
     if isinstance(step, functools.partial):
         return (Same(step.func), *map(_token, step.args), *((k, _token(v)) for k, v in step.keywords.items()))
     if type(step) in (*TRANSFORMS, *_ROTATIONS):
-        return (Same(step), *((k, _token(v)) for k, v in vars(step).items() if not k.startswith("_")))
+        state = tuple((k, _token(v)) for k, v in vars(step).items() if not k.startswith("_"))
+        # Two of one class with the same plain arguments do the same: one block serves training and evaluation.
+        alike = type(step) in TRANSFORMS and not _is_hooked(step)
+        return (type(step) if alike else Same(step), *state)
     return Same(step)
 
 

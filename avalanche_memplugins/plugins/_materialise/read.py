@@ -63,15 +63,16 @@ class Reader:
         self.vectorised = _plan(source)
         self._checked = False
 
-    def read(self, rows: Tensor) -> list[Tensor]:
+    def read(self, rows: Tensor, into: Tensor | None = None) -> list[Tensor]:
         """Read rows in order.
 
         :param rows: ``(n,)`` int64, ``n >= 1``; at most ``CHUNK`` keep the working memory small.
+        :param into: where the first column is wanted; it comes to lie there only if that saves a copy.
         :returns: one tensor ``(n, ...)`` per element of a sample, as ``default_collate`` would make it.
         :raises Unsupported: if the samples do not collate to tensors of one shape.
         """
         if self.is_vectorised(rows) and self.vectorised is not None:
-            return self.vectorised(rows)
+            return self.vectorised(rows, into)
         with frozen_generators():
             return _one_by_one(self.source, rows)
 
@@ -86,7 +87,7 @@ class Reader:
         self._checked = True
         plain = _one_by_one(self.source, rows)
         try:
-            agrees = self.vectorised is not None and _equal(self.vectorised(rows), plain)
+            agrees = self.vectorised is not None and _equal(self.vectorised(rows, None), plain)
         except (Unsupported, RuntimeError, TypeError, ValueError, IndexError):
             agrees = False
         if not agrees:
@@ -105,7 +106,7 @@ def _one_by_one(source: Source, rows: Tensor) -> list[Tensor]:
     return list(columns)
 
 
-def _plan(source: Source) -> Callable[[Tensor], list[Tensor]] | None:
+def _plan(source: Source) -> Callable[[Tensor, Tensor | None], list[Tensor]] | None:
     """Build the vectorised pass for a known data set with known transforms; None for any other."""
     kind = code_of(source.data)
     inputs = flatten(getattr(source.data, "transform", None)) if kind not in TENSOR_DATA else []
@@ -121,10 +122,10 @@ def _plan(source: Source) -> Callable[[Tensor], list[Tensor]] | None:
     if not all(type(atom) in (*TO_TENSOR, *TO_BYTES, *BATCHED, PixelsPermutation) for atom in inputs):
         return None
 
-    def read(rows: Tensor) -> list[Tensor]:
-        x, y = look_up(rows)
+    def read(rows: Tensor, into: Tensor | None) -> list[Tensor]:
+        x, y = look_up(rows, into)
         for atom in inputs:
-            x = _apply(atom, x)
+            x = _apply(atom, x, into)
         if isinstance(x, Images):
             raise Unsupported("its samples hold PIL images")
         return [x, _label(y, labels, as_tensors=kind is TensorDataset) if labels else y]
@@ -132,24 +133,25 @@ def _plan(source: Source) -> Callable[[Tensor], list[Tensor]] | None:
     return read
 
 
-def _look_up(data: Any) -> Callable[[Tensor], tuple[Tensor | Images, Tensor]] | None:
+def _look_up(data: Any) -> Callable[[Tensor, Tensor | None], tuple[Tensor | Images, Tensor]] | None:
+    """A function that copies rows out of a known data set, so that what follows may work in place."""
     kind = code_of(data)
     if kind in TENSOR_DATA and len(data.tensors) == 2:
         x, y = data.tensors
         if kind is not TensorDataset and y.is_floating_point():
             return None
         labels = y if kind is TensorDataset else y.long()
-        return lambda rows: (x.index_select(0, rows), labels.index_select(0, rows))
+        return lambda rows, into: (x.index_select(0, rows), labels.index_select(0, rows))
     if kind not in (TensorMNIST, *MNIST_LIKE, *CIFAR_LIKE, datasets.SVHN):
         return None
     pixels = torch.as_tensor(data.data)
     labels = torch.as_tensor(data.labels if kind is datasets.SVHN else data.targets).long()
 
     # index_select copies whole rows; indexing bytes with [] goes one by one and takes 18 times as long.
-    def look_up(rows: Tensor) -> tuple[Tensor | Images, Tensor]:
+    def look_up(rows: Tensor, into: Tensor | None) -> tuple[Tensor | Images, Tensor]:
         x, y = pixels.index_select(0, rows), labels.index_select(0, rows)
         if kind is TensorMNIST:
-            return x.unsqueeze(1).float() / 255.0, y
+            return _floats(x.unsqueeze(1), torch.float32, into).div_(255.0), y
         if kind in MNIST_LIKE:
             return Images(x.unsqueeze(3)), y
         return Images(x if kind in CIFAR_LIKE else x.permute(0, 2, 3, 1)), y
@@ -157,11 +159,11 @@ def _look_up(data: Any) -> Callable[[Tensor], tuple[Tensor | Images, Tensor]] | 
     return look_up
 
 
-def _apply(atom: Any, x: Tensor | Images) -> Tensor | Images:
+def _apply(atom: Any, x: Tensor | Images, into: Tensor | None) -> Tensor | Images:
     if isinstance(x, Images):
         planes = x.bytes.permute(0, 3, 1, 2).contiguous()
         if type(atom) in TO_TENSOR:
-            return planes.to(torch.get_default_dtype()).div(255)
+            return _floats(planes, torch.get_default_dtype(), into).div_(255)
         if type(atom) in TO_BYTES:
             return planes
         raise Unsupported(f"{type(atom).__name__} stands before the images become tensors")
@@ -169,8 +171,17 @@ def _apply(atom: Any, x: Tensor | Images) -> Tensor | Images:
         return x.flatten(1).index_select(1, torch.as_tensor(atom.permutation)).view_as(x)
     if type(atom) in TO_TENSOR or type(atom) in TO_BYTES[:2]:
         raise Unsupported(f"{type(atom).__name__} expected an image, got a tensor")
+    if type(atom) in (v1.Normalize, v2.Normalize):
+        normalise = v1.functional.normalize if type(atom) is v1.Normalize else v2.functional.normalize
+        normalised: Tensor = normalise(x, list(atom.mean), list(atom.std), inplace=True)
+        return normalised
     out: Tensor = atom(x)
     return out
+
+
+def _floats(pixels: Tensor, dtype: torch.dtype, into: Tensor | None) -> Tensor:
+    fits = into is not None and into.shape == pixels.shape and into.dtype == dtype and into.device == pixels.device
+    return into.copy_(pixels) if into is not None and fits else pixels.to(dtype)
 
 
 def _label(y: Tensor, transforms: list[Any], as_tensors: bool) -> Tensor:
