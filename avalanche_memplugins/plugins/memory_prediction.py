@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from avalanche.models.utils import is_multi_task_module
@@ -132,10 +132,10 @@ class MemoryPredictionPlugin(AnsweringPlugin):
     @torch.no_grad()
     def _estimate(self, strategy: Any, rows: RandomMemory | CodedMemory) -> None:
         """Fill the memory with what the model makes of stored rows now."""
-        model, memory = unwrapped(strategy.model), copy.deepcopy(self._empty)
+        model, memory = unwrapped(strategy.model), cast("Any", copy.deepcopy(self._empty))
         memory.to(strategy.device)
         with torch.inference_mode(False), eval_mode(model):
-            for slots in rows.slots().split(_ROWS):
+            for slots in torch.split(rows.slots(), _ROWS):
                 held = rows.rows(slots)
                 x, y, t, origin = (column.to(strategy.device) for column in held[:4])
                 memory.write(self._features(model, x, t), y, t, origin=origin.clamp_min(0))

@@ -547,7 +547,9 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         begun = [p._step.rows for p in self._others if p._step is not None and p._step.begun]
         held = rows_of_batch(batch)
         rows = min([held, *begun])
-        return batch if rows == held else some_rows(batch, slice(rows))  # type: ignore[no-any-return]
+        if rows < held:
+            batch = some_rows(batch, slice(rows))
+        return batch
 
     def _run(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> tuple[Any, Tensor | None]:
         """The forward pass on all rows; gives the output, and what passed the tap if there is one."""
