@@ -31,6 +31,7 @@ from avalanche_memplugins.plugins._experience import (
     through_the_model,
 )
 from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.plugins._materialise.resolve import values_in
 from avalanche_memplugins.plugins._outputs import main_output, rows_of
 from avalanche_memplugins.plugins._strategy import row_losses
 from avalanche_memplugins.rehearsal import Rehearsal
@@ -332,7 +333,11 @@ def _check_rows(memory: Any, x: Tensor, y: Tensor) -> None:
 
 def _known_targets(dataset: Any) -> Tensor | None:
     """The different labels of a data set that tells them without being read."""
-    uniques = getattr(getattr(dataset, "targets", None), "uniques", None)
+    targets = getattr(dataset, "targets", None)
+    values = values_in(getattr(targets, "data", None))  # Avalanche asks for each value through all its subsets
+    if values is not None:
+        return values.unique()
+    uniques = getattr(targets, "uniques", None)
     if not uniques or not all(isinstance(label, int) for label in uniques):
         return None
     return torch.tensor(sorted(uniques))
