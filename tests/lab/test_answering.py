@@ -126,7 +126,7 @@ def test_codes_of_the_pretrained_network_where_there_is_one() -> None:
     ("options", "expected"),
     [
         ({"embedding": "codes"}, r"qda expected images of \(1, 28, 28\).*those of split-digits"),
-        ({"embedding": "wavelets"}, "embedding: expected auto, raw, codes or scattering, got 'wavelets'"),
+        ({"embedding": "wavelets"}, "embedding: expected auto, raw, codes, scattering or projection, got 'wavelets'"),
         ({"numbers": 7}, "numbers: expected none with embedding=raw, got 7"),
         ({"precision": 5}, "precision: expected"),
         ({"by": "day"}, "by: expected"),

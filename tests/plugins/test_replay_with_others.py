@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from _replays import REPLAY, every_replay
 from _streams import (
     CASES,
     CLASSES,
@@ -54,29 +55,6 @@ from avalanche_memplugins import (
     TensorLoaderPlugin,
 )
 from avalanche_memplugins.memories import GaussianMemory
-
-REPLAY: dict[str, Callable[[], MemoryReplayPlugin]] = {
-    "appended": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), write_at="iteration"),
-    "replacing": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), batch_policy="replace", write_at="iteration"),
-    "weighted": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), replay_weight=0.4, write_at="iteration"),
-    "growing weight": lambda: MemoryReplayPlugin(
-        RandomMemory(60, seed=1), replay_weight="growing", write_at="iteration"
-    ),
-    "old model": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), labels="old_model", write_at="iteration"),
-    "soft": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), labels="soft", write_at="iteration"),
-    "logits": lambda: MemoryReplayPlugin(
-        RandomMemory(60, store_logits=True, seed=1), labels="logits", write_at="iteration"
-    ),
-    "DER++": lambda: DarkReplayPlugin(RandomMemory(60, store_logits=True, seed=1), alpha=0.2, beta=0.5),
-    "after the experience": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), write_at="experience"),
-    "latent": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), at="features", write_at="iteration"),
-    "latent, weighted": lambda: MemoryReplayPlugin(
-        RandomMemory(60, seed=1), at="features", replay_weight=0.4, write_at="iteration"
-    ),
-    "generated": lambda: MemoryReplayPlugin(GaussianMemory(seed=1), write_at="iteration"),
-}
-every_replay = pytest.mark.parametrize("replay", list(REPLAY))
-
 
 # ---------------------------------------------------------------- the strategy's own loss
 

@@ -560,7 +560,7 @@ def test_equal_transforms_share_a_block_and_others_do_not():
 def test_rows_are_known_to_be_finite_if_all_that_was_read_is(value):
     x = torch.full((600, 3), 3e38)  # whose sum overflows
     x[577, 1] = value
-    dataset = as_classification_dataset(TensorDataset(x, torch.zeros(600, dtype=torch.int64)))
+    dataset = AvalancheDataset([TensorDataset(x, torch.zeros(600, dtype=torch.int64))])
     cache = TensorCache(2**30, looks=True)
     assert cache.fetch(dataset.subset(range(500)), CPU).finite
     assert cache.fetch(dataset, CPU).finite == (value == 1.0)

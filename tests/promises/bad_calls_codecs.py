@@ -747,7 +747,16 @@ record(
 record(
     "networks.Scattering",
     N.Scattering,
-    lambda: {"shape": (1, 8, 8), "numbers": 3, "scales": 2, "angles": 3, "seed": 0, "mean": 0.0, "std": 1.0},
+    lambda: {
+        "shape": (1, 8, 8),
+        "numbers": 3,
+        "scales": 2,
+        "angles": 3,
+        "seed": 0,
+        "basis": "random",
+        "mean": 0.0,
+        "std": 1.0,
+    },
     shape=Values((None, 3, "x", (8, 8), (0, 8, 8))),
     numbers=Integer(none=True),
     seed=Integer(least=0),

@@ -477,7 +477,7 @@ record(
     "functional.pack_deviations",
     F.pack_deviations,
     lambda: {"deviation": torch.full((2, 3), 0.5).half()},
-    deviation=Array(finite=True, floats=False, empty=False),
+    deviation=Array(finite=True, floats=False, empty=False, last=False),
 )
 record(
     "functional.unpack_deviations",

@@ -134,6 +134,7 @@ record(
         "rank": 2,
         "balance": "class",
         "tied": False,
+        "leading": None,
         "components": 2,
         "by": "class",
         "precision": 6,
@@ -147,6 +148,7 @@ record(
     },
     rank=Integer(least=0, none=True),
     tied=Values((None, "no", 1, [])),
+    leading=Integer(none=True),
     precision=Values((None, 5, "float16", True, 1.5, [4])),
     deviations=Values((None, 5, "float16", True, 1.5, [4])),
     shrinkage=Number(least=0, most=1),
@@ -813,7 +815,7 @@ record(
     t=Values((1.5, "x", True, -1, 2**31, [0], torch.zeros(3, dtype=torch.int64), torch.zeros(ROWS))),
     origin=Values((1.5, "x", True, -1, 2**31, [0], torch.zeros(3, dtype=torch.int64), torch.zeros(ROWS))),
 )
-record("memories.CodedMemory.prefetch", lambda **a: coded().prefetch(**a), lambda: {"n": 2}, n=Integer())
+record("memories.CodedMemory.prefetch", lambda **a: coded().prefetch(**a), lambda: {"n": 2})
 record("memories.CodedMemory.sample", lambda **a: coded().sample(**a), lambda: {"n": 2})
 record("memories.CodedMemory.save", lambda **a: coded().save(**a), lambda: {"folder": TMP / "CodedMemory"})
 record("memories.CodedMemory.load", lambda **a: coded().load(**a), lambda: {"folder": saved(coded(), "CodedMemory")})

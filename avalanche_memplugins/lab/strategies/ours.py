@@ -50,7 +50,7 @@ def _replay(setup: Setup) -> Built:
     options, held = setup.spec.all_options, _memory(setup)
     # A memory that learns, which may be the user's own, knows one time only.
     write_at = "auto" if hasattr(held, "consolidate") else options["write_at"]
-    settings = {"replay_size": options["replay_size"], "replay_weight": options.get("weight")}
+    settings = {"replay_size": options["replay_size"], "replay_weight": options.get("replay_weight")}
     return replaying(setup, held, write_at=write_at, **settings)
 
 
@@ -140,9 +140,8 @@ def _mixed(setup: Setup) -> Built:
 
     held, options = _memory(setup), setup.spec.all_options
     temperature: Any = "fitted" if options["weight"] is None else 1 / options["weight"]
-    replay = MemoryReplayPlugin(
-        held, replay_size=options["replay_size"], replay_weight=options["replay_weight"], seed=setup.spec.seed
-    )
+    settings = {name: options[name] for name in ("replay_size", "replay_weight")}
+    replay = MemoryReplayPlugin(held, write_at="iteration", seed=setup.spec.seed, **settings)
     answer = MemoryPredictionPlugin(held, combine="product", temperature=temperature, fit_rows=held.rows)
     return with_memory(setup, held, replay, answer)
 
@@ -178,7 +177,7 @@ ER_RESERVOIR = Recipe(
         "policy": "reservoir",
         "read": "uniform",
         "replay_size": None,
-        "weight": None,
+        "replay_weight": None,
         "write_at": "iteration",
     },
     source="Chaudhry et al. 2019, arXiv 1902.10486",
@@ -189,7 +188,7 @@ ER = replace(
         "ER",
         "experience replay; options: memory (rows, or one of your own), codec, policy (what is written), read (what is "
         "drawn), write_at (experience: rows of earlier experiences; iteration: er-reservoir; auto: as the stream is), "
-        "replay_size (rows a step; none: as many as of the stream), weight (of their loss; growing: 1 - 1/t)",
+        "replay_size (rows a step; none: as many as of the stream), replay_weight (of their loss; growing: 1 - 1/t)",
         source="Chaudhry et al. 2019, arXiv 1902.10486; written at the end of experiences, as Avalanche does",
         read="auto",
         write_at="auto",
@@ -396,7 +395,7 @@ OURS = (
             **{
                 name: value
                 for name, value in ER_RESERVOIR.options.items()
-                if name not in ("memory", "weight", "write_at")
+                if name not in ("memory", "replay_weight", "write_at")
             },
         },
         source="products of experts: Hinton 1999; the halves are ours",
