@@ -236,7 +236,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """
         nbytes = parse_bytes(nbytes, "nbytes")
         if cls is RandomMemory and getattr(kwargs.get("codec"), "variable", False):
-            return _coded(budget_bytes=nbytes, **kwargs)
+            coded: RandomMemory = _coded(budget_bytes=nbytes, **kwargs)
+            return coded
         if _is_plain(shape) and _is_plain(target_shape):
             x, y = one_row(shape, dtype, target_shape, target_dtype)
         else:

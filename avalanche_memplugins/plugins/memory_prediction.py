@@ -132,7 +132,8 @@ class MemoryPredictionPlugin(AnsweringPlugin):
     @torch.no_grad()
     def _estimate(self, strategy: Any, rows: RandomMemory | CodedMemory) -> None:
         """Fill the memory with what the model makes of stored rows now."""
-        model, memory = unwrapped(strategy.model), cast("Any", copy.deepcopy(self._empty))
+        model = unwrapped(strategy.model)
+        memory: Any = copy.deepcopy(self._empty)
         memory.to(strategy.device)
         with torch.inference_mode(False), eval_mode(model):
             for slots in torch.split(rows.slots(), _ROWS):
