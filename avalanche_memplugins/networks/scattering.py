@@ -169,7 +169,7 @@ def _curves(count: int, channels: int, height: int, width: int, generator: torch
         ends = 0.14 + 0.72 * torch.rand(count, 3, 1, 2, generator=generator)
         path = ((1 - t) ** 2 * ends[:, 0] + 2 * t * (1 - t) * ends[:, 1] + t**2 * ends[:, 2]) - 0.5
         pen = scale * (1.1 + 1.2 * torch.rand(count, 1, 1, generator=generator))
-        shade = torch.ones(count, 1, 1, 1)
+        shade = torch.ones(count, channels, 1, 1)
         if channels > 1:
             shade = 0.3 + 0.7 * torch.rand(count, channels, 1, 1, generator=generator)
         for part in torch.split(torch.arange(count), _ROWS):  # each point of a curve from each pixel
