@@ -343,7 +343,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """Bytes needed besides, whatever the stream: the codec's and the embedding's."""
         network = self.embedding
         embedding = 0 if network is None else sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-        return self.codec.nbytes_fixed + embedding
+        return int(self.codec.nbytes_fixed) + embedding
 
     def summary(self) -> Summary:
         """What the memory holds by class or group (if it does), task and experience; ``str()`` of it is a table."""

@@ -336,7 +336,8 @@ def _known_targets(dataset: Any) -> Tensor | None:
     targets = getattr(dataset, "targets", None)
     values = values_in(getattr(targets, "data", None))  # Avalanche asks for each value through all its subsets
     if values is not None:
-        return values.unique()
+        labels: Tensor = torch.unique(values)
+        return labels
     uniques = getattr(targets, "uniques", None)
     if not uniques or not all(isinstance(label, int) for label in uniques):
         return None

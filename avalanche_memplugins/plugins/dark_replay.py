@@ -111,7 +111,5 @@ class DarkReplayPlugin(MemoryReplayPlugin):
 
 def _both(memory: object, first: Recall, second: Recall) -> Recall:
     pairs = zip(Recall._fields, first, second, strict=True)
-    joint: list[Any] = [
-        None if a is None or b is None else joined_column(name, [a, b], memory) for name, a, b in pairs
-    ]
+    joint: list[Any] = [None if a is None or b is None else joined_column(name, [a, b], memory) for name, a, b in pairs]
     return Recall(*joint)
