@@ -107,8 +107,8 @@ def energy(model: nn.Module) -> EnergyMemory:
 
 
 def replay(**options: Any) -> MemoryReplayPlugin:
-    """Replay of rows."""
-    return MemoryReplayPlugin(rows(), **options)
+    """Replay of rows, from the first experience on, which is all that many tests train on."""
+    return MemoryReplayPlugin(rows(), **{"write_at": "iteration", **options})
 
 
 def dark() -> DarkReplayPlugin:
@@ -118,13 +118,13 @@ def dark() -> DarkReplayPlugin:
 
 def latent(model: nn.Module, strategy: str) -> LatentReplayPlugin:
     """Replay at the last linear layer but one."""
-    return LatentReplayPlugin(rows(), at=penultimate(model, strategy), freeze_below=False)
+    return LatentReplayPlugin(rows(), at=penultimate(model, strategy), freeze_below=False, write_at="iteration")
 
 
 def reading(make: Callable[..., Any], **options: Any) -> list[Any]:
     """Replay, and a plugin that reads the same memory in evaluation."""
     memory = EpisodicMemory(CAPACITY, seed=0)
-    return [MemoryReplayPlugin(memory), make(memory, **options)]
+    return [MemoryReplayPlugin(memory, write_at="iteration"), make(memory, **options)]
 
 
 Injection = Callable[[nn.Module, str], list[Any]]
@@ -141,8 +141,12 @@ PLUGINS: dict[str, Injection] = {
     "LatentReplayPlugin": lambda model, strategy: [latent(model, strategy)],
     "LocalAdaptationPlugin, replay": lambda model, strategy: reading(LocalAdaptationPlugin, neighbours=5, steps=2),
     "NearestNeighbourPlugin, replay": lambda model, strategy: reading(NearestNeighbourPlugin, neighbours=3),
-    "GaussianMemory": lambda model, strategy: [MemoryReplayPlugin(GaussianMemory(rank=2, seed=0))],
-    "DynamicKanervaMemory": lambda model, strategy: [MemoryReplayPlugin(DynamicKanervaMemory(rows=4, seed=0))],
+    "GaussianMemory": lambda model, strategy: [
+        MemoryReplayPlugin(GaussianMemory(rank=2, seed=0), write_at="iteration")
+    ],
+    "DynamicKanervaMemory": lambda model, strategy: [
+        MemoryReplayPlugin(DynamicKanervaMemory(rows=4, seed=0), write_at="iteration")
+    ],
     "VAEMemory": lambda model, strategy: [MemoryReplayPlugin(vae(model))],
     "EnergyReplayPlugin": lambda model, strategy: [EnergyReplayPlugin(energy(model))],
 }

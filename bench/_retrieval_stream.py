@@ -82,7 +82,7 @@ def run_stream(arm: str, budget: int, seed: int, benchmark: Any, test_x: Tensor,
         model.add_module("head", retrieval_mlp(32, 10, hidden=256, layers=2))
         if "joint" not in arm:
             memory = RandomMemory.from_budget(budget, shape=(32,), codec="float16", **settings)
-    replay = [] if memory is None else [MemoryReplayPlugin(memory, at=at, seed=seed)]
+    replay = [] if memory is None else [MemoryReplayPlugin(memory, at=at, write_at="iteration", seed=seed)]
     strategy = Naive(
         model=model,
         optimizer=torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3),

@@ -59,7 +59,7 @@ def answers(
     for replay in (False, True):
         memory = EpisodicMemory(capacity, codec="uint8", write_policy="class_balanced", seed=seed)
         adaptation = LocalAdaptationPlugin(memory, lr=lr, writes=not replay)
-        plugins = [*([MemoryReplayPlugin(memory, seed=seed)] if replay else []), adaptation]
+        plugins = [*([MemoryReplayPlugin(memory, write_at="iteration", seed=seed)] if replay else []), adaptation]
         torch.manual_seed(seed)
         net = mlp()
         strategy = Naive(

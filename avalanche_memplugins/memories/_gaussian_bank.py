@@ -404,8 +404,8 @@ class GaussianBank:
             whole = extend_covariance(head.double().mT @ head.double(), shared)
             return mean, symmetric_factors(whole).float(), None
         if self.packed is not None:
-            mean, own = self.gaussians(index)
-            return mean, *own
+            mean, (own, diagonal) = self.gaussians(index)
+            return mean, own, diagonal
         at = index.to(self.mean.device)
         scale = self.rows[index].to(at.device, torch.float32)
         # Kept, the factors of whole matrices would take twice the bytes of all else.

@@ -67,6 +67,21 @@ def test_dark_replay_stores_outputs_as_the_stream_passes_or_after_the_experience
     assert replay_of("dark-replay", write_at="experience").write_at == "experience"
 
 
+@pytest.mark.parametrize(
+    ("strategy", "options", "expected"),
+    [
+        ("er", {}, ("auto", None)),
+        ("er", {"write_at": "iteration", "replay_weight": "growing"}, ("iteration", "growing")),
+        *((name, {}, ("iteration", None)) for name in ("er-reservoir", "er-uint8", "rma", "er-mbpa", "gaussian")),
+    ],
+)
+def test_replay_is_by_default_as_the_stream_is_in_er_and_as_published_elsewhere(
+    strategy: str, options: dict[str, Any], expected: tuple[str, Any]
+) -> None:
+    plugin = replay_of(strategy, **options)
+    assert (plugin.write_at, plugin.replay_weight) == expected
+
+
 def test_generative_replay_is_labelled_and_knows_classes_as_its_options_say() -> None:
     plain, told = replay_of("vae"), replay_of("vae", labels="soft", by_class=True)
     assert (plain.targets.labels, plain.memory.network.classes) == ("old_model", None)

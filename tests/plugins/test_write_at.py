@@ -89,17 +89,21 @@ def test_rows_of_earlier_experiences_only_are_replayed() -> None:
         assert plugin.write_at == "experience"
         assert plugin.memory.seen == before + len(experience.dataset), "once, whatever the epochs"
         assert {one for batch in look.classes for one in batch} == seen
-        assert all(len(batch) == (min(32, before) if seen else 0) for batch in look.classes[:3])
+        assert {len(batch) for batch in look.classes} == {32 if seen else 0}, "beside a last batch of fewer, too"
         seen |= set(experience.classes_in_this_experience)
 
 
 @pytest.mark.parametrize(
     ("options", "explicit"),
-    [({}, "experience"), ({"write_every": 3}, "iteration"), ({"write_epochs": "all"}, "iteration")],
+    [
+        ({}, {"write_at": "experience", "replay_size": 32}),
+        ({"write_every": 3}, {"write_at": "iteration"}),
+        ({"write_epochs": "all"}, {"write_at": "iteration"}),
+    ],
 )
-def test_it_is_what_it_decides_for_bit_for_bit(options: dict[str, Any], explicit: Any) -> None:
+def test_it_is_what_it_decides_for_bit_for_bit(options: dict[str, Any], explicit: dict[str, Any]) -> None:
     found = []
-    for more in ({}, {"write_at": explicit}):
+    for more in ({}, explicit):
         strategy = strategy_with(replay(**options, **more), epochs=2)
         for experience in BENCHMARK.train_stream[:2]:
             strategy.train(experience)
@@ -195,11 +199,12 @@ def test_online_it_learns_far_more_than_without_a_memory() -> None:
     assert with_memory > without + 0.3
 
 
-def test_experiences_of_one_batch_are_pieces() -> None:
+@pytest.mark.parametrize(("epochs", "expected"), [(1, "iteration"), (2, "experience")])
+def test_experiences_of_one_batch_are_pieces_if_it_is_seen_once(epochs: int, expected: str) -> None:
     plugin = replay()
-    strategy = strategy_with(plugin, batch=max(SIZES))
+    strategy = strategy_with(plugin, batch=max(SIZES), epochs=epochs)
     strategy.train(BENCHMARK.train_stream[0])
-    assert plugin.write_at == "iteration"
+    assert plugin.write_at == expected
     assert plugin.memory.seen == SIZES[0]
 
 

@@ -103,7 +103,7 @@ def check_outputs(
         if not stores_logits and "logits" not in needs:
             raise ValueError("logits: expected None, as this memory keeps none without store_logits=True, got some")
         check.floats(logits=logits)
-        if logits.ndim != 2 or len(logits) != batch or not logits.shape[1]:
+        if logits.ndim < 2 or len(logits) != batch or 0 in logits.shape[1:]:
             raise ValueError(f"logits: expected shape ({batch}, classes), got {tuple(logits.shape)}")
     if loss is not None and "loss" in needs:
         check.floats(loss=loss)
@@ -140,6 +140,19 @@ def placements(
         checked = [_placed(placement, batch, capacity) for placement in found]
         make_room()
     return checked
+
+
+def rows_at_once(policy: WritePolicy, seen: int, rows: int, batch_size: int) -> int:
+    """How many of the next ``rows`` may be placed at once, with the outcome and the draws of batches one by one."""
+    if type(policy) is Ring:
+        return rows
+    if type(policy) is not Reservoir:
+        return batch_size
+    # As long as there is room for a batch nothing is drawn; from then on a number for each row.
+    room = policy.capacity - seen
+    if rows <= room or room < batch_size:
+        return rows
+    return room - room % batch_size
 
 
 def chosen_slots(policy: ReadPolicy, n: int, written: WrittenSlots, generator: torch.Generator) -> Tensor:

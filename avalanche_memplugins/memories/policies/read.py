@@ -111,7 +111,8 @@ class Cycle:
     def start(self, capacity: int) -> None:
         """Reset to an empty memory of ``capacity`` slots."""
         self.capacity = capacity
-        self._ahead = torch.zeros(0, dtype=torch.int32)
+        self._pass = torch.zeros(0, dtype=torch.int32)
+        self._read = 0  # of it
 
     @property
     def nbytes(self) -> int:
@@ -124,18 +125,19 @@ class Cycle:
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
         """The next rows of the pass, no more than there are."""
         count = min(count, filled)
-        if len(self._ahead) < count:
-            self._ahead = torch.randperm(filled, generator=generator, dtype=torch.int32)
-        slots, self._ahead = self._ahead[:count], self._ahead[count:]
-        return slots.long()
+        end = self._read + count
+        if end > self._pass.shape[0]:
+            self._pass, end = torch.randperm(filled, generator=generator, dtype=torch.int32), count
+        self._read = end
+        return self._pass[end - count : end].long()
 
     def state_dict(self) -> dict[str, Any]:
         """The rest of the pass."""
-        return {"ahead": self._ahead.clone()}
+        return {"ahead": self._pass[self._read :].clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
-        self._ahead = state["ahead"].to("cpu", torch.int32)
+        self._pass, self._read = state["ahead"].to("cpu", torch.int32), 0
 
     def __repr__(self) -> str:
         return "Cycle()"
