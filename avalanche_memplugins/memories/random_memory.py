@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -36,11 +37,13 @@ from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories._rows import WrittenSlots, check_draw, embed, one_row, rows_within
 from avalanche_memplugins.memories._saved import SavesToFolder, check_made_alike
 from avalanche_memplugins.memories._soundness import check_rows_sound
+from avalanche_memplugins.memories.coded_memory import CodedMemory
 from avalanche_memplugins.memories.policies import Offered, ReadPolicy, WritePolicy
 from avalanche_memplugins.memories.policies import given as policies
 from avalanche_memplugins.memories.recall import Recall, Summary, counts
 from avalanche_memplugins.memories.row_store import RowStore, to_device
 
+_OF_CODED = ("codec", "write_policy", "labels", "store_tasks", "seed")  # arguments that CodedMemory takes, too
 _NAMES = {"x": "codes", "y": "targets"}  # of their tensors in the store
 Group = Callable[[Any, Any], Tensor]
 Self = TypeVar("Self", bound="RandomMemory")
@@ -80,7 +83,9 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         a row. Such a memory goes on from a state of either.
     :param replacement: draw rows independently; otherwise each at most once a sample.
     :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, ``"int8"``, ``"4bit"``, ``"2bit"``, ``"1bit"``, or a
-        :class:`~avalanche_memplugins.codecs.Codec` such as ``Uint8(mean=0.1307, std=0.3081)``; of a dict or tuple
+        :class:`~avalanche_memplugins.codecs.Codec` such as ``Uint8(mean=0.1307, std=0.3081)``. One of rows that differ
+        in length, such as ``ImageFile("webp")`` or ``EntropyCoded(Bits(1))``, makes it a :class:`CodedMemory`, with
+        labels of one byte and without task labels unless told otherwise. Of a dict or tuple
         this is for the floating-point tensors of x, and the others are stored as they are. Or a dict of such by the
         names of the tensors of x and y, as in ``{"pixels": "uint8", "y": "1bit"}``. There the names ``"1bit"`` to
         ``"uint8"``, ``"int8"``, ``"int16"`` and ``"int32"`` pack integers and bools without loss
@@ -127,6 +132,12 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     _takes_structures = True
     policy = renamed_attribute("policy", "write_policy")
     read = renamed_attribute("read", "read_policy")
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A :class:`CodedMemory` if rows differ in length under the codec; ``__init__`` is not called for it."""
+        if cls is RandomMemory and getattr(kwargs.get("codec"), "variable", False):
+            return _coded(*args, **kwargs)
+        return super().__new__(cls)
 
     @renamed(POLICIES)
     def __init__(
@@ -195,7 +206,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         cls,
         nbytes: int | str,
         *,
-        shape: Any,
+        shape: Any = None,
         dtype: Any = torch.float32,
         classes: int = 0,
         experiences: int = 0,
@@ -207,7 +218,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
         :param nbytes: the budget in bytes, a number or as in ``"2MB"``, all that holds the stream counted:
             rows, labels, the policies' state.
-        :param shape: of one row of x, the longest where they differ; or a dict or tuple of shapes.
+        :param shape: of one row of x, the longest where they differ; or a dict or tuple of shapes. Not needed with a
+            codec of rows that differ in length, which gives a :class:`CodedMemory`.
         :param dtype: of x; or a dict or tuple of types.
         :param classes: how many are expected: the width of the logits, needed if they are stored or a policy keeps
             something as wide. A policy by class has room for 16 from the start; more of them take more bytes, which
@@ -223,6 +235,9 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         131
         """
         nbytes = parse_bytes(nbytes, "nbytes")
+        if cls is RandomMemory and getattr(kwargs.get("codec"), "variable", False):
+            coded: RandomMemory = _coded(budget_bytes=nbytes, **kwargs)
+            return coded
         if _is_plain(shape) and _is_plain(target_shape):
             x, y = one_row(shape, dtype, target_shape, target_dtype)
         else:
@@ -303,6 +318,14 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """The tensors of a row of x, and of targets: name in the store, label, codec, shape, type; () at first."""
         return tuple(leaf for layout in self._layouts.values() for leaf in layout.leaves)
 
+    def pad_of(self, label: str) -> float | None:
+        """What the rows of a tensor are filled up with, as :attr:`pad` says; None if they are all of one length.
+
+        :param label: ``"x"``, ``"x.tokens"``, ``"y"``, ...
+        """
+        given = self.pad.get(label)
+        return self.pad.get(label.partition(".")[2]) if given is None else given
+
     @property
     def device(self) -> torch.device:
         """Where samples come out."""
@@ -320,7 +343,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """Bytes needed besides, whatever the stream: the codec's and the embedding's."""
         network = self.embedding
         embedding = 0 if network is None else sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-        return self.codec.nbytes_fixed + embedding
+        return int(self.codec.nbytes_fixed) + embedding
 
     def summary(self) -> Summary:
         """What the memory holds by class or group (if it does), task and experience; ``str()`` of it is a table."""
@@ -947,3 +970,21 @@ def _is_plain(shape: Any) -> bool:
 
 def _integers(index: slice | Tensor) -> list[int]:
     return list(range(index.start, index.stop)) if isinstance(index, slice) else index.tolist()
+
+
+def _coded(capacity: int | None = None, *, budget_bytes: int | None = None, **kwargs: Any) -> Any:
+    """A memory of rows that differ in length, by the arguments of :class:`RandomMemory`.
+
+    :raises ValueError: for an argument that it has nothing for.
+    """
+    known = inspect.signature(RandomMemory.__init__).parameters
+    for name, value in kwargs.items():
+        if name in known and name not in _OF_CODED and not (name == "read_policy" and value == "uniform"):
+            usual = known[name].default
+            if value is not usual and value != usual:
+                raise ValueError(
+                    f"{name}: expected {usual!r} beside {kwargs['codec']!r}, whose rows differ in length, got "
+                    f"{check.show(value)}"
+                )
+    given = {name: value for name, value in kwargs.items() if name in _OF_CODED or name not in known}
+    return CodedMemory(budget_bytes, capacity=capacity, **given)

@@ -105,7 +105,7 @@ def outcome(case: Case, plugins: list[Any], train: dict[str, Any] | None = None,
 
 
 def notes(caplog: pytest.LogCaptureFixture) -> str:
-    return " | ".join(record.getMessage() for record in caplog.records)
+    return " | ".join(text for text in (record.getMessage() for record in caplog.records) if "fast=" in text)
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ GENERATIVE = {  # classes are looked up on the host, and statistics are solved t
 GAUSSIAN = {**GENERATIVE, "memories/gaussian_memory.py": 4, "memories/_gaussian_bank.py": 7}
 KANERVA = {
     **GENERATIVE,
-    "codecs/_normalisation.py": 2,
+    "_normalisation.py": 2,
     "functional/kanerva.py": 5,
     "memories/_kanerva.py": 7,
     "memories/_kanerva_posteriors.py": 8,
