@@ -39,7 +39,9 @@ x, y = pairs(list(range(10)), 500, 99)
 def accuracy(plugins: list) -> float:
     """How many of the ten labels are right on images of all digits."""
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(128, 100), torch.nn.ReLU(), torch.nn.Linear(100, 10))
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(128, 100), torch.nn.ReLU(), torch.nn.Linear(100, 10)
+    )
     strategy = Naive(
         model=model,
         optimizer=torch.optim.Adam(model.parameters(), lr=2e-3),
