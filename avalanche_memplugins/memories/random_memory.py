@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,7 +15,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins import codecs
 from avalanche_memplugins._bytes import parse_bytes, show_bytes
 from avalanche_memplugins._pickling import PicklesGenerator
-from avalanche_memplugins._structure import first_leaf, row_count, structure_of
+from avalanche_memplugins._structure import first_leaf, row_count, rows_in, structure_of
 from avalanche_memplugins._words import OF_A_MEMORY, POLICIES, names_ours, renamed, renamed_attribute
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.codecs.codec import PARTS
