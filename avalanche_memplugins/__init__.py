@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         RandomMemoryPlugin,
         TensorLoaderPlugin,
     )
+    from avalanche_memplugins.rehearsal import Mixed, Rehearsal
 
 __version__ = "0.1.0"
 _HOME = {
@@ -61,7 +62,9 @@ _HOME = {
     "RandomMemory": "memories",
     "RandomMemoryPlugin": "plugins",
     "RandomProjectionMemory": "memories",
+    "Mixed": "rehearsal",
     "Recall": "memories",
+    "Rehearsal": "rehearsal",
     "StreamCodec": "codecs",
     "TensorLoaderPlugin": "plugins",
     "VAEMemory": "memories",
@@ -84,12 +87,14 @@ __all__ = [
     "LocalAdaptationPlugin",
     "MemoryPredictionPlugin",
     "MemoryReplayPlugin",
+    "Mixed",
     "MixedMemory",
     "NearestNeighbourPlugin",
     "RandomMemory",
     "RandomMemoryPlugin",
     "RandomProjectionMemory",
     "Recall",
+    "Rehearsal",
     "StreamCodec",
     "TensorLoaderPlugin",
     "VAEMemory",

@@ -220,15 +220,16 @@ def runs(options: Options, what: str, settings: Mapping[str, Any], seeds: int, *
     """Accuracies by setting and stream, and by seed; what is done already is taken from the folder."""
     folder, found = options.runs(options.out) / what, {}
     for stream, load in STREAMS.items():
-        loaded = load(options)
-        if loaded is None:
+        source = None if options.report else load(options)
+        if source is None and not options.report:
             continue
-        source = loaded if what == "test" else held_out(loaded)
+        if source is not None and what != "test":
+            source = held_out(source)
         for name, plugins in settings.items():
             made = found[name, stream] = dict[int, float]()
             for seed in range(options.least(seeds, 1)):
                 file = folder / f"{stream}--{name}--{seed}.json".replace("/", "-").replace(" ", "-")
-                if options.report and not file.exists():
+                if source is None and not file.exists():
                     continue
                 run = partial(accuracy, stream, source, plugins, seed, **kwargs)
                 made[seed] = once(file, lambda run=run: {"accuracy": run()})["accuracy"]

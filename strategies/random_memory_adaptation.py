@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from avalanche.training.templates import SupervisedTemplate
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins._augment import Augment
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins import RandomMemoryPlugin
-from avalanche_memplugins.plugins.augment import Augment
 from avalanche_memplugins.plugins.memory_replay import Amount
 from avalanche_memplugins.strategies._ready import Template, beside, ready_made
 

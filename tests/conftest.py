@@ -15,16 +15,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """The whole suite runs on two processes, file by file, if pytest-xdist is there; parts of it in this one."""
-    options = config.option
-    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    plain = not (options.usepdb or options.collectonly or options.capture == "no")
-    if whole and plain and getattr(options, "numprocesses", 0) is None and (os.cpu_count() or 1) > 1:
-        options.numprocesses, options.dist = 2, "loadfile"
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     skips = {
         "slow": None if config.getoption("--slow") else "slow: run with --slow",

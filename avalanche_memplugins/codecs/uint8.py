@@ -119,7 +119,7 @@ class Uint8(StoredCodec):
 def _blocks(x: Tensor) -> Sequence[Tensor]:
     """Rows so few at a time that what is worked out of them stays in the processor's cache; all at once on a GPU."""
     rows = max(1, _BLOCK // max(1, x[:1].numel()))
-    return (x,) if x.is_cuda or rows >= len(x) else x.split(rows)
+    return (x,) if x.is_cuda or rows >= len(x) else torch.split(x, rows)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

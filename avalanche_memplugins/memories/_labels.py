@@ -114,9 +114,9 @@ class LabelColumns:
         if device.type == "cpu" and isinstance(take, Tensor):
             # Few rows as a rule, for which torch's calls cost more than their work.
             table = np.empty((count, len(self.names)), dtype=_NUMPY[self.kind])
-            for column, name in enumerate(self.names):
+            for place, name in enumerate(self.names):
                 value = labels[name]
-                table[:, column] = value.cpu().numpy()[take.numpy()] if isinstance(value, Tensor) else value
+                table[:, place] = value.cpu().numpy()[take.numpy()] if isinstance(value, Tensor) else value
             return torch.from_numpy(table)
         stacked = torch.empty(count, len(self.names), dtype=self.dtype, device=device)
         for name, column in zip(self.names, stacked.unbind(1), strict=True):

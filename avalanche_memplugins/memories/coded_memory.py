@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
@@ -17,6 +16,7 @@ from avalanche_memplugins.codecs.variable_codec import VARIABLE_PARTS, VariableC
 from avalanche_memplugins.functional.neighbours import KeyTable
 from avalanche_memplugins.functional.reservoir import distinct_integers
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
+from avalanche_memplugins.memories._forgetting import Where, to_forget
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns
 from avalanche_memplugins.memories._prefetch import in_background
 from avalanche_memplugins.memories._rows import check_draw, check_same_kind
@@ -344,6 +344,46 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             return  # the table would cost more than it saves
         store.replace([], records, ends)
         self.__dict__["codec"], self.store, self._drawn = codec, store, None
+
+    # ---------------------------------------------------------------- forget
+
+    def forget(
+        self,
+        *,
+        classes: Collection[int] | None = None,
+        origins: Collection[int] | None = None,
+        labels: Collection[int] | None = None,
+        where: Where = None,
+    ) -> int:
+        """Let go of rows, as :meth:`RandomMemory.forget <avalanche_memplugins.RandomMemory.forget>` does.
+
+        What a codec has learned from them stays until it is fitted anew.
+
+        :param classes: of these classes.
+        :param origins: from these experiences.
+        :param labels: of these task labels.
+        :param where: a function of rows that gives bools ``(n,)``; or bools, one for each of :meth:`slots`.
+        :returns: how many they were.
+        :raises ValueError: if nothing is told, or not known of the rows.
+        """
+        gone = to_forget(self, classes, origins, labels, where).nonzero().flatten()
+        held = len(self)
+        if not len(gone):
+            return 0
+        before = dict(self._held)
+        if self.write_policy == "class_balanced":
+            for label in self.labels_of(gone)[0].tolist():
+                self._held[label] -= 1
+            shares = {label: self._held[label] / count for label, count in before.items() if count}
+            left = {label: round(count * shares.get(label, 1)) for label, count in self._offered.items()}
+            self._offered = {label: max(count, self._held[label]) for label, count in left.items() if count}
+            self._held = {label: count for label, count in self._held.items() if label in self._offered}
+        self.store.replace(gone, torch.zeros(0, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
+        # A memory that has dropped a row does not count as one that holds all it was offered.
+        rest = len(self) + (held < self.seen) if len(self) else 0
+        self.seen = max(rest, round(self.seen * len(self) / held))
+        self._searched = None
+        return len(gone)
 
     # ---------------------------------------------------------------- read
 

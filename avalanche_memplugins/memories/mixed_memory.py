@@ -113,7 +113,7 @@ class MixedMemory(AdaptsToExperiences, SavesToFolder):
         for name, options in (("gaussians", gaussians), ("rows", rows)):
             check.instance(name, {} if options is None else options, Mapping, "arguments by name, or None")
         seed = check.seed(seed)
-        sizes = {"classes": classes, "experiences": experiences}
+        sizes: dict[str, Any] = {"classes": classes, "experiences": experiences}
         made: dict[str, Any] = {"by": by, "precision": precision, "deviations": 4, "seed": seed, **(gaussians or {})}
         room, width = int(share * nbytes), Size(shape).numel()
         if embedding is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,7 +19,8 @@ from avalanche_memplugins._words import OF_A_MEMORY, POLICIES, names_ours, renam
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.codecs.codec import PARTS
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
-from avalanche_memplugins.memories._labels import TYPES, LabelColumns, TargetParts, Targets, rows_in, targets_in
+from avalanche_memplugins.memories._forgetting import Where, to_forget
+from avalanche_memplugins.memories._labels import TYPES, LabelColumns, TargetParts, Targets, targets_in
 from avalanche_memplugins.memories._layout import (
     CODECS,
     LENGTHS,
@@ -236,7 +236,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """
         nbytes = parse_bytes(nbytes, "nbytes")
         if cls is RandomMemory and getattr(kwargs.get("codec"), "variable", False):
-            return _coded(budget_bytes=nbytes, **kwargs)
+            coded: RandomMemory = _coded(budget_bytes=nbytes, **kwargs)
+            return coded
         if _is_plain(shape) and _is_plain(target_shape):
             x, y = one_row(shape, dtype, target_shape, target_dtype)
         else:
@@ -317,6 +318,14 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """The tensors of a row of x, and of targets: name in the store, label, codec, shape, type; () at first."""
         return tuple(leaf for layout in self._layouts.values() for leaf in layout.leaves)
 
+    def pad_of(self, label: str) -> float | None:
+        """What the rows of a tensor are filled up with, as :attr:`pad` says; None if they are all of one length.
+
+        :param label: ``"x"``, ``"x.tokens"``, ``"y"``, ...
+        """
+        given = self.pad.get(label)
+        return self.pad.get(label.partition(".")[2]) if given is None else given
+
     @property
     def device(self) -> torch.device:
         """Where samples come out."""
@@ -334,7 +343,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """Bytes needed besides, whatever the stream: the codec's and the embedding's."""
         network = self.embedding
         embedding = 0 if network is None else sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-        return self.codec.nbytes_fixed + embedding
+        return int(self.codec.nbytes_fixed) + embedding
 
     def summary(self) -> Summary:
         """What the memory holds by class or group (if it does), task and experience; ``str()`` of it is a table."""
@@ -720,6 +729,76 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         if not self.seen or self.pad:
             self._layouts = parts
             self.shape, self.dtype = parts["x"].shape, parts["x"].dtype
+
+    # ---------------------------------------------------------------- forget
+
+    @torch.no_grad()
+    def forget(
+        self,
+        *,
+        classes: Collection[int] | None = None,
+        origins: Collection[int] | None = None,
+        labels: Collection[int] | None = None,
+        where: Where = None,
+    ) -> int:
+        """Let go of rows: their bytes leave the slots, and the files below ``storage``.
+
+        What is told narrows the choice.
+
+        Rows that stay move to the first slots. While the memory has room for all that it was offered, and drew nothing,
+        it is afterwards bit for bit one that never saw these rows. Else the rows that stay are the same sample of
+        the rest of the stream, and what was offered counts in proportion. Files that :meth:`save` wrote before keep
+        their rows: save again.
+
+        :param classes: of these classes, or groups.
+        :param origins: from these experiences.
+        :param labels: of these task labels.
+        :param where: for which this is true: a function of rows (a :class:`~avalanche_memplugins.memories.Recall`) that
+            gives bools ``(n,)``; or bools, one for each of :meth:`slots`.
+        :returns: how many they were.
+        :raises ValueError: if nothing is told, or not known of the rows; or for a policy that cannot forget.
+
+        >>> memory = RandomMemory(100, seed=0)
+        >>> memory.write(torch.rand(50, 3), torch.arange(50) % 5)
+        >>> memory.forget(classes=[0, 3]), len(memory)
+        (20, 30)
+        """
+        slots = self.slots()
+        gone = to_forget(self, classes, origins, labels, where)
+        count = int(gone.sum())
+        if not count:
+            return 0
+        kept, held = slots[~gone], int(slots[-1]) + 1
+        write, read = (copy.deepcopy(policy) for policy in (self.write_policy, self.read_policy))
+        for name, policy in (("write_policy", write), ("read_policy", read)):
+            if len(kept) and not hasattr(policy, "forget"):
+                raise ValueError(
+                    f"{name}: expected one that can forget, got {policies.identity(policy)}; make a new memory, and "
+                    "write the rows that are to stay"
+                )
+        if not len(kept):
+            self._forget_all()
+            return count
+        forgetting: Any = write
+        kept, seen = forgetting.forget(kept, self.seen)
+        forgetting = read
+        forgetting.forget(kept)
+        self.store.keep(kept, held)
+        written = WrittenSlots(self.capacity)
+        written.add(slice(0, len(kept)))
+        self._ahead, self._written, self.seen = None, written, seen
+        self.write_policy, self.read_policy = write, read
+        return count
+
+    def _forget_all(self) -> None:
+        self.store.keep(torch.zeros(0, dtype=torch.int64), self.capacity)
+        for name in [name for name, _ in self.store.named_buffers()]:
+            self.store.drop(name)
+        self.write_policy.start(self.capacity)
+        self.read_policy.start(self.capacity)
+        self._ahead, self._written, self.seen = None, WrittenSlots(self.capacity), 0
+        self._columns = LabelColumns(self.labels, self.store_tasks, grouped=self.group is not None)
+        self._layouts, self.shape, self.dtype = {}, Size(), torch.float32
 
     # ---------------------------------------------------------------- read
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +13,14 @@ from avalanche.distributed import DistributedHelper
 from avalanche.models import avalanche_forward
 from avalanche.training import JointTraining
 from torch import Tensor
+from torch.utils.data import default_collate
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
+from avalanche_memplugins._batch import Keys, on_device
 from avalanche_memplugins._modes import eval_mode
+from avalanche_memplugins._random import frozen_generators, isolated
+from avalanche_memplugins._structure import first_leaf
 from avalanche_memplugins.plugins._fast import fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._materialise.known import flatten
@@ -56,6 +60,21 @@ def has_task_labels(strategy: Any) -> bool:
     return hasattr(experience, "task_labels") or hasattr(getattr(experience, "dataset", None), "targets_task_labels")
 
 
+def collate_dicts_as_told(strategy: Any) -> None:
+    """Let the training loader put together rows that are dicts as their data set says.
+
+    Avalanche's own loader, of an experience without task labels, takes torch's way instead, which fails for rows of
+    different lengths; under Avalanche's ``ReplayPlugin`` it is the data set's.
+    """
+    loader = strategy.dataloader
+    told = getattr(getattr(loader, "dataset", None), "collate_fn", None)
+    if getattr(loader, "collate_fn", None) is not default_collate or told in (None, default_collate):
+        return
+    with frozen_generators(), isolated(strategy.device, 0):
+        if len(loader.dataset) and isinstance(loader.dataset[0], Mapping):
+            loader.collate_fn = told
+
+
 class Rows(NamedTuple):
     """``x`` ``(B, *shape)``, ``y`` and ``t`` ``(B,)``, and the model's ``output`` for them if it has run."""
 
@@ -76,9 +95,18 @@ class Batches:
     :param dataset: the experience's.
     :param batch_size: rows of a batch.
     :param shuffle: where the order of each pass comes from; None keeps the data set's.
+    :param keys: where a batch that is a dict has y and t.
     """
 
-    def __init__(self, strategy: Any, dataset: Any, batch_size: int, shuffle: torch.Generator | None) -> None:
+    def __init__(
+        self,
+        strategy: Any,
+        dataset: Any,
+        batch_size: int,
+        shuffle: torch.Generator | None,
+        keys: Keys | None = None,
+    ) -> None:
+        self.keys = keys
         self.device: torch.device = strategy.device
         # Every pass of a torch DataLoader draws a seed: from the global generator, unless it has its own.
         generator = torch.Generator() if shuffle is None else shuffle
@@ -106,8 +134,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in self._loader:
-            x, y, *more = (column.to(self.device) for column in batch)
-            yield x, y, more[-1] if more else y.new_zeros(len(y), dtype=torch.int64)
+            columns = batch if self.keys is None else self.keys.columns(batch)
+            x, y, *more = (on_device(column, self.device) for column in columns)
+            some = first_leaf(y)
+            yield x, y, more[-1] if more else some.new_zeros(len(some), dtype=torch.int64)
 
 
 class HeldBatches:
@@ -135,6 +165,18 @@ def through_the_model(strategy: Any, batches: Batches, tap: LatentTap | None) ->
     :param tap: at the module whose outputs are to take the place of x; None leaves x.
     """
     model = strategy.model
+    if batches.keys is not None:
+        # What of a dict the model takes is the strategy's business.
+        found = strategy.mbatch
+        try:
+            for x, y, t in batches:
+                strategy.mbatch = batches.keys.batch([x, y, t])
+                with eval_mode(model), torch.no_grad():
+                    output = strategy.forward()
+                yield Rows(x, y, t, output)
+        finally:
+            strategy.mbatch = found
+        return
     for x, y, t in batches:
         with eval_mode(model), torch.no_grad():
             if tap is None:

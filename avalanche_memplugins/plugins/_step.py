@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avalanche_memplugins._batch import Keys, joined_column, rows_of_batch, some_rows
+from avalanche_memplugins._structure import rows_in
 from avalanche_memplugins.memories import Recall
 from avalanche_memplugins.plugins._materialise.loader import Given
 from avalanche_memplugins.plugins._outputs import parted, rows_of
@@ -32,6 +34,7 @@ class Step:
     :param again: a further forward pass has run whose loss nobody has asked for yet.
     :param done: the update is over: forward passes from now on are none of the iteration's.
     :param stream: the stream's batch ``[x, y]`` or ``[x, y, t]``.
+    :param keys: where the strategy's batch, a dict, has y and t; None: it is such a list.
     :param rows: of the batch that replayed rows follow: the stream's, and other plugins' replayed ones.
     :param replayed: rows replayed.
     :param output: of the replayed rows.
@@ -51,7 +54,8 @@ class Step:
     judging: bool = False
     again: bool = False
     done: bool = False
-    stream: list[Tensor] = field(default_factory=list)
+    stream: list[Any] = field(default_factory=list)
+    keys: Keys | None = None
     rows: int = 0
     replayed: int = 0
     output: Any = None
@@ -59,9 +63,9 @@ class Step:
     stream_loss: Tensor | None = None
     last: tuple[Tensor, Tensor | None] | None = None
     _room_taken: bool = False
-    _found: list[Tensor] | None = None  # the strategy's batch before anything was done to it
-    _cut: list[Tensor] | None = None  # the batch without the rows that replayed ones take the place of
-    _joint: list[Tensor] = field(default_factory=list)  # the batch of all rows
+    _found: Any = None  # the strategy's batch before anything was done to it
+    _cut: Any = None  # the batch without the rows that replayed ones take the place of
+    _joint: Any = None  # the batch of all rows
     _all: Any = None  # the output of all rows
     _given: object = None  # the stream's part of it
     _version: int = 0  # changes of that part in place
@@ -71,10 +75,11 @@ class Step:
         """Take up ``recall``; with ``replace`` its rows take the place of the stream's last ones."""
         self.recall, self._found = recall, strategy.mbatch
         if recall is not None:
-            self.replayed = recall.y.shape[0]
+            self.replayed = recall.t.shape[0]
             if replace:
-                self._cut = strategy.mbatch = [column[: len(column) - self.replayed] for column in strategy.mbatch]
-        self.rows = strategy.mbatch[0].shape[0]
+                kept = slice(rows_of_batch(strategy.mbatch) - self.replayed)
+                self._cut = strategy.mbatch = some_rows(strategy.mbatch, kept)
+        self.rows = rows_of_batch(strategy.mbatch)
 
     def followed(self, strategy: Any) -> Step:
         """The next iteration; if it is on the same batch, on all rows of it."""
@@ -85,39 +90,44 @@ class Step:
     def begin_again(self, strategy: Any) -> None:
         """Another forward pass of the same iteration, on the same replayed rows."""
         self.again = True
-        self.rows = len(strategy.mbatch[0])
+        self.rows = rows_of_batch(strategy.mbatch)
         self._kept = {}
 
     def is_given(self, output: object) -> bool:
         """Whether an output is that of the latest forward pass, or one entry of it."""
         return output is self._given or self._place(output) is not None
 
-    def joint_batch(self, batch: list[Tensor], x: Tensor | None = None) -> list[Tensor]:
+    def joint_batch(self, batch: Any, memory: object, x: Any = None) -> Any:
         """The stream's batch with the replayed rows' labels behind it, and their inputs ``x`` if they are any."""
         recall = self.recall
         if recall is None:
             return batch
-        first = batch[0] if x is None else self._joined(batch[0], x)
-        self._joint = [first, torch.cat([batch[1], recall.y])]
-        if len(batch) > 2:
-            self._joint.append(torch.cat([batch[2], recall.t]))
+        stream = batch if self.keys is None else self.keys.columns(batch)
+        first = stream[0] if x is None else self._joined(stream[0], x, memory)
+        joint = [first, joined_column("y", [stream[1], recall.y], memory)]
+        if len(stream) > 2:
+            joint.append(torch.cat([stream[2], recall.t]))
+        self._joint = joint if self.keys is None else self.keys.batch(joint)
         return self._joint
 
     def take_room(self) -> Tensor | None:
         """Where x of the replayed rows may come to lie, to be behind the stream's without a copy; given once."""
         given, self._room_taken = None if self._room_taken else self.given, True
+        if given is None or given.whole is None:
+            return None
         rows = self.stream[0].shape[0]
-        if given is None or given.whole is None or rows + self.wanted > given.whole.shape[0]:
+        if rows + self.wanted > given.whole.shape[0]:
             return None
         # Whoever has put x through a model must not find it changed when gradients are worked out.
         return given.whole.data[rows : rows + self.wanted]
 
-    def _joined(self, first: Tensor, x: Tensor) -> Tensor:
+    def _joined(self, first: Any, x: Any, memory: object) -> Any:
         whole = None if self.given is None or not self.given.is_x(first) else self.given.whole
-        total = first.shape[0] + x.shape[0]
-        if whole is not None and total <= whole.shape[0] and x.data_ptr() == whole.data_ptr() + first.nbytes:
-            return whole if total == whole.shape[0] else whole[:total]
-        return torch.cat([first, x])
+        if whole is not None:
+            total = first.shape[0] + x.shape[0]
+            if total <= whole.shape[0] and x.data_ptr() == whole.data_ptr() + first.nbytes:
+                return whole if total == whole.shape[0] else whole[:total]
+        return joined_column("x", [first, x], memory)
 
     def part(self, strategy: Any, output: Any) -> Any:
         """The stream's part of the output of all rows; keeps the rest, also of what the model keeps as attributes.
@@ -169,8 +179,9 @@ class Step:
         if replayed is None:
             batch, output = self._joint, self._all
         elif self.recall is not None:
-            columns = (self.recall.x, self.recall.y, self.recall.t)[: len(strategy.mbatch)]
-            batch, output = [column[replayed] for column in columns], rows_of(self.output, replayed)
+            columns = [rows_in(each, replayed) for each in (self.recall.x, self.recall.y, self.recall.t)]
+            batch = columns[: len(strategy.mbatch)] if self.keys is None else self.keys.batch(columns)
+            output = rows_of(self.output, replayed)
         else:
             raise RuntimeError("a loss of replayed rows without rows")
         if found[1] is not self._given:

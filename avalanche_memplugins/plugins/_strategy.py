@@ -17,6 +17,7 @@ from avalanche.training import AR1, DER, ER_ACE, ER_AML, LearningToPrompt
 from avalanche.training.templates.problem_type.supervised_problem import SupervisedProblem
 from torch import Tensor, nn
 
+from avalanche_memplugins._structure import first_leaf, row_count
 from avalanche_memplugins.plugins._around import Around
 
 _FILLED_BY: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
@@ -101,17 +102,19 @@ def check_strategy(strategy: Any, labels: str) -> None:
 def check_batch(batch: object, *, labelled: bool) -> None:
     """Raise unless a batch is ``[x, y]`` or ``[x, y, t]`` with task labels t.
 
+    x and y may be dicts or tuples of tensors.
+
     :param labelled: a third column holds task labels.
     :raises ValueError: naming ``mbatch``.
     """
     if isinstance(batch, list | tuple) and len(batch) in (2, 3):
-        x, y, t = batch if len(batch) == 3 else (*batch, batch[1])
-        if isinstance(x, Tensor) and isinstance(y, Tensor) and isinstance(t, Tensor):
-            if x.shape[:1] != y.shape[:1]:
+        x, y, t = batch if len(batch) == 3 else (*batch, None)
+        if _is_column(x) and _is_column(y):
+            if len(first_leaf(x)) != len(first_leaf(y)):
                 raise ValueError(f"mbatch: expected a label for each row of x, got {_kind(batch)}")
             if len(batch) == 2:
                 return
-            if t.ndim == 1 and not t.is_floating_point():
+            if isinstance(t, Tensor) and t.ndim == 1 and not t.is_floating_point():
                 if labelled:
                     return
                 raise ValueError(
@@ -120,6 +123,16 @@ def check_batch(batch: object, *, labelled: bool) -> None:
                     "column out, or name it so"
                 )
     raise ValueError(f"mbatch: expected a list [x, y] or [x, y, t] with integer task labels t (B,), got {_kind(batch)}")
+
+
+def _is_column(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim > 0
+    try:
+        row_count("mbatch", value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _kind(batch: object) -> str:

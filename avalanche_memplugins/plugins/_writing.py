@@ -14,8 +14,10 @@ from avalanche.benchmarks.utils import concat_datasets
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins._batch import Keys
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins._random import frozen_generators, isolated
+from avalanche_memplugins._structure import rows_in
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._experience import (
@@ -29,8 +31,10 @@ from avalanche_memplugins.plugins._experience import (
     through_the_model,
 )
 from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.plugins._materialise.resolve import values_in
 from avalanche_memplugins.plugins._outputs import main_output, rows_of
 from avalanche_memplugins.plugins._strategy import row_losses
+from avalanche_memplugins.rehearsal import Rehearsal
 
 When: TypeAlias = Literal["auto", "iteration", "experience"]
 Epochs: TypeAlias = Literal["first", "all"]
@@ -45,39 +49,32 @@ _NOTES = {
 class Writing:
     """The writing half of :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`, where the parameters are told.
 
-    :param memory: that is written.
+    :param rehearsal: of the memory that is written; tells which iterations are.
     :param tap: at the module whose outputs are written; None: inputs are.
-    :param every: ``write_every``.
     :param when: ``write_at``.
     :param epochs: ``write_epochs``.
     :param origin: what the policies mean by "task".
-    :raises TypeError: for a memory that neither writes nor learns.
     :raises ValueError: for arguments out of range or that exclude each other.
     """
 
     def __init__(
         self,
-        memory: WritableMemory | LearningMemory,
+        rehearsal: Rehearsal,
         tap: LatentTap | None,
         *,
-        every: int,
         when: When,
         epochs: Epochs,
         origin: Origin,
     ) -> None:
-        self.memory, self.tap = memory, tap
-        self.learns = _learns(check.made("memory", memory))
-        if not hasattr(memory, "sample") or not (self.learns or hasattr(memory, "write")):
-            raise TypeError(
-                f"memory: expected a memory with sample and write or consolidate, got {type(memory).__name__}"
-            )
-        self.every = check.positive_integer("write_every", every)
+        memory = rehearsal.memory
+        self.rehearsal, self.memory, self.tap = rehearsal, memory, tap
+        self.learns = _learns(memory)
         self.epochs: Epochs = check.choice("write_epochs", epochs, ("first", "all"))
         # As it was asked for, and as it is for the running experience.
         self.asked: When = check.choice("write_at", when, ("auto", "iteration", "experience"))
         if when == "auto" and self.learns:
             self.asked = "experience"
-        elif when == "auto" and (self.every > 1 or self.epochs == "all"):
+        elif when == "auto" and (rehearsal.write_every > 1 or self.epochs == "all"):
             self.asked = "iteration"  # at the end of an experience these would mean nothing
         self.when: When = self.asked
         self.origin: Origin = check.choice("origin", origin, ("experience", "task_label"))
@@ -97,11 +94,12 @@ class Writing:
             )
         # Whether what is written is known only once the model has run.
         self.after_forward = tap is not None or bool(self.needs)
-        self.iterations = 0  # that were up for writing
         self.number = 0  # of the running experience
         self._row_losses: Callable[[Any, Tensor], Tensor] | None = None
+        self._untested = False  # whether rows are of a kind that only a batch of them tells
         self._probe: Tensor | None = None  # a row as the memory will get it, to test labels with
         self._told = False
+        self.keys: Keys | None = None  # where a batch that is a dict has y and t
         self._noted: set[str] = set()
 
     def __repr__(self) -> str:
@@ -133,7 +131,7 @@ class Writing:
         :raises ValueError: what the memory has against it.
         """
         self.number = number_of(strategy)
-        self._probe = None
+        self._probe, self._untested = None, False
         if self.asked == "auto":
             self.when = "iteration" if comes_in_pieces(strategy) else "experience"
             if self.when not in self._noted:
@@ -151,12 +149,18 @@ class Writing:
         elif hasattr(self.memory, "check_rows"):
             self._probe = self._test_rows(strategy)
 
-    def test_labels(self, y: Tensor) -> None:
-        """Ask ``memory.check_rows`` about the labels ``(B,)`` of a batch, if the data set has not told all of them.
+    def test_batch(self, x: Any, y: Any) -> None:
+        """Ask ``memory.check_rows`` about a batch's labels ``(B,)``, if the data set has not told all of them.
 
-        On a GPU, where looking means waiting, they are not looked at.
+        On a GPU, where looking means waiting, they are not looked at. Of rows that are dicts or tuples the whole of
+        the first batch is looked at.
         """
-        if self._probe is not None and not y.is_cuda and y.ndim == 1 and not y.is_floating_point():
+        if self._untested and self.tap is None and hasattr(self.memory, "check_rows"):
+            _check_rows(self.memory, x, y)
+        self._untested = False
+        if self._probe is None or not isinstance(y, Tensor) or y.is_cuda:
+            return
+        if y.ndim == 1 and not y.is_floating_point():
             y = torch.unique(y)
             _check_rows(self.memory, self._probe.expand(len(y), *self._probe.shape[1:]), y)
 
@@ -174,9 +178,9 @@ class Writing:
             with frozen_generators(), isolated(strategy.device, 0):
                 row = dataset[0]
                 # Rows of other kinds are refused with the first batch, by name.
-                if not isinstance(row, tuple | list) or len(row) < 2 or not isinstance(row[0], Tensor):
-                    continue
-                if not isinstance(row[1], Tensor | Number):
+                tensors = isinstance(row, tuple | list) and len(row) > 1 and isinstance(row[0], Tensor)
+                if not tensors or not isinstance(row[1], Tensor | Number):
+                    self._untested = True
                     continue
                 x, y = (torch.as_tensor(column).unsqueeze(0).to(strategy.device) for column in row[:2])
                 t = torch.as_tensor(row[-1] if len(row) > 2 else 0).reshape(1).to(strategy.device)
@@ -208,8 +212,7 @@ class Writing:
         """Whether this iteration's batch is written; each call counts as an iteration."""
         if self.when != "iteration" or (self.epochs == "first" and strategy.clock.train_exp_epochs):
             return False
-        self.iterations += 1
-        return (self.iterations - 1) % self.every == 0
+        return self.rehearsal.is_due()
 
     def write(self, x: Tensor, labels: list[Tensor], number: int, output: Any = None, *, sound: bool = False) -> None:
         """Offer rows to the memory.
@@ -231,16 +234,18 @@ class Writing:
         writable = cast("WritableMemory", self.memory)
         writable.write(x, y, t, origin=t if self.origin == "task_label" else number, **extras)
 
-    def write_passed(self, strategy: Any, rows: int, output: Any, latents: Tensor | None) -> None:
-        """Offer the first rows of the strategy's batch when they have passed the model.
+    def write_passed(self, strategy: Any, stream: list[Any], rows: int, output: Any, latents: Tensor | None) -> None:
+        """Offer the first rows of the stream's batch when they have passed the model.
 
+        :param stream: the batch ``[x, y]`` or ``[x, y, t]``.
         :param output: the model's, for the whole batch.
         :param latents: what passed the tap, for the whole batch; None without one.
         """
-        batch = strategy.mbatch
-        x = batch[0][:rows] if latents is None else latents[:rows].float()
+        x, *labels = (rows_in(column, slice(rows)) for column in stream)
+        if latents is not None:
+            x = latents[:rows].float()
         try:
-            self.write(x, [column[:rows] for column in batch[1:]], self.number, rows_of(output, slice(rows)))
+            self.write(x, labels, self.number, rows_of(output, slice(rows)))
         except ValueError as error:
             self._tell_if_diverged(strategy, error)
             raise
@@ -260,7 +265,7 @@ class Writing:
                 self.memory.consolidate(self._to_learn(strategy, generator), origin=number_of(strategy))
                 return
             for number, dataset in parts_of(strategy):
-                batches = Batches(strategy, dataset, strategy.eval_mb_size, None)
+                batches = Batches(strategy, dataset, strategy.eval_mb_size, None, self.keys)
                 if self._writes_from and not self.after_forward and (stored := batches.stored()) is not None:
                     self._write_from(*stored, number, strategy.eval_mb_size)
                     continue
@@ -284,7 +289,7 @@ class Writing:
     def _to_learn(self, strategy: Any, generator: torch.Generator) -> Batches | HeldBatches:
         dataset = concat_datasets([data for _, data in parts_of(strategy)])
         if self.tap is None:
-            return Batches(strategy, dataset, strategy.train_mb_size, generator)
+            return Batches(strategy, dataset, strategy.train_mb_size, generator, self.keys)
         # The layers below do not change any more: once through them is enough for all passes.
         rows = list(through_the_model(strategy, Batches(strategy, dataset, strategy.eval_mb_size, None), self.tap))
         return HeldBatches(rows, strategy.train_mb_size, generator)
@@ -328,7 +333,12 @@ def _check_rows(memory: Any, x: Tensor, y: Tensor) -> None:
 
 def _known_targets(dataset: Any) -> Tensor | None:
     """The different labels of a data set that tells them without being read."""
-    uniques = getattr(getattr(dataset, "targets", None), "uniques", None)
+    targets = getattr(dataset, "targets", None)
+    values = values_in(getattr(targets, "data", None))  # Avalanche asks for each value through all its subsets
+    if values is not None:
+        labels: Tensor = torch.unique(values)
+        return labels
+    uniques = getattr(targets, "uniques", None)
     if not uniques or not all(isinstance(label, int) for label in uniques):
         return None
     return torch.tensor(sorted(uniques))

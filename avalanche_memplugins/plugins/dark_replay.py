@@ -6,16 +6,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins._augment import Augment
+from avalanche_memplugins._batch import joined_column
+from avalanche_memplugins._structure import rows_in
 from avalanche_memplugins.memories import RandomMemory, Recall
 from avalanche_memplugins.plugins._outputs import main_output
 from avalanche_memplugins.plugins._step import Step
 from avalanche_memplugins.plugins._writing import When
-from avalanche_memplugins.plugins.augment import Augment
-from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
+from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
+from avalanche_memplugins.rehearsal import Amount
 
 
 class DarkReplayPlugin(MemoryReplayPlugin):
@@ -89,8 +91,8 @@ class DarkReplayPlugin(MemoryReplayPlugin):
 
     def _draw(self, strategy: Any, step: Step) -> Recall:
         draws = [super(DarkReplayPlugin, self)._draw(strategy, step) for weight in (self.alpha, self.beta) if weight]
-        self._dark = len(draws[0].y) if self.alpha else 0
-        return draws[0] if len(draws) == 1 else _both(*draws)
+        self._dark = len(draws[0].t) if self.alpha else 0
+        return draws[0] if len(draws) == 1 else _both(self.memory, *draws)
 
     def _joined_loss(
         self, strategy: Any, stream: Tensor, step: Step, criterion: Callable[[slice | Tensor], Tensor]
@@ -99,13 +101,15 @@ class DarkReplayPlugin(MemoryReplayPlugin):
         if recall is None:
             return loss
         if self.alpha:
-            dark = Recall(*[None if column is None else column[:n] for column in recall])  # type: ignore[arg-type]
+            parts: list[Any] = [None if column is None else rows_in(column, slice(n)) for column in recall]
+            dark = Recall(*parts)
             loss = loss + self.alpha * self.targets.loss(main_output(step.output)[:n], dark, criterion, strategy)
         if self.beta:
             loss = loss + self.beta * criterion(slice(n, None))
         return loss
 
 
-def _both(first: Recall, second: Recall) -> Recall:
-    columns = [None if a is None or b is None else torch.cat([a, b]) for a, b in zip(first, second, strict=True)]
-    return Recall(*columns)  # type: ignore[arg-type]
+def _both(memory: object, first: Recall, second: Recall) -> Recall:
+    pairs = zip(Recall._fields, first, second, strict=True)
+    joint: list[Any] = [None if a is None or b is None else joined_column(name, [a, b], memory) for name, a, b in pairs]
+    return Recall(*joint)

@@ -270,9 +270,10 @@ def _step(strategy: Any) -> None:
     if getattr(method, "__func__", None) is not BaseSGDTemplate.optimizer_step or "step" in vars(optimizer):
         method()
         return
-    step = _bare_step(type(optimizer), type(optimizer).step)
+    kind: Any = type(optimizer)
+    step = _bare_step(kind, kind.step)
     watched = (
-        torch.autograd._profiler_enabled()
+        torch.autograd._profiler_enabled()  # type: ignore[attr-defined]  # torch names no public one
         or optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
         or _global_optimizer_pre_hooks

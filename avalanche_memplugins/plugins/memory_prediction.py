@@ -132,10 +132,11 @@ class MemoryPredictionPlugin(AnsweringPlugin):
     @torch.no_grad()
     def _estimate(self, strategy: Any, rows: RandomMemory | CodedMemory) -> None:
         """Fill the memory with what the model makes of stored rows now."""
-        model, memory = unwrapped(strategy.model), copy.deepcopy(self._empty)
+        model = unwrapped(strategy.model)
+        memory: Any = copy.deepcopy(self._empty)
         memory.to(strategy.device)
         with torch.inference_mode(False), eval_mode(model):
-            for slots in rows.slots().split(_ROWS):
+            for slots in torch.split(rows.slots(), _ROWS):
                 held = rows.rows(slots)
                 x, y, t, origin = (column.to(strategy.device) for column in held[:4])
                 memory.write(self._features(model, x, t), y, t, origin=origin.clamp_min(0))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
-import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins import EvaluationPlugin, GenerativeReplayPlugin, ReplayPlugin
@@ -17,12 +16,13 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins._pickling import PicklesGenerator
+from avalanche_memplugins._augment import Augment
+from avalanche_memplugins._batch import Keys, keys_of, rows_of_batch, some_rows
 from avalanche_memplugins._words import OF_A_PLUGIN, names_ours
 from avalanche_memplugins.memories import RandomMemory, Recall
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
-from avalanche_memplugins.plugins._experience import has_task_labels, parts_of
+from avalanche_memplugins.plugins._experience import collate_dicts_as_told, has_task_labels, parts_of
 from avalanche_memplugins.plugins._fast import FastPath, fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap, in_batch_order
 from avalanche_memplugins.plugins._outputs import joined, main_output
@@ -39,12 +39,11 @@ from avalanche_memplugins.plugins._strategy import (
 )
 from avalanche_memplugins.plugins._targets import Labels, Targets
 from avalanche_memplugins.plugins._writing import Epochs, Origin, When, Writing
-from avalanche_memplugins.plugins.augment import Augment, augmented, check_augment
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
+from avalanche_memplugins.rehearsal import Amount, Rehearsal
 
 Fast: TypeAlias = Literal["auto", False]
-Amount: TypeAlias = int | Literal["growing"] | Callable[[int, int], int] | None
 
 
 class Replayed(NamedTuple):
@@ -78,8 +77,14 @@ class Replayed(NamedTuple):
     label: Tensor
 
 
+def _of_rehearsal(name: str, doc: str) -> Any:
+    return property(
+        lambda self: getattr(self.rehearsal, name), lambda self, value: setattr(self.rehearsal, name, value), doc=doc
+    )
+
+
 @names_ours(OF_A_PLUGIN)
-class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[misc]
+class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
     r"""Writes rows of the stream to a memory and trains on rows from it beside each batch.
 
     With stream rows :math:`B` and replayed rows :math:`R` of an iteration the loss is
@@ -173,6 +178,12 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     2017; for ``"soft"`` van de Ven & Tolias 2018 (DGR + distill); for ``"logits"`` Buzzega et al. 2020 (DER).
     """
 
+    replay_size = _of_rehearsal("replay_size", "Rows to replay each iteration.")
+    batch_policy = _of_rehearsal("batch_policy", "Whether replayed rows come behind the batch or in its place.")
+    augment = _of_rehearsal("augment", "Random augmentation of the replayed rows.")
+    prefetch = _of_rehearsal("prefetch", "Whether the next iteration's rows are fetched ahead.")
+    _generator = _of_rehearsal("_generator", "Of augmentation, and of the order in which a learning memory is fed.")
+
     def __init__(
         self,
         memory: WritableMemory | LearningMemory,
@@ -192,28 +203,31 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         seed: int | None = None,
     ) -> None:
         check.layer("at", at)
-        check.flag("prefetch", prefetch)
         if write_at is None:
             warnings.warn("write_at: None is now 'auto'", DeprecationWarning, stacklevel=3)
             write_at = "auto"
         check.choice("write_at", write_at, ("auto", "iteration", "experience"))
         super().__init__()
+        self.rehearsal = Rehearsal(
+            memory,
+            replay_size=replay_size,
+            batch_policy=batch_policy,
+            write_every=write_every,
+            augment=augment,
+            prefetch=prefetch,
+            seed=seed,
+        )
         self.memory = memory
         self.at = at
         self._tap = None if at is None else LatentTap(at)
-        self.writing = Writing(memory, self._tap, every=write_every, when=write_at, epochs=write_epochs, origin=origin)
-        self.replay_size = _check_amount(replay_size)
-        self.batch_policy = check.choice("batch_policy", batch_policy, ("append", "replace"))
+        self.writing = Writing(self.rehearsal, self._tap, when=write_at, epochs=write_epochs, origin=origin)
         self.targets = Targets(labels, at)
-        self.augment = check_augment(augment)
         self.replay_weight = _check_weight(replay_weight)
-        self.prefetch = prefetch
         self.fast_path = FastPath(_is_fast(fast))
         self._check_combination()
         # Avalanche sets it to false in each subclass, so it is said here.
         self.supports_distributed = True
         self.last_replay: Replayed | None = None
-        self._generator = torch.Generator().manual_seed(check.seed(seed))
         self._step: Step | None = None
         # What stays the same for an experience: replay plugins beside this one, whether the loss has parts of its own,
         # whether criterion() is overridden, whether the stream's loss is read, whether batches have task labels, the
@@ -259,7 +273,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
     @property
     def write_every(self) -> int:
         """Iterations from one write to the next."""
-        return self.writing.every
+        return self.rehearsal.write_every
 
     @property
     def write_at(self) -> When:
@@ -338,6 +352,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         if self._tap is not None:
             self._tap.find(strategy.model)  # the model may have grown
         self.targets.check(strategy)
+        collate_dicts_as_told(strategy)
         self.writing.begin(strategy)
         Once(strategy, "_train_exp", functools.partial(self._take_part, strategy))
 
@@ -456,11 +471,18 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             return self._forward_again(strategy, step, forward, *args, **kwargs)
         step.begun = True
         step.given = self._path.given(strategy.mbatch) if self._path is not None else None
-        if step.given is None or step.given.first:  # all of one loader are alike
+        if isinstance(strategy.mbatch, Mapping):
+            step.keys = writing.keys = self._checked_keys(strategy)
+        elif step.given is None or step.given.first:  # all of one loader are alike
             check_batch(strategy.mbatch, labelled=self._labelled)
-        step.stream = self._stream_of(strategy) if self._others else strategy.mbatch
+            if self.targets.teacher is not None and not isinstance(strategy.mbatch[0], Tensor):
+                raise ValueError(
+                    f"labels: {self.targets.labels!r} expected x to be one tensor, got a "
+                    f"{type(strategy.mbatch[0]).__name__}"
+                )
+        step.stream = self._stream_of(strategy, step.keys)
         if writing.when == "experience" and not strategy.clock.train_exp_epochs:
-            writing.test_labels(step.stream[1])
+            writing.test_batch(*step.stream[:2])
         recall = self._sample(strategy, step)
         # What is written now cannot be replayed before the next iteration.
         writes = not step.repeats and writing.is_due(strategy)
@@ -469,7 +491,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             sound = step.given is not None and step.given.is_sound
             writing.write(step.stream[0], step.stream[1:], writing.number, sound=sound)
         if self.prefetch and not passed_first:
-            self._fetch_ahead(step)
+            self.rehearsal.fetch_ahead(step.wanted)
         step.begin(strategy, recall, replace=self.batch_policy == "replace")
         batch = strategy.mbatch
         try:
@@ -477,9 +499,10 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             strategy.mbatch = batch
             output = step.part(strategy, output)
             if passed_first:
-                writing.write_passed(strategy, min(step.rows, len(step.stream[0])), output, latents)
+                rows = min(step.rows, rows_of_batch(step.stream))
+                writing.write_passed(strategy, step.stream, rows, output, latents)
                 if self.prefetch:
-                    self._fetch_ahead(step)
+                    self.rehearsal.fetch_ahead(step.wanted)
         except BaseException:
             step.restore(strategy)
             raise
@@ -500,24 +523,45 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             strategy.mbatch = batch
         return step.part(strategy, output)
 
-    def _stream_of(self, strategy: Any) -> list[Tensor]:
+    def _checked_keys(self, strategy: Any) -> Keys:
+        """Where a batch that is a dict has its targets and task labels.
+
+        :raises ValueError: if what is asked of the plugin is not to be had with such batches.
+        """
+        keys = keys_of(strategy)
+        if keys is None:
+            raise RuntimeError("the keys of a batch that is a list")
+        for name, asked in (("at", self.at is not None), ("labels", self.targets.teacher is not None)):
+            if asked:
+                raise ValueError(
+                    f"{name}: {getattr(self, name, self.targets.labels)!r} expected batches [x, y] or [x, y, t], whose "
+                    f"x the model takes by itself, got dicts with the keys {list(strategy.mbatch)}"
+                )
+        return keys
+
+    def _stream_of(self, strategy: Any, keys: Keys | None) -> list[Any]:
         """The stream's batch, without what another replay plugin has put behind it."""
-        batch: list[Tensor] = strategy.mbatch
+        batch: list[Any] = strategy.mbatch if keys is None else keys.columns(strategy.mbatch)
+        if not self._others:
+            return batch
         begun = [p._step.rows for p in self._others if p._step is not None and p._step.begun]
-        rows = min([len(batch[0]), *begun])
-        return batch if rows == len(batch[0]) else [column[:rows] for column in batch]
+        held = rows_of_batch(batch)
+        rows = min([held, *begun])
+        if rows < held:
+            batch = some_rows(batch, slice(rows))
+        return batch
 
     def _run(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> tuple[Any, Tensor | None]:
         """The forward pass on all rows; gives the output, and what passed the tap if there is one."""
         recall, tap, batch = step.recall, self._tap, strategy.mbatch
         if tap is None:
             if recall is not None:
-                strategy.mbatch = step.joint_batch(batch, recall.x)
+                strategy.mbatch = step.joint_batch(batch, self.memory, recall.x)
             return forward(*args, **kwargs), None
         # A multi-task model splits its input rows by task label, so replayed codes, which have no input rows, need a
         # forward pass of their own.
         apart = bool(is_multi_task_module(strategy.model))
-        joint = step.joint_batch(batch)
+        joint = step.joint_batch(batch, self.memory)
         if not apart:
             strategy.mbatch = joint
         tap.open(strategy.model, None if recall is None or apart else recall.x)
@@ -531,58 +575,34 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
 
     def _sample(self, strategy: Any, step: Step) -> Recall | None:
         """Rows as the model gets them, with the labels that they are trained towards."""
-        step.wanted = self._rows_to_replay(strategy, len(step.stream[0]))
+        step.wanted = self._rows_to_replay(strategy, rows_of_batch(step.stream))
         nothing_yet = self.replay_weight == "growing" and not strategy.clock.train_exp_counter
-        if not step.wanted or not len(self.memory) or nothing_yet:
-            return None
-        recall = self._draw(strategy, step)
-        if not len(recall.x):  # a read policy of the user's own may give none
+        recall = None if nothing_yet else self.rehearsal.draw(step.wanted, lambda _: self._draw(strategy, step))
+        if recall is None:
             return None
         step.label = recall.y
-        if self.augment is not None:
-            recall = recall._replace(x=augmented(self.augment, recall.x, self._generator))
         if self.targets.teacher is None:
             return recall
         number = self.writing.number if self.writing.when == "iteration" else None
         return self.targets.set(recall, number, step.stream[0])
 
     def _rows_to_replay(self, strategy: Any, rows: int) -> int:
-        """Rows to replay beside ``rows`` of the stream; what takes their place leaves one of them at least."""
-        amount, replace = self.replay_size, self.batch_policy == "replace"
-        size = rows // 2 if replace else rows
-        if amount is None and not replace and self.writing.waits:
-            size = max(rows, strategy.train_mb_size)
-        elif isinstance(amount, int):
-            size = amount
-        elif amount is not None:
-            number = int(strategy.clock.train_exp_counter)
-            size = (
-                number * rows if isinstance(amount, str) else amount(number, int(strategy.clock.train_exp_iterations))
-            )
-            if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-                raise ValueError(
-                    f"replay_size: expected a function that gives an integer >= 0, got {size!r} for experience {number}"
-                )
-        if not replace:
-            return size
-        if rows == 1 and not self._warned_small:
+        if rows == 1 and self.batch_policy == "replace" and not self._warned_small:
             self._warned_small = True
             warnings.warn(
                 "batch_policy: 'replace' keeps one row of the stream at least, so batches of 1 row replay nothing",
                 stacklevel=4,
             )
-        return min(size, rows - 1)
+        if self.replay_size is None and self.batch_policy == "append" and self.writing.waits:
+            return max(rows, int(strategy.train_mb_size))
+        clock = strategy.clock
+        return self.rehearsal.rows_to_replay(rows, int(clock.train_exp_counter), int(clock.train_exp_iterations))
 
     def _draw(self, strategy: Any, step: Step) -> Recall:
         """Rows from the memory, as many as the step wants; for plugins that read it in other ways."""
         if self._may_lie_behind and (room := step.take_room()) is not None:
             return cast("RandomMemory", self.memory).sample(step.wanted, into=room)
         return self.memory.sample(step.wanted)
-
-    def _fetch_ahead(self, step: Step) -> None:
-        fetch: Callable[[int], None] | None = getattr(self.memory, "prefetch", None)
-        if fetch is not None and step.wanted:
-            fetch(step.wanted)
 
     # ---------------------------------------------------------------- the loss of an iteration
 
@@ -622,7 +642,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
             if fault is None:
                 raise
             raise fault from error
-        if step.stream[0].shape[0] < step.rows:
+        if rows_of_batch(step.stream) < step.rows:
             return loss  # the plugin whose rows stand before these knows the stream's loss
         if own is None and self._loss_is_read:
             own = stream_loss(strategy, loss, overridden=self._overridden)
@@ -657,7 +677,7 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         """All that a run needs to go on exactly: the memory, the count of iterations, generator, old model."""
         return {
             "memory": dict(self.memory.state_dict()),
-            "iterations": self.writing.iterations,
+            "iterations": self.rehearsal.iterations,
             "write_at": [self.writing.asked, self.writing.when],
             "generator": self._generator.get_state(),
             "targets": self.targets.state_dict(),
@@ -670,15 +690,9 @@ class MemoryReplayPlugin(PicklesGenerator, SupervisedPlugin):  # type: ignore[mi
         """
         self.targets.load_state_dict(state["targets"])
         self.memory.load_state_dict(state["memory"])
-        self.writing.iterations = state["iterations"]
+        self.rehearsal.iterations = state["iterations"]
         self.writing.take(*state.get("write_at", ("iteration", "iteration")))
         self._generator.set_state(state["generator"].cpu())
-
-
-def _check_amount(amount: Amount) -> Amount:
-    if amount is None or callable(amount) or (isinstance(amount, str) and amount == "growing"):
-        return amount
-    return check.positive_integer("replay_size", amount)
 
 
 def _is_fast(value: Fast) -> bool:

@@ -20,7 +20,7 @@ from avalanche.distributed.distributed_helper import DistributedHelper
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, default_collate
 
 from avalanche_memplugins import _checks as check
-from avalanche_memplugins.plugins.augment import Augment, check_augment
+from avalanche_memplugins._augment import Augment, check_augment
 
 from ._materialise.cache import TensorCache
 from ._materialise.loader import Group, OwnOrder, TensorLoader

@@ -316,7 +316,7 @@ def test_the_memory_and_the_count_of_iterations_are_the_state() -> None:
     run(Case(), [plugin])
     other = MemoryReplayPlugin(RandomMemory(30), write_every=4)
     other.load_state_dict(plugin.state_dict())
-    assert other.writing.iterations == plugin.writing.iterations == 12
+    assert other.rehearsal.iterations == plugin.rehearsal.iterations == 12
     assert torch.equal(other.memory.sample(5).x, plugin.memory.sample(5).x)
 
 

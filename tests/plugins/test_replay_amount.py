@@ -19,9 +19,9 @@ from avalanche_memplugins import (
     NearestNeighbourPlugin,
     RandomMemory,
 )
+from avalanche_memplugins._augment import augmented
 from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories.row_store import RowStore
-from avalanche_memplugins.plugins.augment import augmented
 from avalanche_memplugins.strategies import RMA, ExperienceReplay
 
 

@@ -103,7 +103,7 @@ def check_outputs(
         if not stores_logits and "logits" not in needs:
             raise ValueError("logits: expected None, as this memory keeps none without store_logits=True, got some")
         check.floats(logits=logits)
-        if logits.ndim != 2 or len(logits) != batch or not logits.shape[1]:
+        if logits.ndim < 2 or len(logits) != batch or 0 in logits.shape[1:]:
             raise ValueError(f"logits: expected shape ({batch}, classes), got {tuple(logits.shape)}")
     if loss is not None and "loss" in needs:
         check.floats(loss=loss)

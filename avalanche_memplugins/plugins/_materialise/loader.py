@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avalanche_memplugins.plugins.augment import Augment, augmented
+from avalanche_memplugins._augment import Augment, augmented
 
 from .cache import Rows
 
