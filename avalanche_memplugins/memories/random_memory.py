@@ -770,7 +770,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         if not count:
             return 0
         kept, held = slots[~gone], int(slots[-1]) + 1
-        write, read = (copy.deepcopy(policy) for policy in (self.write_policy, self.read_policy))
+        write, read = copy.deepcopy(self.write_policy), copy.deepcopy(self.read_policy)
         for name, policy in (("write_policy", write), ("read_policy", read)):
             if len(kept) and not hasattr(policy, "forget"):
                 raise ValueError(

@@ -130,11 +130,12 @@ class Cycle:
 
     def forget(self, kept: Tensor) -> None:
         """The pass goes on without the rows that are gone."""
-        size = max(self.capacity, int(self._ahead.max()) + 1 if len(self._ahead) else 0)
+        ahead = self._pass[self._read :].long()
+        size = max(self.capacity, int(ahead.max()) + 1 if len(ahead) else 0)
         now = torch.full((size,), -1, dtype=torch.int32)
         now[kept] = torch.arange(len(kept), dtype=torch.int32)
-        ahead = now[self._ahead.long()]
-        self._ahead = ahead[ahead >= 0]
+        left = now[ahead]
+        self._pass, self._read = left[left >= 0], 0
 
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
         """The next rows of the pass, no more than there are."""
