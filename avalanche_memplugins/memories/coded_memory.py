@@ -29,7 +29,7 @@ _CHUNK = 64  # rows that one decision on who stays is taken for
 _REFIT = 128  # rows from which on a codec that learns is fitted
 _ANY = 1 << 62  # bytes, where only rows are counted
 _SAMPLES = 16  # decoded at once, at most, and
-_DECODED = 1 << 22  # bytes of their rows
+_SHARE = 50  # of the bytes held, for rows that are decoded and not given out yet
 _CLASS_BYTES = 24  # class, rows held and rows seen of it
 Policy = Literal["reservoir", "ring", "class_balanced"]
 
@@ -405,8 +405,8 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         drawn = self._drawn
         if drawn is None or not drawn.serves(n, self.device):
             again = drawn is not None and not drawn.left and drawn.n == n
-            most = max(1, _DECODED // max(1, n * self.shape.numel() * self.dtype.itemsize))
-            count = min(2 * drawn.count if again and drawn is not None else 1, _SAMPLES, most)
+            later = self.nbytes // (_SHARE * max(1, n * self.shape.numel() * self.dtype.itemsize))
+            count = min(2 * drawn.count if again and drawn is not None else 1, _SAMPLES, 1 + later)
             # Later samples may be trained on, even if this one is drawn in inference mode.
             with torch.inference_mode(False):
                 drawn = self._drawn = _Drawn(n, count, self._drawn_slots(n, count), self.rows)
@@ -592,22 +592,24 @@ class _Drawn:
     ) -> None:
         self.n, self.count, self.left = n, count, samples
         self._taken, slots = 0, torch.cat([slots for slots, _ in samples])
-        self._rows: Recall | Future[Recall] = in_background(lambda: rows(slots)) if ahead else rows(slots)
+        self._rows: Recall | Future[Recall] | None = in_background(lambda: rows(slots)) if ahead else rows(slots)
 
     def serves(self, n: int, device: torch.device) -> bool:
         """Whether there is a sample of so many rows on this device."""
-        known = isinstance(self._rows, Future) or self._rows.y.device == device
-        return bool(self.left) and self.n == n and known
+        rows = self._rows
+        return rows is not None and self.n == n and (isinstance(rows, Future) or rows.y.device == device)
 
     def next(self, generator: torch.Generator) -> Recall:
         """The next sample; the generator is from now on as after its draw."""
-        if isinstance(self._rows, Future):
-            self._rows = self._rows.result()
+        rows = self._rows.result() if isinstance(self._rows, Future) else self._rows
         slots, after = self.left[0]
         part = slice(self._taken, self._taken + len(slots))
         self.left, self._taken = self.left[1:], part.stop
+        self._rows = rows if self.left else None
         generator.set_state(after)
-        return Recall(*(column[part] for column in self._rows[:4]))
+        if rows is None:
+            raise RuntimeError("all of these samples have been given out")
+        return Recall(*(column[part] for column in rows[:4]))
 
 
 def _with_headers(headers: Tensor, code: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

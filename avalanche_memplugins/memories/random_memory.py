@@ -368,6 +368,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
         :param slots: as for :meth:`rows`.
         """
+        slots = self._written.check(slots)
         return self._columns.classes(self.store.get("labels", slots)) if "labels" in self.store else None
 
     # ---------------------------------------------------------------- write
@@ -480,9 +481,18 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         3
         """
         check.positive_integer("batch_size", batch_size)
+        check.flag("checked", checked)
         check.rows_of(source)
-        check.tensor("y", y)
-        begin, end = 0, len(check.tensor("rows", rows))
+        if check.tensor("rows", rows).ndim != 1 or rows.dtype != torch.int64:
+            raise ValueError(f"rows: expected int64 (n,), got {rows.dtype} {tuple(rows.shape)}")
+        # On a GPU, where looking means waiting, it is the caller's word.
+        if len(rows) and not rows.is_cuda and not 0 <= int(rows.min()) <= int(rows.max()) < len(source):
+            raise ValueError(
+                f"rows: expected numbers from 0 to {len(source) - 1}, got {int(rows.min())} to {int(rows.max())}"
+            )
+        if check.tensor("y", y).ndim < 1 or len(y) != len(rows):
+            raise ValueError(f"y: expected one for each of {len(rows)} rows, got {tuple(y.shape)}")
+        begin, end = 0, len(rows)
         while begin < end:
             size, quick = batch_size, self._keeps_as_is(source, y, checked)
             if quick and self.read_policy.grouping is None:
