@@ -56,7 +56,7 @@ setup(
         "ray": ["ray"],
         "knn": ["faiss-cpu"],
         "gem": ["quadprog"],  # Avalanche's GEM asks qpsolvers for this solver by name
-        "test": ["quadprog", "pytest", "ruff", "mypy", "scipy-stubs", "pandas-stubs"],
+        "test": ["quadprog", "pytest", "pytest-xdist", "ruff", "mypy", "scipy-stubs", "pandas-stubs"],
         "docs": ["sphinx", "furo", "myst-parser"],
     },
     entry_points={"console_scripts": ["memplugins = avalanche_memplugins.__main__:run"]},

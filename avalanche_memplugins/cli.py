@@ -51,16 +51,33 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """Compare associative memories: random strings, and images with a block erased. Ends in two tables and pictures."""
+
+    images: Literal["digits", "mnist", "fashion"] = "digits"
+    """Images to write: the digits that come with scikit-learn, enlarged, or a data set of 28 x 28 images."""
+    strings: int = 192
+    """Random strings for each number of patterns and seed."""
+    seeds: int = 2
+    """Repetitions, for the intervals."""
+    data_root: Annotated[Path | None, tyro.conf.arg(aliases=["--data"]), UNSET] = None
+    """Folder of the data sets, as torchvision lays them out; MEMPLUGINS_DATA if not given."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("recall")
+    """Folder for the pictures."""
+
+
+@dataclass(frozen=True)
 class Listing:
     """Show strategies, memories, benchmarks and presets, and what is left out and why."""
 
 
-Command = Comparison | Frontier | Reproduction | Gallery | EnergyTraining | Report | Listing
+Command = Comparison | Frontier | Reproduction | Gallery | Recall | EnergyTraining | Report | Listing
 COMMANDS: dict[str, type[Command]] = {
     "compare": Comparison,
     "frontier": Frontier,
     "reproduce": Reproduction,
     "gallery": Gallery,
+    "recall": Recall,
     "train-energy": EnergyTraining,
     "report": Report,
     "list": Listing,
@@ -133,6 +150,11 @@ def _done(given: list[str]) -> int:
         from avalanche_memplugins.gallery import draw_gallery
 
         draw_gallery(**vars(command), console=console)
+        return 0
+    if isinstance(command, Recall):
+        from avalanche_memplugins.recall import draw_recall
+
+        draw_recall(**vars(command), console=console)
         return 0
     if isinstance(command, EnergyTraining):
         from avalanche_memplugins.energy_training.train import Training

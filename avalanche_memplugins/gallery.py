@@ -141,7 +141,7 @@ def replay_figure(x: Tensor, y: Tensor, *, budget: int, seed: int) -> Figure:
     grid.append(_two_of_each(found.x, found.y))
     names.append(f"VAE, 200 steps of training\n{vae.nbytes / 1000:,.0f} kB")
     title = "What each memory replays (two of each class, drawn at random)"
-    return _grid_figure(torch.stack(grid), names, title)
+    return grid_figure(torch.stack(grid), names, title)
 
 
 def _energy(budget: int, seed: int) -> EnergyMemory:
@@ -171,13 +171,13 @@ def reading_figures(x: Tensor, seed: int) -> dict[str, Figure]:
     rows = [written, cue, *(memory.read(cue, steps=steps) for steps in STEPS), empty, energy.read(cue)]
     names = ["written", f"cue, {BLOCK} x {BLOCK} black", *(f"Kanerva, read {steps}" for steps in STEPS)]
     names += ["empty Kanerva, read 1", "energy, 2 slots of 16"]
-    reads = _grid_figure(torch.stack([r[shown] for r in rows]), names, "Reading 12 of 32 written images")
+    reads = grid_figure(torch.stack([r[shown] for r in rows]), names, "Reading 12 of 32 written images")
     weights = memory.weights(written)
     share = torch.linspace(0, 1, 9).view(1, -1, 1)
     pairs = [(0, 1), (2, 3), (4, 5), (6, 7)]
     lines = torch.cat([(1 - share) * weights[a].view(1, 1, -1) + share * weights[b].view(1, 1, -1) for a, b in pairs])
     between = memory.generate(lines.flatten(0, 1)).view(len(pairs), -1, 1, 28, 28)
-    path = _grid_figure(
+    path = grid_figure(
         between, [f"line {i + 1}" for i in range(len(pairs))], "Along straight lines between two addresses"
     )
     return {"reads": reads, "interpolation": path, "weights": _weights_figure(weights)}
@@ -206,7 +206,7 @@ def _held(memory: Any) -> str:
     return f"{len(memory):,} rows" if holds else f"model of {len(memory):,} rows"
 
 
-def _grid_figure(grid: Tensor, names: list[str], title: str) -> Figure:
+def grid_figure(grid: Tensor, names: list[str], title: str) -> Figure:
     """Images ``(rows, columns, 1, H, W)`` with a name left of each row; those of NaN are left out, hatched."""
     rows, columns, _, height, width = grid.shape
     gap, absent = 2, grid.isnan().flatten(2).any(2)

@@ -166,10 +166,13 @@ class Rehearsal(PicklesGenerator):
         if due and self._needs:  # rows that were replaced do not pass the model
             self._waiting = (stream, self._experience)
         if recall is None:
-            return Mixed(*stream, rows, None)
+            x, y, tasks = stream
+            return Mixed(x, y, tasks, rows, None)
         replayed = (recall.x, recall.y, recall.t)
-        joint = [joined_column(name, [a, b], self.memory) for name, a, b in zip("xyt", stream, replayed, strict=True)]
-        return Mixed(*joint, rows, recall)
+        x, y, tasks = (
+            joined_column(name, [a, b], self.memory) for name, a, b in zip("xyt", stream, replayed, strict=True)
+        )
+        return Mixed(x, y, tasks, rows, recall)
 
     def write(self, *, logits: Tensor | None = None, loss: Tensor | None = None) -> None:
         """Write the batch of the last step to a memory that needs what the model made of it.

@@ -1,15 +1,17 @@
-"""Count the Python calls into this package that one training iteration makes.
+"""Count the Python calls into this package that one training iteration makes, and one run of the lab.
 
-    python bench/calls.py        ten seconds
+    python bench/calls.py        half a minute
 
 Every call is work, and a stack frame to step through for whoever debugs. Counted is one iteration in the middle of an
 epoch on the embedded digits, with the memory full: calls of functions of the package, the files that they are in, and
-the deepest chain of them. Counts are the same on every machine.
+the deepest chain of them. Of the lab, a comparison with one run, from the options to the report. Counts are the same on
+every machine.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +24,7 @@ import torch
 from _common import Options, launch
 from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
+from rich.console import Console
 from torch import nn
 
 import avalanche_memplugins
@@ -34,6 +37,7 @@ from avalanche_memplugins import (
     TensorLoaderPlugin,
 )
 from avalanche_memplugins.benchmarks import SplitDigits
+from avalanche_memplugins.lab import Comparison, InProcess, compare
 
 PACKAGE = Path(avalanche_memplugins.__file__).parent
 WARM_UP = 2  # experiences before the count
@@ -42,10 +46,11 @@ BATCH = 16
 
 @dataclass
 class Calls:
-    """Calls of one iteration, by file and function, and how many of them were open at once."""
+    """Calls by file and function, and how many of them were open at once."""
 
     functions: Counter[tuple[str, str]] = field(default_factory=Counter)
     deepest: int = 0
+    _open: int = 0
 
     @property
     def files(self) -> Counter[str]:
@@ -55,6 +60,18 @@ class Calls:
             files[file] += calls
         return files
 
+    def look(self, frame: FrameType, event: str, arg: Any) -> None:
+        """Count a call, as ``sys.setprofile`` reports it."""
+        file = Path(frame.f_code.co_filename)
+        if event not in ("call", "return") or not file.is_relative_to(PACKAGE):
+            return
+        if event == "return":
+            self._open -= 1
+            return
+        self.functions[str(file.relative_to(PACKAGE)), frame.f_code.co_qualname] += 1
+        self._open += 1
+        self.deepest = max(self.deepest, self._open)
+
 
 class Counts(SupervisedPlugin):  # type: ignore[misc]
     """Counts the calls between the second and the third batch of an epoch, once it is told to."""
@@ -63,23 +80,11 @@ class Counts(SupervisedPlugin):  # type: ignore[misc]
         super().__init__()
         self.calls = Calls()
         self.on = False
-        self._open = 0
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Start or stop counting."""
         if self.on and strategy.clock.train_exp_iterations in (2, 3):
-            sys.setprofile(self._look if strategy.clock.train_exp_iterations == 2 else None)
-
-    def _look(self, frame: FrameType, event: str, arg: Any) -> None:
-        file = Path(frame.f_code.co_filename)
-        if event not in ("call", "return") or not file.is_relative_to(PACKAGE):
-            return
-        if event == "return":
-            self._open -= 1
-            return
-        self.calls.functions[str(file.relative_to(PACKAGE)), frame.f_code.co_qualname] += 1
-        self._open += 1
-        self.calls.deepest = max(self.calls.deepest, self._open)
+            sys.setprofile(self.calls.look if strategy.clock.train_exp_iterations == 2 else None)
 
 
 def count(make: Callable[[], list[Any]]) -> Calls:
@@ -100,6 +105,23 @@ def count(make: Callable[[], list[Any]]) -> Calls:
         if counts.on:
             break
     return counts.calls
+
+
+def count_run() -> Calls:
+    """The calls of a comparison with one run, once a run has been done before."""
+    calls = Calls()
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as folder:
+            comparison = Comparison(
+                benchmarks=("split-digits",), strategies=("er",), seeds=1, experiences=2, epochs=1, out=Path(folder)
+            )
+            calls = Calls()
+            sys.setprofile(calls.look)
+            try:
+                compare(comparison, console=Console(quiet=True), executor=InProcess())
+            finally:
+                sys.setprofile(None)
+    return calls
 
 
 def _memory(**options: Any) -> RandomMemory:
@@ -140,6 +162,8 @@ def main(options: Settings) -> None:
     for name, calls in found.items():
         plugins = sum(number for file, number in calls.files.items() if file.startswith("plugins"))
         print(f"| {name} | {calls.functions.total()} | {plugins} | {len(calls.files)} | {calls.deepest} |")
+    run = count_run()
+    print(f"| a run to its report | {run.functions.total()} | | {len(run.files)} | {run.deepest} |")
     if options.functions:
         for (file, function), number in sorted(found[options.functions].functions.items()):
             print(f"{number:4} {file}: {function}")

@@ -88,7 +88,7 @@ def reduced(tensors: dict[str, Tensor], numbers: int) -> dict[str, Tensor]:
 
 
 def main(options: Options) -> None:
-    """Write train and test features with their labels, whole and reduced."""
+    """Write train and test features with their labels, whole and reduced, and the network's last layer."""
     if options.out.exists() and not options.quick:
         tensors = load_file(options.out)
     else:
@@ -104,6 +104,7 @@ def main(options: Options) -> None:
         if options.quick:
             print({name: tuple(tensor.shape) for name, tensor in reduced(tensors, options.numbers).items()})
             return
+        tensors["head"] = network._fc.weight.half()
         save_file(tensors, options.out)
         for part in options.out.parent.glob(f"{options.out.stem}-*.part"):
             part.unlink()

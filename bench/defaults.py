@@ -44,6 +44,8 @@ class Options(DataOptions):
 
     out: Path = Path("results/defaults")
     """Folder of the runs."""
+    report: bool = False
+    """Only write the tables, of the runs that are there."""
 
 
 class Rows(NamedTuple):
@@ -211,45 +213,56 @@ def accuracy(
     return sum(percent_right(model, part.test_x, part.test_y) for part in parts) / len(parts)
 
 
-def runs(
-    options: Options, what: str, settings: Mapping[str, Callable[[int], list[Any]]], seeds: int, **kwargs: Any
-) -> dict[tuple[str, str], list[float]]:
-    """Accuracies by setting and stream, one a seed; what is done already is taken from the folder."""
+Found = dict[tuple[str, str], dict[int, float]]
+
+
+def runs(options: Options, what: str, settings: Mapping[str, Any], seeds: int, **kwargs: Any) -> Found:
+    """Accuracies by setting and stream, and by seed; what is done already is taken from the folder."""
     folder, found = options.runs(options.out) / what, {}
     for stream, load in STREAMS.items():
-        loaded = load(options)
-        if loaded is None:
+        source = None if options.report else load(options)
+        if source is None and not options.report:
             continue
-        source = loaded if what == "test" else held_out(loaded)
+        if source is not None and what != "test":
+            source = held_out(source)
         for name, plugins in settings.items():
-            made = []
+            made = found[name, stream] = dict[int, float]()
             for seed in range(options.least(seeds, 1)):
                 file = folder / f"{stream}--{name}--{seed}.json".replace("/", "-").replace(" ", "-")
+                if source is None and not file.exists():
+                    continue
                 run = partial(accuracy, stream, source, plugins, seed, **kwargs)
-                made.append(once(file, lambda run=run: {"accuracy": run()})["accuracy"])
-            found[name, stream] = made
+                made[seed] = once(file, lambda run=run: {"accuracy": run()})["accuracy"]
     return found
 
 
-def shown(found: Mapping[tuple[str, str], list[float]], *differences: tuple[str, str]) -> str:
+def shown(found: Found, seeds: int, *differences: tuple[str, str]) -> str:
     """A line a setting, a column a stream; and what one setting has over another, by seed."""
     names, streams = (list(dict.fromkeys(pair[i] for pair in found)) for i in (0, 1))
-    lines = [[name, *(interval(found[name, stream]) for stream in streams)] for name in names]
+
+    def cell(values: dict[int, float], digits: int = 1) -> str:
+        text = interval(list(values.values()), digits)
+        return text if len(values) in (0, seeds) else f"{text} ({len(values)})"
+
+    lines = [[name, *(cell(found[name, stream]) for stream in streams)] for name in names]
     for one, other in differences:
-        pairs = [zip(found[one, stream], found[other, stream], strict=True) for stream in streams]
-        lines.append([f"{one} minus {other}", *(interval([a - b for a, b in each], 2) for each in pairs)])
+        pairs = [(found[one, stream], found[other, stream]) for stream in streams]
+        over = [{seed: a[seed] - b[seed] for seed in a if seed in b} for a, b in pairs]
+        lines.append([f"{one} minus {other}", *(cell(each, 2) for each in over)])
     return table(["", *streams], lines)
 
 
 def main(options: Options) -> None:
     """Choose on held-out rows, then test."""
     parts = [
-        "### Validation: with boundaries\n",
-        shown(runs(options, "validation", {**TRIED, **GENERATING}, 3)),
+        "Accuracy after the last experience, %, ± half a 95 % t-interval over seeds; in brackets how many seeds, where "
+        "not all were run.",
+        "\n### Validation: with boundaries\n",
+        shown(runs(options, "validation", {**TRIED, **GENERATING}, 3), 3),
         "\n### Validation: without boundaries, pieces of one batch\n",
-        shown(runs(options, "validation, online", ONLINE, 3, online=True)),
+        shown(runs(options, "validation, online", ONLINE, 3, online=True), 3),
         "\n### Test, five seeds\n",
-        shown(runs(options, "test", LAST, 5), (CHOSEN, AVALANCHE)),
+        shown(runs(options, "test", LAST, 5), 5, (CHOSEN, AVALANCHE)),
     ]
     options.write("Defaults of replay", "\n".join(parts), "python bench/defaults.py")
 

@@ -22,11 +22,13 @@ from rich.console import Console
 
 from avalanche_memplugins.benchmarks import BENCHMARKS
 from avalanche_memplugins.lab import STRATEGIES, LocalProcesses, ResultStore, RunResult, RunSpec, run_all
+from avalanche_memplugins.lab.before import unsuitable
 from avalanche_memplugins.lab.figures import frontier_figure
+from avalanche_memplugins.lab.formatting import label
 from avalanche_memplugins.lab.frontier import points
 from avalanche_memplugins.lab.page import render
 from avalanche_memplugins.lab.store import write_whole
-from avalanche_memplugins.lab.strategies import OURS, make_memory
+from avalanche_memplugins.lab.strategies import OURS, make_memory, parsed
 
 STREAMS = (
     "split-mnist",
@@ -36,7 +38,8 @@ STREAMS = (
     "permuted-mnist",
     "split-cifar10-features",
 )
-BUDGETS = (20_000, 50_000, 200_000)
+BUDGETS = (5_000, 20_000, 50_000, 200_000)
+TRAINED = BUDGETS[1:]  # of those that train a network
 KEPT = 50_000
 MARK = "<!-- what follows is written by bench/standard_runs.py -->"
 # In this order, each for all seeds, so that what is stopped early has all seeds of the first.
@@ -58,6 +61,18 @@ THEN = (
 LATER = ("er-reservoir", "rma", "er-1bit", "kanerva-shared", "agem", "mas", "mir", "vae", "mbpa", "er-mbpa", "gem")
 IMAGES = (*LATER, "energy")
 CLASSES = (*IMAGES, "icarl", "generative-replay")
+# They train nothing, or answer beside the network.
+ANSWERING = (
+    "nearest-mean",
+    "slda",
+    "slda:embedding=scattering",
+    "qda",
+    "qda:embedding=scattering",
+    "fecam",
+    "mixed",
+    "ranpac",
+    "avalanche-slda",
+)
 LAST = {
     "split-mnist": CLASSES,
     "split-fmnist": CLASSES,
@@ -85,12 +100,17 @@ class Options(DataOptions):
     """Runs at a time; by default one a core."""
     report: bool = False
     """Only write the report, of the runs that are there."""
+    answering: bool = False
+    """Only what answers without training; the rest of the report stays as it was."""
+    streams: tuple[str, ...] = STREAMS
 
 
-def specs(seeds: int) -> tuple[list[RunSpec], dict[tuple[str, str, int], str]]:
+def specs(seeds: int, *, answering: bool) -> tuple[list[RunSpec], dict[tuple[str, str, int], str]]:
     """All runs, and why one is missing; a memory that cannot use more bytes is not run with them."""
     missing: dict[tuple[str, str, int], str] = {}
-    parts = [dict.fromkeys(STREAMS, FIRST), dict.fromkeys(STREAMS, THEN), LAST]
+    parts = [dict.fromkeys(STREAMS, ANSWERING)]
+    if not answering:
+        parts += [dict.fromkeys(STREAMS, FIRST), dict.fromkeys(STREAMS, THEN), LAST]
     found = []
     for part in parts:
         first = [
@@ -107,17 +127,20 @@ def _of_strategy(stream: str, strategy: str, missing: dict[tuple[str, str, int],
     if (stream, strategy) in LEFT_OUT:
         missing[stream, strategy, 0] = LEFT_OUT[stream, strategy]
         return
-    if STRATEGIES[strategy].sized == "no":
+    if STRATEGIES[parsed(strategy)[0]].sized == "no":
         yield make(stream, strategy, None)
         return
     known: set[str] = set()
-    for budget in BUDGETS:
+    for budget in BUDGETS if strategy in ANSWERING else TRAINED:
         spec = make(stream, strategy, budget)
+        if (reason := unsuitable(spec)) is not None:
+            missing[stream, strategy, budget] = reason
+            continue
         if strategy == "icarl" and budget < BUDGETS[-1]:
             missing[stream, strategy, budget] = "it keeps a row a class at least"
             continue
         try:
-            like = repr(make_memory(spec)) if strategy in OURS else str(budget)
+            like = repr(make_memory(spec)) if spec.strategy in OURS else str(budget)
         except ValueError as problem:
             missing[stream, strategy, budget] = str(problem)
             continue
@@ -128,9 +151,11 @@ def _of_strategy(stream: str, strategy: str, missing: dict[tuple[str, str, int],
 
 def make(stream: str, strategy: str, budget: int | None) -> RunSpec:
     """The run of seed 0."""
+    name, options = parsed(strategy)
     return RunSpec(
         benchmark=stream,
-        strategy=strategy,
+        strategy=name,
+        options=options,
         budget=budget,
         seed=0,
         n_experiences=5,
@@ -139,6 +164,18 @@ def make(stream: str, strategy: str, budget: int | None) -> RunSpec:
         train_rows=1_600,
         test_rows=500,
     )
+
+
+def with_earlier(table: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """The points of a table, and those of the earlier report that it has none of."""
+    names = ["benchmark", "strategy", "budget"]
+    if file.exists():
+        earlier = pd.read_csv(file).astype({"budget": "Int64"})
+        table = pd.concat([table, earlier]).drop_duplicates(names)
+    order = [*FIRST, *THEN, *LATER, *ANSWERING]
+    places = table["strategy"].map(lambda name: order.index(name) if name in order else len(order))
+    streams = table["benchmark"].map(STREAMS.index)
+    return table.assign(a=streams, b=places).sort_values(["a", "b", "budget"], kind="stable").drop(columns=["a", "b"])
 
 
 def at_budget(results: Sequence[RunResult], budget: int) -> Iterator[RunResult]:
@@ -157,7 +194,7 @@ def write_report(options: Options, results: Sequence[RunResult], console: Consol
     """A page a budget, a picture a stream of what runs on most streams, one table of everything."""
     done = [result for result in results if result.ok]
     command = "python bench/standard_runs.py"
-    table = pd.concat([points([r for r in done if r.spec.benchmark == stream]) for stream in STREAMS])
+    table = with_earlier(points(done), options.pages / "standard.csv")
     write_whole(options.pages / "standard.csv", table.round(5).to_csv(index=False).encode())
     for budget in BUDGETS:
         page = render(list(at_budget(done, budget)), "er-uint8", command=command)
@@ -199,7 +236,7 @@ def markdown(table: pd.DataFrame) -> str:
             held = ", ".join(f"{line['memory_bytes'] / 1000:,.0f}" for line in runs)
             fixed = f"{group['fixed_bytes'].max() / 1000:,.0f}"
             seconds, seeds = f"{group['train_seconds'].mean():.1f}", group["seeds"].min()
-            row = [STRATEGIES[str(strategy)].label, *cells, held, fixed, seconds, str(seeds)]
+            row = [label(str(strategy)), *cells, held, fixed, seconds, str(seeds)]
             parts.append("| " + " | ".join(row) + " |")
         parts.append("")
     return "\n".join(parts)
@@ -220,7 +257,8 @@ def _percent(line: dict[str, float]) -> str:
 def main(options: Options) -> None:
     """Do the runs that are missing, then write the report."""
     console = Console(width=120)
-    wanted, missing = specs(options.least(options.seeds, 1))
+    wanted, missing = specs(options.least(options.seeds, 1), answering=options.answering)
+    wanted = [spec for spec in wanted if spec.benchmark in options.streams]
     if options.quick:
         few = [spec for spec in wanted if spec.benchmark == "split-mnist"][:3]
         wanted = [replace(spec, train_rows=20, test_rows=10) for spec in few]

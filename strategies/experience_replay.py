@@ -36,8 +36,8 @@ class ExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
         :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`.
     :param replay_size: rows to replay each step, as there; None: as many as the stream's batch has.
     :param replay_weight: weight of the replayed rows' loss, as there. ``"growing"``, :math:`1 - 1/t` at the t-th
-        experience, gains where experiences bring new classes: 1 to 6 points on held-out rows of three streams
-        (``bench/defaults.py``).
+        experience, gains where experiences bring new classes: 1 to 6 points on held-out rows of three streams, two
+        or three seeds (``bench/defaults.py``).
     :param write_policy: which rows stay; ``"class_balanced"`` shares the slots among classes instead. See
         :class:`~avalanche_memplugins.memories.RandomMemory`, as for ``read_policy`` and ``codec``.
     :param read_policy: which rows come back.

@@ -48,7 +48,7 @@ class MixedReplay(SupervisedTemplate):  # type: ignore[misc]
     >>> strategy = MixedReplay(model=net, optimizer=torch.optim.SGD(net.parameters(), 0.1), budget_bytes="4kB",
     ...                        classes=2, shape=(1, 8, 8), codec="4bit", evaluator=None)
     >>> strategy.memory.rows.capacity, strategy.memory.gaussians.nbytes_fixed
-    (37, 0)
+    (38, 0)
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class MixedReplay(SupervisedTemplate):  # type: ignore[misc]
         shape: tuple[int, ...],
         experiences: int = 1,
         by: Literal["class", "experience"] = "class",
-        share: float = 0.7,
+        share: float = 0.75,
         codec: Any = "raw",
         embedding: Module | None = None,
         precision: Literal["float32", 4, 6, 8] = 4,
         weight: float | Literal["fitted"] = 0.5,
         replay_size: Amount = None,
-        replay_weight: float | Literal["growing"] | None = None,
+        replay_weight: float | Literal["growing"] | None = "growing",
         seed: int | None = None,
         **template: Unpack[Template],
     ) -> None:

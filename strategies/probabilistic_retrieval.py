@@ -83,7 +83,12 @@ class ProbabilisticRetrieval(SupervisedTemplate):  # type: ignore[misc]
             )
             replay.append(
                 MemoryReplayPlugin(
-                    self.memory, at="encoder", write_every=write_every, replay_size=replay_size, seed=seed
+                    self.memory,
+                    at="encoder",
+                    write_every=write_every,
+                    write_at="iteration",
+                    replay_size=replay_size,
+                    seed=seed,
                 )
             )
         super().__init__(**beside(template, *replay))

@@ -164,7 +164,9 @@ def test_a_bare_command_shows_the_help(capsys: pytest.CaptureFixture[str], monke
     assert "memplugins --version" in bare.out.replace("\n", " ")
 
 
-@pytest.mark.parametrize("command", [[], ["compare"], ["frontier"], ["reproduce"], ["gallery"], ["train-energy"]])
+@pytest.mark.parametrize(
+    "command", [[], ["compare"], ["frontier"], ["reproduce"], ["gallery"], ["recall"], ["train-energy"]]
+)
 def test_help_fits_the_terminal(
     command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +271,7 @@ PLACES = [
     ["frontier", "--budgets", "5KB", "--strategies", "er-4bit", "--out"],
     ["reproduce", "preset.yaml", "--out"],
     ["gallery", "--out"],
+    ["recall", "--out"],
 ]
 
 

@@ -10,7 +10,7 @@ import torch
 from matplotlib.image import imread
 
 from avalanche_memplugins.cli import main
-from avalanche_memplugins.gallery import _grid_figure, _two_of_each, load_images, occlude
+from avalanche_memplugins.gallery import _two_of_each, grid_figure, load_images, occlude
 
 
 def test_the_command_draws_every_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,11 +59,11 @@ def test_two_of_each_class_in_order_and_none_where_there_are_fewer() -> None:
 
 def test_a_tile_without_a_row_is_marked_and_said_and_a_black_image_is_neither() -> None:
     grid = torch.zeros(2, 3, 1, 28, 28)
-    plain = _grid_figure(grid, ["a", "b"], "title")
+    plain = grid_figure(grid, ["a", "b"], "title")
     assert list(plain.axes[0].patches) == []
     assert [text.get_text() for text in plain.texts] == ["title"]
     grid[1, 2] = torch.nan
-    figure = _grid_figure(grid, ["a", "b"], "title")
+    figure = grid_figure(grid, ["a", "b"], "title")
     (patch,) = figure.axes[0].patches
     assert patch.get_hatch()
     assert (patch.get_x(), patch.get_y(), patch.get_width()) == (2 * 30 - 0.5, 30 - 0.5, 28)

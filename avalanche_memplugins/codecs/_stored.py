@@ -20,6 +20,7 @@ class StoredCodec(ABC):
     """
 
     nbytes_fixed = 0
+    _keeps_nan = False
 
     def _check_kind(self, x: Tensor) -> None:
         """Raise unless type and number of dimensions are those of rows to encode; values are not looked at."""
@@ -30,8 +31,16 @@ class StoredCodec(ABC):
         self._check_kind(x)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Code ``(B, *code_shape)`` of rows ``(B, *shape)``."""
+        """Code ``(B, *code_shape)`` of rows ``(B, *shape)``.
+
+        :raises ValueError: for rows of another kind; for NaN, if the code has none. On a GPU, where looking means
+            waiting, only :meth:`check` tells that.
+        """
         self._check_kind(x)
+        looks = not self._keeps_nan and x.device.type == "cpu" and x.is_floating_point()
+        # A sum tells most of the time, and costs little beside a code.
+        if looks and x.sum().isnan() and (wrong := int(x.isnan().sum())):
+            raise ValueError(f"x: the codec {type(self).__name__} expected numbers, got {wrong} that are NaN")
         return self.encode_checked(x)
 
     def decode(self, code: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:

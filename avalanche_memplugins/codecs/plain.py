@@ -18,6 +18,8 @@ class Raw(StoredCodec):
     tensor([[1, 2]])
     """
 
+    _keeps_nan = True
+
     def encode_checked(self, x: Tensor) -> Tensor:
         """The rows themselves."""
         return x
@@ -44,6 +46,8 @@ class Float16(StoredCodec):
     >>> codec.decode(codec.encode(x), x.shape[1:], x.dtype)
     tensor([[1.0000, 0.3333]])
     """
+
+    _keeps_nan = True
 
     def _check_kind(self, x: Tensor) -> None:
         check.floats(x=check.batch("x", x))

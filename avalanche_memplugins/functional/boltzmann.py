@@ -60,8 +60,9 @@ def contrastive_divergence(
     *,
     known: Tensor | None = None,
     rounds: int = 1,
+    uniform: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Direction of one step of contrastive divergence, means in place of samples.
+    r"""Direction of one step of contrastive divergence.
 
     .. math::
         \Delta W = \overline{v^+ h^{+\top}} - \overline{v^- h^{-\top}}, \quad
@@ -77,6 +78,8 @@ def contrastive_divergence(
     :param patterns: :math:`v^+`, ``(..., N, n)`` in [-1, 1]. Bars are means over the N.
     :param known: bool like ``patterns``; None: plain CD.
     :param rounds: k >= 1.
+    :param uniform: numbers in [0, 1), ``(..., N, m)``: the hidden units of the first round are drawn with them, as
+        Hinton's CD does, which keeps the machine from copying its input. None: means in all rounds.
     :returns: what to add to the three, times a rate.
     :raises ValueError: if shapes do not fit.
 
@@ -86,8 +89,16 @@ def contrastive_divergence(
     """
     _check(weight, visible_bias, hidden_bias, patterns=patterns)
     check.mask("known", known, patterns, "patterns")
+    check.positive_integer("rounds", rounds)
     start = patterns if known is None else torch.where(known, patterns, torch.zeros_like(patterns))
-    negative = mean_field_read(weight, visible_bias, hidden_bias, start, known=known, steps=rounds)
+    if uniform is not None:
+        check.shaped(uniform=(uniform, "... N m"))
+        hidden = torch.where(2 * uniform - 1 < (start @ weight + hidden_bias.unsqueeze(-2)).tanh(), 1.0, -1.0)
+        fresh = (hidden.to(weight) @ weight.mT + visible_bias.unsqueeze(-2)).tanh()
+        start, rounds = fresh if known is None else torch.where(known, start, fresh), rounds - 1
+    negative = start
+    if rounds:
+        negative = mean_field_read(weight, visible_bias, hidden_bias, start, known=known, steps=rounds)
     up, down = ((v @ weight + hidden_bias.unsqueeze(-2)).tanh() for v in (patterns, negative))
     count = patterns.shape[-2]
     return (

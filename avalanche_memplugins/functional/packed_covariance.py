@@ -173,7 +173,7 @@ def pack_deviations(deviation: Tensor) -> tuple[Tensor, Tensor]:
 
     >>> codes, least = pack_deviations(torch.tensor([[1.0, 0.5, 0.7]]).half())
     >>> codes.shape, unpack_deviations(codes, least, 3)
-    (torch.Size([1, 2]), tensor([[1.0000, 0.5000, 0.6899]], dtype=torch.float16))
+    (torch.Size([1, 2]), tensor([[1.0000, 0.5000, 0.6909]], dtype=torch.float16))
     """
     check.shaped(deviation=(deviation, "K C"))
     if deviation.dtype != torch.float16 or not deviation.shape[1]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,12 +43,27 @@ def reservoir_slots(seen: int, batch: int, capacity: int, *, generator: torch.Ge
     check.generator("generator", generator)
     if seen + batch <= capacity:
         return torch.arange(seen, seen + batch)
-    draw = torch.rand(batch, generator=generator, dtype=torch.float64)
-    # In float64 the product is exact enough for streams of up to 2**53 rows.
-    slots = draw.mul_(torch.arange(seen + 1, seen + batch + 1)).long()
+    slots = _drawn(seen, batch, capacity, generator)
+    slots[slots >= capacity] = -1
+    return torch.from_numpy(slots)
+
+
+def _drawn(seen: int, batch: int, capacity: int, generator: torch.Generator | None) -> np.ndarray[Any, Any]:
+    # NumPy, since a batch is small, and torch's calls cost more than their work. In float64 the product is exact enough
+    # for streams of up to 2**53 rows.
+    draw = torch.rand(batch, generator=generator, dtype=torch.float64).numpy()
+    slots: np.ndarray[Any, Any] = (draw * np.arange(seen + 1, seen + batch + 1)).astype(np.int64)
     if seen < capacity:
-        slots[: capacity - seen] = torch.arange(seen, capacity)
-    return slots.masked_fill_(slots >= capacity, -1)
+        slots[: capacity - seen] = np.arange(seen, capacity)
+    return slots
+
+
+def kept_by_reservoir(seen: int, batch: int, capacity: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """:func:`last_write_wins` of :func:`reservoir_slots`, for arguments that the caller has checked."""
+    slots = _drawn(seen, batch, capacity, generator)
+    rows = np.flatnonzero(slots < capacity)
+    winner = dict(zip(slots[rows].tolist(), rows.tolist(), strict=True))
+    return torch.from_numpy(np.array([*winner.values()], np.int64)), torch.from_numpy(np.array([*winner], np.int64))
 
 
 def last_write_wins(slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +81,7 @@ def last_write_wins(slots: Tensor) -> tuple[Tensor, Tensor]:
     if check.tensor("slots", slots).ndim != 1 or slots.is_floating_point() or slots.dtype == torch.bool:
         raise ValueError(f"slots: expected integers (B,), got {slots.dtype} {tuple(slots.shape)}")
     winner = {slot: row for row, slot in enumerate(slots.tolist()) if slot >= 0}
-    return torch.tensor(list(winner.values()), dtype=torch.int64), torch.tensor(list(winner), dtype=torch.int64)
+    return torch.from_numpy(np.array([*winner.values()], np.int64)), torch.from_numpy(np.array([*winner], np.int64))
 
 
 def distinct_integers(bound: int, count: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -95,4 +113,4 @@ def distinct_integers(bound: int, count: int, *, generator: torch.Generator | No
         return draws
     while len(found) < count:
         found.update(dict.fromkeys(torch.randint(bound, (count,), generator=generator).tolist()))
-    return torch.tensor(list(found)[:count], dtype=torch.int64)
+    return torch.from_numpy(np.array(list(found)[:count], np.int64))

@@ -26,6 +26,7 @@ _TICKS = (0, 10, 20, 40, 60, 80, 90, 95, 98, 99, 100)
 _DPI = 150
 # Behind words that a line may cross.
 _BOX = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+_SEEN = 1.1  # what must be counted besides to be drawn, as a multiple of the bytes held
 _GAP = 0.058  # between names beside a panel, of its height
 # A thin dotted line from the last point to its name: a solid one would look like more of the curve.
 _LEADER = {
@@ -163,8 +164,9 @@ def _plain(panel: Any) -> None:
 def frontier_figure(table: pd.DataFrame) -> Figure:
     """Mean accuracy against bytes held, a line a strategy with its name at its end.
 
-    Left the memories that keep rows, right those that keep models of them, with the best of the left in grey. The
-    scale of the accuracy stretches towards 100 %, where most lines lie.
+    Left the memories that keep rows, right those that keep models of them, with the best of the left in grey. An open
+    marker stands where bytes of networks and priors, which do not depend on the stream, are counted besides. The scale
+    of the accuracy stretches towards 100 %, where most lines lie.
 
     :param table: from :func:`.points`, of one benchmark.
     """
@@ -195,7 +197,7 @@ def frontier_figure(table: pd.DataFrame) -> Figure:
     seeds = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
     note = "one seed" if most == 1 else f"mean of {seeds}, bars: 95 % t-intervals"
     if table["fixed_bytes"].max() > 0:
-        note += "; networks and priors that do not depend on the stream are not counted"
+        note += "; open: with networks and priors that do not depend on the stream"
     figure.supxlabel(note, x=0.008, ha="left", fontsize=9.5, color=_PALE)
     return figure
 
@@ -240,6 +242,12 @@ def _draw(panel: Any, sized: pd.DataFrame, names: list[str]) -> None:
             capsize=0,
             zorder=3,
         )
+        beyond = lines["fixed_bytes"].to_numpy(dtype=float) + x
+        if (beyond > _SEEN * x).any():  # an open marker where the bytes of its network are counted, too
+            panel.hlines(y, x, beyond, color=color, alpha=0.35, linewidth=1, zorder=2)
+            panel.plot(
+                beyond, y, color=color, marker=marker, markersize=6, markerfacecolor="white", linewidth=0, zorder=3
+            )
         height = (float(_stretch(y[-1:])[0]) - low) / (high - low)
         ends[name] = float(x[-1]), float(y[-1]), height
     colors = {name: _style(i)[0] for i, name in enumerate(names)}
@@ -289,7 +297,11 @@ def _lines_across(panel: Any, table: pd.DataFrame) -> None:
 
 def _furnish(panel: Any, sized: pd.DataFrame, title: str) -> None:
     panel.set_title(title, loc="left", fontsize=11.5, color=_INK)
-    panel.set_xticks(sorted(int(budget) for budget in sized["budget"].unique()))
+    budgets = sorted(int(budget) for budget in sized["budget"].unique())
+    # Beyond them, where only fixed bytes reach, whole powers of ten.
+    panel.set_xticks(
+        budgets + [10**power for power in range(3, 13) if 3 * budgets[-1] < 10**power <= panel.get_xlim()[1]]
+    )
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: nbytes(value).replace(".0 ", " ")))
     panel.set_xlabel("bytes held of the stream (log scale)", color=_INK)
@@ -302,8 +314,9 @@ def _furnish(panel: Any, sized: pd.DataFrame, title: str) -> None:
 
 
 def _x_range(sized: pd.DataFrame) -> tuple[float, float]:
-    held = sized[["memory_bytes", "budget"]].to_numpy(dtype=float)
-    return float(held.min()) / 1.15, float(held.max()) * 1.15
+    held, fixed = sized[["memory_bytes", "budget"]].to_numpy(dtype=float), sized["fixed_bytes"].to_numpy(dtype=float)
+    beyond = (sized["memory_bytes"].to_numpy(dtype=float) + fixed)[fixed > 0]
+    return float(held.min()) / 1.15, float(np.append(beyond, held.max()).max()) * 1.15
 
 
 def _y_range(table: pd.DataFrame) -> tuple[float, float]:

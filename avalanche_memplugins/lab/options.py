@@ -25,6 +25,18 @@ T = TypeVar("T")
 # How options look in ``--help``: those whose text says what happens without them show no default.
 UNSET = tyro.conf.arg(help_behavior_hint="")
 NAMES = tyro.conf.arg(metavar="NAME [NAME ...]")
+# Those that a run has under the same name.
+_OF_EVERY_RUN = (
+    "hidden",
+    "optimizer",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "schedule",
+    "batch_size",
+    "train_rows",
+    "test_rows",
+)
 BYTES = tyro.conf.arg(metavar="BYTES [BYTES ...]")
 
 
@@ -192,15 +204,7 @@ class StreamOptions(RunOptions):
             memory_size=memory_size,
             budget=budget,
             model=model,
-            hidden=self.hidden,
-            optimizer=self.optimizer,
-            lr=self.lr,
-            batch_size=self.batch_size,
-            train_rows=self.train_rows,
-            test_rows=self.test_rows,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
+            **{name: getattr(self, name) for name in _OF_EVERY_RUN},
             options=tuple(options.items()),
             benchmark_options=tuple(benchmark_options.items()),
             model_options=tuple(model_options.items()),

@@ -18,6 +18,7 @@ from .store import ResultStore, RunResult
 
 RETRIES = 5
 _WAIT = 5.0
+_TOKEN = Path("~/.ray/auth_token")
 
 
 class RayExecutor:
@@ -42,6 +43,7 @@ class RayExecutor:
         self.address = address
         self.settings = settings or Settings()
         self.retries = retries
+        _show_token(address)
         self.ray = _import_ray()
         self._joined = not self.ray.is_initialized()
         if self._joined:
@@ -50,7 +52,8 @@ class RayExecutor:
                 self.ray.init(address=address, log_to_driver=False, logging_level="error")
             except (ConnectionError, RuntimeError, ValueError) as problem:
                 # Ray's own advice is on flags of its own.
-                why = "start one with 'ray start --head', or give HOST:PORT" if address == "auto" else problem
+                start, token = "start one with 'ray start --head', or give HOST:PORT", "does it ask for a token?"
+                why = start if address == "auto" else f"{problem}; {token}"
                 raise ValueError(f"ray-address: no cluster answers at {address!r}: {why}") from problem
 
     @property
@@ -113,6 +116,17 @@ def _do(spec: RunSpec, store: ResultStore, settings: Settings, token: Path, data
         return perform(spec, store, settings)
     with tempfile.TemporaryDirectory(prefix="memplugins-") as own:
         return perform(spec, ResultStore(Path(own) / "runs"), settings)
+
+
+def _show_token(address: str) -> None:
+    """Have Ray show its token to the cluster, if there is one here.
+
+    From 2.60 on `ray start` asks for one as soon as there is one, but who joins by HOST:PORT shows it only when told.
+    A cluster that asks for none takes no notice. Ray looks at the variable when it is imported.
+    """
+    here = any(map(os.environ.get, ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))) or _TOKEN.expanduser().is_file()
+    if address != "local" and here:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _check_reachable(address: str) -> None:

@@ -399,13 +399,13 @@ class GaussianBank:
                 factors = symmetric_factors(self._all_shared()[of.to(mean.device)]).float()[place.to(mean.device)]
             return mean, factors, None
         if self.leading is not None:
-            mean, (own, _) = self.gaussians(index)
+            mean, (head, _) = self.gaussians(index)
             shared = self._all_shared()[self._shared_of(index).to(mean.device)]
-            whole = extend_covariance(own.double().mT @ own.double(), shared)
+            whole = extend_covariance(head.double().mT @ head.double(), shared)
             return mean, symmetric_factors(whole).float(), None
         if self.packed is not None:
-            mean, own = self.gaussians(index)
-            return mean, *own
+            mean, (own, diagonal) = self.gaussians(index)
+            return mean, own, diagonal
         at = index.to(self.mean.device)
         scale = self.rows[index].to(at.device, torch.float32)
         # Kept, the factors of whole matrices would take twice the bytes of all else.

@@ -326,9 +326,14 @@ def settled_nbytes(
     own = 0 if bare else packed_covariance_size(wide, precision, rank)
     shared = times * packed_covariance_size(width, precision) if tied is True else 0
     if deviations == 4:
-        own -= (2 * wide - (wide + 1) // 2 - 2) * (not bare)
-        shared -= (2 * width - (width + 1) // 2 - 2) * times * (tied is True)
+        own -= 0 if bare else _saved(wide)
+        shared -= _saved(width) * times if tied is True else 0
     return total + 3 * width + groups * (width + 4 + own) + shared
+
+
+def _saved(width: int) -> int:
+    """Bytes that deviations in 4 bits, and the least of them, take less than in 16."""
+    return 2 * width - (width + 1) // 2 - 2
 
 
 def candidates(given: dict[str, Any], width: int, *, auto: bool, all_kinds: bool) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins._structure import Structure, row_count, structure_of
 
 TYPES = {"int32": torch.int32, "int16": torch.int16, "uint8": torch.uint8}
+_NUMPY = {"int32": np.int32, "int16": np.int16, "uint8": np.uint8}
 Given = Mapping[str, Tensor | int]
 
 
@@ -100,11 +102,27 @@ class LabelColumns:
 
     def stack(self, labels: Given, like: Tensor) -> Tensor:
         """Stored labels ``(B, columns)``, of the small type, beside the rows ``like``."""
-        stacked = torch.empty(len(like), len(self.names), dtype=self.dtype, device=like.device)
+        return self.stack_some(labels, slice(None), like.shape[0], like.device)
+
+    def stack_some(self, labels: Given, take: slice | Tensor, count: int, device: torch.device) -> Tensor:
+        """:meth:`stack` of some rows.
+
+        :param take: which; an index lies on the device.
+        :param count: how many.
+        :param device: where they come to lie.
+        """
+        if device.type == "cpu" and isinstance(take, Tensor):
+            # Few rows as a rule, for which torch's calls cost more than their work.
+            table = np.empty((count, len(self.names)), dtype=_NUMPY[self.kind])
+            for place, name in enumerate(self.names):
+                value = labels[name]
+                table[:, place] = value.cpu().numpy()[take.numpy()] if isinstance(value, Tensor) else value
+            return torch.from_numpy(table)
+        stacked = torch.empty(count, len(self.names), dtype=self.dtype, device=device)
         for name, column in zip(self.names, stacked.unbind(1), strict=True):
             value = labels[name]
             if isinstance(value, Tensor):
-                column.copy_(value)
+                column.copy_(rows_in(value.to(device), take))
             else:
                 column.fill_(value)
         return stacked
@@ -207,6 +225,11 @@ class LabelColumns:
             elif name == "t" and not self.tasks:
                 torch._assert_async(~value.any())
 
+    @property
+    def take_all(self) -> bool:
+        """Whether all labels from 0 to 2**31 - 1 can be stored."""
+        return self.tasks and self.dtype == torch.int32
+
     def state(self) -> dict[str, Any]:
         """The kind of targets, if these are no classes."""
         if self.targets is None:
@@ -219,6 +242,11 @@ class LabelColumns:
     def _check_no_tasks(self, t: Tensor | int) -> None:
         if bool(t.any() if isinstance(t, Tensor) else t):
             raise ValueError("t: a memory with store_tasks=False keeps rows of task label 0 only, got others")
+
+
+def rows_in(column: Tensor, take: slice | Tensor) -> Tensor:
+    """Rows of a column: a slice of them, or those of an index that lies beside it."""
+    return column[take] if isinstance(take, slice) else column.index_select(0, take)
 
 
 def _state_of(targets: Targets) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def layouts(
         leaves = []
         for i, label in enumerate(_labels(part, structure)):
             value, alone = tensors[label], structure.is_tensor
-            chosen = codec
+            chosen: Any = codec
             if isinstance(codec, LeafCodecs):
                 chosen = by_label.get(label, "raw")
             elif part == "y" or (not alone and (not value.is_floating_point() or value.ndim < 2)):
@@ -313,7 +313,9 @@ def lengths_of(padded: Collection[tuple[Leaf, Tensor]]) -> Tensor:
     """
     ends: dict[int, Tensor] = {}
     for leaf, value in padded:
-        told = (value != leaf.pad).flatten(2).any(2) if value.ndim > 2 else value != leaf.pad
+        told = value != torch.as_tensor(leaf.pad, dtype=value.dtype, device=value.device)
+        if value.ndim > 2:
+            told = told.flatten(2).any(2)
         numbers = torch.arange(1, value.shape[1] + 1, device=value.device)
         end = (told * numbers).amax(1) if value.shape[1] else numbers.new_zeros(len(value))
         ends[value.shape[1]] = torch.maximum(ends[value.shape[1]], end) if value.shape[1] in ends else end
@@ -338,5 +340,5 @@ def zeros(name: str, shape: Any, dtype: Any) -> Any:
     return torch.zeros(1, *size, dtype=dtype)
 
 
-def _part(dtype: Any, key: str | int) -> Any:
+def _part(dtype: Any, key: Any) -> Any:
     return dtype[key] if isinstance(dtype, Mapping | tuple | list) else dtype

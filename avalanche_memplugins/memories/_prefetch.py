@@ -6,16 +6,19 @@ import copy
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from avalanche_memplugins.memories.policies import ReadPolicy
 
+T = TypeVar("T")
 _pool: ThreadPoolExecutor | None = None
 
 
-def _in_background(work: Callable[[], dict[str, Tensor]]) -> Future[dict[str, Tensor]]:
+def in_background(work: Callable[[], T]) -> Future[T]:
+    """Do some work on the thread for that."""
     global _pool
     if _pool is None:
         _pool = ThreadPoolExecutor(1, thread_name_prefix="memplugins-prefetch")
@@ -60,7 +63,7 @@ class Ahead:
         self._gather, self._slots = gather, self._read.choose(n, filled, self._generator)
         self._event: torch.cuda.Event | None = None
         self._stream = _side_stream(device) if device.type == "cuda" else None
-        self._rows = _in_background(self._fetched)
+        self._rows = in_background(self._fetched)
 
     def _fetched(self) -> dict[str, Tensor]:
         if self._stream is None:

@@ -64,8 +64,8 @@ def check_rows_sound(memory: RandomMemory) -> None:
         trial.embedding = None
     if trial.group is not None:
         # What it gives of rows as they come back may be something else.
-        trial.group = lambda x, y: rows_classes
-    rows_classes = memory.classes_of(slots[_telling_rows(list(labels.values()), held)])
+        groups = memory.classes_of(slots[_telling_rows(list(labels.values()), held)])
+        trial.group = lambda x, y: groups
 
     def write() -> None:
         logits = None if rows.logits is None else rows.logits.nan_to_num()

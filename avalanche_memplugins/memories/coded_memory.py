@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from avalanche_memplugins.functional.reservoir import distinct_integers
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._forgetting import Where, to_forget
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns
+from avalanche_memplugins.memories._prefetch import in_background
 from avalanche_memplugins.memories._rows import check_draw, check_same_kind
 from avalanche_memplugins.memories._saved import SavesToFolder
 from avalanche_memplugins.memories.byte_store import ByteStore
@@ -25,6 +27,9 @@ from avalanche_memplugins.memories.recall import Recall, Summary, counts
 
 _CHUNK = 64  # rows that one decision on who stays is taken for
 _REFIT = 128  # rows from which on a codec that learns is fitted
+_ANY = 1 << 62  # bytes, where only rows are counted
+_SAMPLES = 16  # decoded at once, at most, and
+_DECODED = 1 << 22  # bytes of their rows
 _CLASS_BYTES = 24  # class, rows held and rows seen of it
 Policy = Literal["reservoir", "ring", "class_balanced"]
 
@@ -32,8 +37,10 @@ Policy = Literal["reservoir", "ring", "class_balanced"]
 class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     r"""A random memory of rows that differ in length, such as entropy-coded images or image files.
 
-    It has a budget of bytes, and holds as many rows as fit. A row takes its code, its labels, its length (1 byte below
-    256, else 2 or 4) and an eighth of a byte.
+    ``RandomMemory(..., codec=...)`` gives one, too, where the codec is of this kind.
+
+    It has a budget of bytes, and holds as many rows as fit; or a number of rows. A row takes its code, its labels, its
+    length (1 byte below 256, else 2 or 4) and an eighth of a byte.
 
     ``"reservoir"``: after n rows, of which k are held, the next b are taken with probability :math:`k / (n + b)` each,
     and random rows make room for them. Long rows are neither preferred nor avoided.
@@ -45,7 +52,8 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     All choices are drawn on the CPU from the memory's own generator. Bytes lie on the CPU; samples come out on
     :attr:`device`. For use from one thread.
 
-    :param budget_bytes: that :attr:`nbytes` never exceeds, a number or as in ``"20kB"``.
+    :param budget_bytes: that :attr:`nbytes` never exceeds, a number or as in ``"20kB"``. None: any.
+    :param capacity: rows held at most, >= 1; None: as many as fit. One of the two is needed.
     :param codec: a :class:`~avalanche_memplugins.codecs.VariableCodec`; copied.
     :param write_policy: ``"reservoir"``: a uniform sample of the stream; ``"ring"``: the newest rows;
         ``"class_balanced"``: of the classes that have the most rows a uniform sample, of the others every row.
@@ -74,16 +82,20 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def __init__(
         self,
-        budget_bytes: int | str,
+        budget_bytes: int | str | None = None,
         *,
         codec: VariableCodec,
+        capacity: int | None = None,
         write_policy: Policy = "reservoir",
         labels: Literal["uint8", "int16", "int32"] = "uint8",
         store_tasks: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.budget_bytes = parse_bytes(budget_bytes, "budget_bytes")
+        if budget_bytes is None and capacity is None:
+            raise ValueError("budget_bytes: expected a number of bytes, or a capacity in rows, got neither")
+        self.budget_bytes = _ANY if budget_bytes is None else parse_bytes(budget_bytes, "budget_bytes")
+        self.capacity = None if capacity is None else check.positive_integer("capacity", capacity)
         check.having("codec", codec, VARIABLE_PARTS, "a VariableCodec")
         # Past nn.Module's bookkeeping: what the codec has learned is saved with the rows, by this memory.
         self.__dict__["codec"] = copy.deepcopy(codec)
@@ -100,6 +112,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         self._held: dict[int, int] = {}  # rows by class, for the balanced policy only
         self._offered: dict[int, int] = {}
         self._searched: tuple[int, int | None, KeyTable, Tensor, int] | None = None
+        self._drawn: _Drawn | None = None
 
     @classmethod
     def from_budget(cls, nbytes: int | str, *, codec: VariableCodec, **kwargs: Any) -> CodedMemory:
@@ -136,7 +149,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         y, t, origin = self.labels_of(self.slots())
         return Summary(
             description=repr(self),
-            capacity=len(self),
+            capacity=len(self) if self.capacity is None else self.capacity,
             filled=len(self),
             seen=self.seen,
             nbytes=self.nbytes,
@@ -147,7 +160,9 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.budget_bytes}, codec={self.codec!r}, write_policy={self.write_policy!r})"
+        sizes = [] if self.budget_bytes == _ANY else [f"{self.budget_bytes}"]
+        sizes += [] if self.capacity is None else [f"capacity={self.capacity}"]
+        return f"{type(self).__name__}({', '.join(sizes)}, codec={self.codec!r}, write_policy={self.write_policy!r})"
 
     # ---------------------------------------------------------------- write
 
@@ -237,23 +252,27 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         return torch.tensor(taken, dtype=torch.int64)
 
     def _rows_that_fit(self) -> int:
-        """Rows that the budget will hold, judged by those that it does."""
+        """Rows that the memory will hold, judged by those that it does."""
+        most = self.budget_bytes if self.capacity is None else self.capacity
         if not len(self):
-            return self.budget_bytes
-        return int(len(self) * (self.budget_bytes - self.nbytes + self.store.nbytes) / self.store.nbytes)
+            return most
+        bytes_each = self.store.nbytes / len(self)
+        return min(most, int((self.budget_bytes - self.nbytes + self.store.nbytes) / bytes_each))
 
     def _put(self, buffer: Tensor, lengths: Tensor, y: Tensor) -> None:
         """Store rows that were accepted, and take out others until they fit."""
+        self._drawn = None
         self.store.budget_bytes = self.budget_bytes - (self.nbytes - self.store.nbytes)
         need = self.store.excess([], lengths)
+        count = 0 if self.capacity is None else max(0, len(self) + len(y) - self.capacity)
         # Rows that come together do not make room for each other, so they must be few beside those held.
-        if len(y) > 1 and need > self.store.nbytes // 2:
+        if len(y) > 1 and (need > self.store.nbytes // 2 or count > len(self) // 2):
             half = len(y) // 2
             cut = int(lengths[:half].sum())
             self._put(buffer[:cut], lengths[:half], y[:half])
             self._put(buffer[cut:], lengths[half:], y[half:])
             return
-        gone = self._evicted(need)
+        gone = self._evicted(need, count)
         while (over := self.store.excess(gone, lengths)) > 0:
             if len(gone) == len(self):
                 raise ValueError(
@@ -261,21 +280,21 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
                     f"{int(lengths.max())} bytes"
                 )
             need += over
-            gone = self._evicted(need)
+            gone = self._evicted(need, count)
         if self.write_policy == "class_balanced":
             for labels, change in ((self.labels_of(gone)[0], -1), (y, 1)):
                 for label in labels.tolist():
                     self._held[label] = self._held.get(label, 0) + change
         self.store.replace(gone, buffer, lengths)
 
-    def _evicted(self, need: int) -> Tensor:
-        """Numbers of rows whose going makes about so many bytes free."""
+    def _evicted(self, need: int, least: int) -> Tensor:
+        """Numbers of rows, at least so many, whose going makes about so many bytes free."""
         held = len(self)
-        if need <= 0 or not held:
+        if max(need, least) <= 0 or not held:
             return torch.zeros(0, dtype=torch.int64)
         if self.write_policy == "class_balanced":
-            return self._evicted_from_largest(need)
-        count = min(held, 8 + 2 * need * held // self.store.nbytes)
+            return self._evicted_from_largest(need, least)
+        count = min(held, max(least, 8 + 2 * need * held // self.store.nbytes if need > 0 else 0))
         while True:
             if self.write_policy == "ring":
                 rows = torch.arange(count)
@@ -283,20 +302,20 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
                 rows = distinct_integers(held, count, generator=self._generator)
             freed = self.store.costs(rows).cumsum(0)
             if int(freed[-1]) >= need or count == held:
-                return rows[: int((freed < need).sum()) + 1]
+                return rows[: max(least, int((freed < need).sum()) + (need > 0))]
             count = min(held, 2 * count)
 
-    def _evicted_from_largest(self, need: int) -> Tensor:
+    def _evicted_from_largest(self, need: int, least: int) -> Tensor:
         """Random rows, each of the class that has the most by then."""
         held, gone = dict(self._held), dict[int, int]()
         drawn = distinct_integers(len(self), min(len(self), 256), generator=self._generator)
-        while need > sum(gone.values()) and len(gone) < len(self):
+        while (need > sum(gone.values()) or len(gone) < least) and len(gone) < len(self):
             by_class: dict[int, list[tuple[int, int]]] = {}
             labels, costs = self.labels_of(drawn)[0].tolist(), self.store.costs(drawn).tolist()
             for row, label, cost in zip(drawn.tolist(), labels, costs, strict=True):
                 if row not in gone:
                     by_class.setdefault(label, []).append((row, cost))
-            while need > sum(gone.values()) and len(gone) < len(self):
+            while (need > sum(gone.values()) or len(gone) < least) and len(gone) < len(self):
                 largest = max(held, key=lambda label: (held[label], label))
                 if not by_class.get(largest):
                     break
@@ -325,7 +344,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         if store.excess([], ends) > 0:
             return  # the table would cost more than it saves
         store.replace([], records, ends)
-        self.__dict__["codec"], self.store = codec, store
+        self.__dict__["codec"], self.store, self._drawn = codec, store, None
 
     # ---------------------------------------------------------------- forget
 
@@ -364,7 +383,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         # A memory that has dropped a row does not count as one that holds all it was offered.
         rest = len(self) + (held < self.seen) if len(self) else 0
         self.seen = max(rest, round(self.seen * len(self) / held))
-        self._searched = None
+        self._searched = self._drawn = None
         return len(gone)
 
     # ---------------------------------------------------------------- read
@@ -376,11 +395,44 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     def sample(self, n: int) -> Recall:
         """``n`` different rows, every one as likely as the others; no more than the memory holds.
 
+        While nothing is stored in between, rows of up to 16 samples are decoded at once; what comes out does not
+        depend on it.
+
         :param n: rows wanted, >= 1.
         :raises ValueError: if ``n`` is not positive or the memory is empty.
         """
         check_draw(n, len(self))
-        return self.rows(distinct_integers(len(self), min(n, len(self)), generator=self._generator))
+        drawn = self._drawn
+        if drawn is None or not drawn.serves(n, self.device):
+            again = drawn is not None and not drawn.left and drawn.n == n
+            most = max(1, _DECODED // max(1, n * self.shape.numel() * self.dtype.itemsize))
+            count = min(2 * drawn.count if again and drawn is not None else 1, _SAMPLES, most)
+            # Later samples may be trained on, even if this one is drawn in inference mode.
+            with torch.inference_mode(False):
+                drawn = self._drawn = _Drawn(n, count, self._drawn_slots(n, count), self.rows)
+        return drawn.next(self._generator)
+
+    def prefetch(self, n: int) -> None:
+        """Begin to decode, on another thread, the rows that the next ``sample(n)`` will give.
+
+        It changes no result: the draw counts only once it is sampled. A row that is stored, or a sample of another
+        size, in between discards it, and what is saved is the state before it.
+
+        :param n: rows wanted, >= 1.
+        """
+        check.positive_integer("n", n)
+        if len(self) and (self._drawn is None or not self._drawn.serves(n, self.device)):
+            count = 1 if self._drawn is None else self._drawn.count
+            self._drawn = _Drawn(n, count, self._drawn_slots(n, 1), self.rows, ahead=True)
+
+    def _drawn_slots(self, n: int, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Slots of so many samples, and the generator's state after each; it is left as it was."""
+        before, found = self._generator.get_state(), []
+        for _ in range(count):
+            slots = distinct_integers(len(self), min(n, len(self)), generator=self._generator)
+            found.append((slots, self._generator.get_state()))
+        self._generator.set_state(before)
+        return found
 
     @torch.no_grad()
     def rows(self, slots: Tensor) -> Recall:
@@ -452,6 +504,9 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     # ---------------------------------------------------------------- state
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_drawn": None}
+
     def get_extra_state(self) -> dict[str, Any]:
         """All that the memory holds: rows, counts, what the codec has learned, the generator."""
         learned = self.codec.state_dict() if hasattr(self.codec, "state_dict") else {}
@@ -489,7 +544,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"state: expected a type of rows, got {state['dtype']!r}")
         self._generator.set_state(state["generator"].cpu())
-        self.__dict__["codec"], self.store, self._searched = codec, store, None
+        self.__dict__["codec"], self.store, self._searched, self._drawn = codec, store, None, None
         self.shape, self.dtype, self.seen = Size(state["shape"]), dtype, state["seen"]
         self._taken_since_fit, self._held_at_fit = state["fit"]
         self._held, self._offered = held, offered
@@ -514,6 +569,45 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.set_extra_state(state)
+
+
+class _Drawn:
+    """Samples that are decoded together, and given out one by one: each counts only once it is.
+
+    :param n: rows of a sample.
+    :param count: samples that were to be decoded together.
+    :param samples: slots of each, and the generator's state after its draw.
+    :param rows: gives the rows in some slots.
+    :param ahead: decode on another thread.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        count: int,
+        samples: list[tuple[Tensor, Tensor]],
+        rows: Callable[[Tensor], Recall],
+        *,
+        ahead: bool = False,
+    ) -> None:
+        self.n, self.count, self.left = n, count, samples
+        self._taken, slots = 0, torch.cat([slots for slots, _ in samples])
+        self._rows: Recall | Future[Recall] = in_background(lambda: rows(slots)) if ahead else rows(slots)
+
+    def serves(self, n: int, device: torch.device) -> bool:
+        """Whether there is a sample of so many rows on this device."""
+        known = isinstance(self._rows, Future) or self._rows.y.device == device
+        return bool(self.left) and self.n == n and known
+
+    def next(self, generator: torch.Generator) -> Recall:
+        """The next sample; the generator is from now on as after its draw."""
+        if isinstance(self._rows, Future):
+            self._rows = self._rows.result()
+        slots, after = self.left[0]
+        part = slice(self._taken, self._taken + len(slots))
+        self.left, self._taken = self.left[1:], part.stop
+        generator.set_state(after)
+        return Recall(*(column[part] for column in self._rows[:4]))
 
 
 def _with_headers(headers: Tensor, code: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,7 @@ class MixedMemory(AdaptsToExperiences, SavesToFolder):
         classes: int,
         shape: tuple[int, ...],
         codec: Any = "raw",
-        share: float = 0.7,
+        share: float = 0.75,
         experiences: int = 1,
         by: Literal["class", "experience"] = "class",
         embedding: nn.Module | None = None,
@@ -113,7 +113,7 @@ class MixedMemory(AdaptsToExperiences, SavesToFolder):
         for name, options in (("gaussians", gaussians), ("rows", rows)):
             check.instance(name, {} if options is None else options, Mapping, "arguments by name, or None")
         seed = check.seed(seed)
-        sizes = {"classes": classes, "experiences": experiences}
+        sizes: dict[str, Any] = {"classes": classes, "experiences": experiences}
         made: dict[str, Any] = {"by": by, "precision": precision, "deviations": 4, "seed": seed, **(gaussians or {})}
         room, width = int(share * nbytes), Size(shape).numel()
         if embedding is not None:
@@ -126,8 +126,6 @@ class MixedMemory(AdaptsToExperiences, SavesToFolder):
         answers = GaussianMemory.from_budget(room, shape=(width,), **sizes, **made)
         left = nbytes - answers.settled_nbytes(width=width, **sizes)
         kept = {"labels": "uint8" if classes <= 256 else "int16", "store_tasks": False, "seed": seed, **(rows or {})}
-        if getattr(codec, "variable", False):
-            return cls(CodedMemory.from_budget(left, codec=codec, **kept), answers)
         return cls(RandomMemory.from_budget(left, shape=shape, codec=codec, **sizes, **kept), answers)
 
     # ---------------------------------------------------------------- what it holds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,7 +21,7 @@ from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.codecs.codec import PARTS
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._forgetting import Where, to_forget
-from avalanche_memplugins.memories._labels import TYPES, LabelColumns, TargetParts, Targets, targets_in
+from avalanche_memplugins.memories._labels import TYPES, LabelColumns, TargetParts, Targets, rows_in, targets_in
 from avalanche_memplugins.memories._layout import (
     CODECS,
     LENGTHS,
@@ -37,11 +38,13 @@ from avalanche_memplugins.memories._prefetch import Ahead
 from avalanche_memplugins.memories._rows import WrittenSlots, check_draw, embed, one_row, rows_within
 from avalanche_memplugins.memories._saved import SavesToFolder, check_made_alike
 from avalanche_memplugins.memories._soundness import check_rows_sound
+from avalanche_memplugins.memories.coded_memory import CodedMemory
 from avalanche_memplugins.memories.policies import Offered, ReadPolicy, WritePolicy
 from avalanche_memplugins.memories.policies import given as policies
 from avalanche_memplugins.memories.recall import Recall, Summary, counts
 from avalanche_memplugins.memories.row_store import RowStore, to_device
 
+_OF_CODED = ("codec", "write_policy", "labels", "store_tasks", "seed")  # arguments that CodedMemory takes, too
 _NAMES = {"x": "codes", "y": "targets"}  # of their tensors in the store
 Group = Callable[[Any, Any], Tensor]
 Self = TypeVar("Self", bound="RandomMemory")
@@ -81,7 +84,9 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         a row. Such a memory goes on from a state of either.
     :param replacement: draw rows independently; otherwise each at most once a sample.
     :param codec: ``"raw"``, ``"float16"``, ``"uint8"``, ``"int8"``, ``"4bit"``, ``"2bit"``, ``"1bit"``, or a
-        :class:`~avalanche_memplugins.codecs.Codec` such as ``Uint8(mean=0.1307, std=0.3081)``; of a dict or tuple
+        :class:`~avalanche_memplugins.codecs.Codec` such as ``Uint8(mean=0.1307, std=0.3081)``. One of rows that differ
+        in length, such as ``ImageFile("webp")`` or ``EntropyCoded(Bits(1))``, makes it a :class:`CodedMemory`, with
+        labels of one byte and without task labels unless told otherwise. Of a dict or tuple
         this is for the floating-point tensors of x, and the others are stored as they are. Or a dict of such by the
         names of the tensors of x and y, as in ``{"pixels": "uint8", "y": "1bit"}``. There the names ``"1bit"`` to
         ``"uint8"``, ``"int8"``, ``"int16"`` and ``"int32"`` pack integers and bools without loss
@@ -128,6 +133,12 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
     _takes_structures = True
     policy = renamed_attribute("policy", "write_policy")
     read = renamed_attribute("read", "read_policy")
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A :class:`CodedMemory` if rows differ in length under the codec; ``__init__`` is not called for it."""
+        if cls is RandomMemory and getattr(kwargs.get("codec"), "variable", False):
+            return _coded(*args, **kwargs)
+        return super().__new__(cls)
 
     @renamed(POLICIES)
     def __init__(
@@ -196,7 +207,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         cls,
         nbytes: int | str,
         *,
-        shape: Any,
+        shape: Any = None,
         dtype: Any = torch.float32,
         classes: int = 0,
         experiences: int = 0,
@@ -208,7 +219,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
         :param nbytes: the budget in bytes, a number or as in ``"2MB"``, all that holds the stream counted:
             rows, labels, the policies' state.
-        :param shape: of one row of x, the longest where they differ; or a dict or tuple of shapes.
+        :param shape: of one row of x, the longest where they differ; or a dict or tuple of shapes. Not needed with a
+            codec of rows that differ in length, which gives a :class:`CodedMemory`.
         :param dtype: of x; or a dict or tuple of types.
         :param classes: how many are expected: the width of the logits, needed if they are stored or a policy keeps
             something as wide. A policy by class has room for 16 from the start; more of them take more bytes, which
@@ -224,6 +236,9 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         131
         """
         nbytes = parse_bytes(nbytes, "nbytes")
+        if cls is RandomMemory and getattr(kwargs.get("codec"), "variable", False):
+            coded: RandomMemory = _coded(budget_bytes=nbytes, **kwargs)
+            return coded
         if _is_plain(shape) and _is_plain(target_shape):
             x, y = one_row(shape, dtype, target_shape, target_dtype)
         else:
@@ -268,9 +283,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         labels, columns = self._labelled(x, y, 0, 0, rows, group)
         parts, content, key = self._laid_out(x, y, columns)
         values = self._values(parts, content, y, key, logits)
-        if columns.names:
-            values["labels"] = columns.stack(labels, first_leaf(content))
-        self._allocate(parts, values)
+        self._allocate(parts, values, columns)
         groups = columns.groups(self.write_policy.grouping, labels, rows)
         if needs := policies.needs_of(self.write_policy):
             offered = self._offered(needs, x, y, key, logits, torch.zeros(rows))
@@ -331,7 +344,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         """Bytes needed besides, whatever the stream: the codec's and the embedding's."""
         network = self.embedding
         embedding = 0 if network is None else sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-        return self.codec.nbytes_fixed + embedding
+        return int(self.codec.nbytes_fixed) + embedding
 
     def summary(self) -> Summary:
         """What the memory holds by class or group (if it does), task and experience; ``str()`` of it is a table."""
@@ -369,6 +382,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         origin: Tensor | int | None = None,
         logits: Tensor | None = None,
         loss: Tensor | None = None,
+        checked: bool = False,
     ) -> None:
         """Offer a batch to the memory; the write policy decides which rows stay.
 
@@ -385,6 +399,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         :param logits: outputs ``(B, classes)`` or ``(B, classes, ...)``, to be given if and only if :attr:`needs` names
             them. If stored ones grow wider during the stream, earlier rows are filled up with zeros.
         :param loss: ``(B,)``, finite; to be given if :attr:`needs` names it, and otherwise not looked at.
+        :param checked: x is known to be finite, and classes, task labels and origins to lie from 0 to 2**31 - 1, so
+            that they need not be looked at again; with ``validate="always"`` they are all the same.
         :raises TypeError: if an argument is of a wrong kind.
         :raises ValueError: if shapes, types or values do not fit, naming the argument; if one is missing that the write
             policy needs; or if a policy goes by class and there are none.
@@ -396,15 +412,21 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             policies.check_outputs(self.write_policy, self.store_logits, logits, loss, batch)
         if batch == 0:
             return
+        if self._keeps_as_is(x, y, checked):
+            self._keep_as_is(batch, labels, columns, x, y, lambda take: rows_in(x, take))
+            return
         parts, content, key = self._laid_out(x, y, columns)
         values = self._values(parts, content, y, key, logits)
         coded = [leaf for layout in parts.values() for leaf in layout.leaves if leaf.codec is not None]
         codes: dict[str, Tensor | None] = {}
         encoders = {leaf.name: leaf.codec.encode for leaf in coded if leaf.codec is not None}
         looks = self._looks_at(x)
+        known = checked and self.validate != "always"
         if looks:
-            _check_finite(x)
-            columns.check_values(labels)
+            if not known:
+                _check_finite(x)
+            if not known or not columns.take_all:
+                columns.check_values(labels)
             if logits is not None:
                 check.finite("logits", values.get("logits", logits))  # in the type that they are kept in
             if key is not None:
@@ -416,35 +438,149 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         else:
             columns.guard(labels)
         offered = self._offered(needs, x, y, key, logits, loss) if needs else None
-        here = first_leaf(content)
-        if columns.names:
-            values["labels"] = columns.stack(labels, here)
-        if self._ahead is not None:
-            self._ahead = None
+
+        def stored(take: slice | Tensor) -> dict[str, Tensor]:
+            some = {}
+            for name, value in values.items():
+                code = codes.get(name)
+                some[name] = rows_in(value if code is None else code, take)
+                if code is None and name in encoders:
+                    some[name] = encoders[name](some[name])
+            return some
+
+        device = first_leaf(content).device
+        self._keep(batch, labels, columns, offered, device, lambda: self._allocate(parts, values, columns), stored)
+
+    @torch.no_grad()
+    def write_from(
+        self,
+        source: Tensor,
+        rows: Tensor,
+        y: Any,
+        t: Tensor | int = 0,
+        *,
+        batch_size: int,
+        origin: Tensor | int | None = None,
+        checked: bool = False,
+    ) -> None:
+        """Write ``source[rows]`` in batches, as :meth:`write` would one after the other.
+
+        If rows are kept as they are (the codec ``"raw"``, no embedding, no logits), only those are copied that stay.
+
+        :param source: ``(N, *shape)``.
+        :param rows: int64 ``(n,)``, on the source's device.
+        :param y: as for :meth:`write`, for all rows, in one tensor; so are ``t``, ``origin`` and ``checked``.
+        :param batch_size: rows of a batch, >= 1.
+        :raises TypeError: as :meth:`write`.
+        :raises ValueError: as :meth:`write`; earlier batches are written then.
+
+        >>> memory = RandomMemory(100)
+        >>> memory.write_from(torch.eye(8), torch.tensor([3, 5, 7]), torch.tensor([0, 1, 1]), batch_size=2)
+        >>> len(memory)
+        3
+        """
+        check.positive_integer("batch_size", batch_size)
+        check.rows_of(source)
+        check.tensor("y", y)
+        begin, end = 0, len(check.tensor("rows", rows))
+        while begin < end:
+            size, quick = batch_size, self._keeps_as_is(source, y, checked)
+            if quick and self.read_policy.grouping is None:
+                size = policies.rows_at_once(self.write_policy, self.seen, end - begin, batch_size)
+            some = slice(begin, min(begin + size, end))
+            begin = some.stop
+            given = (y, t, t if origin is None else origin)
+            labels = [value[some] if isinstance(value, Tensor) else value for value in given]
+            if quick:
+                self._write_as_is(source, rows[some], labels)
+            else:
+                self.write(source.index_select(0, rows[some]), *labels[:2], origin=labels[2], checked=checked)
+
+    def _write_as_is(self, source: Tensor, picked: Tensor, given: list[Any]) -> None:
+        labels, columns = self._labelled(source, given[0], given[1], given[2], len(picked))
+
+        def stored(take: slice | Tensor) -> Tensor:
+            return source.index_select(0, rows_in(picked, take))
+
+        self._keep_as_is(len(picked), labels, columns, source, given[0], stored)
+
+    def _keeps_as_is(self, x: Any, y: Any, checked: bool) -> bool:
+        """Whether rows and classes can be stored without a look at them, or anything worked out from them."""
+        if type(self.codec) is not codecs.Raw or self.pad or self.embedding is not None or self.group is not None:
+            return False
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor) or self.needs:
+            return False
+        looks = self._looks_at(x) and (not checked or self.validate == "always" or not self._columns.take_all)
+        return not looks and y.ndim == 1 and not y.is_floating_point() and y.dtype != torch.bool
+
+    def _keep_as_is(
+        self,
+        batch: int,
+        labels: Mapping[str, Any],
+        columns: LabelColumns,
+        x: Tensor,
+        y: Tensor,
+        stored: Callable[[slice | Tensor], Tensor],
+    ) -> None:
+        """:meth:`_keep` rows of one tensor x as they are."""
+        parts, _, _ = self._laid_out(x, y, columns)
+        columns.guard(labels)
+
+        def make_room() -> None:
+            if not self.seen:
+                self._allocate(parts, {_NAMES["x"]: x}, columns)
+
+        self._keep(batch, labels, columns, None, x.device, make_room, lambda take: {_NAMES["x"]: stored(take)})
+
+    def _keep(
+        self,
+        batch: int,
+        labels: Mapping[str, Any],
+        columns: LabelColumns,
+        offered: Offered | None,
+        device: torch.device,
+        make_room: Callable[[], None],
+        stored: Callable[[slice | Tensor], dict[str, Tensor]],
+    ) -> None:
+        """Let the write policy place a batch, and store what it keeps.
+
+        :param device: where the rows are.
+        :param stored: what is stored of some rows, by the name that it has in the store; labels come later.
+        """
+        self._ahead = None
         placements = policies.placements(
             self.write_policy,
             (self.seen, batch, self.capacity),
             columns.groups(self.write_policy.grouping, labels, batch),
             self._generator,
             offered,
-            lambda: self._allocate(parts, values),
+            make_room,
         )
         if columns is not self._columns:
             self._columns = columns
         read_groups = columns.groups(self.read_policy.grouping, labels, batch)
         for rows, slots in placements:
-            take = rows if isinstance(rows, slice) else to_device(rows, here.device)
-            for name, value in values.items():
-                if (code := codes.get(name)) is not None:
-                    self.store.put(name, slots, code[take])
-                elif name in encoders:
-                    self.store.put(name, slots, encoders[name](value[take]))
-                else:
-                    self.store.put(name, slots, value[take])
+            take, places = self._at_hand(rows, slots, device)
+            for name, part in stored(take).items():
+                self.store.put(name, places, part)
+            if columns.names:
+                count = rows.stop - rows.start if isinstance(rows, slice) else rows.shape[0]
+                self.store.put("labels", places, columns.stack_some(labels, take, count, device))
             self._written.add(slots)
             if read_groups is not None:
                 self.read_policy.assign(_integers(slots), [read_groups[row] for row in _integers(rows)])
         self.seen += batch
+
+    def _at_hand(
+        self, rows: slice | Tensor, slots: slice | Tensor, device: torch.device
+    ) -> tuple[slice | Tensor, slice | Tensor]:
+        """Rows of a batch where they are looked up, and slots where they are put, in one copy if both are elsewhere."""
+        if isinstance(rows, slice) or isinstance(slots, slice):
+            return rows if isinstance(rows, slice) else to_device(rows, device), slots
+        if device.type != "cuda" or self.store.storage != "device" or self.store.device != device:
+            return to_device(rows, device), slots
+        both = to_device(torch.stack([rows, slots]), device)
+        return both[0], both[1]
 
     @torch.no_grad()
     def check_rows(self, x: Any, y: Any = None, t: Tensor | int = 0) -> None:
@@ -577,7 +713,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         found = (x if key is None else key) if "x" in needs else None
         return Offered(**{name: known[name] for name in needs}, key=found, held=self.rows)
 
-    def _allocate(self, parts: dict[str, Layout], values: dict[str, Tensor]) -> None:
+    def _allocate(self, parts: dict[str, Layout], values: dict[str, Tensor], columns: LabelColumns) -> None:
         leaves = {leaf.name: leaf for layout in parts.values() for leaf in layout.leaves}
         new: dict[str, tuple[Size, torch.dtype]] = {}
         for name, value in values.items():
@@ -587,6 +723,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
                 if not grows or self.store[name].shape[1] == value.shape[1]:
                     continue
             new[name] = (value.shape[1:], value.dtype) if leaf is None else leaf.stored
+        if columns.names and "labels" not in self.store:
+            new["labels"] = (Size((len(columns.names),)), columns.dtype)
         if new:
             self.store.allocate_all(new, first=not self.seen)
         if not self.seen or self.pad:
@@ -665,10 +803,12 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
     # ---------------------------------------------------------------- read
 
-    def sample(self, n: int) -> Recall:
+    def sample(self, n: int, *, into: Tensor | None = None) -> Recall:
         """``n`` rows drawn by the read policy; without replacement, no more than the memory holds.
 
         :param n: rows wanted, >= 1.
+        :param into: ``(n, *shape)``, of the rows' type: x is put here, as far as there are rows, if that saves a copy:
+            with the codec ``"raw"``, on the device where the rows are held.
         :raises ValueError: if ``n`` is not positive or the memory is empty.
         """
         check_draw(n, self._written.count)
@@ -678,6 +818,8 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
             if ahead.n == n and ahead.device == self.device:
                 return self._decoded(ahead.use(self.read_policy, self._generator))
         slots = policies.chosen_slots(self.read_policy, n, self._written, self._generator)
+        if into is not None and type(self.codec) is codecs.Raw and not self.pad:
+            return self._decoded(self.store.gather(slots, {_NAMES["x"]: into}))
         return self._decoded(self.store.gather(slots))
 
     def read_in_passes(self) -> None:
@@ -738,10 +880,10 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         )
         return self._labels_in({name: self.store.get(name, slots) for name in names if name in self.store})
 
-    @torch.no_grad()
     def _decoded(self, held: dict[str, Tensor]) -> Recall:
-        y, t, origin = self._labels_in(held)
-        x = self._layouts["x"].build(held, self._lengths_in(held))
+        with torch.no_grad():
+            y, t, origin = self._labels_in(held)
+            x = self._layouts["x"].build(held, self._lengths_in(held))
         key = held.get("keys", None if self.embedding is None else x)
         return Recall(x, y, t, origin, held.get("logits"), key)
 
@@ -899,3 +1041,21 @@ def _is_plain(shape: Any) -> bool:
 
 def _integers(index: slice | Tensor) -> list[int]:
     return list(range(index.start, index.stop)) if isinstance(index, slice) else index.tolist()
+
+
+def _coded(capacity: int | None = None, *, budget_bytes: int | None = None, **kwargs: Any) -> Any:
+    """A memory of rows that differ in length, by the arguments of :class:`RandomMemory`.
+
+    :raises ValueError: for an argument that it has nothing for.
+    """
+    known = inspect.signature(RandomMemory.__init__).parameters
+    for name, value in kwargs.items():
+        if name in known and name not in _OF_CODED and not (name == "read_policy" and value == "uniform"):
+            usual = known[name].default
+            if value is not usual and value != usual:
+                raise ValueError(
+                    f"{name}: expected {usual!r} beside {kwargs['codec']!r}, whose rows differ in length, got "
+                    f"{check.show(value)}"
+                )
+    given = {name: value for name, value in kwargs.items() if name in _OF_CODED or name not in known}
+    return CodedMemory(budget_bytes, capacity=capacity, **given)

@@ -290,9 +290,13 @@ class RowStore(nn.Module):
         rows = buffer.index_select(0, to_device(slots, buffer.device))
         return rows if buffer.device == self.device else to_device(rows, self.device)
 
-    def gather(self, slots: Tensor) -> dict[str, Tensor]:
-        """Rows in ``slots`` of every tensor, as :meth:`get` gives them."""
-        self._settle()
+    def gather(self, slots: Tensor, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Rows in ``slots`` of every tensor, as :meth:`get` gives them.
+
+        :param into: by name, where rows may come to lie, if they are of its kind.
+        """
+        if self._arriving:
+            self._settle()
         found: dict[str, Tensor] = {}
         here, index = None, slots
         for name, buffer in self._buffers.items():
@@ -301,6 +305,11 @@ class RowStore(nn.Module):
                     here, index = buffer.device, to_device(slots, buffer.device)
                 if name in self._files:
                     read_ahead(self._files[name], buffer.nbytes // self.capacity, slots)
+                place = into.get(name) if into else None
+                if place is not None and _is_room_for(place, slots.shape[0], buffer):
+                    place = place[: slots.shape[0]]
+                    found[name] = torch.index_select(buffer, 0, index, out=place)
+                    continue
                 rows = buffer.index_select(0, index)
                 found[name] = rows if here == self.device else to_device(rows, self.device)
         return found
@@ -402,6 +411,16 @@ def _place(storage: str | Path) -> str | Path:
                 f"{'./' + storage!r}"
             )
     return Path(storage)
+
+
+def _is_room_for(place: Tensor, rows: int, buffer: Tensor) -> bool:
+    return (
+        place.shape[1:] == buffer.shape[1:]
+        and place.shape[0] >= rows
+        and place.dtype == buffer.dtype
+        and place.device == buffer.device
+        and place.is_contiguous()
+    )
 
 
 def _put(buffer: Tensor, slots: slice | Tensor, rows: Tensor) -> None:

@@ -24,22 +24,22 @@ class MemoryMetric(GenericPluginMetric):  # type: ignore[misc]
     :param reset_at: as Avalanche has it; None: when it is emitted.
     """
 
-    name = ""
-    nothing = ""
+    _name = ""
+    _nothing = ""
 
     def __init__(self, metric: Any, emit_at: EmitAt, *, reset_at: str | None = None) -> None:
         check.choice("emit_at", emit_at, tuple(_SUFFIX))
         super().__init__(metric, reset_at=reset_at or emit_at, emit_at=emit_at, mode="train")
         self._warned = False
 
-    def warn_once(self) -> None:
+    def _warn_once(self) -> None:
         """Say that there is nothing to report."""
         if not self._warned:
-            warnings.warn(self.nothing, stacklevel=2)
+            warnings.warn(self._nothing, stacklevel=2)
             self._warned = True
 
     def __str__(self) -> str:
-        return f"{self.name}_{_SUFFIX[self._emit_at]}"
+        return f"{self._name}_{_SUFFIX[self._emit_at]}"
 
 
 class ReplayMetric(MemoryMetric):
@@ -48,19 +48,19 @@ class ReplayMetric(MemoryMetric):
     @torch.no_grad()
     def update(self, strategy: Any) -> None:
         """Count what the plugins replayed in this iteration."""
-        replaying = [plugin for plugin in strategy.plugins if self.concerns(plugin)]
+        replaying = [plugin for plugin in strategy.plugins if self._concerns(plugin)]
         for plugin in replaying:
             if getattr(plugin, "last_replay", None) is not None:
-                self.count(plugin, plugin.last_replay)
+                self._count(plugin, plugin.last_replay)
         if not replaying:
-            self.warn_once()
+            self._warn_once()
 
-    def concerns(self, plugin: Any) -> bool:
+    def _concerns(self, plugin: Any) -> bool:
         """Whether there may be something to count."""
         return hasattr(plugin, "last_replay")
 
     @abstractmethod
-    def count(self, plugin: Any, replay: Any) -> None:
+    def _count(self, plugin: Any, replay: Any) -> None:
         """Take a plugin's replayed rows into the mean."""
 
     def _package_result(self, strategy: Any) -> list[Any]:

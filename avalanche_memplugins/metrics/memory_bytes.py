@@ -34,8 +34,8 @@ class MemoryBytes(MemoryMetric):
     27200
     """
 
-    name, _what = "MemoryBytes", "nbytes"
-    nothing = "no plugin of the strategy has a memory with nbytes: no bytes to report"
+    _name, _what = "MemoryBytes", "nbytes"
+    _nothing = "no plugin of the strategy has a memory with nbytes: no bytes to report"
 
     def __init__(self, emit_at: EmitAt = "experience") -> None:
         super().__init__(None, emit_at, reset_at="never")
@@ -44,7 +44,7 @@ class MemoryBytes(MemoryMetric):
     def _package_result(self, strategy: Any) -> list[Any]:
         memories = memories_of(strategy)
         if not memories:
-            self.warn_once()
+            self._warn_once()
             return []
         self._bytes = sum(int(getattr(holder, self._what, 0)) for holder in [*memories, *self._others(strategy)])
         return list(super()._package_result(strategy))
@@ -82,7 +82,7 @@ class MemoryFixedBytes(MemoryBytes):
     0
     """
 
-    name, _what = "MemoryFixedBytes", "nbytes_fixed"
+    _name, _what = "MemoryFixedBytes", "nbytes_fixed"
 
     def _others(self, strategy: Any) -> list[Any]:
         return list(strategy.plugins)

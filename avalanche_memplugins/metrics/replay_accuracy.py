@@ -37,12 +37,12 @@ class ReplayAccuracy(ReplayMetric):
     True
     """
 
-    name = "Top1_ReplayAcc"
-    nothing = "no plugin of the strategy replays from a memory: no replay accuracy to report"
+    _name = "Top1_ReplayAcc"
+    _nothing = "no plugin of the strategy replays from a memory: no replay accuracy to report"
 
     def __init__(self, emit_at: EmitAt = "experience") -> None:
         super().__init__(Hits(), emit_at)
 
-    def count(self, plugin: Any, replay: Any) -> None:
+    def _count(self, plugin: Any, replay: Any) -> None:
         """Hits of the model's outputs."""
         self._metric.update(replay.output, replay.y)

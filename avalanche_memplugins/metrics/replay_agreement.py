@@ -49,8 +49,8 @@ class ReplayAgreement(ReplayMetric):
     True
     """
 
-    name = "ReplayAgreement"
-    nothing = "no plugin of the strategy replays from a memory: nothing to agree with"
+    _name = "ReplayAgreement"
+    _nothing = "no plugin of the strategy replays from a memory: nothing to agree with"
 
     def __init__(self, judge: Judge | None = None, *, emit_at: EmitAt = "experience") -> None:
         if judge is not None and not callable(judge):
@@ -58,7 +58,7 @@ class ReplayAgreement(ReplayMetric):
         super().__init__(Hits(), emit_at)
         self.judge = judge
 
-    def count(self, plugin: Any, replay: Any) -> None:
+    def _count(self, plugin: Any, replay: Any) -> None:
         """Hits of the judge's outputs."""
         output = replay.output if self.judge is None else _judged(self.judge, replay)
         self._metric.update(output, getattr(replay, "label", replay.y))

@@ -45,18 +45,18 @@ class ReplayBound(ReplayMetric):
     True
     """
 
-    name = "ReplayBound"
-    nothing = "no memory of the strategy, and no codec, has a bound to report"
+    _name = "ReplayBound"
+    _nothing = "no memory of the strategy, and no codec, has a bound to report"
 
     def __init__(self, emit_at: EmitAt = "experience") -> None:
         super().__init__(RowMean(), emit_at)
         self._draws = 0
 
-    def concerns(self, plugin: Any) -> bool:
+    def _concerns(self, plugin: Any) -> bool:
         """Whether the plugin's memory has a bound."""
         return _bound_of(getattr(plugin, "memory", None)) is not None
 
-    def count(self, plugin: Any, replay: Any) -> None:
+    def _count(self, plugin: Any, replay: Any) -> None:
         """Bounds of the rows."""
         bound = _bound_of(plugin.memory)
         self._draws += 1

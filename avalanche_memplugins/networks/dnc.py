@@ -173,4 +173,5 @@ class DNC(nn.Module):
             return content
         # Content first: 99.5 % of the mixture before anything is learned.
         backward, direct, forward = (modes + modes.new_tensor([-3.0, 3.0, -3.0])).softmax(-1).split(1, -1)
-        return backward * (last @ links) + direct * content + forward * (last @ links.mT)
+        mixed: Tensor = backward * (last @ links) + direct * content + forward * (last @ links.mT)
+        return mixed

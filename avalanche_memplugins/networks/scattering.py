@@ -126,9 +126,9 @@ class Scattering(nn.Module):
     def _principal(self) -> Tensor:
         """The principal directions of vectors of drawings, the widest first, ``(width, numbers)``."""
         generator = torch.Generator().manual_seed(self.seed)
-        side = self.shape[1:]
-        images = torch.cat([draw(_DRAWN, self.shape[0], *side, generator) for draw in (_curves, _shapes)])
-        vectors = torch.cat([self._vectors(part) for part in images.split(_ROWS)]).double()
+        channels, height, width = self.shape
+        images = torch.cat([draw(_DRAWN, channels, height, width, generator) for draw in (_curves, _shapes)])
+        vectors = torch.cat([self._vectors(part) for part in torch.split(images, _ROWS)]).double()
         values, directions = torch.linalg.eigh(torch.cov(vectors.T).view(self.width, self.width))
         widest = directions[:, values.argsort(descending=True)[: self.numbers]]
         largest = widest.gather(0, widest.abs().argmax(0, keepdim=True))
@@ -169,13 +169,15 @@ def _curves(count: int, channels: int, height: int, width: int, generator: torch
         ends = 0.14 + 0.72 * torch.rand(count, 3, 1, 2, generator=generator)
         path = ((1 - t) ** 2 * ends[:, 0] + 2 * t * (1 - t) * ends[:, 1] + t**2 * ends[:, 2]) - 0.5
         pen = scale * (1.1 + 1.2 * torch.rand(count, 1, 1, generator=generator))
-        shade = 0.3 + 0.7 * torch.rand(count, channels, 1, 1, generator=generator) if channels > 1 else 1.0
-        for part in torch.arange(count).split(_ROWS):  # each point of a curve from each pixel
+        shade = torch.ones(count, channels, 1, 1)
+        if channels > 1:
+            shade = 0.3 + 0.7 * torch.rand(count, channels, 1, 1, generator=generator)
+        for part in torch.split(torch.arange(count), _ROWS):  # each point of a curve from each pixel
             line = path[part] * torch.tensor([height, width])
             down, along = y[..., None] - line[:, None, None, :, 0], x[..., None] - line[:, None, None, :, 1]
             gap = (down.square() + along.square()).amin(-1)
             drawn = torch.sigmoid(2 * (pen[part] - gap.sqrt()) / scale) * (curves[part] > number)[:, None, None]
-            ink[part] = torch.maximum(ink[part], drawn[:, None] * (shade if channels == 1 else shade[part]))
+            ink[part] = torch.maximum(ink[part], drawn[:, None] * shade[part])
     return ink
 
 

@@ -24,6 +24,7 @@ from avalanche_memplugins._structure import first_leaf
 from avalanche_memplugins.plugins._fast import fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._materialise.known import flatten
+from avalanche_memplugins.plugins._materialise.loader import TensorLoader
 from avalanche_memplugins.plugins._materialise.resolve import Source, Unsupported, resolve
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
@@ -50,7 +51,7 @@ def comes_in_pieces(strategy: Any) -> bool:
     if hasattr(strategy.experience, "access_task_boundaries"):
         return True
     rows = sum(len(dataset) for _, dataset in parts_of(strategy))
-    return rows <= strategy.train_mb_size and strategy.train_epochs == 1
+    return bool(rows <= strategy.train_mb_size and strategy.train_epochs == 1)
 
 
 def has_task_labels(strategy: Any) -> bool:
@@ -126,6 +127,10 @@ class Batches:
             if isinstance(plugin, TensorLoaderPlugin):
                 loader = plugin.serve(loader, self.device, generator=generator)
         self._loader = loader
+
+    def stored(self) -> tuple[Tensor, Tensor, list[Tensor], bool] | None:
+        """All rows as they lie in a tensor, if they do; see :meth:`TensorLoader.stored`."""
+        return self._loader.stored() if isinstance(self._loader, TensorLoader) else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in self._loader:

@@ -12,10 +12,11 @@ import torch
 from avalanche.distributed.distributed_helper import DistributedHelper
 from avalanche.training.templates.base_sgd import BaseSGDTemplate
 from avalanche.training.templates.update_type.sgd_update import SGDUpdate
+from torch import Tensor
 
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
 from avalanche_memplugins.plugins._materialise.cache import TensorCache
-from avalanche_memplugins.plugins._materialise.loader import TensorLoader, TorchOrder
+from avalanche_memplugins.plugins._materialise.loader import Given, TensorLoader, TorchOrder
 from avalanche_memplugins.plugins._materialise.resolve import Unsupported
 from avalanche_memplugins.plugins.lean import Dispatch, LeanStepPlugin, eval_epoch, train_epoch
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin, recipe_of
@@ -42,6 +43,7 @@ class FastPath:
         self.on = on
         self._cache = TensorCache(MAX_BYTES, vectorised=True, looks=True)
         self._dispatches: dict[str, Dispatch] = {}
+        self._training_loader: TensorLoader | None = None
         self._told: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -88,13 +90,22 @@ class FastPath:
     def _serving(self, strategy: Any, phase: str) -> Iterator[None]:
         found = strategy.dataloader
         served = strategy.dataloader = self.serve(strategy, found, phase)
+        if phase == "training" and isinstance(served, TensorLoader):
+            self._training_loader = served
         try:
             yield
         finally:
+            if phase == "training":
+                self._training_loader = None
             # Another plugin may have put its own there.
             if strategy.dataloader is served:
                 strategy.dataloader = found
             self._cache.drop_changeable()
+
+    def given(self, batch: list[Tensor]) -> Given | None:
+        """What is known of the batch that is trained on, if it is one that was served."""
+        given = None if self._training_loader is None else self._training_loader.given
+        return given if given is not None and given.is_batch(batch) else None
 
     def serve(self, strategy: Any, loader: Any, phase: str) -> Any:
         """A loader of the same batches in the same order, drawn in the same way; or ``loader`` itself.
@@ -128,6 +139,7 @@ class FastPath:
             drop_last=recipe.drop_last,
             main=recipe.main,
             oversample=recipe.oversample,
+            room=pin,
         )
 
     def _tell(self, note: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from avalanche_memplugins._batch import Keys, joined_column, rows_of_batch, some_rows
 from avalanche_memplugins._structure import rows_in
 from avalanche_memplugins.memories import Recall
+from avalanche_memplugins.plugins._materialise.loader import Given
 from avalanche_memplugins.plugins._outputs import parted, rows_of
 
 
@@ -23,6 +24,7 @@ class Step:
 
     :param source: the strategy's batch when the iteration began.
     :param repeats: the same batch was trained on before, in a loop that takes it several times.
+    :param given: what is known of the stream's batch, if it is the loader's own.
     :param wanted: rows asked of the memory.
     :param recall: what is replayed, as the model gets it; None: nothing is.
     :param label: the memory's own labels of these rows.
@@ -43,6 +45,7 @@ class Step:
 
     source: object = None
     repeats: bool = False
+    given: Given | None = None
     wanted: int = 0
     recall: Recall | None = None
     label: Tensor | None = None
@@ -59,6 +62,7 @@ class Step:
     loss: Tensor | None = None
     stream_loss: Tensor | None = None
     last: tuple[Tensor, Tensor | None] | None = None
+    _room_taken: bool = False
     _found: Any = None  # the strategy's batch before anything was done to it
     _cut: Any = None  # the batch without the rows that replayed ones take the place of
     _joint: Any = None  # the batch of all rows
@@ -99,12 +103,31 @@ class Step:
         if recall is None:
             return batch
         stream = batch if self.keys is None else self.keys.columns(batch)
-        first = stream[0] if x is None else joined_column("x", [stream[0], x], memory)
+        first = stream[0] if x is None else self._joined(stream[0], x, memory)
         joint = [first, joined_column("y", [stream[1], recall.y], memory)]
         if len(stream) > 2:
             joint.append(torch.cat([stream[2], recall.t]))
         self._joint = joint if self.keys is None else self.keys.batch(joint)
         return self._joint
+
+    def take_room(self) -> Tensor | None:
+        """Where x of the replayed rows may come to lie, to be behind the stream's without a copy; given once."""
+        given, self._room_taken = None if self._room_taken else self.given, True
+        if given is None or given.whole is None:
+            return None
+        rows = self.stream[0].shape[0]
+        if rows + self.wanted > given.whole.shape[0]:
+            return None
+        # Whoever has put x through a model must not find it changed when gradients are worked out.
+        return given.whole.data[rows : rows + self.wanted]
+
+    def _joined(self, first: Any, x: Any, memory: object) -> Any:
+        whole = None if self.given is None or not self.given.is_x(first) else self.given.whole
+        if whole is not None:
+            total = first.shape[0] + x.shape[0]
+            if total <= whole.shape[0] and x.data_ptr() == whole.data_ptr() + first.nbytes:
+                return whole if total == whole.shape[0] else whole[:total]
+        return joined_column("x", [first, x], memory)
 
     def part(self, strategy: Any, output: Any) -> Any:
         """The stream's part of the output of all rows; keeps the rest, also of what the model keeps as attributes.
@@ -116,7 +139,7 @@ class Step:
             self._given, self.output = parted(output, self.rows, self.replayed)
             total = self.rows + self.replayed
             for name, value in vars(strategy.model).items():
-                if isinstance(value, Tensor) and value.ndim and len(value) == total:
+                if isinstance(value, Tensor) and value.ndim and value.shape[0] == total:
                     self._kept[name] = (value, *parted(value, self.rows, self.replayed))
                     setattr(strategy.model, name, self._kept[name][1])
         else:

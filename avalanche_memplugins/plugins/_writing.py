@@ -18,6 +18,7 @@ from avalanche_memplugins._batch import Keys
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins._random import frozen_generators, isolated
 from avalanche_memplugins._structure import rows_in
+from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._experience import (
     Batches,
@@ -30,6 +31,7 @@ from avalanche_memplugins.plugins._experience import (
     through_the_model,
 )
 from avalanche_memplugins.plugins._latent import LatentTap
+from avalanche_memplugins.plugins._materialise.resolve import values_in
 from avalanche_memplugins.plugins._outputs import main_output, rows_of
 from avalanche_memplugins.plugins._strategy import row_losses
 from avalanche_memplugins.rehearsal import Rehearsal
@@ -77,6 +79,9 @@ class Writing:
         self.when: When = self.asked
         self.origin: Origin = check.choice("origin", origin, ("experience", "task_label"))
         self.needs = _needs_of(memory)
+        kind = type(memory)
+        self._writes_from = isinstance(memory, RandomMemory) and kind.write is RandomMemory.write
+        self._may_be_checked = "checked" in inspect.signature(getattr(memory, "write", len)).parameters
         if self.learns and self.when == "iteration":
             raise ValueError(
                 f"write_at: {type(memory).__name__} learns from whole experiences, expected 'experience' or "
@@ -99,6 +104,11 @@ class Writing:
 
     def __repr__(self) -> str:
         return repr(self.when) if self.when == self.asked else f"{self.when!r} (auto)"
+
+    @property
+    def waits(self) -> bool:
+        """Whether ``"auto"`` has decided to write at the end of the running experience."""
+        return self.asked == "auto" and self.when == "experience"
 
     def take(self, asked: When, when: When) -> None:
         """Go on as a saved plugin; what this one was asked for stays, if that is more than ``"auto"``."""
@@ -204,16 +214,17 @@ class Writing:
             return False
         return self.rehearsal.is_due()
 
-    def write(self, x: Tensor, labels: list[Tensor], number: int, output: Any = None) -> None:
+    def write(self, x: Tensor, labels: list[Tensor], number: int, output: Any = None, *, sound: bool = False) -> None:
         """Offer rows to the memory.
 
         :param x: ``(B, *shape)``.
         :param labels: ``[y]`` or ``[y, t]``, each ``(B,)``.
         :param number: of their experience.
         :param output: the model's, for these rows; None if the memory needs none.
+        :param sound: rows and labels have been looked at.
         """
         y, t = labels[0], labels[1] if len(labels) > 1 else 0
-        extras: dict[str, Tensor] = {}
+        extras: dict[str, Any] = {"checked": True} if sound and self._may_be_checked else {}
         if self.needs:
             logits = main_output(output).detach().float()
             if "logits" in self.needs:
@@ -255,6 +266,9 @@ class Writing:
                 return
             for number, dataset in parts_of(strategy):
                 batches = Batches(strategy, dataset, strategy.eval_mb_size, None, self.keys)
+                if self._writes_from and not self.after_forward and (stored := batches.stored()) is not None:
+                    self._write_from(*stored, number, strategy.eval_mb_size)
+                    continue
                 passed: Iterable[Rows] = (Rows(*batch) for batch in batches)
                 if self.after_forward:
                     passed = through_the_model(strategy, batches, self.tap)
@@ -263,6 +277,14 @@ class Writing:
         except ValueError as error:
             self._tell_if_diverged(strategy, error)
             raise
+
+    def _write_from(
+        self, source: Tensor, rows: Tensor, labels: list[Tensor], sound: bool, number: int, batch_size: int
+    ) -> None:
+        y, t = labels[0], labels[-1] if len(labels) > 1 else 0
+        origin = t if self.origin == "task_label" else number
+        memory = cast("RandomMemory", self.memory)
+        memory.write_from(source, rows, y, t, origin=origin, checked=sound, batch_size=batch_size)
 
     def _to_learn(self, strategy: Any, generator: torch.Generator) -> Batches | HeldBatches:
         dataset = concat_datasets([data for _, data in parts_of(strategy)])
@@ -311,7 +333,12 @@ def _check_rows(memory: Any, x: Tensor, y: Tensor) -> None:
 
 def _known_targets(dataset: Any) -> Tensor | None:
     """The different labels of a data set that tells them without being read."""
-    uniques = getattr(getattr(dataset, "targets", None), "uniques", None)
+    targets = getattr(dataset, "targets", None)
+    values = values_in(getattr(targets, "data", None))  # Avalanche asks for each value through all its subsets
+    if values is not None:
+        labels: Tensor = torch.unique(values)
+        return labels
+    uniques = getattr(targets, "uniques", None)
     if not uniques or not all(isinstance(label, int) for label in uniques):
         return None
     return torch.tensor(sorted(uniques))

@@ -16,7 +16,8 @@ from avalanche_memplugins.memories import RandomMemory, Recall
 from avalanche_memplugins.plugins._outputs import main_output
 from avalanche_memplugins.plugins._step import Step
 from avalanche_memplugins.plugins._writing import When
-from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
+from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
+from avalanche_memplugins.rehearsal import Amount
 
 
 class DarkReplayPlugin(MemoryReplayPlugin):
@@ -100,7 +101,8 @@ class DarkReplayPlugin(MemoryReplayPlugin):
         if recall is None:
             return loss
         if self.alpha:
-            dark = Recall(*[None if column is None else rows_in(column, slice(n)) for column in recall])
+            parts: list[Any] = [None if column is None else rows_in(column, slice(n)) for column in recall]
+            dark = Recall(*parts)
             loss = loss + self.alpha * self.targets.loss(main_output(step.output)[:n], dark, criterion, strategy)
         if self.beta:
             loss = loss + self.beta * criterion(slice(n, None))
@@ -109,4 +111,5 @@ class DarkReplayPlugin(MemoryReplayPlugin):
 
 def _both(memory: object, first: Recall, second: Recall) -> Recall:
     pairs = zip(Recall._fields, first, second, strict=True)
-    return Recall(*[None if a is None or b is None else joined_column(name, [a, b], memory) for name, a, b in pairs])
+    joint: list[Any] = [None if a is None or b is None else joined_column(name, [a, b], memory) for name, a, b in pairs]
+    return Recall(*joint)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import operator
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from avalanche.core import BasePlugin, BaseSGDPlugin, SupervisedPlugin
 from avalanche.evaluation.metric_definitions import GenericPluginMetric, PluginMetric
 from avalanche.logging.base_logger import BaseLogger
@@ -17,11 +17,13 @@ from avalanche.training.templates.base_sgd import BaseSGDTemplate, PeriodicEval
 from avalanche.training.templates.problem_type.supervised_problem import SupervisedProblem
 from avalanche.training.templates.update_type.sgd_update import SGDUpdate
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from avalanche_memplugins import _checks as check
 
 from ._around import Around
+from ._materialise.loader import TensorLoader
 
 TRAIN_EVENTS = (
     "before_training_iteration",
@@ -124,6 +126,7 @@ def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any
     """
     dispatch = _dispatch(strategy, dispatches, "train")
     forward, own = _forward(strategy), vars(strategy).get("forward")
+    unpacked = _is_unpacked(strategy)
     for batch in strategy.dataloader:
         strategy.mbatch = batch
         if strategy._stop_training:
@@ -141,7 +144,8 @@ def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any
             after_iteration,
         ) = dispatch.calls
 
-        strategy._unpack_minibatch()
+        if not unpacked:
+            strategy._unpack_minibatch()
         for call in before_iteration:
             call(strategy, **kwargs)
 
@@ -166,7 +170,7 @@ def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any
 
         for call in before_update:
             call(strategy, **kwargs)
-        strategy.optimizer_step()
+        _step(strategy)
         for call in after_update:
             call(strategy, **kwargs)
 
@@ -183,13 +187,15 @@ def eval_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any)
     """
     dispatch = _dispatch(strategy, dispatches, "eval")
     forward, own = _forward(strategy), vars(strategy).get("forward")
+    unpacked = _is_unpacked(strategy)
     for batch in strategy.dataloader:
         strategy.mbatch = batch
         if not dispatch.fits(strategy):
             dispatch = _dispatch(strategy, dispatches, "eval")
         before_iteration, before_forward, after_forward, after_iteration = dispatch.calls
 
-        strategy._unpack_minibatch()
+        if not unpacked:
+            strategy._unpack_minibatch()
         for call in before_iteration:
             call(strategy, **kwargs)
 
@@ -204,6 +210,14 @@ def eval_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any)
 
         for call in after_iteration:
             call(strategy, **kwargs)
+
+
+def _is_unpacked(strategy: Any) -> bool:
+    """Whether batches come as lists of tensors on the strategy's device, and nothing more would be done to them."""
+    loader = strategy.dataloader
+    plain = type(strategy)._unpack_minibatch is SupervisedProblem._unpack_minibatch
+    plain = plain and "_unpack_minibatch" not in vars(strategy)
+    return plain and isinstance(loader, TensorLoader) and loader.augment is None and loader.device == strategy.device
 
 
 def _dispatch(strategy: Any, dispatches: dict[str, Dispatch], loop: str) -> Dispatch:
@@ -249,6 +263,55 @@ def _clear_gradients(optimizer: Any) -> None:
             parameter.grad = None
 
 
+def _step(strategy: Any) -> None:
+    """Do ``strategy.optimizer_step()``; torch's optimisers without the record for a profiler that is not there."""
+    optimizer = strategy.optimizer
+    method = strategy.optimizer_step
+    if getattr(method, "__func__", None) is not BaseSGDTemplate.optimizer_step or "step" in vars(optimizer):
+        method()
+        return
+    kind: Any = type(optimizer)
+    step = _bare_step(kind, kind.step)
+    watched = (
+        torch.autograd._profiler_enabled()  # type: ignore[attr-defined]  # torch names no public one
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+    )
+    if step is None or watched:
+        method()
+        return
+    if type(optimizer) is SGD and all(map(_is_plain_descent, optimizer.param_groups)):
+        with torch.no_grad():
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.add_(parameter.grad, alpha=-group["lr"])
+        return
+    with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+        step(optimizer)
+
+
+def _is_plain_descent(group: dict[str, Any]) -> bool:
+    """Whether torch's SGD only adds gradients times a number, one parameter after the other."""
+    more = ("momentum", "weight_decay", "maximize", "foreach", "fused", "differentiable")
+    if any(map(group.get, more)) or type(group["lr"]) is not float:
+        return False
+    return all(parameter.is_cpu for parameter in group["params"])
+
+
+@functools.lru_cache(maxsize=64)
+def _bare_step(kind: type, step: Any) -> Callable[[Any], Any] | None:
+    """The step of a class of torch's within torch's own two wrappers; None where these are not the ones known."""
+    if not kind.__module__.startswith("torch.optim.") or not getattr(step, "hooked", False):
+        return None
+    without_grad = getattr(step, "__wrapped__", None)
+    bare: Callable[[Any], Any] | None = getattr(without_grad, "__wrapped__", None)
+    names = [getattr(getattr(f, "__code__", None), "co_name", "") for f in (step, without_grad, bare)]
+    return bare if names == ["wrapper", "_use_grad", "step"] and not hasattr(bare, "__wrapped__") else None
+
+
 # ---------------------------------------------------------------- who has something to do at an event
 
 
@@ -265,32 +328,28 @@ class Dispatch:
     def __init__(self, strategy: Any, events: Iterable[str]) -> None:
         evaluator = strategy.evaluator
         self.strategy = strategy
-        self.plugins = list(strategy.plugins)
-        self.metrics = list(evaluator.metrics)
-        self.loggers = list(evaluator.loggers)
-        self.active = evaluator.active
-        self.periods = _periods(strategy)
+        # Kept, so that nothing else can take their place in memory.
+        self.kept = [*strategy.plugins, *evaluator.metrics, *evaluator.loggers]
+        self.parts = _parts(strategy)
+        self.periodic = [p for p in strategy.plugins if type(p) is PeriodicEval]
+        self.periods = self._periods()
         self.calls: list[list[Call]] = [_calls(strategy, event) for event in events]
 
     def fits(self, strategy: Any) -> bool:
         """Say whether the strategy is the one it was, with the same plugins, metrics and loggers."""
-        evaluator = strategy.evaluator
-        return (
-            strategy is self.strategy
-            and evaluator.active is self.active
-            and _same(strategy.plugins, self.plugins)
-            and _same(evaluator.metrics, self.metrics)
-            and _same(evaluator.loggers, self.loggers)
-            and _periods(strategy) == self.periods
-        )
+        return strategy is self.strategy and _parts(strategy) == self.parts and self._periods() == self.periods
+
+    def _periods(self) -> list[tuple[str, int]]:
+        return [(p.peval_mode, p.eval_every) for p in self.periodic]
 
 
-def _periods(strategy: Any) -> list[tuple[str, int]]:
-    return [(p.peval_mode, p.eval_every) for p in strategy.plugins if type(p) is PeriodicEval]
-
-
-def _same(now: Sequence[Any], before: list[Any]) -> bool:
-    return len(now) == len(before) and all(map(operator.is_, now, before))
+def _parts(strategy: Any) -> tuple[list[int], list[int], list[int], int, bool]:
+    """Plugins, metrics, loggers and evaluator as they are now, and whether it is active."""
+    evaluator = strategy.evaluator
+    # Avalanche's looks twice at each name that is asked for.
+    get = object.__getattribute__ if type(evaluator) is EvaluationPlugin else getattr
+    metrics, loggers, active = get(evaluator, "metrics"), get(evaluator, "loggers"), get(evaluator, "active")
+    return [*map(id, strategy.plugins)], [*map(id, metrics)], [*map(id, loggers)], id(evaluator), active
 
 
 def _calls(strategy: Any, event: str) -> list[Call]:

@@ -18,7 +18,9 @@ from avalanche_memplugins.memories.memory import AnsweringMemory
 from avalanche_memplugins.plugins._answering import AnsweringPlugin, check_classes, forward_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._outputs import find_logits
+from avalanche_memplugins.plugins._wrapped import unwrapped
 
+_ROWS = 256  # through the model at a time
 _LEAST = -13.8  # log probability of a class that the memory rules out, so that losses stay finite
 
 
@@ -43,6 +45,10 @@ class MemoryPredictionPlugin(AnsweringPlugin):
         rows that replay holds, so w is rather too large than too small.
     :param at: name of a module of the model whose output ``(B, *shape)`` the memory holds; None: the model's input. As
         that module learns, what was written goes stale; freeze it.
+    :param rows: a :class:`~avalanche_memplugins.memories.RandomMemory` or
+        :class:`~avalanche_memplugins.memories.CodedMemory` of model inputs, such as the one that replays. The memory
+        that answers, empty at first, is then made anew from them, through the model as it is, at each evaluation: a
+        head of discriminants over features that learn, which takes no bytes that are kept. None: it is as written.
     :param options: further arguments of ``memory.predict``, such as ``{"k": 5}``.
     :param fit_rows: a :class:`~avalanche_memplugins.memories.RandomMemory` or
         :class:`~avalanche_memplugins.memories.CodedMemory` of model inputs to fit to, such as the one that replays.
@@ -68,6 +74,7 @@ class MemoryPredictionPlugin(AnsweringPlugin):
         combine: Literal["replace", "product"] = "replace",
         temperature: float | Literal["fitted"] = 1.0,
         at: str | None = None,
+        rows: RandomMemory | CodedMemory | None = None,
         options: Mapping[str, Any] | None = None,
         fit_rows: RandomMemory | CodedMemory | None = None,
         fit_size: int = 500,
@@ -76,10 +83,14 @@ class MemoryPredictionPlugin(AnsweringPlugin):
     ) -> None:
         check.having("memory", memory, ("predict", "device"), "a memory that answers, such as GaussianMemory")
         check.layer("at", at)
-        if fit_rows is not None:
-            check.having(
-                "fit_rows", fit_rows, ("slots", "rows", "to"), "a memory of rows, such as RandomMemory, or None"
-            )
+        for name, part in (("fit_rows", fit_rows), ("rows", rows)):
+            if part is not None:
+                check.having(name, part, ("slots", "rows", "to"), "a memory of rows, such as RandomMemory, or None")
+        if rows is not None:
+            if writes is True:
+                raise ValueError("writes: expected False with rows, from which the memory is made anew, got True")
+            if len(memory):
+                raise ValueError(f"memory: expected an empty one with rows, got {len(memory)} rows in {memory!r}")
         if options is not None and not isinstance(options, Mapping):
             raise TypeError(f"options: expected arguments by name, or None, got {check.show(options)}")
         super().__init__(memory, writes=writes, write_every=write_every)
@@ -87,7 +98,8 @@ class MemoryPredictionPlugin(AnsweringPlugin):
         self.temperature = temperature if temperature == "fitted" else _temperature(temperature)
         self.at = at
         self.options = dict(options or {})
-        self.fit_rows = fit_rows
+        self.fit_rows, self.rows = fit_rows, rows
+        self._empty = None if rows is None else copy.deepcopy(memory)
         self.fit_size = check.positive_integer("fit_size", fit_size)
         self._tap = None if at is None else LatentTap(at, appends=False)
 
@@ -107,6 +119,30 @@ class MemoryPredictionPlugin(AnsweringPlugin):
         # An online stream calls an experience over when its last part is.
         if getattr(strategy.experience, "is_last_subexp", True) and hasattr(self.memory, "settle"):
             self.memory.settle()
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Forget what was made with memory and model as they were; estimate the memory anew, if it is to be.
+
+        :raises ValueError: if the plugin is listed more than once.
+        """
+        if self.rows is not None and len(self.rows):
+            self._estimate(strategy, self.rows)
+        super().before_eval(strategy, **kwargs)
+
+    @torch.no_grad()
+    def _estimate(self, strategy: Any, rows: RandomMemory | CodedMemory) -> None:
+        """Fill the memory with what the model makes of stored rows now."""
+        model = unwrapped(strategy.model)
+        memory: Any = copy.deepcopy(self._empty)
+        memory.to(strategy.device)
+        with torch.inference_mode(False), eval_mode(model):
+            for slots in torch.split(rows.slots(), _ROWS):
+                held = rows.rows(slots)
+                x, y, t, origin = (column.to(strategy.device) for column in held[:4])
+                memory.write(self._features(model, x, t), y, t, origin=origin.clamp_min(0))
+        if hasattr(memory, "settle"):
+            memory.settle()
+        self.memory.load_state_dict(memory.state_dict())
 
     # ---------------------------------------------------------------- what the base class asks for
 

@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import is_multi_task_module
@@ -19,7 +19,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins._augment import Augment
 from avalanche_memplugins._batch import Keys, keys_of, rows_of_batch, some_rows
 from avalanche_memplugins._words import OF_A_PLUGIN, names_ours
-from avalanche_memplugins.memories import Recall
+from avalanche_memplugins.memories import RandomMemory, Recall
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.plugins._around import Method, Once, around, remove_leftovers
 from avalanche_memplugins.plugins._experience import collate_dicts_as_told, has_task_labels, parts_of
@@ -108,7 +108,8 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         that is written at the end has ``check_rows``, the plugin tests one row before training starts, so that wrong
         shapes fail early. If it has ``needs``, a set with ``"loss"`` or ``"logits"`` in it, its ``write`` is given the
         loss of each row ``(B,)`` or the model's outputs ``(B, classes)``, without gradient, as ``loss`` or ``logits``.
-    :param replay_size: rows to replay each iteration: a number; None: as many as the stream's rows;
+    :param replay_size: rows to replay each iteration: a number; None: as many as the stream's rows, or, where
+        ``write_at="auto"`` waits for the end of the experience, ``train_mb_size``, beside a last batch of fewer, too;
         ``"growing"``: as many for each experience before; or a function of the number of the experience, from 0,
         and of the iteration in it, from 0, that gives the rows, >= 0.
     :param write_every: write one whole batch every so many iterations (RMA's m), >= 1. A batch that a loop trains on
@@ -229,8 +230,11 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.last_replay: Replayed | None = None
         self._step: Step | None = None
         # What stays the same for an experience: replay plugins beside this one, whether the loss has parts of its own,
-        # whether criterion() is overridden, whether the stream's loss is read, whether batches have task labels.
+        # whether criterion() is overridden, whether the stream's loss is read, whether batches have task labels, the
+        # fast path, and whether the memory can put rows behind the stream's.
         self._others: list[MemoryReplayPlugin] = []
+        self._path: FastPath | None = None
+        self._may_lie_behind = False
         self._apart = self._overridden = self._labelled = False
         self._loss_is_read = True
         self._fired = False  # whether before_forward did in this experience
@@ -436,7 +440,10 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     def _take_part(self, strategy: Any, train: Method, *args: Any, **kwargs: Any) -> None:
         """Train on an experience; nothing of the plugin is left on strategy or model afterwards, whatever happens."""
-        has_path = fast_path_of(strategy) is self.fast_path
+        self._path = fast_path_of(strategy)
+        has_path = self._path is self.fast_path
+        sample = type(self.memory).sample
+        self._may_lie_behind = sample is RandomMemory.sample and self.at is None and self.batch_policy == "append"
         with (
             around(
                 strategy,
@@ -450,7 +457,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
             finally:
                 if self._step is not None:
                     self._step.restore(strategy)
-                self._step, self._others = None, []
+                self._step, self._path, self._others = None, None, []
                 if self._tap is not None:
                     self._tap.lose()
 
@@ -463,9 +470,10 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
             # An optimiser that looks at the loss more than once, such as L-BFGS or SAM.
             return self._forward_again(strategy, step, forward, *args, **kwargs)
         step.begun = True
+        step.given = self._path.given(strategy.mbatch) if self._path is not None else None
         if isinstance(strategy.mbatch, Mapping):
             step.keys = writing.keys = self._checked_keys(strategy)
-        else:
+        elif step.given is None or step.given.first:  # all of one loader are alike
             check_batch(strategy.mbatch, labelled=self._labelled)
             if self.targets.teacher is not None and not isinstance(strategy.mbatch[0], Tensor):
                 raise ValueError(
@@ -480,7 +488,8 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         writes = not step.repeats and writing.is_due(strategy)
         passed_first = writes and writing.after_forward
         if writes and not passed_first:
-            writing.write(step.stream[0], step.stream[1:], writing.number)
+            sound = step.given is not None and step.given.is_sound
+            writing.write(step.stream[0], step.stream[1:], writing.number, sound=sound)
         if self.prefetch and not passed_first:
             self.rehearsal.fetch_ahead(step.wanted)
         step.begin(strategy, recall, replace=self.batch_policy == "replace")
@@ -538,7 +547,9 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         begun = [p._step.rows for p in self._others if p._step is not None and p._step.begun]
         held = rows_of_batch(batch)
         rows = min([held, *begun])
-        return batch if rows == held else some_rows(batch, slice(rows))  # type: ignore[no-any-return]
+        if rows < held:
+            batch = some_rows(batch, slice(rows))
+        return batch
 
     def _run(self, strategy: Any, step: Step, forward: Method, *args: Any, **kwargs: Any) -> tuple[Any, Tensor | None]:
         """The forward pass on all rows; gives the output, and what passed the tap if there is one."""
@@ -582,11 +593,15 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
                 "batch_policy: 'replace' keeps one row of the stream at least, so batches of 1 row replay nothing",
                 stacklevel=4,
             )
+        if self.replay_size is None and self.batch_policy == "append" and self.writing.waits:
+            return max(rows, int(strategy.train_mb_size))
         clock = strategy.clock
         return self.rehearsal.rows_to_replay(rows, int(clock.train_exp_counter), int(clock.train_exp_iterations))
 
     def _draw(self, strategy: Any, step: Step) -> Recall:
         """Rows from the memory, as many as the step wants; for plugins that read it in other ways."""
+        if self._may_lie_behind and (room := step.take_room()) is not None:
+            return cast("RandomMemory", self.memory).sample(step.wanted, into=room)
         return self.memory.sample(step.wanted)
 
     # ---------------------------------------------------------------- the loss of an iteration

@@ -11,7 +11,8 @@ from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, Ring, WritePolicy
 from avalanche_memplugins.plugins._writing import When
-from avalanche_memplugins.plugins.memory_replay import Amount, MemoryReplayPlugin
+from avalanche_memplugins.plugins.memory_replay import MemoryReplayPlugin
+from avalanche_memplugins.rehearsal import Amount
 
 
 @names_ours(OF_REPLAY)

@@ -40,7 +40,30 @@ def pixels(n: int, seed: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MemoryCase:
+class Case:
+    """What is checked, and which promises it is known to break.
+
+    :param name: of the thing, in the names of tests and in the report.
+    :param factory: makes one. Torch's global generator is seeded before.
+    :param expected_failures: names of checks that are known to fail, with the reason. One that passes is reported.
+    """
+
+    name: str
+    factory: Callable[..., Any]
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+
+    def make(self) -> Any:
+        """A new one; equal ones each time, also if it draws its seed itself or has networks with random weights."""
+        return seeded(self.factory)
+
+    @property
+    def probe(self) -> Any:
+        """What is asked for its methods: which checks apply."""
+        return self.make()
+
+
+@dataclass(frozen=True)
+class MemoryCase(Case):
     """A memory, how it is written and read, and which promises it is known to break.
 
     A check of something that the memory does not have, such as ``save`` or ``predict``, does not apply to it.
@@ -70,9 +93,6 @@ class MemoryCase:
     20
     """
 
-    name: str
-    factory: Callable[..., Any]
-    expected_failures: Mapping[str, str] = field(default_factory=dict)
     rows: Rows = vectors
     writes: Literal["rows", "experiences"] = "rows"
     reads: Literal["sample", "cue", "predict"] = "sample"
@@ -99,16 +119,11 @@ class MemoryCase:
         :param capacity: given to the factory.
         :param seed: likewise.
         """
-        return _seeded(lambda: self.factory(capacity, seed=seed))
-
-    @property
-    def probe(self) -> Any:
-        """What is asked for its methods: which checks apply."""
-        return self.make()
+        return seeded(lambda: self.factory(capacity, seed=seed))
 
 
 @dataclass(frozen=True)
-class CodecCase:
+class CodecCase(Case):
     """A codec, rows that it stores, and how near they come back.
 
     :param name: of the codec.
@@ -123,25 +138,13 @@ class CodecCase:
     Bits(4, mean=0, std=1)
     """
 
-    name: str
-    factory: Callable[[], Any]
-    expected_failures: Mapping[str, str] = field(default_factory=dict)
     rows: Rows = vectors
     error: float | None = 0.0
     nbytes: int | None = None
 
-    def make(self) -> Any:
-        """A new codec; equal ones each time, also if it has networks with random weights."""
-        return _seeded(self.factory)
-
-    @property
-    def probe(self) -> Any:
-        """What is asked for its methods: which checks apply."""
-        return self.make()
-
 
 @dataclass(frozen=True)
-class PolicyCase:
+class PolicyCase(Case):
     """A write policy, which has ``place``, or a read policy, which has ``choose``.
 
     :param name: of the policy.
@@ -154,23 +157,11 @@ class PolicyCase:
     Reservoir()
     """
 
-    name: str
-    factory: Callable[[], Any]
-    expected_failures: Mapping[str, str] = field(default_factory=dict)
     uniform: bool = False
-
-    def make(self) -> Any:
-        """A new policy."""
-        return _seeded(self.factory)
-
-    @property
-    def probe(self) -> Any:
-        """What is asked for its methods: which checks apply."""
-        return self.make()
 
 
 @dataclass(frozen=True)
-class PluginCase:
+class PluginCase(Case):
     """A plugin, run on small streams of every kind.
 
     The model of the streams has the layers ``features`` and ``classifier``, rows of eight numbers and six classes.
@@ -188,24 +179,13 @@ class PluginCase:
     0
     """
 
-    name: str
-    factory: Callable[[], Any]
-    expected_failures: Mapping[str, str] = field(default_factory=dict)
     replaces: bool = False
     reorders: bool = False
     keeps_all: bool = True
 
-    def make(self) -> Any:
-        """A new plugin; equal ones each time, also if it draws its seed itself."""
-        return _seeded(self.factory)
 
-    @property
-    def probe(self) -> Any:
-        """What is asked for its methods: which checks apply."""
-        return self.make()
-
-
-def _seeded(make: Callable[[], Any]) -> Any:
+def seeded(make: Callable[[], Any]) -> Any:
+    """What ``make`` gives with torch's global generator seeded, which is put back."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return make()

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.testing._promise import Check
-from avalanche_memplugins.testing.cases import CodecCase, MemoryCase, PluginCase, PolicyCase
+from avalanche_memplugins.testing.cases import Case, CodecCase, MemoryCase, PluginCase, PolicyCase
 
-Case: TypeAlias = MemoryCase | CodecCase | PolicyCase | PluginCase
 # Imported when they are used: the checks of plugins need Avalanche, the others do not.
-_MODULES = {
+_MODULES: dict[type[Case], str] = {
     MemoryCase: "_memory_checks",
     CodecCase: "_codec_checks",
     PolicyCase: "_policy_checks",

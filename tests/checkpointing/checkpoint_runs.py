@@ -25,7 +25,7 @@ from torch.utils.data import TensorDataset
 from avalanche_memplugins import MemoryReplayPlugin, RandomMemory
 from avalanche_memplugins.checkpointing import load_run_state, save_run_state
 
-CLASSES, FEATURES, EXPERIENCES = 8, 12, 4
+CLASSES, FEATURES, EXPERIENCES = 6, 12, 3
 
 
 class Trunk(nn.Sequential):

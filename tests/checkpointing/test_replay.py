@@ -39,10 +39,13 @@ def every_boundary(run: Run, folder: Path) -> None:
             assert a is b is None or torch.equal(a, b)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(
-    ("model", "optimizer", "layout"),
-    [("plain", "sgd", "xyt"), ("incremental", "adam", "xy"), ("multihead", "adam", "xyt")],
+    ("policy", "model", "optimizer", "layout"),
+    [
+        *((policy, "incremental", "adam", "xy") for policy in POLICIES),
+        ("class_balanced", "plain", "sgd", "xyt"),
+        ("task_balanced", "multihead", "adam", "xyt"),
+    ],
 )
 def test_bitwise_at_every_boundary(policy: str, model: str, optimizer: str, layout: str, tmp_path: Path) -> None:
     every_boundary(Run(model, optimizer, layout, plugins=replay(write_policy=policy)), tmp_path)

@@ -19,7 +19,7 @@ SHAPES = ((1, 28, 28), (3, 32, 32))
 
 def test_the_code(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     exec("\n".join(blocks), {"__name__": "guide"})
     assert capsys.readouterr().out.split()[:7] == ["400", "2000", "True", "32", "512", "303", "9999"]
 

@@ -80,6 +80,41 @@ def test_uint8_checks_and_encodes_at_once_as_it_does_one_after_the_other(lossy: 
             codec.check_and_encode(off)
 
 
+@pytest.mark.parametrize("lossy", [False, True])
+def test_uint8_takes_large_batches_in_blocks(lossy: bool) -> None:
+    """Of rows larger than a block, and of many small ones; against one product in NumPy's float32."""
+    mean, std = np.array([0.4, 0.5, 0.6], np.float32), np.array([0.2, 0.3, 0.7], np.float32)
+    codec = Uint8(mean=mean.tolist(), std=std.tolist(), lossy=lossy)
+    for rows, side in ((3, 240), (200, 24)):
+        pixels = np.random.default_rng(0).integers(0, 256, (rows, 3, side, side), dtype=np.uint8)
+        x = (pixels.astype(np.float32) / 255 - mean[:, None, None]) / std[:, None, None]
+        found = codec.check_and_encode(torch.from_numpy(x))
+        assert np.array_equal(found.numpy(), pixels)
+        assert torch.equal(codec.encode(torch.from_numpy(x)), found)
+        assert np.array_equal(codec.decode(found, torch.Size((3, side, side)), torch.float32).numpy(), x)
+        for wrong in (np.nan, x.max() + 1, x[-1, 0, 0, 0] + 0.002):
+            off = torch.from_numpy(x.copy())
+            off[-1, 0, 0, 0] = float(wrong)
+            if lossy and np.isfinite(wrong):
+                assert np.array_equal(codec.check_and_encode(off)[:-1].numpy(), pixels[:-1])
+                continue
+            with pytest.raises(ValueError, match="finite" if np.isnan(wrong) else "levels off"):
+                codec.check_and_encode(off)
+
+
+@pytest.mark.parametrize(
+    "codec", [Int8(), Uint8(), Uint8(lossy=True), Bits(4), Downsampled(2, Bits(4)), Downsampled(2, Int8())], ids=repr
+)
+def test_codes_of_whole_numbers_refuse_nan_also_without_a_memory(codec: Codec) -> None:
+    x = torch.zeros(2, 1, 4, 4)
+    codec.encode(x)
+    x[1, 0, 2, 3] = torch.nan
+    with pytest.raises(ValueError, match="1 that are NaN"):
+        codec.encode(x)
+    infinite = torch.tensor([[torch.inf, -torch.inf]])
+    assert Int8().encode(infinite).tolist() == [[127, -127]]  # saturates, as it says
+
+
 def test_uint8_refuses_what_it_would_spoil() -> None:
     x = torch.tensor([[[[0.5, 0.3]]]])
     with pytest.raises(

@@ -73,6 +73,18 @@ def test_contrastive_divergence_by_hand(conditional: bool) -> None:
         np.testing.assert_allclose(mine.numpy(), theirs)
 
 
+def test_drawn_hidden_units_have_their_means() -> None:
+    weight, b, c = machine()
+    v = signs(1, N).expand(20_000, N)
+    uniform = torch.rand(20_000, M, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    got = contrastive_divergence(weight, b, c, v, uniform=uniform)[1].numpy()
+    # A sum over all states of the hidden units, each with its probability.
+    states = np.array(list(itertools.product((-1.0, 1.0), repeat=M)))
+    chance = np.exp(states @ (v[0].numpy() @ weight.numpy() + c.numpy()))
+    after = (chance / chance.sum()) @ np.tanh(states @ weight.numpy().T + b.numpy())
+    np.testing.assert_allclose(got, v[0].numpy() - after, atol=0.02)
+
+
 def test_the_positive_phase_is_the_slope_of_the_free_energy() -> None:
     parts = [part.requires_grad_(True) for part in machine()]
     weight, b, c = parts

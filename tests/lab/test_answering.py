@@ -16,7 +16,7 @@ from avalanche_memplugins.lab import ABSENT, STRATEGIES, RunResult, RunSpec
 from avalanche_memplugins.lab.before import unsuitable
 from avalanche_memplugins.lab.run import execute
 from avalanche_memplugins.lab.strategies import make_memory
-from avalanche_memplugins.memories import CodedMemory
+from avalanche_memplugins.memories import CodedMemory, MixedMemory
 
 FIELDS = {"benchmark": "split-digits", "seed": 0, "n_experiences": 5, "epochs": 1}
 MNIST = {**FIELDS, "benchmark": "split-mnist"}
@@ -54,7 +54,7 @@ def test_a_memory_answers_as_the_classifier_does_that_saw_all_rows_at_once(name:
 
 
 def test_nothing_is_trained() -> None:
-    names = ("nearest-mean", "slda", "qda", "fecam")
+    names = ("nearest-mean", "slda", "qda", "fecam", "ranpac")
     assert len({answered(name, n_experiences=2).weights for name in names}) == 1
 
 
@@ -126,7 +126,7 @@ def test_codes_of_the_pretrained_network_where_there_is_one() -> None:
     ("options", "expected"),
     [
         ({"embedding": "codes"}, r"qda expected images of \(1, 28, 28\).*those of split-digits"),
-        ({"embedding": "wavelets"}, "embedding: expected auto, raw, codes or scattering, got 'wavelets'"),
+        ({"embedding": "wavelets"}, "embedding: expected auto, raw, codes, scattering or projection, got 'wavelets'"),
         ({"numbers": 7}, "numbers: expected none with embedding=raw, got 7"),
         ({"precision": 5}, "precision: expected"),
         ({"by": "day"}, "by: expected"),
@@ -188,3 +188,50 @@ def test_seeds_and_names_have_keys_of_their_own(name: str, spec: Callable[..., R
     keys = {spec(strategy=other, seed=3).key for other in STRATEGIES}
     assert len(keys) == len(STRATEGIES)
     assert spec(strategy=name, options=dict(STRATEGIES[name].options)).key == spec(strategy=name).key
+
+
+def test_random_features_take_what_the_budget_holds() -> None:
+    result = answered("ranpac", budget=20_000)
+    memory = make_memory(result.spec)
+    assert 0.97 * 20_000 < result.memory_bytes[-1] <= 20_000
+    assert result.fixed_bytes == 4 * memory.width * 64
+    assert result.final_accuracy > answered("nearest-mean").final_accuracy
+    assert memory.held_back == 20  # vectors of 257 bytes: a tenth of the bytes
+    told = {"width": 30, "ridge": 1.0, "held_back": 50}
+    assert make_memory(RunSpec(strategy="ranpac", budget=20_000, options=told, **FIELDS)).width == 30
+
+
+PERMUTED = {**FIELDS, "benchmark": "permuted-digits"}
+
+
+def test_rows_and_gaussians_are_one_memory_whose_budget_is_kept() -> None:
+    spec = RunSpec(strategy="mixed", budget=20_000, options={"share": 0.6, "codec": "2bit-coded"}, **PERMUTED)
+    memory = make_memory(spec)
+    assert isinstance(memory, MixedMemory)
+    assert isinstance(memory.rows, CodedMemory)
+    assert memory.gaussians.by == "experience"
+    mixed = execute(spec)
+    assert mixed.ok, mixed.error
+    assert 0.97 * 20_000 < mixed.memory_bytes[-1] <= 20_000
+    rows = execute(RunSpec(strategy="er", budget=20_000, options={"codec": "2bit-coded"}, **PERMUTED))
+    assert mixed.final_accuracy > rows.final_accuracy
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"share": 1.0}, "share: expected a number between 0 and 1, got 1.0"),
+        ({"weight": 0.0}, "weight: expected a number > 0, or none to fit it, got 0.0"),
+    ],
+)
+def test_what_a_mixed_memory_cannot_be_is_told_before(options: dict[str, Any], message: str) -> None:
+    assert unsuitable(RunSpec(strategy="mixed", budget=20_000, options=options, **PERMUTED)) == message
+
+
+def test_a_projection_has_as_many_numbers_as_the_budget_holds() -> None:
+    options = {"embedding": "projection", "rank": 4, "deviations": 4, "precision": 4}
+    memory = make_memory(RunSpec(strategy="qda", budget=3_000, options=options, **MNIST))
+    numbers = memory.embedding.numbers
+    assert memory.settled_nbytes(classes=10, width=numbers) <= 3_000
+    assert memory.settled_nbytes(classes=10, width=numbers + 1) > 3_000
+    assert memory.deviations == 4

@@ -251,16 +251,16 @@ def test_what_returns_something_else_is_told_before_any_run(
 def test_the_key_is_that_of_name_options_and_the_files_content(own: str, tmp_path: Path) -> None:
     fields = json.dumps({**spec_of(own).to_json(), "code": ""})
 
-    def key() -> str:
-        command = [sys.executable, "-W", "ignore", "-c", KEY, fields]
-        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout.strip()
-
+    command = [sys.executable, "-W", "ignore", "-c", KEY, fields]
+    elsewhere = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout.strip()
     first = spec_of(own).key
-    assert key() == first
+    assert elsewhere == first
     assert spec_of(own, options={"share": 0.5}).key != first
     path = tmp_path / f"{own}.py"
     path.write_text(path.read_text() + "\n# another\n")
-    assert key() != first
+    assert spec_of(own).key == first, "the file is read once a process, as it was imported"
+    doors._content.cache_clear()
+    assert spec_of(own).key != first
 
 
 def test_a_spec_comes_back_from_its_file_when_the_module_is_gone(own: str, tmp_path: Path) -> None:

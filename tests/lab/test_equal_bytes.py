@@ -29,6 +29,7 @@ ROW = {
     "er-uint8": 64 + 1,
     "dark-replay": 64 + 1 + 40,
     **dict.fromkeys(("er-4bit", "er-mbpa-4bit", "knn-4bit"), 32 + 1),
+    **dict.fromkeys(("er-2bit", "er-mbpa-2bit", "knn-2bit"), 16 + 1),
     "er-1bit": 8 + 1,
     "der": 64 * 4 + 16 + 40,
     "der-pp": 64 * 4 + 16 + 40,

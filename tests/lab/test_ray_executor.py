@@ -195,6 +195,39 @@ def test_where_nobody_listens_is_told_before_ray_tries(
     assert fake_ray.joined == [address]
 
 
+@pytest.mark.parametrize(
+    ("address", "held", "before", "after"),
+    [
+        ("10.0.0.1:6379", True, None, "token"),
+        ("auto", True, None, "token"),
+        ("10.0.0.1:6379", False, None, None),
+        ("local", True, None, None),
+        ("10.0.0.1:6379", True, "disabled", "disabled"),
+    ],
+)
+def test_a_token_that_is_there_is_shown(
+    address: str,
+    held: bool,
+    before: str | None,
+    after: str | None,
+    fake_ray: FakeRay,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if held:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("secret")
+    if before is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", before)
+    monkeypatch.setattr(ray_executor, "_check_reachable", lambda address: None)
+    RayExecutor(address)
+    assert os.environ.get("RAY_AUTH_MODE") == after
+
+
 @pytest.mark.slow
 def test_a_cluster_that_loses_a_node_does_every_run_once(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'avalanche-memplugins[ray]'")

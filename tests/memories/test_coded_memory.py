@@ -18,8 +18,10 @@ from torch.nn.functional import interpolate
 
 from avalanche_memplugins.benchmarks import SplitDigits
 from avalanche_memplugins.codecs import Bits, Downsampled, EntropyCoded, ImageFile
-from avalanche_memplugins.memories import CodedMemory
+from avalanche_memplugins.functional.reservoir import distinct_integers
+from avalanche_memplugins.memories import CodedMemory, EpisodicMemory, RandomMemory
 from avalanche_memplugins.plugins import MemoryReplayPlugin
+from avalanche_memplugins.strategies import ExperienceReplay
 
 
 class Numbers:
@@ -276,3 +278,159 @@ def test_a_task_is_answered_by_its_own_rows_and_what_does_not_fit_is_told() -> N
         memory.predict(torch.zeros(1, 1), classes=1)
     with pytest.raises(ValueError, match="x: expected queries"):
         memory.predict(torch.zeros(1, 2))
+
+
+# ---------------------------------------------------------------- by rows, and by the constructor of RandomMemory
+
+
+@pytest.mark.parametrize("policy", ["reservoir", "ring", "class_balanced"])
+def test_so_many_rows_and_no_more(policy: Any) -> None:
+    memory = CodedMemory(codec=Numbers(), capacity=40, write_policy=policy, seed=0)
+    for start in range(0, 600, 100):
+        offer(memory, range(start, start + 100), 100)
+        assert len(memory) == 40
+    held = memory.rows(memory.slots())
+    assert torch.equal(held.y, held.x[:, 0].long() % 10)
+    assert len(set(held.x[:, 0].tolist())) == 40
+    if policy == "ring":
+        assert held.x[:, 0].tolist() == list(range(560, 600))
+    if policy == "class_balanced":
+        rare = CodedMemory(codec=Numbers(), capacity=40, write_policy=policy, seed=0)
+        x = torch.arange(600.0)[:, None]
+        for few in torch.arange(600).split(20):
+            rare.write(x[few], (few % 10 == 0).long())
+        assert min(rare.summary().per_class.values()) > 15  # a tenth of the stream
+    assert memory.summary().capacity == 40
+    again = CodedMemory(codec=Numbers(), capacity=40, write_policy=policy, seed=1)
+    again.load_state_dict(memory.state_dict())
+    assert torch.equal(again.sample(9).x, memory.sample(9).x)
+
+
+def test_a_reservoir_of_rows_is_a_uniform_sample() -> None:
+    kept = np.zeros(300)
+    for seed in range(150):
+        memory = CodedMemory(codec=Numbers(), capacity=30, seed=seed)
+        offer(memory, range(300), 20)
+        kept[memory.rows(memory.slots()).x[:, 0].long().numpy()] += 1
+    thirds = kept.reshape(3, 100).sum(1) / kept.sum()
+    assert np.abs(thirds - 1 / 3).max() < 0.03
+
+
+def test_bytes_and_rows_may_both_be_bounded() -> None:
+    for budget, capacity in ((300, 1000), (100_000, 25)):
+        memory = CodedMemory(budget, codec=Numbers(), capacity=capacity, seed=0)
+        offer(memory, range(500))
+        assert memory.nbytes <= budget
+        assert len(memory) <= capacity
+        assert len(memory) == capacity or memory.nbytes > budget - 20
+    with pytest.raises(ValueError, match="budget_bytes: expected a number of bytes, or a capacity in rows"):
+        CodedMemory(codec=Numbers())
+
+
+def test_a_random_memory_of_rows_that_differ_in_length_is_a_coded_one() -> None:
+    x, y = digits(300)
+    by_bytes = RandomMemory.from_budget("4kB", codec=EntropyCoded(Bits(1)), seed=0)
+    by_rows = RandomMemory(50, codec=EntropyCoded(Bits(1)), write_policy="ring", seed=0)
+    for memory in (by_bytes, by_rows):
+        assert isinstance(memory, CodedMemory)
+        memory.write(x, y)
+    assert 0.97 * 4_000 < by_bytes.nbytes <= 4_000
+    assert len(by_rows) == 50
+    assert torch.equal(by_rows.rows(by_rows.slots()).y, y[-50:])
+    copied = [copy.deepcopy(by_rows), pickle.loads(pickle.dumps(by_rows))]
+    assert all(torch.equal(other.sample(5).x, copy.deepcopy(by_rows).sample(5).x) for other in copied)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"store_logits": True}, "store_logits: expected False beside .*, whose rows differ in length, got True"),
+        ({"read_policy": "cycle"}, "read_policy: expected 'auto' beside"),
+        ({"write_policy": "hardest"}, "write_policy: expected"),
+    ],
+)
+def test_what_such_rows_cannot_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RandomMemory(10, codec=ImageFile("png"), **options)
+    with pytest.raises(TypeError, match="codec: expected"):
+        EpisodicMemory(10, codec=ImageFile("png"))
+
+
+def test_a_strategy_replays_image_files() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    strategy = ExperienceReplay(
+        model=net, optimizer=torch.optim.SGD(net.parameters(), lr=0.1), train_mb_size=64, mem_size=60,
+        codec=EntropyCoded(Bits(4)), seed=0, evaluator=None,
+    )  # fmt: skip
+    strategy.train(SplitDigits(5, seed=0).train_stream[0])
+    assert isinstance(strategy.memory, CodedMemory)
+    assert len(strategy.memory) == 60
+
+
+# ---------------------------------------------------------------- samples that are decoded together
+
+
+def one_by_one(memory: CodedMemory, n: int) -> Tensor:
+    """As a sample was before several were decoded at once."""
+    slots = distinct_integers(len(memory), min(n, len(memory)), generator=memory._generator)
+    return memory.rows(slots).x
+
+
+def test_samples_are_what_they_are_one_by_one_whatever_comes_between() -> None:
+    """Draws of two sizes, writes that store and that do not, copies, states."""
+    together, alone = (CodedMemory(1500, codec=Numbers(), seed=0) for _ in range(2))
+    choices = np.random.default_rng(0).integers(0, 10, 300).tolist()
+    for step, choice in enumerate([0, *choices]):
+        if choice == 0:
+            for memory in (together, alone):
+                offer(memory, range(step * 10, step * 10 + 30), 30)
+        elif choice == 1:
+            together = copy.deepcopy(together)
+        elif choice == 2:
+            fresh = CodedMemory(1500, codec=Numbers(), seed=9)
+            fresh.load_state_dict(together.state_dict())
+            together = fresh
+        elif choice == 3:
+            together.prefetch(8)
+        n = 5 if choice == 4 else 8
+        assert torch.equal(together.sample(n).x, one_by_one(alone, n))
+    assert torch.equal(together._generator.get_state(), alone._generator.get_state())
+
+
+def test_no_more_samples_are_decoded_together_than_a_few_megabytes() -> None:
+    decoded = []
+    memory = CodedMemory(capacity=60, codec=ImageFile("jpeg"), seed=0)
+    memory.write(torch.rand(60, 3, 64, 64), torch.arange(60) % 2)
+    rows = memory.rows
+    memory.rows = lambda slots: decoded.append(len(slots)) or rows(slots)  # type: ignore[method-assign, func-returns-value]
+    for _ in range(60):
+        memory.sample(32)
+    assert max(decoded) == 2 * 32  # of 49,152 bytes each: 85 in four megabytes
+    assert decoded[0] == 32
+
+
+def test_a_sample_drawn_in_inference_mode_leaves_the_next_fit_for_training() -> None:
+    memory = CodedMemory(1500, codec=Numbers(), seed=0)
+    offer(memory, range(100))
+    for _ in range(3):
+        with torch.inference_mode():
+            memory.sample(4)
+        weight = torch.ones(1, requires_grad=True)
+        (memory.sample(4).x * weight).sum().backward()
+
+
+def test_prefetched_rows_are_those_of_the_next_sample_and_a_write_discards_them() -> None:
+    memory, plain = (CodedMemory(1500, codec=Numbers(), seed=0) for _ in range(2))
+    memory.prefetch(4)  # of nothing
+    for start in range(0, 400, 100):
+        for held in (memory, plain):
+            offer(held, range(start, start + 100))
+        memory.prefetch(8)
+        state = memory.state_dict()["_extra_state"]["generator"]
+        assert torch.equal(state, plain.state_dict()["_extra_state"]["generator"])
+        if start == 200:
+            for held in (memory, plain):
+                offer(held, range(1_000, 1_400))
+        assert torch.equal(memory.sample(8).x, plain.sample(8).x)
+    with pytest.raises(ValueError, match="n: expected"):
+        memory.prefetch(0)

@@ -56,8 +56,8 @@ def test_more_numbers_and_a_higher_rank_where_there_is_more_room() -> None:
     assert large.embedding.numbers > small.embedding.numbers
     for memory, budget in zip((small, large), (6_000, 20_000), strict=True):
         numbers = memory.embedding.numbers
-        assert memory.settled_nbytes(classes=10, width=numbers) <= 0.7 * budget
-        assert memory.settled_nbytes(classes=10, width=numbers + 7) > 0.7 * budget
+        assert memory.settled_nbytes(classes=10, width=numbers) <= 0.75 * budget
+        assert memory.settled_nbytes(classes=10, width=numbers + 7) > 0.75 * budget
     assert made[0].gaussians.nbytes_fixed == 0  # the projection is made anew from its seed
 
 

@@ -443,3 +443,63 @@ def test_rows_encoded_by_the_check_are_those_encoded_by_the_codec(policy: str, v
         for part in x.split(10):
             memory.write(part, torch.arange(10) % 3)
     assert torch.equal(plain.rows(torch.arange(16)).x, coded.rows(torch.arange(16)).x)
+
+
+@pytest.mark.parametrize("read", ["cycle", "class_balanced"])
+@pytest.mark.parametrize("codec", ["raw", "int8"])
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 500])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_rows_of_a_tensor_are_written_as_batches_are(policy: str, batch_size: int, codec: str, read: str) -> None:
+    source = torch.randn(150, 3)
+    one, other = (
+        RandomMemory(40, write_policy=policy, read_policy=read, codec=codec, labels="int16", seed=3) for _ in range(2)
+    )
+    for experience in range(3):
+        rows = torch.randperm(150)[:130]
+        y, t = rows % 5, rows % 2
+        for part in torch.arange(130).split(batch_size):
+            one.write(source[rows[part]], y[part], t[part], origin=experience)
+        other.write_from(source, rows, y, t, origin=experience, batch_size=batch_size, checked=experience != 1)
+        assert torch.equal(one.sample(8).x, other.sample(8).x)
+    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers(), strict=True))
+    assert torch.equal(one._generator.get_state(), other._generator.get_state())
+    assert one.seen == other.seen
+
+
+def test_rows_of_a_tensor_may_have_other_targets_and_are_checked_like_batches() -> None:
+    memory, rows = RandomMemory(4), torch.tensor([2, 0, 1])
+    memory.write_from(torch.eye(3), rows, rows / 2, batch_size=2, checked=True)
+    assert torch.equal(memory.rows(torch.arange(3)).y, rows / 2)
+    with pytest.raises(ValueError, match=r"x: expected torch\.float32 rows of shape"):
+        memory.write_from(torch.eye(4), rows, rows / 2, batch_size=2, checked=True)
+    with pytest.raises(ValueError, match="x: expected finite values"):
+        RandomMemory(4).write_from(torch.eye(3) / 0, rows, rows, batch_size=2)
+    with pytest.raises(ValueError, match="batch_size: expected an integer >= 1, got 0"):
+        memory.write_from(torch.eye(3), rows, rows / 2, batch_size=0)
+
+
+def test_what_was_checked_is_not_looked_at_again_unless_always() -> None:
+    x, y = torch.full((3, 2), torch.nan), torch.arange(3)
+    RandomMemory(4).write(x, y, checked=True)
+    RandomMemory(4).write(x[:, :1].nan_to_num(), y, checked=True)
+    with pytest.raises(ValueError, match="x: expected finite values"):
+        RandomMemory(4, validate="always").write(x, y, checked=True)
+    with pytest.raises(ValueError, match="y: expected integers from 0 to 255"):
+        RandomMemory(4, labels="uint8").write(torch.zeros(3, 2), y + 254, checked=True)
+
+
+def test_a_sample_is_put_where_it_is_wanted_if_it_fits() -> None:
+    memory, other = RandomMemory(6, seed=1), RandomMemory(6, seed=1)
+    for one in (memory, other):
+        one.write(*stream(6))
+    room = torch.zeros(9, 3)
+    recall = memory.sample(4, into=room[2:6])
+    assert torch.equal(recall.x, other.sample(4).x)
+    assert recall.x.data_ptr() == room[2].data_ptr()
+    assert not room[:2].any()
+    assert not room[6:].any()
+    assert len(memory.sample(8, into=torch.zeros(8, 3)).x) == 6
+    for wrong in (torch.zeros(4, 2), torch.zeros(3, 3), torch.zeros(4, 3).double(), torch.zeros(3, 4).T):
+        before = wrong.clone()
+        assert memory.sample(4, into=wrong).x.shape == (4, 3)
+        assert torch.equal(wrong, before)

@@ -184,7 +184,9 @@ def test_with_a_random_memory(layout: str) -> None:
 
     embedding = nn.Linear(FEATURES, 3)
     memory = RandomMemory(10, embedding=embedding, keep="both")
-    trained = strategy([MemoryReplayPlugin(memory), Spy()], [memory_metrics(epoch=True, experience=True)])
+    trained = strategy(
+        [MemoryReplayPlugin(memory, write_at="iteration"), Spy()], [memory_metrics(epoch=True, experience=True)]
+    )
     result: dict[str, Any] = {}
     for experience in benchmark(layout).train_stream:
         result.update(trained.train(experience))
@@ -206,7 +208,7 @@ def test_metrics_change_no_weight() -> None:
     weights = []
     for metrics in ([], [memory_metrics(minibatch=True, epoch=True, experience=True)]):
         torch.manual_seed(0)
-        trained = strategy([MemoryReplayPlugin(RandomMemory(10))], metrics)
+        trained = strategy([MemoryReplayPlugin(RandomMemory(10), write_at="iteration")], metrics)
         trained.train(benchmark().train_stream)
         weights.append(trained.model.weight.detach().clone())
     assert torch.equal(*weights)
@@ -247,7 +249,7 @@ def test_every_logger_shows_them(tmp_path: Path, capsys: pytest.CaptureFixture[s
         loss_metrics(epoch=True, experience=True),
     ]
     memory = RandomMemory(10)
-    trained = strategy([MemoryReplayPlugin(memory)], metrics, loggers)
+    trained = strategy([MemoryReplayPlugin(memory, write_at="iteration")], metrics, loggers)
     for experience in benchmark().train_stream:
         trained.train(experience)
         trained.eval(benchmark().test_stream)

@@ -67,7 +67,7 @@ def test_agreement_is_the_share_of_rows_in_which_the_judge_sees_the_memorys_clas
         "classes": lambda x: judge.linear(x).argmax(1),
         "own model": None,
     }[kind]
-    plugin = MemoryReplayPlugin(RandomMemory(60), labels="old_model")
+    plugin = MemoryReplayPlugin(RandomMemory(60), labels="old_model", write_at="iteration")
     keep = Keep(plugin)
     strategy = run(Case(), [plugin, keep], evaluator=evaluated([ReplayAgreement(given)]), lr=0.005)
     expected = []
@@ -88,7 +88,7 @@ def test_a_judge_with_several_heads_is_told_the_task() -> None:
     case = CASES["multi-head"]
     trained = run(case, [])
     judge = copy.deepcopy(trained.model)
-    plugin = MemoryReplayPlugin(RandomMemory(60))
+    plugin = MemoryReplayPlugin(RandomMemory(60), write_at="iteration")
     strategy = run(case, [plugin], evaluator=evaluated([ReplayAgreement(judge)]))
     shares = values(strategy, "ReplayAgreement_Exp")
     assert len(shares) == 3
@@ -100,10 +100,10 @@ def test_metrics_of_replay_do_not_change_the_run() -> None:
         def bound(self, x: Tensor) -> Tensor:
             return torch.randn(len(x))
 
-    plain = run(Case(), [MemoryReplayPlugin(RandomMemory(40, seed=0))])
+    plain = run(Case(), [MemoryReplayPlugin(RandomMemory(40, seed=0), write_at="iteration")])
     state = torch.get_rng_state()
     metrics = [ReplayAgreement(Judge()), ReplayBound(), ReplayAccuracy()]
-    measured = run(Case(), [MemoryReplayPlugin(Random(40, seed=0))], evaluator=evaluated(metrics))
+    measured = run(Case(), [MemoryReplayPlugin(Random(40, seed=0), write_at="iteration")], evaluator=evaluated(metrics))
     assert torch.equal(weights(plain), weights(measured))
     assert torch.equal(state, torch.get_rng_state())
     assert len(values(measured, "ReplayBound_Exp")) == 3
@@ -144,7 +144,7 @@ class ConditionalMemory(RandomMemory):
 
 
 def test_a_conditional_bound_is_told_the_memorys_classes() -> None:
-    plugin = MemoryReplayPlugin(ConditionalMemory(60), labels="old_model")
+    plugin = MemoryReplayPlugin(ConditionalMemory(60), labels="old_model", write_at="iteration")
     keep = Keep(plugin)
     strategy = run(Case(), [plugin, keep], evaluator=evaluated([ReplayBound()]), lr=0.005)
     expected = [float(torch.cat([r.label for r in replays]).double().mean()) for replays in keep.replays[:3]]
@@ -154,7 +154,9 @@ def test_a_conditional_bound_is_told_the_memorys_classes() -> None:
 @pytest.mark.parametrize("owner", ["memory", "codec"])
 def test_the_bound_is_the_mean_over_rows(owner: str) -> None:
     memory = BoundedMemory(60) if owner == "memory" else RandomMemory(60, codec=Bounded())
-    plugin = MemoryReplayPlugin(memory, replay_size=lambda experience, iteration: 1 + 3 * iteration)
+    plugin = MemoryReplayPlugin(
+        memory, replay_size=lambda experience, iteration: 1 + 3 * iteration, write_at="iteration"
+    )
     keep = Keep(plugin)
     strategy = run(Case(), [plugin, keep], evaluator=evaluated([ReplayBound(), ReplayBound("epoch")]))
     rows = [torch.cat([r.x for r in replays]).numpy().astype(np.float64) for replays in keep.replays[:3]]
@@ -165,7 +167,9 @@ def test_the_bound_is_the_mean_over_rows(owner: str) -> None:
 
 def test_where_there_is_nothing_to_report_it_is_said_once() -> None:
     with pytest.warns(UserWarning, match="no memory of the strategy, and no codec, has a bound") as told:
-        strategy = run(Case(), [MemoryReplayPlugin(RandomMemory(20))], evaluator=evaluated([ReplayBound()]))
+        strategy = run(
+            Case(), [MemoryReplayPlugin(RandomMemory(20), write_at="iteration")], evaluator=evaluated([ReplayBound()])
+        )
     assert sum("has a bound" in str(w.message) for w in told) == 1
     assert values(strategy, "ReplayBound") == []
     with pytest.warns(UserWarning, match="nothing to agree with") as told:
@@ -176,7 +180,11 @@ def test_where_there_is_nothing_to_report_it_is_said_once() -> None:
 
 def test_the_old_models_bytes_are_fixed_bytes() -> None:
     metric = MemoryFixedBytes("experience")
-    strategy = run(Case(), [MemoryReplayPlugin(RandomMemory(20), labels="soft")], evaluator=evaluated([metric]))
+    strategy = run(
+        Case(),
+        [MemoryReplayPlugin(RandomMemory(20), labels="soft", write_at="iteration")],
+        evaluator=evaluated([metric]),
+    )
     size = sum(p.nbytes for p in strategy.model.parameters())
     assert values(strategy, "MemoryFixedBytes_Exp") == [size] * 3
 
@@ -185,7 +193,11 @@ def test_a_checkpoint_goes_through_with_a_judge(tmp_path: Any) -> None:
     def made() -> Any:
         torch.manual_seed(0)
         metrics = [ReplayAgreement(Judge()), ReplayBound()]
-        return build(Case(), [MemoryReplayPlugin(BoundedMemory(20), labels="soft")], evaluator=evaluated(metrics))
+        return build(
+            Case(),
+            [MemoryReplayPlugin(BoundedMemory(20), labels="soft", write_at="iteration")],
+            evaluator=evaluated(metrics),
+        )
 
     stream = list(Case().stream())
     one = made()

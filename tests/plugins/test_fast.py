@@ -68,8 +68,8 @@ class Breaks(SupervisedPlugin):
             raise RuntimeError("broken")
 
 
-def replay(fast: Any, **options: Any) -> MemoryReplayPlugin:
-    return MemoryReplayPlugin(RandomMemory(40, seed=3), seed=3, fast=fast, **options)
+def replay(fast: Any, write_at: Any = "iteration", **options: Any) -> MemoryReplayPlugin:
+    return MemoryReplayPlugin(RandomMemory(40, seed=3), seed=3, fast=fast, write_at=write_at, **options)
 
 
 def found(strategy: Any) -> list[Any]:
@@ -105,20 +105,22 @@ def outcome(case: Case, plugins: list[Any], train: dict[str, Any] | None = None,
 
 
 def notes(caplog: pytest.LogCaptureFixture) -> str:
-    return " | ".join(record.getMessage() for record in caplog.records)
+    return " | ".join(text for text in (record.getMessage() for record in caplog.records) if "fast=" in text)
 
 
 @pytest.fixture(autouse=True)
 def _log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "avalanche_memplugins")
+    caplog.set_level(logging.INFO, "avalanche_memplugins.plugins._fast")
 
 
+# With noise the batch is another than the one that was served.
+@pytest.mark.parametrize(("write_at", "noise"), [("iteration", [Noise()]), ("iteration", []), ("auto", [])])
 @pytest.mark.parametrize("case_name", CASES)
-def test_on_every_stream(case_name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_on_every_stream(case_name: str, write_at: str, noise: list[Any], caplog: pytest.LogCaptureFixture) -> None:
     case = CASES[case_name]
-    off = outcome(case, [Noise(), replay(False)])
+    off = outcome(case, [*noise, replay(False, write_at)])
     assert notes(caplog) == ""
-    on = outcome(case, [Noise(), replay("auto")])
+    on = outcome(case, [*noise, replay("auto", write_at)])
     assert same(on, off)
     assert "training data are served from tensors" in notes(caplog)
     assert "evaluation data are served from tensors" in notes(caplog)

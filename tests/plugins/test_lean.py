@@ -19,8 +19,10 @@ from avalanche.models import as_multitask
 from avalanche.training import AGEM, EWC, LwF, Naive, Replay
 from avalanche.training.plugins import EvaluationPlugin, LRSchedulerPlugin
 from avalanche.training.templates import SupervisedTemplate
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from avalanche_memplugins import DarkReplayPlugin, MemoryReplayPlugin, RandomMemory
+from avalanche_memplugins.plugins import lean
 from avalanche_memplugins.plugins.lean import TRAIN_EVENTS, Dispatch, LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
@@ -444,3 +446,60 @@ class NoSync(SupervisedPlugin):
 
     def after_training_exp(self, strategy, **kwargs):
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.9}, {"weight_decay": 0.1}, {"maximize": True}, {"foreach": True}]
+)
+def test_the_bare_step_is_torchs(options):
+    torch.manual_seed(0)
+    models = [torch.nn.Linear(3, 2) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, **options) for model in models]
+    strategy = Naive(model=models[1], optimizer=optimizers[1], evaluator=None)
+    for _ in range(3):
+        for model in models:
+            model(torch.ones(4, 3)).square().sum().backward()
+        optimizers[0].step()
+        lean._step(strategy)
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+    assert not models[1].weight.requires_grad or models[1].weight.grad_fn is None
+    assert str(optimizers[0].state_dict()) == str(optimizers[1].state_dict())
+
+
+def test_the_bare_step_calls_all_that_listens():
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    strategy = Naive(model=model, optimizer=optimizer, evaluator=None)
+    heard = []
+    handles = [
+        optimizer.register_step_pre_hook(lambda *args: heard.append("before")),
+        optimizer.register_step_post_hook(lambda *args: heard.append("after")),
+        register_optimizer_step_pre_hook(lambda *args: heard.append("all")),
+    ]
+    lean._step(strategy)
+    for handle in handles:
+        handle.remove()
+    lean._step(strategy)
+    assert sorted(heard) == ["after", "all", "before"]
+    with torch.profiler.profile() as profile:
+        lean._step(strategy)
+    assert any("Optimizer.step" in event.key for event in profile.key_averages())
+    # A scheduler counts steps by a method of the optimiser's own.
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    lean._step(strategy)
+    assert optimizer._opt_called
+
+
+def test_an_optimiser_of_the_users_own_is_called_as_it_is():
+    class Mine(torch.optim.SGD):
+        steps = 0
+
+        def step(self, closure=None):
+            self.steps += 1
+            return super().step(closure)
+
+    model = torch.nn.Linear(3, 2)
+    optimizer = Mine(model.parameters(), lr=0.1)
+    lean._step(Naive(model=model, optimizer=optimizer, evaluator=None))
+    assert optimizer.steps == 1

@@ -10,6 +10,7 @@ import pytest
 import torch
 from _streams import CASES, CLASSES, Case, build, run, weights
 from avalanche.core import SupervisedPlugin
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
 
 from avalanche_memplugins import (
@@ -204,3 +205,44 @@ def test_what_cannot_work_is_told() -> None:
     strategy = run(Case(), [plugin])
     with pytest.warns(UserWarning, match="memory: nothing was written to it in training"):
         strategy.eval(Case().benchmark().test_stream, num_workers=0)
+
+
+@pytest.mark.parametrize("case_name", ["x, y, t", "online", "evaluation every iteration"])
+def test_a_head_made_anew_from_stored_rows_is_the_discriminant_of_the_features_as_they_are(case_name: str) -> None:
+    case, rows = CASES[case_name], RandomMemory(120, write_policy="reservoir", seed=0)
+    memory = GaussianMemory(rank=0, tied=True, ridge=0.0, seed=0)
+    plugins = [MemoryReplayPlugin(rows, seed=0), MemoryPredictionPlugin(memory, at="features", rows=rows)]
+    torch.manual_seed(0)
+    strategy, batches = evaluated(case, plugins, lr=0.05)  # a rate at which features move
+    held, features = rows.rows(rows.slots()), strategy.model.features
+    with torch.no_grad():
+        peer = LinearDiscriminantAnalysis(solver="lsqr", priors=[1 / CLASSES] * CLASSES, covariance_estimator=None)
+        z = features(held.x).double().numpy()
+        kept = z.std(0) > 1e-3  # units that never fire say nothing
+        peer.fit(z[:, kept], held.y.numpy())
+        agree = [
+            peer.predict(features(b["x"]).double().numpy()[:, kept]) == b["output"].argmax(1).numpy() for b in batches
+        ]
+    assert np.concatenate(agree).mean() > 0.9
+    assert len(memory) == 120
+
+
+def test_it_learns_nothing_by_being_evaluated_and_is_not_saved() -> None:
+    rows = RandomMemory(60, seed=0)
+    plugin = MemoryPredictionPlugin(GaussianMemory(rank=2, precision=6, seed=0), at="features", rows=rows)
+    strategy = run(CASES["x, y, t"], [MemoryReplayPlugin(rows, seed=0), plugin])
+    before, drawn = weights(strategy), rows._generator.get_state()
+    stream = CASES["x, y, t"].benchmark().test_stream
+    first = strategy.eval(stream, num_workers=0)
+    held = {
+        name: value.clone() for name, value in plugin.memory.state_dict().items() if isinstance(value, torch.Tensor)
+    }
+    assert strategy.eval(stream, num_workers=0) == first
+    assert all(torch.equal(value, plugin.memory.state_dict()[name]) for name, value in held.items())
+    assert torch.equal(weights(strategy), before)
+    assert torch.equal(rows._generator.get_state(), drawn)
+    assert plugin.state_dict().keys() == {"iterations"}
+    with pytest.raises(ValueError, match="writes: expected False with rows"):
+        MemoryPredictionPlugin(GaussianMemory(), rows=rows, writes=True)
+    with pytest.raises(ValueError, match="memory: expected an empty one with rows"):
+        MemoryPredictionPlugin(plugin.memory, rows=rows)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from _replays import REPLAY
 from _streams import CLASSES, FEATURES, classic, network, plain
 from _streams import weights as weights_of
 from avalanche.core import SupervisedPlugin
@@ -18,28 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avalanche_memplugins import (
-    DarkReplayPlugin,
     LeanStepPlugin,
     MemoryReplayPlugin,
     RandomMemory,
     TensorLoaderPlugin,
 )
-from avalanche_memplugins.memories import GaussianMemory
 
-REPLAY: dict[str, Callable[[], MemoryReplayPlugin]] = {
-    "appended": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), write_at="iteration"),
-    "replacing": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), batch_policy="replace", write_at="iteration"),
-    "weighted": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), replay_weight=0.4, write_at="iteration"),
-    "old model": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), labels="old_model", write_at="iteration"),
-    "soft": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), labels="soft", write_at="iteration"),
-    "logits": lambda: MemoryReplayPlugin(
-        RandomMemory(60, store_logits=True, seed=1), labels="logits", write_at="iteration"
-    ),
-    "DER++": lambda: DarkReplayPlugin(RandomMemory(60, store_logits=True, seed=1), alpha=0.2, beta=0.5),
-    "latent": lambda: MemoryReplayPlugin(RandomMemory(60, seed=1), at="features", write_at="iteration"),
-    "generated": lambda: MemoryReplayPlugin(GaussianMemory(seed=1), write_at="iteration"),
-}
-every_replay = pytest.mark.parametrize("replay", list(REPLAY))
+every_replay = pytest.mark.parametrize(
+    "replay", [name for name in REPLAY if name not in ("growing weight", "after the experience", "latent, weighted")]
+)
 
 
 def train(plugins: list[Any], cls: Any = Naive, stream: Any = None, lr: float = 0.05, **options: Any) -> Any:

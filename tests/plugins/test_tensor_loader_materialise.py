@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from avalanche_memplugins.plugins._materialise.cache import TensorCache
 from avalanche_memplugins.plugins._materialise.known import flatten, why_unknown
 from avalanche_memplugins.plugins._materialise.read import Reader
-from avalanche_memplugins.plugins._materialise.resolve import Source, Unsupported, resolve
+from avalanche_memplugins.plugins._materialise.resolve import Source, Unsupported, resolve, values_in
 
 CPU = torch.device("cpu")
 V1 = v1.Compose([v1.ToTensor(), v1.Normalize((0.49, 0.48, 0.45), (0.2, 0.21, 0.22))])
@@ -560,8 +560,17 @@ def test_equal_transforms_share_a_block_and_others_do_not():
 def test_rows_are_known_to_be_finite_if_all_that_was_read_is(value):
     x = torch.full((600, 3), 3e38)  # whose sum overflows
     x[577, 1] = value
-    dataset = as_classification_dataset(TensorDataset(x, torch.zeros(600, dtype=torch.int64)))
+    dataset = AvalancheDataset([TensorDataset(x, torch.zeros(600, dtype=torch.int64))])
     cache = TensorCache(2**30, looks=True)
     assert cache.fetch(dataset.subset(range(500)), CPU).finite
     assert cache.fetch(dataset, CPU).finite == (value == 1.0)
     assert not TensorCache(2**30).fetch(dataset, CPU).finite
+
+
+def test_values_of_an_attribute_are_those_that_avalanche_gives():
+    stream = split(colours()).train_stream
+    joint = stream[0].dataset.concat(stream[1].dataset).subset([3, 40, 1, 3])
+    for dataset in (stream[1].dataset, joint):
+        assert values_in(dataset.targets.data).tolist() == [int(y) for y in dataset.targets]
+    for other in ([], [1.5], [True], ["a"], torch.arange(3), None):
+        assert values_in(other) is None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from bad_values import usual
 
 RECORDS: dict[str, Record] = {}
 
@@ -14,15 +17,21 @@ class Record:
     """:param name: as it is exported, with the method after a dot.
     :param call: takes the arguments by name.
     :param arguments: makes those of a call that is right, afresh.
-    :param kinds: of the arguments that are tried, by name.
+    :param given: kinds of arguments, by name, where they are other than the usual ones; None: it is not tried.
     :param named: what an argument is called in the error, where that is another name.
     """
 
     name: str
     call: Callable[..., Any]
     arguments: Callable[[], dict[str, Any]]
-    kinds: dict[str, Any]
+    given: dict[str, Any]
     named: dict[str, tuple[str, ...]]
+
+    @cached_property
+    def kinds(self) -> dict[str, Any]:
+        """Of the arguments that are tried, by name."""
+        all_of_them = {name: usual(name, value) for name, value in self.arguments().items()} | self.given
+        return {name: kind for name, kind in all_of_them.items() if kind is not None}
 
 
 def record(

@@ -7,18 +7,16 @@ from typing import Any
 
 import torch
 from _call_record import record
-from bad_calls_functional import GENERATOR, normal
+from bad_calls_functional import normal
 from bad_values import (
     Array,
     Deviation,
     Flag,
     Folder,
     Integer,
-    Labels,
     Name,
     Number,
     Pixels,
-    Seed,
     Shape,
     Thing,
     Values,
@@ -112,34 +110,17 @@ for name, (make, x, shape) in CODECS.items():
         f"codecs.{name}.spec",
         lambda make=make, **a: make().spec(**a),
         lambda shape=shape: {"shape": Size(shape), "dtype": torch.float32},
-        shape=Values((None, 3, "x", ("a",), (0,))),
-        dtype=Values((None, "float32", 3)),
     )
     record(
         f"codecs.{name}.decode",
         lambda make=make, **a: make().decode(**a),
         lambda make=make, x=x, shape=shape: {"code": make().encode(x), "shape": Size(shape), "dtype": torch.float32},
         code=Array(floats=False, last=not raw and name != "Downsampled"),
-        shape=Values((None, 3, "x", ("a",), (0,))),
-        dtype=Values((None, "float32", 3)),
     )
-record("codecs.Codec", lambda x: None, lambda: {"x": 3})
-record(
-    "codecs.Bits",
-    C.Bits,
-    lambda: {"bits": 4, "mean": 0.0, "std": 1.0},
-    bits=Values((3, 0, True, "4", 1.5, None)),
-    **NORMALISED,
-)
-record("codecs.Uint8", C.Uint8, lambda: {"mean": 0.0, "std": 1.0, "lossy": True}, lossy=Flag(), **NORMALISED)
-record(
-    "codecs.Downsampled",
-    C.Downsampled,
-    lambda: {"size": 4, "codec": C.Bits(4), "mode": "area"},
-    size=Integer(),
-    codec=Thing(),
-    mode=Name(),
-)
+record("codecs.Codec", lambda x: None, lambda: {"x": 3}, x=None)
+record("codecs.Bits", C.Bits, lambda: {"bits": 4, "mean": 0.0, "std": 1.0}, bits=Values((3, 0, True, "4", 1.5, None)))
+record("codecs.Uint8", C.Uint8, lambda: {"mean": 0.0, "std": 1.0, "lossy": True})
+record("codecs.Downsampled", C.Downsampled, lambda: {"size": 4, "codec": C.Bits(4), "mode": "area"}, codec=Thing())
 for name, make, x in (
     ("EntropyCoded", lambda: C.EntropyCoded(C.Bits(2)), images(2, *IMAGE)),
     ("ImageFile", lambda: C.ImageFile("png"), levels(2, *IMAGE)),
@@ -164,16 +145,8 @@ for name, make, x in (
         buffer=Array(last=False),
         starts=PLACES,
         lengths=PLACES,
-        shape=Values((None, 3, "x", ("a",), (0,))),
-        dtype=Values((None, "float32", 3)),
     )
-record(
-    "codecs.EntropyCoded",
-    C.EntropyCoded,
-    lambda: {"inner": C.Bits(2), "table": "own"},
-    inner=Thing(),
-    table=Name(),
-)
+record("codecs.EntropyCoded", C.EntropyCoded, lambda: {"inner": C.Bits(2), "table": "own"}, inner=Thing())
 record(
     "codecs.EntropyCoded.fit",
     lambda **a: C.EntropyCoded(C.Bits(2)).fit(**a),
@@ -188,37 +161,27 @@ record(
     buffer=Array(last=False),
     starts=PLACES,
     lengths=PLACES,
-    shape=Values((None, 3, "x", ("a",), (0,))),
 )
 record(
     "codecs.ImageFile",
     C.ImageFile,
     lambda: {"format": "jpeg", "quality": 50, "mean": 0.0, "std": 1.0},
-    format=Name(),
     quality=Values((0, 101, 1.5, "x", True)),
-    **NORMALISED,
 )
 record(
     "codecs.Bits.from_levels",
     lambda **a: C.Bits(2).from_levels(**a),
     lambda: {"levels": torch.ones(2, *IMAGE, dtype=torch.uint8), "dtype": torch.float32},
     levels=Array(floats=False, last=False, flat=False),
-    dtype=Values((None, "float32", 3)),
 )
 record(
     "codecs.Downsampled.enlarge",
     lambda **a: C.Downsampled(2, C.Bits(4)).enlarge(**a),
     lambda: {"small": images(2, 1, 2, 2), "shape": Size(IMAGE), "dtype": torch.float32},
     small=Array(floats=False),
-    shape=Values((None, 3, "x", ("a",), (0,))),
-    dtype=Values((None, "float32", 3)),
 )
 record(
-    "codecs.Quantised",
-    C.Quantised,
-    lambda: {"bits": 4, "spread": 1.2},
-    bits=Values((1, 9, 0, True, "4", 1.5, None)),
-    spread=Number(above=0),
+    "codecs.Quantised", C.Quantised, lambda: {"bits": 4, "spread": 1.2}, bits=Values((1, 9, 0, True, "4", 1.5, None))
 )
 record(
     "codecs.ProductQuantised",
@@ -227,7 +190,6 @@ record(
     parts=Integer(huge=False),
     bits=Values((0, 9, True, "4", 1.5, None)),
     steps=Integer(huge=False),
-    seed=Seed(),
 )
 for name, make_fresh in (
     ("Quantised", lambda: C.Quantised(2)),
@@ -239,10 +201,10 @@ for name, make_fresh in (
         lambda: {"x": normal(8, 8)},
         x=Array(last=False, finite=True),
     )
-record("codecs.VariableCodec", lambda x: None, lambda: {"x": 3})
+record("codecs.VariableCodec", lambda x: None, lambda: {"x": 3}, x=None)
 record("codecs.Float16", C.Float16, dict)
 record("codecs.Raw", C.Raw, dict)
-record("codecs.Int8", C.Int8, lambda: {"step": 0.1}, step=Number(above=0))
+record("codecs.Int8", C.Int8, lambda: {"step": 0.1})
 CODES: dict[str, Any] = {"autoencoder": MODULE, "precision": Name(), "step": Number(above=0), **NORMALISED}
 record(
     "codecs.LatentCodec",
@@ -265,9 +227,6 @@ record(
     C.LatentCodec.from_pretrained,
     lambda: {"name": "omniglot28-vae", "precision": "int8", "step": 0.1, "mean": 0.0, "std": 1.0},
     name=Folder(),
-    precision=Name(),
-    step=Number(above=0),
-    **NORMALISED,
 )
 record(
     "codecs.StreamCodec",
@@ -282,8 +241,6 @@ record(
         "mean": 0.0,
         "std": 1.0,
     },
-    steps=Integer(),
-    lr=Number(above=0),
     loss=Values((3, "x")),
     **CODES,
 )
@@ -293,7 +250,6 @@ record(
     lambda: {"batches": iter([rows()]), "every_row": [rows()], "seed": 0},
     batches=Values((None, 3)),
     every_row=Values((None, 3, [])),
-    seed=Seed(),
 )
 for name, make_learned in (("LatentCodec", latent), ("StreamCodec", stream)):
     record(
@@ -306,7 +262,6 @@ for name, make_learned in (("LatentCodec", latent), ("StreamCodec", stream)):
         f"codecs.{name}.from_latent",
         lambda make=make_learned, **a: make().from_latent(**a),
         lambda: {"z": normal(2, 3), "dtype": torch.float32},
-        z=Array(),
         dtype=Values((None, "x", 3)),
     )
     record(
@@ -372,34 +327,16 @@ def probabilistic() -> N.ProbabilisticRetrievalClassifier:
     return N.ProbabilisticRetrievalClassifier(mlp(), classes=3, n=2, hidden=4, layers=1).eval()
 
 
-SIZES: dict[str, Any] = {"channels": Integer(), "size": Integer(), "code_size": Integer(), "width": Integer()}
-PICTURES = Array()
-EPISODES = Array()
 record(
-    "networks.VAE",
-    N.VAE,
-    lambda: {"channels": 1, "size": 28, "code_size": 2, "width": 1, "bias": -2.0},
-    bias=Number(),
-    **SIZES,
+    "networks.VAE", N.VAE, lambda: {"channels": 1, "size": 28, "code_size": 2, "width": 1, "bias": -2.0}, bias=Number()
 )
-record(
-    "networks.MLPVAE",
-    N.MLPVAE,
-    lambda: {"code_size": 2, "hidden": 4, "channels": 1, "size": 4},
-    code_size=Integer(),
-    hidden=Integer(),
-    channels=Integer(),
-    size=Integer(),
-)
+record("networks.MLPVAE", N.MLPVAE, lambda: {"code_size": 2, "hidden": 4, "channels": 1, "size": 4})
 record(
     "networks.ConditionalVAE",
     N.ConditionalVAE,
     lambda: {"shape": (8,), "code_size": 2, "hidden": (4,), "classes": 3, "likelihood": "bernoulli"},
-    shape=Shape(),
-    code_size=Integer(),
     hidden=Shape(),
     classes=Integer(none=True),
-    likelihood=Name(),
 )
 record(
     "networks.DynamicKanervaMachine",
@@ -414,11 +351,7 @@ record(
         "address_std": 1.0,
         "bias": -2.0,
     },
-    rows=Integer(),
-    noise_std=Number(above=0),
-    address_std=Number(above=0),
     bias=Number(),
-    **SIZES,
 )
 record(
     "networks.KanervaMachine",
@@ -434,12 +367,7 @@ record(
         "noise_std": 1.0,
         "bias": -2.0,
     },
-    rows=Integer(),
-    address_size=Integer(),
-    key_size=Integer(),
-    noise_std=Number(above=0),
     bias=Number(),
-    **SIZES,
 )
 for name, net in (("VAE", vae), ("MLPVAE", mlp), ("KanervaMachine", kanerva), ("DynamicKanervaMachine", dynamic)):
     word = "z" if name == "MLPVAE" else "code"
@@ -449,12 +377,7 @@ for name, net in (("VAE", vae), ("MLPVAE", mlp), ("KanervaMachine", kanerva), ("
         lambda word=word: {word: normal(2, 2)},
         **{word: Array()},
     )
-    record(
-        f"networks.{name}.encode",
-        lambda net=net, **a: net().encode(**a),
-        lambda: {"x": images(2, 1, 28, 28)},
-        x=PICTURES,
-    )
+    record(f"networks.{name}.encode", lambda net=net, **a: net().encode(**a), lambda: {"x": images(2, 1, 28, 28)})
     lead = (1, 2) if "Machine" in name else (2,)
     record(
         f"networks.{name}.bound",
@@ -464,63 +387,34 @@ for name, net in (("VAE", vae), ("MLPVAE", mlp), ("KanervaMachine", kanerva), ("
             "generator": None,
             **({"sequential": False} if "Machine" in name else {}),
         },
-        x=EPISODES,
-        generator=GENERATOR,
-        **({"sequential": Flag()} if "Machine" in name else {}),
     )
     if "Machine" not in name:
         record(
-            f"networks.{name}.posterior",
-            lambda net=net, **a: net().posterior(**a),
-            lambda: {"x": images(2, 1, 28, 28)},
-            x=PICTURES,
+            f"networks.{name}.posterior", lambda net=net, **a: net().posterior(**a), lambda: {"x": images(2, 1, 28, 28)}
         )
         continue
-    record(
-        f"networks.{name}.features",
-        lambda net=net, **a: net().features(**a),
-        lambda: {"x": images(2, 1, 28, 28)},
-        x=PICTURES,
-    )
-    record(
-        f"networks.{name}.written",
-        lambda net=net, **a: net().written(**a),
-        lambda: {"x": images(1, 2, 1, 28, 28)},
-        x=EPISODES,
-    )
+    record(f"networks.{name}.features", lambda net=net, **a: net().features(**a), lambda: {"x": images(2, 1, 28, 28)})
+    record(f"networks.{name}.written", lambda net=net, **a: net().written(**a), lambda: {"x": images(1, 2, 1, 28, 28)})
     record(
         f"networks.{name}.read",
         lambda net=net, **a: net().read(**a),
         lambda: {"mean": normal(1, 2, 2), "cue": images(1, 2, 1, 28, 28), "steps": 1},
-        mean=Array(),
-        cue=EPISODES,
-        steps=Integer(),
     )
 record(
     "networks.DynamicKanervaMachine.write",
     lambda **a: dynamic().write(**a),
     lambda: {"code": normal(2, 2), "sequential": False},
-    code=Array(),
-    sequential=Flag(),
 )
-record(
-    "networks.KanervaMachine.weights",
-    lambda **a: kanerva().weights(**a),
-    lambda: {"latent": normal(2, 2)},
-    latent=Array(),
-)
+record("networks.KanervaMachine.weights", lambda **a: kanerva().weights(**a), lambda: {"latent": normal(2, 2)})
 record(
     "networks.KanervaMachine.address_posterior",
     lambda **a: kanerva().address_posterior(**a),
     lambda: {"features": normal(2, 8)},
-    features=Array(),
 )
 record(
     "networks.KanervaMachine.code_posterior",
     lambda **a: kanerva().code_posterior(**a),
     lambda: {"features": normal(2, 8), "recalled": normal(2, 2)},
-    features=Array(),
-    recalled=Array(),
 )
 for method in ("encode", "posterior", "bound"):
     record(
@@ -531,54 +425,34 @@ for method in ("encode", "posterior", "bound"):
             "y": torch.tensor([0, 2]),
             **({"generator": None} if method == "bound" else {}),
         },
-        x=Array(),
-        y=Labels(),
-        **({"generator": GENERATOR} if method == "bound" else {}),
     )
 record(
     "networks.ConditionalVAE.decode",
     lambda **a: conditional().decode(**a),
     lambda: {"code": normal(2, 2), "y": torch.tensor([0, 2])},
-    code=Array(),
-    y=Labels(),
 )
 record(
     "networks.FrozenEncoder",
     N.FrozenEncoder,
     lambda: {"autoencoder": N.MLPVAE(2, hidden=4), "code": "mean", "mean": 0.0, "std": 1.0},
     autoencoder=MODULE,
-    code=Name(),
-    **NORMALISED,
 )
-record(
-    "networks.FrozenEncoder.forward",
-    lambda **a: N.FrozenEncoder(mlp())(**a),
-    lambda: {"x": images(2, 1, 28, 28)},
-    x=PICTURES,
-)
+record("networks.FrozenEncoder.forward", lambda **a: N.FrozenEncoder(mlp())(**a), lambda: {"x": images(2, 1, 28, 28)})
 record(
     "networks.MemoryNetwork",
     N.MemoryNetwork,
     lambda: {"size": 8, "code_size": 3, "hidden": 4, "memory": True, "linear": True},
-    size=Integer(),
-    code_size=Integer(),
-    hidden=Integer(),
-    memory=Flag(),
-    linear=Flag(),
 )
 record(
     "networks.MemoryNetwork.start_at",
     lambda **a: N.MemoryNetwork(8, 3, hidden=4, linear=True).start_at(**a),
     lambda: {"images": images(4, 8)},
-    images=Array(),
 )
-record("networks.MemoryNetwork.write", lambda **a: slots().write(**a), lambda: {"x": images(1, 2, 8)}, x=Array())
+record("networks.MemoryNetwork.write", lambda **a: slots().write(**a), lambda: {"x": images(1, 2, 8)})
 record(
     "networks.MemoryNetwork.forward",
     lambda **a: slots()(**a),
     lambda: {"x": images(1, 2, 8), "cue": images(1, 2, 8), "known": None},
-    x=Array(),
-    cue=Array(),
     known=KNOWN,
 )
 for method in ("read", "attention"):
@@ -586,8 +460,6 @@ for method in ("read", "attention"):
         f"networks.MemoryNetwork.{method}",
         lambda method=method, **a: getattr(slots(), method)(**a),
         lambda: {"slots": normal(1, 2, 3), "cue": images(1, 2, 8), "known": None},
-        slots=Array(),
-        cue=Array(),
         known=KNOWN,
     )
 for kind in (N.MANN, N.DNC):
@@ -597,19 +469,13 @@ for kind in (N.MANN, N.DNC):
         name,
         kind,
         lambda more=more: {"size": 8, "slots": 3, "width": 4, "controller": 2, "hidden": 4, **more},
-        size=Integer(),
-        slots=Integer(),
-        width=Integer(),
-        controller=Integer(),
-        hidden=Integer(),
-        **({"decay": Number(least=0, most=1)} if kind is N.MANN else {"free_gate": Flag(), "gate_bias": Number()}),
+        **{"decay": Number(least=0, most=1)} if kind is N.MANN else {"free_gate": Flag(), "gate_bias": Number()},
     )
-    record(f"{name}.blank", lambda kind=kind, **a: small(kind).blank(**a), lambda: {"episodes": 1}, episodes=Integer())
+    record(f"{name}.blank", lambda kind=kind, **a: small(kind).blank(**a), lambda: {"episodes": 1})
     record(
         f"{name}.write",
         lambda kind=kind, **a: small(kind).write(**a),
         lambda: {"x": images(1, 2, 8), "state": None},
-        x=Array(),
         state=Values((3, "x")),
     )
     record(
@@ -617,14 +483,11 @@ for kind in (N.MANN, N.DNC):
         lambda kind=kind, **a: small(kind).read(**a),
         lambda kind=kind: {"state": small(kind).blank(1), "cue": images(1, 2, 8)},
         state=Values((3, "x", None)),
-        cue=Array(),
     )
     record(
         f"{name}.forward",
         lambda kind=kind, **a: small(kind)(**a),
         lambda: {"x": images(1, 2, 8), "cue": images(1, 2, 8)},
-        x=Array(),
-        cue=Array(),
     )
     record(
         f"{name}.slots_used",
@@ -649,26 +512,11 @@ record(
     },
     autoencoder=MODULE,
     memory=Thing(),
-    classes=Integer(),
-    neighbours=Integer(),
-    labels=Flag(),
     same=Number(least=0),
-    hidden=Integer(),
     layers=Integer(least=0),
-    **NORMALISED,
 )
-record(
-    "networks.RetrievalClassifier.forward",
-    lambda **a: retrieval()(**a),
-    lambda: {"x": images(2, 1, 28, 28)},
-    x=PICTURES,
-)
-record(
-    "networks.RetrievalClassifier.retrieve",
-    lambda **a: retrieval().retrieve(**a),
-    lambda: {"query": normal(2, 2)},
-    query=Array(),
-)
+record("networks.RetrievalClassifier.forward", lambda **a: retrieval()(**a), lambda: {"x": images(2, 1, 28, 28)})
+record("networks.RetrievalClassifier.retrieve", lambda **a: retrieval().retrieve(**a), lambda: {"query": normal(2, 2)})
 record(
     "networks.ProbabilisticRetrievalClassifier",
     N.ProbabilisticRetrievalClassifier,
@@ -685,28 +533,19 @@ record(
         "seed": 0,
     },
     autoencoder=MODULE,
-    classes=Integer(),
-    n=Integer(),
     alpha_std=Number(least=0),
     draws=Integer(least=0),
-    hidden=Integer(),
     layers=Integer(least=0),
-    seed=Seed(),
-    **NORMALISED,
 )
 record(
     "networks.ProbabilisticRetrievalClassifier.forward",
     lambda **a: probabilistic()(**a),
     lambda: {"x": images(2, 1, 28, 28)},
-    x=PICTURES,
 )
 record(
     "networks.retrieval_mlp",
     N.retrieval_mlp,
     lambda: {"inputs": 2, "classes": 3, "hidden": 4, "layers": 1},
-    inputs=Integer(),
-    classes=Integer(),
-    hidden=Integer(),
     layers=Integer(least=0),
 )
 record(
@@ -723,10 +562,6 @@ record(
     },
     network=MODULE,
     episodes=Values((None, 3, "x")),
-    steps=Integer(),
-    lr=Number(above=0),
-    warm_up=Integer(),
-    clip=Number(above=0),
     after_step=Values((3, "x")),
 )
 record(
@@ -746,13 +581,8 @@ record(
     },
     network=Thing(),
     episodes=Values((None, 3, "x")),
-    steps=Integer(),
     patterns=Values((3, "x", (), (0,), (1.5,), None)),
-    advance_below=Number(above=0),
     loss=Values((3, "x")),
-    lr=Number(above=0),
-    warm_up=Integer(),
-    clip=Number(above=0),
     after_step=Values((3, "x")),
 )
 record(
@@ -769,10 +599,6 @@ record(
     },
     vae=MODULE,
     x=Array(finite=True, empty=True),
-    epochs=Integer(),
-    batch_size=Integer(),
-    lr=Number(above=0),
-    seed=Seed(),
     after_epoch=Values((3, "x")),
 )
 
@@ -820,9 +646,6 @@ record(
     E.GatedEnergy,
     lambda: {"shape": (8,), "writable": 2, "width": 4, "hops": 1, "whitening": None, "rank": None, **STEPS},
     shape=Shape(number=True),
-    writable=Integer(),
-    width=Integer(),
-    hops=Integer(),
     whitening=Values((3, "x", E.Whitening)),
     rank=Integer(none=True),
     **STEP_KINDS,
@@ -840,13 +663,7 @@ record(
         "hidden": 2,
         **STEPS,
     },
-    shape=Shape(),
-    writable=Integer(),
     channels=Shape(),
-    width=Integer(),
-    bottleneck=Integer(),
-    hops=Integer(),
-    hidden=Integer(),
     **STEP_KINDS,
 )
 record(
@@ -862,13 +679,7 @@ record(
         "hidden": 2,
         **STEPS,
     },
-    shape=Shape(),
-    writable=Integer(),
-    code=Integer(),
-    width=Integer(),
-    hops=Integer(),
     channels=Shape(),
-    hidden=Integer(),
     **STEP_KINDS,
 )
 for name, energy_net, at in (
@@ -880,10 +691,7 @@ for name, energy_net, at in (
         f"networks.energy.{name}.write",
         lambda net=energy_net, **a: net().write(**a),
         lambda at=at: {"x": images(1, 2, *at), "steps": 1, "first_order": False, "checkpoint": False},
-        x=Array(),
         steps=Integer(least=0, none=True),
-        first_order=Flag(),
-        checkpoint=Flag(),
     )
     record(
         f"networks.energy.{name}.read",
@@ -897,19 +705,15 @@ for name, energy_net, at in (
             "generator": None,
             "checkpoint": False,
         },
-        cue=Array(),
         weights=Values((3, "x", (3,), (torch.ones(1, 1),))),
         steps=Integer(none=True),
         known=Values((3, "x", torch.ones(1, 2, 8))),
         temperature=Number(least=0),
-        generator=GENERATOR,
-        checkpoint=Flag(),
     )
     record(
         f"networks.energy.{name}.energy",
         lambda net=energy_net, **a: net().energy(**a),
         lambda net=energy_net, at=at: {"x": images(1, 2, *at), "weights": net().initial},
-        x=Array(),
         weights=Values((None, 3, "x", (3,))),
     )
     record(
@@ -918,13 +722,7 @@ for name, energy_net, at in (
         lambda at=at: {"slope": images(1, 2, *at)},
         slope=Array(last=False, flat=False),
     )
-WHITE: dict[str, Any] = {"mean": Array(), "into": Array(), "out": Array()}
-record(
-    "networks.energy.Whitening",
-    E.Whitening,
-    lambda: {"mean": normal(4), "into": normal(4, 2), "out": normal(4, 2)},
-    **WHITE,
-)
+record("networks.energy.Whitening", E.Whitening, lambda: {"mean": normal(4), "into": normal(4, 2), "out": normal(4, 2)})
 record(
     "networks.energy.Whitening.of",
     E.Whitening.of,
@@ -933,16 +731,11 @@ record(
     rank=Integer(none=True),
     eps=Number(least=0),
 )
-record(
-    "networks.energy.Whitening.empty", E.Whitening.empty, lambda: {"size": 4, "rank": 2}, size=Integer(), rank=Integer()
-)
+record("networks.energy.Whitening.empty", E.Whitening.empty, lambda: {"size": 4, "rank": 2})
 WHITENED = E.Whitening(normal(4), normal(4, 2), normal(4, 2))
-record("networks.energy.Whitening.forward", lambda **a: WHITENED(**a), lambda: {"x": normal(5, 4)}, x=Array())
+record("networks.energy.Whitening.forward", lambda **a: WHITENED(**a), lambda: {"x": normal(5, 4)})
 record(
-    "networks.energy.Whitening.precondition",
-    lambda **a: WHITENED.precondition(**a),
-    lambda: {"slope": normal(5, 4)},
-    slope=Array(),
+    "networks.energy.Whitening.precondition", lambda **a: WHITENED.precondition(**a), lambda: {"slope": normal(5, 4)}
 )
 
 record(
@@ -954,31 +747,25 @@ record(
 record(
     "networks.Scattering",
     N.Scattering,
-    lambda: {"shape": (1, 8, 8), "numbers": 3, "scales": 2, "angles": 3, "seed": 0, "mean": 0.0, "std": 1.0},
+    lambda: {
+        "shape": (1, 8, 8),
+        "numbers": 3,
+        "scales": 2,
+        "angles": 3,
+        "seed": 0,
+        "basis": "random",
+        "mean": 0.0,
+        "std": 1.0,
+    },
     shape=Values((None, 3, "x", (8, 8), (0, 8, 8))),
     numbers=Integer(none=True),
-    scales=Integer(),
-    angles=Integer(),
     seed=Integer(least=0),
-    **NORMALISED,
 )
 record(
     "networks.RandomProjection",
     N.RandomProjection,
     lambda: {"shape": (1, 8, 8), "numbers": 3, "seed": 0},
-    shape=Shape(),
-    numbers=Integer(),
     seed=Integer(least=0),
 )
-record(
-    "networks.RandomProjection.forward",
-    N.RandomProjection((1, 8, 8), 3),
-    lambda: {"x": images(2, 1, 8, 8)},
-    x=Array(),
-)
-record(
-    "networks.Scattering.forward",
-    N.Scattering((1, 8, 8), 3, scales=2),
-    lambda: {"x": images(2, 1, 8, 8)},
-    x=Array(),
-)
+record("networks.RandomProjection.forward", N.RandomProjection((1, 8, 8), 3), lambda: {"x": images(2, 1, 8, 8)})
+record("networks.Scattering.forward", N.Scattering((1, 8, 8), 3, scales=2), lambda: {"x": images(2, 1, 8, 8)})

@@ -15,7 +15,7 @@ import torch
 from _call_record import RECORDS, record
 from _comparators import controller, slot_network
 from _comparators import made as comparator
-from bad_calls_codecs import NORMALISED, dynamic, kanerva
+from bad_calls_codecs import dynamic, kanerva
 from bad_calls_functional import normal
 from bad_values import (
     Anything,
@@ -96,7 +96,6 @@ def tiny() -> GatedEnergy:
 
 
 CODEC = Values((3, "x", Anything(), torch.ones(3), RandomAutoencoder))
-SHARED: dict[str, Any] = {"seed": Seed()}
 RANDOM: dict[str, Any] = {
     "capacity": Integer(), "write_policy": Name(), "read_policy": Name(), "replacement": Flag(), "codec": Name(),
     "labels": Name(typo="int33"), "store_tasks": Flag(), "store_logits": Flag(),
@@ -119,7 +118,6 @@ record(
     "memories.EpisodicMemory",
     M.EpisodicMemory,
     lambda: random_options(backend="torch", max_bytes=1 << 20),
-    backend=Name(),
     max_bytes=Integer(huge=False),
     **RANDOM,
 )
@@ -136,6 +134,7 @@ record(
         "rank": 2,
         "balance": "class",
         "tied": False,
+        "leading": None,
         "components": 2,
         "by": "class",
         "precision": 6,
@@ -148,18 +147,14 @@ record(
         "seed": 0,
     },
     rank=Integer(least=0, none=True),
-    balance=Name(),
     tied=Values((None, "no", 1, [])),
-    components=Integer(),
-    by=Name(),
+    leading=Integer(none=True),
     precision=Values((None, 5, "float16", True, 1.5, [4])),
     deviations=Values((None, 5, "float16", True, 1.5, [4])),
-    settle=Name(),
     shrinkage=Number(least=0, most=1),
     ridge=Number(least=0),
     embedding=Values((3, "x", nn.Linear)),
     codec=CODEC,
-    **SHARED,
 )
 record(
     "memories.EpisodicMemory.predict",
@@ -170,7 +165,6 @@ record(
     task=Integer(least=0, none=True, huge=False),
     k=Integer(huge=False),
     temperature=Number(above=0, none=True),
-    without_itself=Flag(),
 )
 for name in ("GaussianMemory", "RandomProjectionMemory", "MixedMemory"):
     record(
@@ -186,11 +180,9 @@ record(
     M.RandomProjectionMemory,
     lambda: {"embedding": None, "width": 8, "ridge": "auto", "held_back": 9, "codec": None, "seed": 0},
     embedding=Values((3, "x", nn.Linear)),
-    width=Integer(),
     ridge=Values((None, "own", -1, float("nan"), [], True)),
     held_back=Integer(huge=False),
     codec=CODEC,
-    **SHARED,
 )
 record("memories.RandomProjectionMemory.chosen_ridge", HELD["RandomProjectionMemory"]().chosen_ridge, dict)
 record(
@@ -206,9 +198,6 @@ record(
     "memories.GaussianMemory.settled_nbytes",
     lambda **a: M.GaussianMemory(rank=2).settled_nbytes(**a),
     lambda: {"classes": 2, "width": 3, "experiences": 1},
-    classes=Integer(),
-    width=Integer(),
-    experiences=Integer(),
 )
 KANERVA: dict[str, Any] = {
     "share": Name(), "label_scale": Number(above=0), "address": Name(), "read_steps": Integer(least=0),
@@ -231,10 +220,6 @@ record(
         "codec": None,
         "seed": 0,
     },
-    rows=Integer(),
-    noise_var=Number(above=0),
-    prior_var=Number(above=0),
-    address_std=Number(above=0),
     prior=Values(
         (
             3,
@@ -249,7 +234,6 @@ record(
     ),
     codec=CODEC,
     **KANERVA,
-    **SHARED,
 )
 record(
     "memories.DynamicKanervaMemory.from_machine",
@@ -273,8 +257,6 @@ record(
     },
     machine=Thing(),
     **KANERVA,
-    **NORMALISED,
-    **SHARED,
 )
 
 
@@ -300,16 +282,10 @@ record(
         "seed": 0,
     },
     network=Thing(),
-    prior=Name(),
-    steps=Integer(),
-    batch_size=Integer(),
-    lr=Number(above=0),
     replay=Values(("grow", 1.0, -0.1, float("nan"), True, [0.5], Anything())),
     replay_size=Integer(none=True),
     cache_bytes=Integer(least=0),
     codec=CODEC,
-    **NORMALISED,
-    **SHARED,
 )
 record(
     "memories.EnergyMemory",
@@ -331,18 +307,12 @@ record(
         "seed": 0,
     },
     network=Thing(),
-    slots=Integer(),
-    slot_size=Integer(),
     cue=Values(("x", 0, True, 1.5, [3], Anything(), Uint8)),
-    precision=Name(),
-    by_class=Flag(),
     label_bits=Integer(least=0),
     write_steps=Integer(none=True),
     read_steps=Integer(none=True),
     temperature=Number(least=0),
     codec=CODEC,
-    **NORMALISED,
-    **SHARED,
 )
 record(
     "memories.EnergyMemory.from_pretrained",
@@ -362,32 +332,20 @@ record(
         "delta": 1e-3,
         "trainable": False,
     },
-    classes=Integer(),
-    capacity=Integer(),
-    features=Integer(),
-    neighbours=Integer(),
     alpha=Number(above=0, most=1),
-    delta=Number(above=0),
-    trainable=Flag(),
 )
 
-BUDGET: dict[str, Any] = {"nbytes": Integer(), "classes": Integer()}
 for name in ("RandomMemory", "EpisodicMemory"):
     record(
         f"memories.{name}.from_budget",
         getattr(M, name).from_budget,
         lambda: {"nbytes": 10_000, "shape": (WIDTH,), "dtype": torch.float32, "classes": 0},
-        nbytes=Integer(),
-        shape=Shape(),
-        dtype=Values((None, "float32", 3)),
         classes=Integer(least=0),
     )
 record(
     "memories.LatentMemory.from_budget",
     M.LatentMemory.from_budget,
     lambda: {"nbytes": 10_000, "shape": (WIDTH,), "codec": StreamCodec(RandomAutoencoder(), steps=1)},
-    nbytes=Integer(),
-    shape=Shape(),
     codec=Thing(),
 )
 for name in ("GaussianMemory", "RandomProjectionMemory", "DynamicKanervaMemory"):
@@ -396,8 +354,6 @@ for name in ("GaussianMemory", "RandomProjectionMemory", "DynamicKanervaMemory")
         getattr(M, name).from_budget,
         lambda: {"nbytes": 10_000, "classes": 2, "shape": (WIDTH,), "codec": None},
         nbytes=Integer(huge=False),
-        classes=Integer(),
-        shape=Shape(),
         codec=CODEC,
     )
 record(
@@ -418,17 +374,11 @@ record(
         "seed": 0,
     },
     nbytes=Integer(huge=False),
-    classes=Integer(),
-    shape=Shape(),
-    codec=Name(),
     share=Values((0, 1, -1, True, "x", None)),
-    experiences=Integer(),
-    by=Name(),
     embedding=Values((3, "x", nn.Linear)),
     precision=Values((None, 5, True, "x")),
     gaussians=Values((3, "x")),
     rows=Values((3, "x")),
-    **SHARED,
 )
 record(
     "memories.VAEMemory.from_budget",
@@ -442,21 +392,14 @@ record(
         "codec": None,
         "seed": 0,
     },
-    shape=Shape(),
-    conditional=Flag(),
-    code_size=Integer(),
     codec=CODEC,
     nbytes=Integer(huge=False),
-    classes=Integer(),
-    **SHARED,
 )
 record(
     "memories.EnergyMemory.from_budget",
     M.EnergyMemory.from_budget,
     lambda: {"nbytes": 10_000, "network": tiny(), "shape": (WIDTH,), "classes": 2},
     network=Thing(),
-    shape=Shape(),
-    **BUDGET,
 )
 
 for name, held in HELD.items():
@@ -470,20 +413,13 @@ for name, held in HELD.items():
             f"memories.{name}.sample",
             lambda held=held, **a: held().sample(**a),
             lambda name=name: {"n": 2, **({"cue": None} if name == "EnergyMemory" else {})},
-            n=Integer(),
             **({"cue": Values(cues)} if name == "EnergyMemory" else {}),
         )
-    record(
-        f"memories.{name}.save",
-        lambda held=held, **a: held().save(**a),
-        lambda name=name: {"folder": TMP / name},
-        folder=Folder(),
-    )
+    record(f"memories.{name}.save", lambda held=held, **a: held().save(**a), lambda name=name: {"folder": TMP / name})
     record(
         f"memories.{name}.load",
         lambda held=held, **a: held().load(**a),
         lambda held=held, name=name: {"folder": saved(held(), name)},
-        folder=Folder(),
     )
     if name == "VAEMemory":
         continue
@@ -492,7 +428,6 @@ for name, held in HELD.items():
         lambda held=held, **a: held().write(**a),
         lambda: {"x": x(), "y": y(), "t": 0, "origin": None},
         x=rows_kind,
-        y=Labels(),
         t=Values(
             (
                 1.5,
@@ -527,13 +462,7 @@ for name in ("VAEMemory", "EnergyMemory", "LatentMemory"):
         batches=BATCHES,
         origin=Integer(least=0),
     )
-record(
-    "memories.VAEMemory.bound",
-    lambda **a: HELD["VAEMemory"]().bound(**a),
-    lambda: {"x": x(), "y": y()},
-    x=Array(),
-    y=Labels(),
-)
+record("memories.VAEMemory.bound", lambda **a: HELD["VAEMemory"]().bound(**a), lambda: {"x": x(), "y": y()})
 EXPERIENCE = SimpleNamespace(dataset=TensorDataset(x(), y()), current_experience=0)
 for name, held in HELD.items():
     for method in ("pre_adapt", "post_adapt"):
@@ -558,20 +487,15 @@ for name in ("RandomMemory", "EpisodicMemory", "LatentMemory"):
         lambda: {"slots": torch.tensor([0, 1])},
         slots=SLOTS,
     )
-    record(
-        f"memories.{name}.prefetch", lambda name=name, **a: HELD[name]().prefetch(**a), lambda: {"n": 2}, n=Integer()
-    )
+    record(f"memories.{name}.prefetch", lambda name=name, **a: HELD[name]().prefetch(**a), lambda: {"n": 2})
 record(
     "memories.EpisodicMemory.nearest",
     lambda **a: HELD["EpisodicMemory"]().nearest(**a),
     lambda: {"x": x(), "k": 2, "task": None},
     x=Array(finite=True),
-    k=Integer(),
     task=Integer(least=0, none=True),
 )
-record(
-    "memories.EpisodicMemory.reembed", lambda **a: keyed().reembed(**a), lambda: {"batch_size": 2}, batch_size=Integer()
-)
+record("memories.EpisodicMemory.reembed", lambda **a: keyed().reembed(**a), lambda: {"batch_size": 2})
 
 
 @lru_cache(maxsize=1)
@@ -588,7 +512,6 @@ for name in ("DynamicKanervaMemory", "KanervaMemory"):
         lambda held=held, **a: held().read(**a),
         lambda: {"cue": x(), "steps": 1, "y": y()},
         cue=Array(finite=True),
-        steps=Integer(),
         y=Labels(none=True),
     )
     record(
@@ -610,7 +533,7 @@ for name in ("DynamicKanervaMemory", "KanervaMemory"):
         lambda held=held, **a: held().write_items(**a),
         lambda: {"x": x(), "y": y(), "t": 0, "origin": None},
         x=Array(finite=True),
-        y=Labels(),
+        t=None,
     )
     record(
         f"memories.{name}.unwrite",
@@ -623,7 +546,6 @@ record(
     lambda **a: HELD["KanervaMemory"]().forget(**a),
     lambda: {"x": forgettable(), "y": y()},
     x=Array(finite=True),
-    y=Labels(),
 )
 
 
@@ -638,7 +560,6 @@ record(
     lambda: {"cue": x(), "slots": None, "route": "match", "known": None, "steps": 1, "temperature": 0.0},
     cue=Array(finite=True),
     slots=Values((3, "x", [0], torch.tensor([0.5] * ROWS), torch.tensor([99] * ROWS))),
-    route=Name(),
     known=Values((3, "x", torch.ones(ROWS, WIDTH), torch.ones(2, WIDTH, dtype=torch.bool))),
     steps=Integer(none=True),
     temperature=Number(least=0),
@@ -648,14 +569,12 @@ record(
     lambda **a: HELD["EnergyMemory"]().novelty(**a),
     lambda: {"x": x(), "score": "slope"},
     x=Array(finite=True),
-    score=Name(),
 )
 for method in ("lowest", "matching"):
     record(
         f"memories.EnergyMemory.{method}",
         lambda method=method, **a: getattr(HELD["EnergyMemory"](), method)(**a),
         lambda: {"patterns": x().sigmoid(), "known": None, "steps": None},
-        patterns=Array(),
         known=Values((3, "x", torch.ones(ROWS, WIDTH))),
         steps=Integer(none=True),
     )
@@ -663,13 +582,9 @@ record(
     "memories.EnergyMemory.nearest",
     lambda **a: HELD["EnergyMemory"]().nearest(**a),
     lambda: {"patterns": x().sigmoid()},
-    patterns=Array(),
 )
 record(
-    "memories.EnergyMemory.slot_bytes",
-    lambda **a: HELD["EnergyMemory"]().slot_bytes(**a),
-    lambda: {"shape": (WIDTH,)},
-    shape=Shape(),
+    "memories.EnergyMemory.slot_bytes", lambda **a: HELD["EnergyMemory"]().slot_bytes(**a), lambda: {"shape": (WIDTH,)}
 )
 record(
     "memories.EnergyMemory.weights",
@@ -691,7 +606,6 @@ record(
     lambda **a: dictionary().write(**a),
     lambda: {"key": normal(4, 3), "y": y(), "value": torch.ones(4)},
     key=Array(finite=True),
-    y=Labels(),
     value=Array(finite=True),
 )
 for method in ("read", "classify"):
@@ -704,15 +618,8 @@ for method in ("read", "classify"):
 
 # ---------------------------------------------------------------- policies
 
-GROUPING = Name()
-record(
-    "memories.policies.Balanced",
-    P.Balanced,
-    lambda: {"grouping": "class", "replacement": False},
-    grouping=GROUPING,
-    replacement=Flag(),
-)
-record("memories.policies.GroupBalanced", P.GroupBalanced, lambda: {"grouping": "class"}, grouping=GROUPING)
+record("memories.policies.Balanced", P.Balanced, lambda: {"grouping": "class", "replacement": False})
+record("memories.policies.GroupBalanced", P.GroupBalanced, lambda: {"grouping": "class"})
 for name in ("Balanced", "GroupBalanced"):
     record(
         f"memories.policies.{name}.reserve",
@@ -721,7 +628,7 @@ for name in ("Balanced", "GroupBalanced"):
         groups=Integer(least=0),
     )
 record("memories.policies.Hardest", P.Hardest, lambda: {"grouping": "class"}, grouping=Name(none=True))
-record("memories.policies.GSS", P.GSS, lambda: {"subset": 3}, subset=Integer())
+record("memories.policies.GSS", P.GSS, lambda: {"subset": 3})
 for kind in (P.Hardest, P.Herding):
     record(
         f"memories.policies.{kind.__name__}.reserve",
@@ -729,7 +636,7 @@ for kind in (P.Hardest, P.Herding):
         lambda: {"groups": 3},
         groups=Integer(least=0),
     )
-record("memories.policies.Uniform", P.Uniform, lambda: {"replacement": False}, replacement=Flag())
+record("memories.policies.Uniform", P.Uniform, lambda: {"replacement": False})
 
 # ---------------------------------------------------------------- comparators
 
@@ -737,12 +644,6 @@ record(
     "memories.comparators.HopfieldMemory",
     B.HopfieldMemory,
     lambda: {"size": 4, "rule": "hebb", "update": "synchronous", "keep_diagonal": False, "sweeps": 2, "seed": 0},
-    size=Integer(),
-    rule=Name(),
-    update=Name(),
-    keep_diagonal=Flag(),
-    sweeps=Integer(),
-    seed=Seed(),
 )
 record(
     "memories.comparators.ModernHopfieldMemory",
@@ -759,12 +660,7 @@ record(
         "codec": None,
         "shape": None,
     },
-    size=Integer(),
-    beta=Number(above=0),
-    similarity=Name(),
-    steps=Integer(),
     threshold=Number(least=0, none=True),
-    clamp=Flag(),
     centre=Number(),
     capacity=Integer(none=True),
     codec=CODEC,
@@ -774,17 +670,13 @@ record(
     "memories.comparators.ModernHopfieldMemory.from_budget",
     B.ModernHopfieldMemory.from_budget,
     lambda: {"nbytes": 1_000, "size": 4, "codec": None, "shape": None, "beta": 1.0},
-    nbytes=Integer(),
-    size=Integer(),
     codec=CODEC,
     shape=Shape(none=True),
+    beta=None,
 )
 record("memories.comparators.SlotMemory", B.SlotMemory, lambda: {"network": slot_network(WIDTH)}, network=Thing())
 record(
-    "memories.comparators.ControllerMemory",
-    B.ControllerMemory,
-    lambda: {"network": controller(WIDTH)},
-    network=Thing(),
+    "memories.comparators.ControllerMemory", B.ControllerMemory, lambda: {"network": controller(WIDTH)}, network=Thing()
 )
 
 
@@ -813,7 +705,13 @@ def constructed(name: str, call: Any, arguments: dict[str, Any]) -> None:
             kinds[argument] = Number(none=none)
         elif annotation.startswith("Literal['"):
             kinds[argument] = Name(none=none)
-    record(name, call, lambda: {**{argument: default_of(call, argument) for argument in kinds}, **arguments}, **kinds)
+    record(
+        name,
+        call,
+        lambda: {**{argument: default_of(call, argument) for argument in kinds}, **arguments},
+        **kinds,
+        nbytes=None,
+    )
 
 
 def default_of(call: Any, argument: str) -> Any:
@@ -851,7 +749,6 @@ for name in ("EnergyMemory", "KanervaMemory", "VAEMemory"):
         f"memories.{name}.normalise_as",
         lambda name=name, **a: FRESH[name]().normalise_as(**a),
         lambda: {"mean": 0.5, "std": 0.5},
-        **NORMALISED,
     )
 FRESH: dict[str, Callable[[], Any]] = {
     "EnergyMemory": lambda: M.EnergyMemory(tiny()),
@@ -884,14 +781,16 @@ CODED: dict[str, Any] = {
 def coded_options(name: str) -> dict[str, Any]:
     codec = EntropyCoded(Bits(2))
     options = {"write_policy": "ring", "labels": "uint8", "store_tasks": False, "seed": 0}
-    return {name: 2_000, "codec": codec, **options}
+    more = {"capacity": 9} if name == "budget_bytes" else {}
+    return {name: 2_000, "codec": codec, **more, **options}
 
 
 record(
     "memories.CodedMemory",
     M.CodedMemory,
     lambda: coded_options("budget_bytes"),
-    budget_bytes=BYTES,
+    budget_bytes=Values((0, -1, True, 1.5, "many", [3])),
+    capacity=Integer(none=True),
     **CODED,
 )
 record(
@@ -913,20 +812,13 @@ record(
     lambda **a: coded().write(**a),
     lambda: {"x": images(), "y": y(), "t": 0, "origin": None},
     x=Array(finite=True, empty=False),
-    y=Labels(),
     t=Values((1.5, "x", True, -1, 2**31, [0], torch.zeros(3, dtype=torch.int64), torch.zeros(ROWS))),
     origin=Values((1.5, "x", True, -1, 2**31, [0], torch.zeros(3, dtype=torch.int64), torch.zeros(ROWS))),
 )
-record("memories.CodedMemory.sample", lambda **a: coded().sample(**a), lambda: {"n": 2}, n=Integer())
-record(
-    "memories.CodedMemory.save", lambda **a: coded().save(**a), lambda: {"folder": TMP / "CodedMemory"}, folder=Folder()
-)
-record(
-    "memories.CodedMemory.load",
-    lambda **a: coded().load(**a),
-    lambda: {"folder": saved(coded(), "CodedMemory")},
-    folder=Folder(),
-)
+record("memories.CodedMemory.prefetch", lambda **a: coded().prefetch(**a), lambda: {"n": 2})
+record("memories.CodedMemory.sample", lambda **a: coded().sample(**a), lambda: {"n": 2})
+record("memories.CodedMemory.save", lambda **a: coded().save(**a), lambda: {"folder": TMP / "CodedMemory"})
+record("memories.CodedMemory.load", lambda **a: coded().load(**a), lambda: {"folder": saved(coded(), "CodedMemory")})
 record(
     "memories.CodedMemory.predict",
     lambda **a: coded().predict(**a),

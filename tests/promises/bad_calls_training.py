@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from _call_record import record
-from bad_calls_codecs import NORMALISED, gated, mlp
+from bad_calls_codecs import gated, mlp
 from bad_calls_memories import TMP
-from bad_values import Array, Flag, Folder, Integer, Name, Number, Seed, Shape, Thing, Values
+from bad_values import Array, Flag, Folder, Integer, Name, Number, Seed, Thing, Values
 from memories_and_plugins import energy_memory
 from torch import nn
 
@@ -49,14 +49,12 @@ record(
     lambda: {"memory": RandomMemory(4), "at": "features", "freeze_below": True},
     memory=Thing(),
     at=Values((3, "", None, ["a"], True)),
-    freeze_below=Flag(),
 )
 record(
     "plugins.EnergyReplayPlugin",
     P.EnergyReplayPlugin,
     lambda: {"memory": energy_memory(), "cue": "stored"},
     memory=Thing(),
-    cue=Name(),
 )
 record(
     "plugins.RandomMemoryPlugin",
@@ -70,13 +68,7 @@ record(
         "codec": "raw",
         "seed": 0,
     },
-    mem_size=Integer(),
-    write_every=Integer(),
     replay_size=AMOUNT,
-    write_policy=Name(),
-    read_policy=Name(),
-    codec=Name(),
-    seed=Seed(),
 )
 record(
     "plugins.DarkReplayPlugin",
@@ -96,7 +88,6 @@ record(
     replay_size=AMOUNT,
     augment=CALLABLE,
     at=LAYER,
-    seed=Seed(),
 )
 READING: dict[str, Any] = {
     "memory": Thing(), "neighbours": Integer(), "key": LAYER, "writes": Flag(), "write_every": Integer(),
@@ -123,7 +114,6 @@ record(
         "adapt": 1,
     },
     steps=Integer(least=0),
-    lr=Number(above=0),
     beta=Number(least=0, most=1),
     kernel=Values(("nearest", "", 3, None, [1])),
     adapt=Values((0, True, 1.5, None, "", [], [3])),
@@ -134,12 +124,9 @@ record(
     P.NearestNeighbourPlugin,
     lambda: {"memory": EpisodicMemory(4), **READ, "mix": 1.0, "kernel": "uniform"},
     mix=Number(above=0, most=1),
-    kernel=Name(),
     **READING,
 )
-record(
-    "plugins.LeanStepPlugin", P.LeanStepPlugin, lambda: {"train": True, "evaluate": True}, train=Flag(), evaluate=Flag()
-)
+record("plugins.LeanStepPlugin", P.LeanStepPlugin, lambda: {"train": True, "evaluate": True})
 record(
     "plugins.TensorLoaderPlugin",
     P.TensorLoaderPlugin,
@@ -152,11 +139,7 @@ record(
         "seed": 0,
     },
     max_bytes=Integer(huge=False),
-    assume_deterministic=Flag(),
     augment=CALLABLE,
-    train=Flag(),
-    evaluate=Flag(),
-    seed=Seed(),
 )
 
 # ---------------------------------------------------------------- strategies
@@ -203,7 +186,6 @@ for name in ("RMA", "ExperienceReplay"):
         f"strategies.{name}",
         getattr(S, name),
         lambda: template(**ROWS, write_every=1, augment=None),
-        write_every=Integer(),
         augment=CALLABLE,
         **ROW_KINDS,
         **TEMPLATE,
@@ -237,27 +219,18 @@ record(
         max_bytes=1 << 20,
         seed=0,
     ),
-    mem_size=Integer(),
-    write_policy=Name(),
-    codec=Name(),
-    write_every=Integer(),
-    replay=Flag(),
-    neighbours=Integer(),
     steps=Integer(least=0),
-    lr=Number(above=0),
     beta=Number(least=0, most=1),
     kernel=Values(("nearest", 3, None)),
     adapt=Values((0, True, 1.5, None)),
     key=LAYER,
     max_bytes=Integer(huge=False),
-    seed=Seed(),
     **TEMPLATE,
 )
 record(
     "strategies.ProbabilisticRetrieval",
     S.ProbabilisticRetrieval,
     lambda: template(**ROWS, write_every=1),
-    write_every=Integer(),
     **{**ROW_KINDS, "mem_size": Integer(none=True)},
     **TEMPLATE,
 )
@@ -266,8 +239,6 @@ record(
     S.ProbabilisticRetrieval.published,
     lambda: {"autoencoder": MLPVAE(2, hidden=4), "classes": 3, "seed": 0, "evaluator": None},
     autoencoder=Thing(),
-    classes=Integer(),
-    seed=Seed(),
 )
 record(
     "strategies.VAEReplay",
@@ -286,17 +257,9 @@ record(
         replay_size=None,
         seed=0,
     ),
-    shape=Shape(),
     network=Values((3, "x", nn.Linear(2, 2), MLPVAE)),
     classes=Integer(none=True),
-    labels=Name(),
-    prior=Name(),
-    steps=Integer(),
-    batch_size=Integer(),
-    lr=Number(above=0),
     replay_size=AMOUNT,
-    seed=Seed(),
-    **NORMALISED,
     **TEMPLATE,
 )
 record(
@@ -316,41 +279,21 @@ record(
         seed=0,
     ),
     network=Folder(),
-    budget=Integer(),
-    shape=Shape(),
-    classes=Integer(),
     cue=Integer(none=True),
     memory=Values((3, "x", [1])),
-    replay_from=Name(),
     replay_size=AMOUNT,
-    seed=Seed(),
-    **NORMALISED,
     **TEMPLATE,
 )
 
 # ---------------------------------------------------------------- metrics
 
 for name in ("MemoryBytes", "MemoryFixedBytes", "ReplayAccuracy", "ReplayBound"):
-    record(f"metrics.{name}", getattr(M, name), lambda: {"emit_at": "epoch"}, emit_at=Name())
-record(
-    "metrics.ReplayAgreement",
-    M.ReplayAgreement,
-    lambda: {"judge": None, "emit_at": "epoch"},
-    judge=CALLABLE,
-    emit_at=Name(),
-)
-record(
-    "metrics.memory_metrics",
-    M.memory_metrics,
-    lambda: {"minibatch": True, "epoch": False, "experience": False},
-    minibatch=Flag(),
-    epoch=Flag(),
-    experience=Flag(),
-)
+    record(f"metrics.{name}", getattr(M, name), lambda: {"emit_at": "epoch"})
+record("metrics.ReplayAgreement", M.ReplayAgreement, lambda: {"judge": None, "emit_at": "epoch"}, judge=CALLABLE)
+record("metrics.memory_metrics", M.memory_metrics, lambda: {"minibatch": True, "epoch": False, "experience": False})
 
 # ---------------------------------------------------------------- benchmarks
 
-FLAGS: dict[str, Any] = {"return_task_id": Flag()}
 record(
     "benchmarks.SplitDigits",
     B.SplitDigits,
@@ -365,33 +308,18 @@ record(
         "train_transform": None,
         "eval_transform": None,
     },
-    n_experiences=Integer(),
-    seed=Seed(),
     fixed_class_order=Values((3, "x", [], [11], [0, 0], ["a"], [0.5])),
-    shuffle=Flag(),
-    class_ids_from_zero_in_each_exp=Flag(),
-    class_ids_from_zero_from_first_exp=Flag(),
     train_transform=CALLABLE,
     eval_transform=CALLABLE,
-    **FLAGS,
 )
 record(
     "benchmarks.PermutedDigits",
     B.PermutedDigits,
     lambda: {"n_experiences": 2, "return_task_id": False, "seed": 0, "train_transform": None, "eval_transform": None},
-    n_experiences=Integer(),
-    seed=Seed(),
     train_transform=CALLABLE,
     eval_transform=CALLABLE,
-    **FLAGS,
 )
-record(
-    "benchmarks.get_benchmark",
-    B.get_benchmark,
-    lambda: {"name": "split-digits"},
-    {"name": ("name", "benchmark")},
-    **{"name": Name()},
-)
+record("benchmarks.get_benchmark", B.get_benchmark, lambda: {"name": "split-digits"}, {"name": ("name", "benchmark")})
 record(
     "benchmarks.data_root", B.data_root, lambda: {"root": TMP}, {"root": ("root", "data_root")}, root=Folder(none=True)
 )
@@ -400,7 +328,6 @@ record(
     lambda **a: B.get_benchmark("split-digits").build(**a),
     lambda: {"n_experiences": 5, "seed": 0},
     n_experiences=Integer(none=True),
-    seed=Seed(),
 )
 
 # ---------------------------------------------------------------- pretrained
@@ -431,17 +358,14 @@ record(
     code_std=Array(floats=False),
     manifest=Values((3, "x")),
     card=Values((3, b"x")),
-    **{"name": Folder()},
 )
 record(
     "pretrained.save_energy",
     W.save_energy,
     lambda: {"name": TMP / "energy", "network": gated(), "patterns": 2, "manifest": {}, "card": None},
     network=Thing(),
-    patterns=Integer(),
     manifest=Values((None, 3, "x")),
     card=Values((3, b"x")),
-    **{"name": Folder()},
 )
 
 # ---------------------------------------------------------------- checkpointing
@@ -463,23 +387,18 @@ record(
     K.save_run_state,
     lambda: {"strategy": strategy(), "folder": TMP / "run", "strict": True},
     strategy=Thing(),
-    folder=Folder(),
-    strict=Flag(),
 )
 record(
     "checkpointing.load_run_state",
     K.load_run_state,
     lambda: {"strategy": strategy(), "folder": saved_run(), "experiences": None, "missing_ok": False, "strict": True},
     strategy=Thing(),
-    folder=Folder(),
     experiences=Values((3,)),
-    missing_ok=Flag(),
-    strict=Flag(),
 )
 
 # ---------------------------------------------------------------- lab
 
-record("lab.ResultStore", L.ResultStore, lambda: {"folder": TMP / "results"}, folder=Folder())
+record("lab.ResultStore", L.ResultStore, lambda: {"folder": TMP / "results"})
 record(
     "lab.compare",
     lambda **a: L.compare(**a) if a["comparison"] != "right" else None,
@@ -519,9 +438,6 @@ record(
     lambda: answering(precision=4, rank=2, components=2, by="class", ridge=0.1, shrinkage=0.1, seed=0),
     {"model": ("model", "embedding")},
     rank=Integer(least=0, none=True),
-    components=Integer(),
-    by=Name(),
-    seed=Seed(),
     **SHRUNK,
     **ANSWERING,
 )
@@ -529,9 +445,7 @@ record(
     "strategies.RanPAC",
     S.RanPAC,
     lambda: answering(width=8, ridge=0.1, seed=0),
-    width=Integer(),
     ridge=Values((None, "own", -1, True)),
-    seed=Seed(),
     **{name: kind for name, kind in ANSWERING.items() if name != "precision"},
 )
 MODELLED: dict[str, Any] = {"balance": Name(), "codec": Values((3, "x")), "seed": Seed()}
@@ -542,10 +456,11 @@ record(
         rank=2, components=2, precision=4, balance="class", codec=None, replay_size=2, replay_weight=0.5, seed=0
     ),
     rank=Integer(least=0, none=True),
-    components=Integer(),
     precision=Values((None, 5, True, "x")),
     **MODELLED,
     **TEMPLATE,
+    replay_size=None,
+    replay_weight=None,
 )
 record(
     "strategies.MixedReplay",
@@ -567,26 +482,21 @@ record(
     ),
     {"budget_bytes": ("budget_bytes", "nbytes")},
     budget_bytes=Values((0, -1, True, 1.5, "many", None)),
-    classes=Integer(),
-    shape=Shape(),
-    experiences=Integer(),
-    by=Name(),
     share=Values((0, 1, -1, True, "x", None)),
-    codec=Name(),
     embedding=Values((3, "x")),
     precision=Values((None, 5, True, "x")),
-    weight=Number(above=0),
-    seed=Seed(),
     **TEMPLATE,
+    replay_size=None,
+    replay_weight=None,
 )
 record(
     "strategies.KanervaReplay",
     S.KanervaReplay,
     lambda: template(rows=2, share="class", balance="class", codec=None, replay_size=2, replay_weight=0.5, seed=0),
-    rows=Integer(),
-    share=Name(),
     **MODELLED,
     **TEMPLATE,
+    replay_size=None,
+    replay_weight=None,
 )
 record(
     "plugins.MemoryPredictionPlugin",
@@ -596,6 +506,7 @@ record(
         "combine": "product",
         "temperature": 1.0,
         "at": None,
+        "rows": None,
         "options": None,
         "fit_rows": None,
         "fit_size": 4,
@@ -603,12 +514,8 @@ record(
         "write_every": 1,
     },
     memory=Thing(),
-    combine=Name(),
-    temperature=Number(above=0),
     at=Values((3, "")),
     options=Values((3, "x")),
+    rows=Values((3, "x", GaussianMemory())),
     fit_rows=Values((3, "x", GaussianMemory())),
-    fit_size=Integer(),
-    writes=Flag(),
-    write_every=Integer(),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -254,3 +255,33 @@ class Deviation(Pixels):
         yield from super().wrong(value)
         yield "zero", 0.0
         yield "negative", (-1.0,)
+
+
+_BY_NAME: dict[str, Any] = {
+    "seed": Seed(),
+    "dtype": Values((None, "float32", 3)),
+    "generator": Values((3, "cpu", torch.Generator)),
+    "mean": Pixels(),
+    "std": Deviation(),
+    "y": Labels(),
+}
+_BY_TYPE: dict[type, Any] = {
+    bool: Flag(),
+    int: Integer(),
+    float: Number(above=0),
+    str: Name(),
+    torch.Size: Values((None, 3, "x", ("a",), (0,))),
+}
+
+
+def usual(name: str, value: Any) -> Any:
+    """The kind of most arguments of that name, or else with a right value of that type; None: there is none."""
+    if name in _BY_NAME and not (name in ("mean", "std") and isinstance(value, Tensor)):
+        return _BY_NAME[name]
+    if type(value) in _BY_TYPE:
+        return _BY_TYPE[type(value)]
+    if isinstance(value, Tensor):
+        return Array()
+    if isinstance(value, Path):
+        return Folder()
+    return Shape() if name == "shape" else None

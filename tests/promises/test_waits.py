@@ -23,7 +23,7 @@ GENERATIVE = {  # classes are looked up on the host, and statistics are solved t
 GAUSSIAN = {**GENERATIVE, "memories/gaussian_memory.py": 4, "memories/_gaussian_bank.py": 7}
 KANERVA = {
     **GENERATIVE,
-    "codecs/_normalisation.py": 2,
+    "_normalisation.py": 2,
     "functional/kanerva.py": 5,
     "memories/_kanerva.py": 7,
     "memories/_kanerva_posteriors.py": 8,
@@ -73,7 +73,7 @@ MORE_UPLOADS = {
 def test_a_step_waits_for_the_gpu_only_where_it_is_known_to(case: PluginCase) -> None:
     step = steps_of(case)
     known = WAITS.get(case.name, {})
-    assert step.steps == 8
+    assert step.steps == 4
     more = {name: times for name, times in step.ours("wait").items() if times > known.get(name, 0)}
     assert not more, f"waits a step by file: {more}; in full: {step.found}"
     uploads = sum(step.ours("upload").values())

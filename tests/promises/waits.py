@@ -33,33 +33,41 @@ class Recording(Protocol):
 
 def with_policy(case: PolicyCase) -> PluginCase:
     kind = "write_policy" if hasattr(case.probe, "place") else "read_policy"
-    return replay(f"policy {case.name}", lambda: rows(**{kind: case.make()}))
+    return replay(f"policy {case.name}", lambda: rows(**{kind: case.make()}), write_at="iteration")
 
 
 def with_codec(case: CodecCase) -> PluginCase:
-    return replay(f"codec {case.name}", lambda: rows(codec=case.make()))
+    return replay(f"codec {case.name}", lambda: rows(codec=case.make()), write_at="iteration")
 
 
+BY_CLASS = {"write_policy": "class_balanced", "read_policy": "class_balanced"}
 CASES = [
     *PLUGINS,
     *(with_policy(case) for case in POLICIES),
     *(with_codec(case) for case in CODECS if case.rows is vectors),
-    replay("host", lambda: rows(storage="host")),
-    replay("small labels", lambda: rows(labels="uint8")),
-    replay("no tasks", lambda: rows(store_tasks=False)),
-    replay("keys", lambda: rows(embedding=nn.Linear(8, 4))),
+    replay("host", lambda: rows(storage="host"), write_at="iteration"),
+    replay("small labels", lambda: rows(labels="uint8"), write_at="iteration"),
+    replay("no tasks", lambda: rows(store_tasks=False), write_at="iteration"),
+    replay("at each iteration", rows, write_at="iteration"),
+    replay("by class at each iteration", lambda: rows(**BY_CLASS), write_at="iteration"),
+    replay("logits at each iteration", lambda: rows(store_logits=True), write_at="iteration"),
+    replay("soft at each iteration", rows, labels="soft", write_at="iteration"),
+    replay("keys", lambda: rows(embedding=nn.Linear(8, 4)), write_at="iteration"),
 ]
 
 
 class Counting(SupervisedPlugin):  # type: ignore[misc]
-    """Has the record note what happens from the second experience's first iteration to its last, and so on."""
+    """Has the record note the iterations of the third experience and those behind it.
+
+    Rows are replayed from the second on, when what is made once comes to the device.
+    """
 
     def __init__(self, record: Recording) -> None:
         super().__init__()
         self.record, self.steps = record, 0
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        self.record.on = strategy.clock.train_exp_counter > 0
+        self.record.on = strategy.clock.train_exp_counter > 1
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         self.steps += self.record.on

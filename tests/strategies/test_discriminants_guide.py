@@ -28,7 +28,7 @@ def images(rows: int, seed: int) -> TensorDataset:
 
 def test_discriminants() -> None:
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     train, test = images(400, 0), images(100, 1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     given: dict[str, Any] = {

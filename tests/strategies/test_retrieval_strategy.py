@@ -61,7 +61,9 @@ def train(strategy: Any, stream: Any) -> Any:
 def test_it_is_replay_of_float16_codes_on_naive() -> None:
     model = classifier()
     memory = RandomMemory(30, write_policy="class_balanced", codec="float16", seed=4)
-    naive = Naive(model=model, plugins=[MemoryReplayPlugin(memory, at="encoder")], **options(model))
+    naive = Naive(
+        model=model, plugins=[MemoryReplayPlugin(memory, at="encoder", write_at="iteration")], **options(model)
+    )
     mine = train(make(), Case().stream())
     assert torch.equal(weights(mine), weights(train(naive, Case().stream())))
     assert mine.memory.nbytes == 30 * (2 * 2 * C + 12) + mine.memory.write_policy.nbytes

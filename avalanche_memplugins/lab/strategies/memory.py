@@ -359,7 +359,11 @@ def mixed(spec: RunSpec) -> Any:
     from avalanche_memplugins.memories import MixedMemory
 
     options, info = spec.all_options, spec.info
-    by = options["by"] or ("experience" if info.scenario == "domain-incremental" else "class")
+    if not 0 < options["share"] < 1:
+        raise ValueError(f"share: expected a number between 0 and 1, got {options['share']}")
+    if options["weight"] is not None and not options["weight"] > 0:
+        raise ValueError(f"weight: expected a number > 0, or none to fit it, got {options['weight']}")
+    by: Any = options["by"] or ("experience" if info.scenario == "domain-incremental" else "class")
     name = options["codec"]
     if name == "auto":
         name = "int8" if min(info.input_shape[1:]) == 1 else "1bit-coded" if spec.budget else "1bit"

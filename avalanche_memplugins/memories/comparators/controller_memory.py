@@ -83,6 +83,6 @@ class ControllerMemory(AssociativeMemory):
         return self.network.slots_used(self._state())  # type: ignore[arg-type]
 
     def _state(self) -> MANNState | DNCState:
-        parts = self.held.split([shape.numel() for shape in self._shapes], 1)
+        parts = torch.split(self.held, [shape.numel() for shape in self._shapes], 1)
         kind = MANNState if isinstance(self.network, MANN) else DNCState
         return kind(*(part.view(-1, *shape) for part, shape in zip(parts, self._shapes, strict=True)))

@@ -99,16 +99,20 @@ class RestrictedBoltzmannMemory(AssociativeMemory):
         bits = self._bits("patterns", patterns, writing=True)
         generator = torch.Generator().manual_seed(self.seed)
         first = _START * torch.randn(self.size, self.hidden, generator=generator).to(self.device)
-        parameters = self._parts() if self.held.numel() else self._fresh(first, len(bits))
+        weight, visible, hidden = parameters = self._parts() if self.held.numel() else self._fresh(first, len(bits))
         speeds = [torch.zeros_like(part) for part in parameters]
         for step in range(self.write_steps):
-            known = None
-            if self.rounds:
+            known = uniform = None
+            if not self.rounds:
+                uniform = torch.rand(bits.shape[1], self.hidden, generator=generator).to(self.device)
+                uniform = uniform.expand(len(bits), -1, -1)
+            else:
                 # The same for all episodes: what an episode holds does not depend on how many there are.
                 share = _LEAST_KNOWN + (_MOST_KNOWN - _LEAST_KNOWN) * torch.rand(bits.shape[1], 1, generator=generator)
                 drawn = torch.rand(bits.shape[1:], generator=generator) < share
                 known = drawn.to(self.device).expand_as(bits)
-            ascent = contrastive_divergence(*parameters, bits, known=known, rounds=max(self.rounds, 1))
+            rounds = max(self.rounds, 1)
+            ascent = contrastive_divergence(weight, visible, hidden, bits, known=known, rounds=rounds, uniform=uniform)
             rate = self.lr * (1.0 if step < _LATE * self.write_steps else _SLOWER)
             for part, speed, up in zip(parameters, speeds, ascent, strict=True):
                 part.add_(speed.mul_(_MOMENTUM).add_(up, alpha=rate))
@@ -126,15 +130,18 @@ class RestrictedBoltzmannMemory(AssociativeMemory):
         """
         state = self._bits("cue", cue, known)
         clamped = None if known is None else known.to(self.device)
-        return (mean_field_read(*self._parts(), state, known=clamped, steps=self._steps(steps, self.steps)) + 1) / 2
+        weight, visible, hidden = self._parts()
+        steps = self._steps(steps, self.steps)
+        return (mean_field_read(weight, visible, hidden, state, known=clamped, steps=steps) + 1) / 2
 
-    def _fresh(self, first: Tensor, episodes: int) -> list[Tensor]:
-        zeros = first.new_zeros(episodes, self.size + self.hidden)
-        return [first.repeat(episodes, 1, 1), *zeros.split((self.size, self.hidden), 1)]
+    def _fresh(self, first: Tensor, episodes: int) -> tuple[Tensor, Tensor, Tensor]:
+        new = first.new_zeros
+        return first.repeat(episodes, 1, 1), new(episodes, self.size), new(episodes, self.hidden)
 
-    def _parts(self) -> list[Tensor]:
-        weight, *biases = self.held.clone().split((self.size * self.hidden, self.size, self.hidden), 1)
-        return [weight.view(-1, self.size, self.hidden), *biases]
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = [self.size * self.hidden, self.size, self.hidden]
+        weight, visible, hidden = torch.split(self.held.clone(), sizes, 1)
+        return weight.view(-1, self.size, self.hidden), visible, hidden
 
     def _check_sound(self) -> None:
         check.finite("state: held", self.held)

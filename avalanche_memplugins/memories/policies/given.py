@@ -142,6 +142,19 @@ def placements(
     return checked
 
 
+def rows_at_once(policy: WritePolicy, seen: int, rows: int, batch_size: int) -> int:
+    """How many of the next ``rows`` may be placed at once, with the outcome and the draws of batches one by one."""
+    if type(policy) is Ring:
+        return rows
+    if type(policy) is not Reservoir:
+        return batch_size
+    # As long as there is room for a batch nothing is drawn; from then on a number for each row.
+    room = policy.capacity - seen
+    if rows <= room or room < batch_size:
+        return rows
+    return room - room % batch_size
+
+
 def chosen_slots(policy: ReadPolicy, n: int, written: WrittenSlots, generator: torch.Generator) -> Tensor:
     """Slots of ``n`` rows that a read policy chooses; nothing has changed if an error is raised."""
     if type(policy) in _OURS:

@@ -117,7 +117,8 @@ class Cycle:
     def start(self, capacity: int) -> None:
         """Reset to an empty memory of ``capacity`` slots."""
         self.capacity = capacity
-        self._ahead = torch.zeros(0, dtype=torch.int32)
+        self._pass = torch.zeros(0, dtype=torch.int32)
+        self._read = 0  # of it
 
     @property
     def nbytes(self) -> int:
@@ -129,27 +130,27 @@ class Cycle:
 
     def forget(self, kept: Tensor) -> None:
         """The pass goes on without the rows that are gone."""
-        size = max(self.capacity, int(self._ahead.max()) + 1 if len(self._ahead) else 0)
-        now = torch.full((size,), -1, dtype=torch.int32)
+        now = torch.full((self.capacity,), -1, dtype=torch.int32)
         now[kept] = torch.arange(len(kept), dtype=torch.int32)
-        ahead = now[self._ahead.long()]
-        self._ahead = ahead[ahead >= 0]
+        ahead = now[self._pass[self._read :].long()]
+        self._pass, self._read = ahead[ahead >= 0], 0
 
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
         """The next rows of the pass, no more than there are."""
         count = min(count, filled)
-        if len(self._ahead) < count:
-            self._ahead = torch.randperm(filled, generator=generator, dtype=torch.int32)
-        slots, self._ahead = self._ahead[:count], self._ahead[count:]
-        return slots.long()
+        end = self._read + count
+        if end > self._pass.shape[0]:
+            self._pass, end = torch.randperm(filled, generator=generator, dtype=torch.int32), count
+        self._read = end
+        return self._pass[end - count : end].long()
 
     def state_dict(self) -> dict[str, Any]:
         """The rest of the pass."""
-        return {"ahead": self._ahead.clone()}
+        return {"ahead": self._pass[self._read :].clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
-        self._ahead = state["ahead"].to("cpu", torch.int32)
+        self._pass, self._read = state["ahead"].to("cpu", torch.int32), 0
 
     def __repr__(self) -> str:
         return "Cycle()"

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from avalanche_memplugins.functional import last_write_wins, reservoir_slots
+from avalanche_memplugins.functional.reservoir import kept_by_reservoir
 from avalanche_memplugins.memories.recall import Recall
 
 Grouping = Literal["class", "task"]
@@ -168,5 +168,5 @@ class Reservoir(Stateless):
         """Slots drawn by algorithm R."""
         if seen + batch <= self.capacity:
             return [Placement(slice(0, batch), slice(seen, seen + batch))]
-        rows, slots = last_write_wins(reservoir_slots(seen, batch, self.capacity, generator=generator))
-        return [Placement(rows, slots)] if len(rows) else []
+        rows, slots = kept_by_reservoir(seen, batch, self.capacity, generator)
+        return [Placement(rows, slots)] if rows.shape[0] else []

@@ -74,6 +74,34 @@ class TorchOrder(OwnOrder):
             torch.randperm(size, generator=self.generator)
 
 
+class Given:
+    """A batch that a loader has given, to know it again, and room behind its x for rows that follow.
+
+    :param batch: ``[x, y, ...]``.
+    :param whole: x, and behind it as many rows without content; None: there are none.
+    :param sound: x is finite, and all else integers from 0 to 2**31 - 1.
+    :param first: of its epoch.
+    """
+
+    def __init__(self, batch: list[Tensor], whole: Tensor | None, sound: bool, first: bool) -> None:
+        self._batch, self._sound = tuple(batch), sound  # the list may be changed
+        self._versions = [column._version for column in batch] if sound else []
+        self.whole, self.first = whole, first
+
+    def is_x(self, x: object) -> bool:
+        """Whether x is this batch's."""
+        return x is self._batch[0]
+
+    def is_batch(self, batch: object) -> bool:
+        """Whether another holds the very same tensors."""
+        return isinstance(batch, list) and [*map(id, batch)] == [*map(id, self._batch)]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nobody has changed what was known of it."""
+        return self._sound and [column._version for column in self._batch] == self._versions
+
+
 class TensorLoader:
     """Iterates over batches ``[x, y, ...]`` of materialised groups.
 
@@ -86,6 +114,7 @@ class TensorLoader:
     :param drop_last: leave out an incomplete last batch.
     :param main: the group whose end is the epoch's end.
     :param oversample: start groups that run out again.
+    :param room: leave room behind the x of each batch, if there is one group, and tell of the batch in :attr:`given`.
     :param augment: applied to ``x`` of each batch.
     :param augment_generator: where torch's random numbers in ``augment`` come from; needed with
         ``augment``.
@@ -99,6 +128,7 @@ class TensorLoader:
         drop_last: bool = False,
         main: int = 0,
         oversample: bool = False,
+        room: bool = False,
         augment: Augment | None = None,
         augment_generator: torch.Generator | None = None,
     ) -> None:
@@ -107,9 +137,12 @@ class TensorLoader:
         self.drop_last = drop_last
         self.main = main
         self.oversample = oversample
+        self.room = room and len(groups) == 1 and augment is None
+        self.given: Given | None = None
         self.augment = augment
         self.augment_generator = augment_generator
         self.batch_size = sum(group.batch_size for group in groups)
+        self.device = groups[0].rows.columns[0].device
 
     def __len__(self) -> int:
         return self.groups[self.main].batches(self.drop_last)
@@ -136,11 +169,34 @@ class TensorLoader:
         columns = [other.index_select(0, index) for other in others]
         columns += [_to(values, x.device) for values in attributes]
         cuts = [torch.split(column, group.batch_size) for column in (index, *columns)]
+        sound = self.room and group.rows.finite and all(map(_are_labels, columns))
         for number, (picked, *rest) in enumerate(zip(*cuts, strict=True)):
             if number == length:
                 break
-            yield [x.index_select(0, picked), *rest]
+            if not self.room:
+                yield [x.index_select(0, picked), *rest]
+                continue
+            rows = picked.shape[0]
+            whole = x.new_empty((2 * rows, *x.shape[1:]))
+            batch = [torch.index_select(x, 0, picked, out=whole[:rows]), *rest]
+            self.given = Given(batch, whole, sound, first=not number)
+            yield batch
+        self.given = None
         self.order.end(len(index))
+
+    def stored(self) -> tuple[Tensor, Tensor, list[Tensor], bool] | None:
+        """All rows of a loader of one group that keeps their order, without making them.
+
+        :returns: a tensor, the rows ``(n,)`` of it that are x, on its device, the other columns ``(n, ...)``, and
+            whether all is sound as in :class:`Given`; None where rows cannot be had so.
+        """
+        if len(self.groups) > 1 or self.augment is not None or self.drop_last:
+            return None
+        rows = self.groups[0].rows
+        index = _to(rows.order, rows.columns[0].device)
+        columns = [other.index_select(0, index) for other in rows.columns[1:]]
+        columns += [_to(values, index.device) for values in rows.attributes]
+        return rows.columns[0], index, columns, rows.finite and all(map(_are_labels, columns))
 
     def _side_by_side(self) -> Iterator[list[Tensor]]:
         passes: list[Iterator[list[Tensor]] | None] = [self._pass(group) for group in self.groups]
@@ -164,6 +220,13 @@ class TensorLoader:
                 else:
                     parts[number] = part
             yield [torch.cat(column) for column in zip(*(parts[n] for n in sorted(parts)), strict=True)]
+
+
+def _are_labels(column: Tensor) -> bool:
+    if column.is_floating_point() or column.dtype == torch.bool or not column.numel() or column.device.type != "cpu":
+        return False
+    low, high = (int(end) for end in column.long().aminmax())
+    return low >= 0 and high < 2**31
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:

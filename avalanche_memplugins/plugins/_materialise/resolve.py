@@ -174,6 +174,22 @@ def _merge(found: list[tuple[Source, Tensor, Tensor | None]]) -> list[Part]:
     return parts
 
 
+def values_in(data: Any) -> Tensor | None:
+    """The integers of an attribute's data, int64 ``(n,)``; None of what is not known to be a list of such."""
+    if type(data) is DataAttribute:
+        return values_in(data.data)
+    if type(data) is FlatData and data._datasets and len(data) > 0:
+        parts = [values_in(part) for part in data._datasets]
+        if any(part is None for part in parts):
+            return None
+        values = torch.cat([part for part in parts if part is not None])
+        return values if data._indices is None else values[_as_tensor(data._indices)]
+    if type(data) is not list or not data or type(data[0]) is not int:
+        return None
+    listed = np.asarray(data)
+    return torch.from_numpy(listed) if listed.dtype == np.int64 and listed.ndim == 1 else None
+
+
 def _as_tensor(indices: Any) -> Tensor:
     if isinstance(indices, LazyRange):
         start = int(indices._start + indices._offset)
