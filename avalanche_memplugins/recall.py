@@ -305,7 +305,8 @@ def image_systems(pool: Tensor) -> list[System]:
 
         return System(f"control: stored at {bits} bit{'s' * (bits > 1)}, nearest", make, clamped=True)
 
-    components = MemoryNetwork(size, 64, hidden=1, linear=True)
+    with torch.random.fork_rng(devices=[]):  # its layers add nothing before they are trained
+        components = MemoryNetwork(size, 64, hidden=1, linear=True)
     components.start_at(pool)
     return [
         quantised(1),

@@ -15,13 +15,13 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins import codecs
 from avalanche_memplugins._bytes import parse_bytes, show_bytes
 from avalanche_memplugins._pickling import PicklesGenerator
-from avalanche_memplugins._structure import first_leaf, row_count, structure_of
+from avalanche_memplugins._structure import first_leaf, row_count, rows_in, structure_of
 from avalanche_memplugins._words import OF_A_MEMORY, POLICIES, names_ours, renamed, renamed_attribute
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.codecs.codec import PARTS
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
 from avalanche_memplugins.memories._forgetting import Where, to_forget
-from avalanche_memplugins.memories._labels import TYPES, LabelColumns, TargetParts, Targets, rows_in, targets_in
+from avalanche_memplugins.memories._labels import TYPES, LabelColumns, TargetParts, Targets, targets_in
 from avalanche_memplugins.memories._layout import (
     CODECS,
     LENGTHS,
@@ -770,7 +770,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         if not count:
             return 0
         kept, held = slots[~gone], int(slots[-1]) + 1
-        write, read = (copy.deepcopy(policy) for policy in (self.write_policy, self.read_policy))
+        write, read = copy.deepcopy(self.write_policy), copy.deepcopy(self.read_policy)
         for name, policy in (("write_policy", write), ("read_policy", read)):
             if len(kept) and not hasattr(policy, "forget"):
                 raise ValueError(

@@ -355,7 +355,7 @@ class RowStore(nn.Module):
             if buffer is not None:
                 index = to_device(slots, buffer.device)
                 # In ascending order no row is overwritten before it has moved.
-                for i, some in enumerate(index.split(_MOVED) if ascending else [index]):
+                for i, some in enumerate(torch.split(index, _MOVED) if ascending else [index]):
                     buffer[i * _MOVED : i * _MOVED + len(some)] = buffer.index_select(0, some)
                 buffer[len(slots) : held] = 0
 
