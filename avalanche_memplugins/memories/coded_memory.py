@@ -383,7 +383,7 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         # A memory that has dropped a row does not count as one that holds all it was offered.
         rest = len(self) + (held < self.seen) if len(self) else 0
         self.seen = max(rest, round(self.seen * len(self) / held))
-        self._searched = None
+        self._searched = self._drawn = None
         return len(gone)
 
     # ---------------------------------------------------------------- read

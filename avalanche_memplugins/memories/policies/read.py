@@ -130,12 +130,10 @@ class Cycle:
 
     def forget(self, kept: Tensor) -> None:
         """The pass goes on without the rows that are gone."""
-        ahead = self._pass[self._read :].long()
-        size = max(self.capacity, int(ahead.max()) + 1 if len(ahead) else 0)
-        now = torch.full((size,), -1, dtype=torch.int32)
+        now = torch.full((self.capacity,), -1, dtype=torch.int32)
         now[kept] = torch.arange(len(kept), dtype=torch.int32)
-        left = now[ahead]
-        self._pass, self._read = left[left >= 0], 0
+        ahead = now[self._pass[self._read :].long()]
+        self._pass, self._read = ahead[ahead >= 0], 0
 
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
         """The next rows of the pass, no more than there are."""
