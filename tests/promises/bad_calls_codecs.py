@@ -396,7 +396,8 @@ for name, net in (("VAE", vae), ("MLPVAE", mlp), ("KanervaMachine", kanerva), ("
         lambda lead=lead, name=name: {
             "x": images(*lead, 1, 28, 28),
             "generator": None,
-            **({"sequential": False} if "Machine" in name else {}),
+            **({"sequential": False, "sample_memory": True} if "Machine" in name else {}),
+            **({"fresh_address": False} if name == "KanervaMachine" else {}),
         },
     )
     if "Machine" not in name:
