@@ -80,7 +80,7 @@ def renamed(names: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, 
                 new, what = names[old], function.__qualname__.removesuffix(".__init__")
                 if new in kwargs:
                     raise TypeError(f"{old}: is the earlier name of {new}, expected one of the two, got both")
-                _warn(f"{what}: the argument {old}= is now {new}=; {old}= goes with the next version")
+                warn(f"{what}: the argument {old}= is now {new}=; {old}= goes with the next version")
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
@@ -93,7 +93,7 @@ def renamed_attribute(old: str, new: str) -> Any:
     """A property that reads and sets the attribute ``new`` under its earlier name, with a ``DeprecationWarning``."""
 
     def told(self: object) -> None:
-        _warn(f"{type(self).__name__}: the attribute {old} is now {new}; {old} goes with the next version")
+        warn(f"{type(self).__name__}: the attribute {old} is now {new}; {old} goes with the next version")
 
     def get(self: object) -> Any:
         told(self)
@@ -106,7 +106,8 @@ def renamed_attribute(old: str, new: str) -> Any:
     return property(get, put)
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """A ``DeprecationWarning`` at the user's own line."""
     # Python shows warnings of the user's own lines only, so the line to name is the first outside this package.
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] == __name__.split(".")[0]:

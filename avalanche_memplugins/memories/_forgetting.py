@@ -15,6 +15,17 @@ Where: TypeAlias = Tensor | Callable[[Recall], Tensor] | None
 _CHUNK = 256
 
 
+def numbers(name: str, given: Collection[int]) -> Tensor:
+    """Numbers given in a list or the like, int64 on the CPU.
+
+    :raises TypeError: if it is another kind of thing, or one of them is no integer.
+    :raises ValueError: if one of them is negative.
+    """
+    if isinstance(given, str | int | Tensor) or not isinstance(given, Collection):
+        raise TypeError(f"{name}: expected a collection of integers, such as [3], got {check.show(given)}")
+    return torch.tensor([check.integer(name, number, least=0) for number in given], dtype=torch.int64)
+
+
 def to_forget(
     memory: Any,
     classes: Collection[int] | None,
@@ -28,11 +39,9 @@ def to_forget(
     :raises TypeError: if one is of a wrong kind.
     :raises ValueError: if nothing is asked for, or the memory does not know what is.
     """
-    asked = {"classes": classes, "origins": origins, "labels": labels}
-    for name, given in asked.items():
-        if given is not None and (isinstance(given, str | int | Tensor) or not isinstance(given, Collection)):
-            raise TypeError(f"{name}: expected a collection of integers, such as [3], got {check.show(given)}")
-    if where is None and all(given is None for given in asked.values()):
+    told = {"classes": classes, "origins": origins, "labels": labels}
+    asked = {name: numbers(name, given) for name, given in told.items() if given is not None}
+    if where is None and not asked:
         raise ValueError("forget: expected classes, origins, labels or where, got none of them")
     slots = memory.slots()
     gone = torch.ones(len(slots), dtype=torch.bool)
@@ -41,22 +50,19 @@ def to_forget(
     y, t, origin = memory.labels_of(slots)
     found = memory.classes_of(slots) if hasattr(memory, "classes_of") else y
     for name, column in (("classes", found), ("origins", origin), ("labels", t)):
-        wanted = asked[name]
-        if wanted is None:
+        if name not in asked:
             continue
         if column is None:
             raise ValueError("classes: expected a memory of rows that have classes or groups, got one of other targets")
         if name == "origins" and bool((column < 0).any()):
             raise ValueError("origins: expected a memory that knows them, got one made with store_tasks=False")
-        numbers = torch.tensor([check.integer(name, number, least=0) for number in wanted], dtype=torch.int64)
-        gone &= torch.isin(column.cpu(), numbers)
+        gone &= torch.isin(column.cpu(), asked[name])
     if where is None:
         return gone
     if isinstance(where, Tensor):
         return gone & _mask(where, len(slots))
     check.function("where", where, "a function of rows, or bools, one for each of slots()")
-    told = [_mask(where(memory.rows(some)), len(some)) for some in slots.split(_CHUNK)]
-    return gone & torch.cat(told)
+    return gone & torch.cat([_mask(where(memory.rows(some)), len(some)) for some in slots.split(_CHUNK)])
 
 
 def _mask(value: Any, rows: int) -> Tensor:

@@ -231,6 +231,31 @@ class GaussianBank:
         self.waiting = self.waiting[~mine.to(self.waiting.device)]
         self.waits = self.waits[~mine]
 
+    def keep_classes(self, index: Tensor) -> None:
+        """Let go of all classes but those of these indices ``(K,)``; nothing that groups share may be held."""
+        of = torch.arange(len(self._class_rows)) if self.of_classes else self.groups[:, 0].long()
+        stays = torch.isin(of, index)
+        now = stays.cumsum(0) - 1  # number of each group that stays
+        if self.of_classes:
+            self._class_rows = self._class_rows[index]
+        else:
+            self.groups = self.groups[stays].clone()
+            self.groups[:, 0] = torch.searchsorted(index, self.groups[:, 0].long()).int()
+        waits = stays[self.waits.long()]
+        if self.components > 1:
+            self.waiting = self.waiting[waits.to(self.waiting.device)]
+        self.waits = now[self.waits[waits].long()].int()
+        floats = stays
+        if self.packed is not None:
+            floats = stays[self.open.long()]
+            self.open = now[self.open[floats].long()].int()
+            self.packed.keep(stays[: len(self.packed.mean)].nonzero().flatten())
+        for name in self._floats:
+            self.buffers[name] = self.buffers[name][floats.to(self.mean.device)]
+        if not len(index):
+            for name in (*self._floats, *(("waiting",) if self.components > 1 else ())):
+                self.buffers[name] = self.buffers[name].new_zeros(0)
+
     # ---------------------------------------------------------------- open and pack
 
     def _opened(self, index: Tensor, count: Tensor, codes: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ class PackedGaussians(nn.Module):
     exponent: Tensor
     mean: Tensor
     step: Tensor
+    own_codes: Tensor
     shared_codes: Tensor
 
     def __init__(self, bits: int, rank: int | None, deviations: int = 16, leading: int | None = None) -> None:
@@ -108,6 +109,28 @@ class PackedGaussians(nn.Module):
         """F ``(n, C, C)`` of shared covariances :math:`F^T F`."""
         return unpack_covariance(self._packed("shared", index), self.bits).mT
 
+    def keep(self, index: Tensor) -> None:
+        """Let go of all groups but these ``(n,)``. The scales of means told of all groups: they are chosen anew."""
+        if not len(self.mean):
+            return
+        index = index.to(self.mean.device)
+        if not len(index):
+            for name, dtype in self.kinds.items():
+                self.register_buffer(name, self.get_buffer(name).new_zeros(0, dtype=dtype))
+            return
+        mean, variance = self.means(index), torch.ones_like(self.mean[0], dtype=torch.float32)
+        if len(self.own_codes):
+            factors, diagonal = self.factors(index)
+            own = factors.square().sum(1) + (0 if diagonal is None else diagonal)
+            variance = own.mean(0)
+        for name in self.kinds:
+            held = self.get_buffer(name)
+            if name.startswith("own_") and len(held):
+                self.register_buffer(name, held[index])
+            elif not name.startswith(("own_", "shared_")):
+                self.register_buffer(name, held.new_zeros(0))
+        self.put_means(torch.arange(len(index), device=mean.device), mean, variance.sqrt())
+
     def _put_packed(self, kind: str, index: Tensor, packed: PackedCovariance) -> None:
         if self.deviations == 4:
             codes, least = pack_deviations(packed.deviation)
@@ -139,6 +162,10 @@ class PackedGaussians(nn.Module):
         :param own: width of the groups' own covariances; None: they have none.
         :raises ValueError: saying what is wrong.
         """
+        if not groups:
+            for name, dtype in self.kinds.items():
+                check_tensor(f"packed.{name}", self.get_buffer(name), (0,), dtype)
+            return
         like: dict[str, tuple[int, ...]] = {"centre": (width,), "exponent": (width,), "mean": (groups, width)}
         like["step"] = (groups,)
         kinds = ("own", 0 if own is None else groups, own or width, self.rank), ("shared", shared, width, None)
@@ -152,8 +179,7 @@ class PackedGaussians(nn.Module):
             if self.deviations == 4:
                 like[f"{kind}_least"] = (count,)
         for name, shape in like.items():
-            empty = name in ("centre", "exponent") and not groups
-            check_tensor(f"packed.{name}", self.get_buffer(name), (0,) if empty else shape, self.kinds[name])
+            check_tensor(f"packed.{name}", self.get_buffer(name), shape, self.kinds[name])
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         make_room(self, state_dict, prefix)

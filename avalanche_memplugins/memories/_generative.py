@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from avalanche_memplugins._normalisation import Normalisation
 from avalanche_memplugins._pickling import PicklesGenerator
 from avalanche_memplugins.codecs.latent import LatentCodec
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
+from avalanche_memplugins.memories._forgetting import Where, numbers
 from avalanche_memplugins.memories._rows import check_draw
 from avalanche_memplugins.memories._saved import SavesToFolder, check_tensor, make_room
 from avalanche_memplugins.memories.recall import Recall, Summary
@@ -50,6 +51,9 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder, ABC
     - ``device`` and ``sample(n)``;
     - ``write(x, y, t, origin=)`` for batches as they come, or ``consolidate(batches, origin=)`` for whole experiences;
     - ``_parts()``: the arguments that a memory must have been made with to take up this one's state, as texts.
+
+    If it keeps what it knows of a class apart from all else, ``_mixes`` is empty, and ``_keep_classes(index)`` lets go
+    of all classes but these.
 
     It may extend ``_check_rows`` (what it takes), ``_check_sound`` (what a state must be), ``_to_codes`` and
     ``_from_codes``, and set ``_fixed`` and ``normalisation``, below. Nothing else of it is read here.
@@ -249,6 +253,60 @@ class GenerativeMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder, ABC
     def _recall(self, x: Tensor, index: Tensor) -> Recall:
         y, _, t, origin = self._table[index].to(x.device).unbind(1)
         return Recall(x, y, t, origin)
+
+    # ---------------------------------------------------------------- forget
+
+    @property
+    def _mixes(self) -> str:
+        """Why the memory cannot let go of one class alone; empty if it can."""
+        return f"{type(self).__name__}, in which classes are mixed"
+
+    def _keep_classes(self, index: Tensor) -> None:
+        """Let go of all classes but those of these indices ``(K,)``, which rise; the table is still as it was."""
+
+    @torch.no_grad()
+    def forget(
+        self,
+        *,
+        classes: Collection[int] | None = None,
+        origins: Collection[int] | None = None,
+        labels: Collection[int] | None = None,
+        where: Where = None,
+    ) -> int:
+        """Let go of classes, if the memory keeps what it knows of a class apart from all else.
+
+        It is afterwards as if rows of these classes had never been written, but for its generator. Files that
+        :meth:`save` wrote before keep them: save again. Nothing changes if an error is raised.
+
+        :param classes: to let go of; those never seen are passed over.
+        :param origins: None, as single rows are not kept; so for ``labels`` and ``where``.
+        :returns: how many rows :func:`len` no longer counts.
+        :raises ValueError: if the memory cannot do that, saying why: make a new one then, and write the rows that are
+            to stay.
+        """
+        for name, given in (("origins", origins), ("labels", labels), ("where", where)):
+            if given is not None:
+                raise ValueError(
+                    f"{name}: expected None, as {type(self).__name__} keeps no single rows and forgets whole classes, "
+                    f"got {check.show(given)}"
+                )
+        if classes is None:
+            raise ValueError("forget: expected classes, got none")
+        unwanted = numbers("classes", classes)
+        if self._mixes:
+            raise ValueError(
+                f"forget: expected a memory that keeps classes apart, got {self._mixes}; make a new memory, and write "
+                "the rows that are to stay"
+            )
+        stays, before = ~torch.isin(self._table[:, 0], unwanted), len(self)
+        if bool(stays.all()):
+            return 0
+        kept = stays.nonzero().flatten()
+        self._keep_classes(kept)
+        self._table = self._table[kept]
+        if not len(kept):
+            self.shape, self.dtype = Size(), torch.float32
+        return before - len(self)
 
     def normalise_as(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         """Take rows to be images that went through this ``Normalize``, if no other was given and none is held.

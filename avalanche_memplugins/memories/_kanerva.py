@@ -155,7 +155,7 @@ class KanervaBase(GenerativeMemory):
             index, places, rows = torch.zeros(1, dtype=torch.int64), torch.zeros_like(places), rows.sum()[None]
         slot, address, residual = self._posteriors.write(index, places, rows, codes, x, self._addresses)
         self._posteriors.count_by_class(item_class, address)
-        return Written(slot, address, codes, residual, item_class, Items(len(codes)))
+        return Written(slot, address, codes, residual, self._table[item_class, 0], Items(len(codes)))
 
     def _allocate(self, width: int, device: torch.device) -> None:
         classes = len(self._table)
@@ -189,8 +189,13 @@ class KanervaBase(GenerativeMemory):
         """
         if not isinstance(written, Written):
             raise TypeError(f"written: expected a receipt of write_items or its rows(index), got {check.show(written)}")
-        slot, address, code, residual, index, items = written
+        _, address, code, residual, y, items = written
         items.check(self._life)
+        if missing := sorted(set(y.tolist()) - set(self.classes)):
+            raise ValueError(f"written: expected items of classes that this memory holds, got some of {missing}")
+        # By their classes, as posteriors move up when a class is forgotten.
+        index = self._index(y)
+        slot = self._posteriors.slot(index).to(self.device)
         removed = torch.bincount(index, minlength=len(self._table))
         rows = self._table[:, 1] - removed
         if bool((rows < 0).any()):
@@ -212,6 +217,13 @@ class KanervaBase(GenerativeMemory):
         if self.share == "all":
             self.by_class[(rows == 0).to(self.device)] = 0
         items.give_up(self._life)
+
+    @property
+    def _mixes(self) -> str:
+        return "" if self.share == "class" else "one posterior for all classes (share='all'); or unwrite each item"
+
+    def _keep_classes(self, index: Tensor) -> None:
+        self._posteriors.keep(index)
 
     # ---------------------------------------------------------------- read
 

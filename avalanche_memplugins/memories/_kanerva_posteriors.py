@@ -72,15 +72,15 @@ class Written(NamedTuple):
     """Receipt of a write, with which ``unwrite`` of the memory takes the items out again.
 
     ``slot`` ``(B,)``: posterior that each item went to; ``address`` ``(B, K)`` and ``code`` ``(B, C)``, float64;
-    ``residual`` ``(B, C)``: what the memory missed of each code; ``place`` ``(B,)``: that of its class in the table;
-    ``items``: which have been taken out.
+    ``residual`` ``(B, C)``: what the memory missed of each code; ``y`` ``(B,)``: its class; ``items``: which
+    have been taken out.
     """
 
     slot: Tensor
     address: Tensor
     code: Tensor
     residual: Tensor
-    place: Tensor
+    y: Tensor
     items: Items
 
     def rows(self, index: Tensor) -> Written:
@@ -88,8 +88,8 @@ class Written(NamedTuple):
 
         :param index: their places in the batch ``(n,)``, or a mask ``(B,)``.
         """
-        slot, address, code, residual, place, items = self
-        return Written(slot[index], address[index], code[index], residual[index], place[index], items[index])
+        slot, address, code, residual, y, items = self
+        return Written(slot[index], address[index], code[index], residual[index], y[index], items[index])
 
 
 class Posteriors:
@@ -166,6 +166,12 @@ class Posteriors:
         columns = (row_cov @ prior.to(row_cov) / self.prior_var).float()
         self.mean = torch.cat([self.mean, columns[None]], -1)
         self.residual = torch.nn.functional.pad(self.residual, (0, new))
+
+    def keep(self, index: Tensor) -> None:
+        """Let go of all posteriors but these ``(n,)``, of those by class."""
+        for name in ("mean", "row_cov", "address_sum", "residual"):
+            held = self.buffers[name]
+            self.buffers[name] = held[index.to(held.device)] if len(index) else held.new_zeros(0)
 
     # ---------------------------------------------------------------- items
 

@@ -319,6 +319,22 @@ class EnergyMemory(GenerativeMemory):
             self.offered += 1
             self._bank.put(None, weights, cues[chosen], self._index(y[chosen]), task, number)
 
+    @property
+    def _mixes(self) -> str:
+        return "" if self.by_class else "slots of several classes (by_class=False)"
+
+    def _keep_classes(self, index: Tensor) -> None:
+        place = torch.full((EMPTY + 1,), EMPTY, dtype=torch.uint8)
+        place[index] = torch.arange(len(index), dtype=torch.uint8)
+        held, filled = place[self.labels[:, 0].cpu().long()] != EMPTY, self.filled
+        self._bank.keep(held.nonzero().flatten())
+        self._bank.labels = place.to(self.device)[self.labels.long()]
+        if not self.filled:
+            self._bank.cues = self.cues.new_zeros(0, self.slot_size, 0, dtype=torch.uint8)
+        # Of the slots offered as large a share is gone as of those held; a memory that was never full has lost none.
+        share = self.offered * self.filled / max(1, filled)
+        self.offered = self.filled if self.offered <= filled else max(self.filled, round(share))
+
     def _admit(self, x: Tensor, y: Tensor, t: Tensor | int, origin: Tensor | int) -> None:
         """Take a batch that is in order into the table of classes."""
         self._enrol(y, t, origin)

@@ -294,6 +294,16 @@ class GaussianMemory(GenerativeMemory):
         if self.settles_at == "write":
             self.settle()
 
+    @property
+    def _mixes(self) -> str:
+        return "a covariance that classes share (tied=True)" if self.tied is True else ""
+
+    def _keep_classes(self, index: Tensor) -> None:
+        self._bank.keep_classes(index)
+        self._reader = None
+        if not len(index):
+            self._experience = None
+
     @torch.no_grad()
     def settle(self) -> None:
         """Pack what the running experience wrote, and start mixtures that wait for rows.

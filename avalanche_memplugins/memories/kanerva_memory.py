@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
+from avalanche_memplugins._words import warn
 from avalanche_memplugins.codecs.latent import LatentCodec
+from avalanche_memplugins.memories._forgetting import Where
 from avalanche_memplugins.memories._kanerva import KanervaBase
 from avalanche_memplugins.memories._kanerva_posteriors import Items, Written
 from avalanche_memplugins.networks import KanervaMachine
@@ -22,8 +25,8 @@ class KanervaMemory(KanervaBase):
 
     Addresses do not depend on what is written, as they do in
     :class:`~avalanche_memplugins.memories.DynamicKanervaMemory`. So an item can be forgotten from its image alone:
-    :meth:`forget`. For replay the memory draws addresses from a Gaussian fitted to those written, which it knows from
-    U and from their sum, and adds noise as large as what it missed of the codes.
+    :meth:`unwrite_rows`. For replay the memory draws addresses from a Gaussian fitted to those written, which it knows
+    from U and from their sum, and adds noise as large as what it missed of the codes.
 
     There is no ``from_budget``: the machine was trained with its K and C.
 
@@ -81,8 +84,38 @@ class KanervaMemory(KanervaBase):
 
         self.normalisation = self._latent.normalisation  # of a codec of the memory's own
 
+    def forget(
+        self,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        *,
+        classes: Collection[int] | None = None,
+        origins: Collection[int] | None = None,
+        labels: Collection[int] | None = None,
+        where: Where = None,
+    ) -> int:
+        """Let go of classes, with ``share="class"``; for items by their rows there is :meth:`unwrite_rows`.
+
+        It is afterwards as if rows of these classes had never been written, but for its generator. Nothing changes if
+        an error is raised.
+
+        :param x: with ``y``, the earlier call of :meth:`unwrite_rows`; it goes with the next version.
+        :param classes: to let go of; those never seen are passed over.
+        :param origins: None, as single rows are not kept; so for ``labels`` and ``where``.
+        :returns: how many rows :func:`len` no longer counts.
+        :raises ValueError: if nothing is told, or with ``share="all"``.
+        """
+        if x is None and y is None:
+            return super().forget(classes=classes, origins=origins, labels=labels, where=where)
+        if x is None or y is None or classes is not None:
+            raise ValueError("forget: expected classes, or x and y, got another mixture")
+        warn("KanervaMemory: forget(x, y) is now unwrite_rows(x, y); it goes with the next version")
+        before = len(self)
+        self.unwrite_rows(x, y)
+        return before - len(self)
+
     @torch.no_grad()
-    def forget(self, x: Tensor, y: Tensor) -> None:
+    def unwrite_rows(self, x: Tensor, y: Tensor) -> None:
         """Take written items out again, given their rows. This is exact, as addresses do not depend on the memory.
 
         The estimate of what the memory misses of codes is reduced in proportion to the number of items. Forgetting rows
@@ -102,7 +135,7 @@ class KanervaMemory(KanervaBase):
         slot = self._posteriors.slot(index).to(self.device)
         counts = self._posteriors.counts(self._table[:, 1]).to(self.device)[slot].unsqueeze(-1)
         missed = (self.residual[slot].double() / counts).sqrt()
-        self.unwrite(Written(slot, self._addresses(code, code, x), code, missed, index, Items(len(x))))
+        self.unwrite(Written(slot, self._addresses(code, code, x), code, missed, y.cpu().long(), Items(len(x))))
 
     def _prior_mean(self, width: int) -> Tensor:
         return self._machine.prior_mean.detach().cpu()

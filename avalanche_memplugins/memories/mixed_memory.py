@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins._bytes import parse_bytes
 from avalanche_memplugins._modes import eval_mode
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
+from avalanche_memplugins.memories._forgetting import Where
 from avalanche_memplugins.memories._saved import SavesToFolder
 from avalanche_memplugins.memories.coded_memory import CodedMemory
 from avalanche_memplugins.memories.gaussian_memory import GaussianMemory
@@ -220,6 +222,31 @@ class MixedMemory(AdaptsToExperiences, SavesToFolder):
         """Pack what the Gaussians of the running experience hold in float32, now that it is over."""
         if hasattr(self.gaussians, "settle"):
             self.gaussians.settle()
+
+    @torch.no_grad()
+    def forget(
+        self,
+        *,
+        classes: Collection[int] | None = None,
+        origins: Collection[int] | None = None,
+        labels: Collection[int] | None = None,
+        where: Where = None,
+    ) -> int:
+        """Let both parts forget classes; nothing changes if one of them cannot.
+
+        :param classes: to let go of; those never seen are passed over.
+        :param origins: None, as the Gaussians keep no single rows; so for ``labels`` and ``where``.
+        :returns: how many of the rows held they were.
+        :raises ValueError: for what a part cannot forget.
+        """
+        gaussians: Any = self.gaussians
+        before = copy.deepcopy(gaussians.state_dict())
+        gaussians.forget(classes=classes, origins=origins, labels=labels, where=where)
+        try:
+            return self.rows.forget(classes=classes)
+        except (TypeError, ValueError):
+            gaussians.load_state_dict(before)
+            raise
 
     def sample(self, n: int) -> Recall:
         """``n`` of the rows, as their memory draws them.

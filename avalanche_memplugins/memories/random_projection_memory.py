@@ -207,6 +207,10 @@ class RandomProjectionMemory(GenerativeMemory):
     def _rows_held_back(self) -> int:
         return self.held_back if self.ridge == "auto" else 0
 
+    @property
+    def _mixes(self) -> str:
+        return "a Gram matrix summed over all classes"
+
     # ---------------------------------------------------------------- read
 
     @torch.no_grad()

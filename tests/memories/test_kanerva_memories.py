@@ -167,11 +167,11 @@ def test_a_kanerva_memory_forgets_from_the_image_alone(share: Any) -> None:
     mean, row_cov = memory.mean.clone(), memory.row_cov.clone()
     memory.write(x[30:], y[30:])
     assert float((memory.mean - mean).abs().max()) > 1e-3
-    memory.forget(x[30:], y[30:])
+    memory.unwrite_rows(x[30:], y[30:])
     torch.testing.assert_close(memory.mean, mean, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(memory.row_cov, row_cov, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match=r"y: expected classes that were written, got \[9\]"):
-        memory.forget(x[:1], torch.tensor([9]))
+        memory.unwrite_rows(x[:1], torch.tensor([9]))
 
 
 @pytest.mark.parametrize("balance", ["class", "count"])
@@ -255,7 +255,7 @@ def test_items_that_are_not_there_cannot_be_taken_out(share: Any) -> None:
     with pytest.raises(ValueError, match="written: expected items not taken out before, each once; got 30 of 30 again"):
         memory.unwrite(receipt)
     with pytest.raises(ValueError, match=message):
-        memory.forget(x, y)
+        memory.unwrite_rows(x, y)
     assert len(memory) == 0
     assert torch.equal(memory.mean, mean)
 

@@ -563,8 +563,8 @@ for name in ("DynamicKanervaMemory", "KanervaMemory"):
         written=Thing(),
     )
 record(
-    "memories.KanervaMemory.forget",
-    lambda **a: HELD["KanervaMemory"]().forget(**a),
+    "memories.KanervaMemory.unwrite_rows",
+    lambda **a: HELD["KanervaMemory"]().unwrite_rows(**a),
     lambda: {"x": forgettable(), "y": y()},
     x=Array(finite=True),
 )
@@ -866,6 +866,7 @@ for method in ("pre_adapt", "post_adapt"):
 
 # ---------------------------------------------------------------- forgetting
 
+ENERGY_BY_CLASS = written(lambda: energy_memory(by_class=True))
 NUMBERS = Values((3, "x", ["3"], [1.5], [-1], [True], torch.tensor([1]), Anything()))
 FORGETTING: dict[str, Callable[[], Any]] = {
     **{name: HELD[name] for name in ("RandomMemory", "EpisodicMemory", "LatentMemory")},
@@ -881,6 +882,21 @@ for name, held in FORGETTING.items():
         labels=NUMBERS,
         where=Values((3, "x", torch.ones(99), torch.ones(99, dtype=torch.bool), lambda rows: 3)),
     )
+for name in ("GaussianMemory", "MixedMemory", "DynamicKanervaMemory", "KanervaMemory"):
+    record(
+        f"memories.{name}.forget",
+        lambda name=name, **a: copy.deepcopy(HELD[name]()).forget(**a),
+        lambda: {"classes": [0], "origins": None, "labels": None, "where": None},
+        classes=NUMBERS,
+        **dict.fromkeys(("origins", "labels", "where"), Values((3, [0], torch.ones(2), Anything()))),
+    )
+record(
+    "memories.EnergyMemory.forget",
+    lambda **a: copy.deepcopy(ENERGY_BY_CLASS()).forget(**a),
+    lambda: {"classes": [0], "origins": None},
+    classes=NUMBERS,
+    origins=Values((3, [0], Anything())),
+)
 for name in ("RandomMemory", "EpisodicMemory", "LatentMemory"):
     record(
         f"memories.{name}.pad_of",

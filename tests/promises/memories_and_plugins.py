@@ -382,7 +382,7 @@ MEMORIES = [
         "Kanerva machine",
         lambda **k: KanervaMemory(RowMachine(), **PIXELS, **k),
         (10, 300),
-        forget=lambda memory, x, y: memory.forget(x, y),
+        forget=lambda memory, x, y: memory.unwrite_rows(x, y),
     ),
     generative(
         "VAE",
