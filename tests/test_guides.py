@@ -161,7 +161,8 @@ def test_the_readme_links_every_guide() -> None:
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in readme] == []
 
 
-@pytest.mark.parametrize("page", ["docs/loops.md", "docs/forgetting.md"])
-def test_a_page_of_one_block_runs(page: str) -> None:
-    (block,) = code(page)
-    exec(block, {})
+@pytest.mark.parametrize(("page", "blocks"), [("docs/loops.md", 1), ("docs/forgetting.md", 2)])
+def test_a_page_runs_from_top_to_bottom(page: str, blocks: int) -> None:
+    found = code(page)
+    assert len(found) == blocks
+    exec("\n".join(found), {})
