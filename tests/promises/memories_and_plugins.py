@@ -422,7 +422,9 @@ MEMORIES = [
         budget=(200 * 1_200, 0.9),  # of 200 episodes
         from_budget=lambda nbytes: RestrictedBoltzmannMemory.from_budget(nbytes // 200, size=16, write_steps=2, seed=0),
     ),
-    associative("controller", lambda: ControllerMemory(MANN(16, slots=4, width=8, controller=4, hidden=4)), (40, 400)),
+    associative(
+        "controller", lambda: ControllerMemory(MANN(16, slots=4, width=8, controller=4, hidden=4)), (40, 1_200)
+    ),
     MemoryCase(
         "dictionary",
         lambda capacity, seed: DifferentiableNeuralDictionary(6, capacity, 8),
