@@ -56,6 +56,7 @@ setup(
         "ray": ["ray"],
         "knn": ["faiss-cpu"],
         "gem": ["quadprog"],  # Avalanche's GEM asks qpsolvers for this solver by name
+        "loops": ["lightning", "transformers", "accelerate"],  # examples of other trainers
         "test": ["quadprog", "pytest", "pytest-xdist", "ruff", "mypy", "scipy-stubs", "pandas-stubs"],
         "docs": ["sphinx", "furo", "myst-parser"],
     },

@@ -182,7 +182,7 @@ def string_systems(controllers: dict[str, MANN | DNC] | None = None) -> list[Sys
         their orthogonal projection.
 
     >>> len(string_systems())
-    19
+    18
     """
     energy = pretrained.load_energy("strings-128").network
     systems = [System(name, _hopfield(rule), clamped=True) for name, rule in _RULES.items()]
@@ -305,7 +305,8 @@ def image_systems(pool: Tensor) -> list[System]:
 
         return System(f"control: stored at {bits} bit{'s' * (bits > 1)}, nearest", make, clamped=True)
 
-    components = MemoryNetwork(size, 64, hidden=1, linear=True)
+    with torch.random.fork_rng(devices=[]):  # its layers add nothing before they are trained
+        components = MemoryNetwork(size, 64, hidden=1, linear=True)
     components.start_at(pool)
     return [
         quantised(1),

@@ -17,6 +17,8 @@ from avalanche_memplugins._structure import first_leaf
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
 from avalanche_memplugins.memories.recall import Recall
 
+__all__ = ["Mixed", "Rehearsal"]
+
 Amount: TypeAlias = int | Literal["growing"] | Callable[[int, int], int] | None
 Batches: TypeAlias = Iterable[Any]
 

@@ -40,9 +40,16 @@ from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer, ReservoirSamplingBuffer
 from torchvision import transforms
 
-from avalanche_memplugins import LeanStepPlugin, RandomMemoryPlugin, TensorLoaderPlugin
+from avalanche_memplugins import (
+    LeanStepPlugin,
+    MemoryReplayPlugin,
+    RandomMemory,
+    RandomMemoryPlugin,
+    TensorLoaderPlugin,
+)
 from avalanche_memplugins.plugins._materialise.known import flatten
 from avalanche_memplugins.plugins._materialise.resolve import resolve
+from avalanche_memplugins.strategies import ExperienceReplay
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -81,6 +88,7 @@ def _memory(policy: str, *more: type, fast: Any = False) -> Callable[[int], list
     return make
 
 
+READY = f"ExperienceReplay(mem_size={CAPACITY})"
 ARMS: dict[str, Callable[[int], list[Any]]] = {
     "Naive": lambda m: [],
     "Naive + tensor loader + lean": lambda m: [TensorLoaderPlugin(), LeanStepPlugin()],
@@ -88,6 +96,8 @@ ARMS: dict[str, Callable[[int], list[Any]]] = {
     "ReplayPlugin (reservoir)": _replay(ReservoirSamplingBuffer),
     "ReplayPlugin (class-balanced)": _replay(ClassBalancedBuffer),
     "ReplayPlugin (reservoir) + tensor loader": lambda m: [*_replay(ReservoirSamplingBuffer)(m), TensorLoaderPlugin()],
+    READY: lambda m: [],  # brings its own
+    "MemoryReplayPlugin(RandomMemory(2000))": lambda m: [MemoryReplayPlugin(RandomMemory(2_000))],
     "RMA": _memory("ring", fast="auto"),
     "RMA, fast=False": _memory("ring"),
     "RMA + lean": _memory("ring", LeanStepPlugin),
@@ -108,6 +118,8 @@ SHORT = [
     FLOOR,
     "Naive",
     "ReplayPlugin (reservoir)",
+    READY,
+    "MemoryReplayPlugin(RandomMemory(2000))",
     "RMA",
     "RMA, fast=False",
     "RMA + tensor loader",
@@ -177,6 +189,8 @@ def make(arm: str, model: str, seed: int, *, write_every: int = 1, size: int = B
     }
     if arm == GENERATIVE:
         return GenerativeReplay(**shared)
+    if arm == READY:
+        return ExperienceReplay(mem_size=CAPACITY, **shared)
     return Naive(plugins=ARMS[arm](write_every), **shared)
 
 

@@ -13,7 +13,6 @@ from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
 from avalanche_memplugins.plugins import MemoryReplayPlugin
-from avalanche_memplugins.plugins._writing import When
 from avalanche_memplugins.plugins.memory_replay import Amount
 from avalanche_memplugins.strategies._ready import Template, beside, ready_made
 
@@ -63,7 +62,7 @@ class ExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
         *,
         mem_size: int = 200,
         write_every: int = 1,
-        write_at: When = "auto",
+        write_at: Literal["auto", "iteration", "experience"] = "auto",
         replay_size: Amount = None,
         replay_weight: Weight = REPLAY_WEIGHT,
         write_policy: str | WritePolicy = "reservoir",

@@ -10,6 +10,7 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 SLOW = {"own_images"}  # trains 15 residual networks
+NEEDS = {"lightning_loop": ("lightning",), "hugging_face_trainer": ("transformers", "accelerate")}
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,8 @@ SLOW = {"own_images"}  # trains 15 residual networks
 def test_an_example_runs(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    for package in NEEDS.get(path.stem, ()):
+        pytest.importorskip(package, reason=f"the example is for {package}, which is not installed")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(path)])
     with warnings.catch_warnings():

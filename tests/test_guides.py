@@ -63,8 +63,9 @@ def test_a_strategy_as_printed_trains(page: str, blocks: int, given: dict[str, A
 
 
 def test_memories() -> None:
-    block, own, agent = code("docs/memories.md")
+    block, structures, own, agent = code("docs/memories.md")
     given: dict[str, Any] = {"benchmark": SplitDigits(n_experiences=2, seed=0)}
+    exec(structures, {})
     exec(block, given)
     exec(own, dict(given))
     exec(agent, given)
@@ -158,3 +159,9 @@ def test_the_site_has_every_guide_and_every_public_package() -> None:
 def test_the_readme_links_every_guide() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in readme] == []
+
+
+@pytest.mark.parametrize("page", ["docs/loops.md", "docs/forgetting.md"])
+def test_a_page_of_one_block_runs(page: str) -> None:
+    (block,) = code(page)
+    exec(block, {})

@@ -63,7 +63,7 @@ class Integers(StoredCodec):
 
     def spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
         """Shape and type of the code of one row; of rows that are one number, too."""
-        return self._spec(Size(shape), dtype) if len(shape) == 0 else super().spec(shape, dtype)
+        return self._spec(Size(), dtype) if shape == () else super().spec(shape, dtype)
 
     def _spec(self, shape: Size, dtype: torch.dtype) -> tuple[Size, torch.dtype]:
         return (shape if self._bits is None else Size((packed_size(shape.numel(), self._bits),))), self._type

@@ -302,6 +302,9 @@ def _furnish(panel: Any, sized: pd.DataFrame, title: str) -> None:
     panel.set_xticks(
         budgets + [10**power for power in range(3, 13) if 3 * budgets[-1] < 10**power <= panel.get_xlim()[1]]
     )
+    low, high = panel.get_xlim()
+    if high > 300 * low:  # then they would touch
+        panel.tick_params(axis="x", labelsize=7.5)
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: nbytes(value).replace(".0 ", " ")))
     panel.set_xlabel("bytes held of the stream (log scale)", color=_INK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from avalanche_memplugins.codecs.variable_codec import VARIABLE_PARTS, VariableC
 from avalanche_memplugins.functional.neighbours import KeyTable
 from avalanche_memplugins.functional.reservoir import distinct_integers
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
+from avalanche_memplugins.memories._forgetting import Where, to_forget
 from avalanche_memplugins.memories._labels import TYPES, LabelColumns
 from avalanche_memplugins.memories._prefetch import in_background
 from avalanche_memplugins.memories._rows import check_draw, check_same_kind
@@ -28,7 +29,7 @@ _CHUNK = 64  # rows that one decision on who stays is taken for
 _REFIT = 128  # rows from which on a codec that learns is fitted
 _ANY = 1 << 62  # bytes, where only rows are counted
 _SAMPLES = 16  # decoded at once, at most, and
-_DECODED = 1 << 22  # bytes of their rows
+_SHARE = 50  # of the bytes held, for rows that are decoded and not given out yet
 _CLASS_BYTES = 24  # class, rows held and rows seen of it
 Policy = Literal["reservoir", "ring", "class_balanced"]
 
@@ -345,6 +346,46 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         store.replace([], records, ends)
         self.__dict__["codec"], self.store, self._drawn = codec, store, None
 
+    # ---------------------------------------------------------------- forget
+
+    def forget(
+        self,
+        *,
+        classes: Collection[int] | None = None,
+        origins: Collection[int] | None = None,
+        labels: Collection[int] | None = None,
+        where: Where = None,
+    ) -> int:
+        """Let go of rows, as :meth:`RandomMemory.forget <avalanche_memplugins.RandomMemory.forget>` does.
+
+        What a codec has learned from them stays until it is fitted anew.
+
+        :param classes: of these classes.
+        :param origins: from these experiences.
+        :param labels: of these task labels.
+        :param where: a function of rows that gives bools ``(n,)``; or bools, one for each of :meth:`slots`.
+        :returns: how many they were.
+        :raises ValueError: if nothing is told, or not known of the rows.
+        """
+        gone = to_forget(self, classes, origins, labels, where).nonzero().flatten()
+        held = len(self)
+        if not len(gone):
+            return 0
+        before = dict(self._held)
+        if self.write_policy == "class_balanced":
+            for label in self.labels_of(gone)[0].tolist():
+                self._held[label] -= 1
+            shares = {label: self._held[label] / count for label, count in before.items() if count}
+            left = {label: round(count * shares.get(label, 1)) for label, count in self._offered.items()}
+            self._offered = {label: max(count, self._held[label]) for label, count in left.items() if count}
+            self._held = {label: count for label, count in self._held.items() if label in self._offered}
+        self.store.replace(gone, torch.zeros(0, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
+        # A memory that has dropped a row does not count as one that holds all it was offered.
+        rest = len(self) + (held < self.seen) if len(self) else 0
+        self.seen = max(rest, round(self.seen * len(self) / held))
+        self._searched = self._drawn = None
+        return len(gone)
+
     # ---------------------------------------------------------------- read
 
     def slots(self) -> Tensor:
@@ -364,8 +405,8 @@ class CodedMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         drawn = self._drawn
         if drawn is None or not drawn.serves(n, self.device):
             again = drawn is not None and not drawn.left and drawn.n == n
-            most = max(1, _DECODED // max(1, n * self.shape.numel() * self.dtype.itemsize))
-            count = min(2 * drawn.count if again and drawn is not None else 1, _SAMPLES, most)
+            later = self.nbytes // (_SHARE * max(1, n * self.shape.numel() * self.dtype.itemsize))
+            count = min(2 * drawn.count if again and drawn is not None else 1, _SAMPLES, 1 + later)
             # Later samples may be trained on, even if this one is drawn in inference mode.
             with torch.inference_mode(False):
                 drawn = self._drawn = _Drawn(n, count, self._drawn_slots(n, count), self.rows)
@@ -551,22 +592,24 @@ class _Drawn:
     ) -> None:
         self.n, self.count, self.left = n, count, samples
         self._taken, slots = 0, torch.cat([slots for slots, _ in samples])
-        self._rows: Recall | Future[Recall] = in_background(lambda: rows(slots)) if ahead else rows(slots)
+        self._rows: Recall | Future[Recall] | None = in_background(lambda: rows(slots)) if ahead else rows(slots)
 
     def serves(self, n: int, device: torch.device) -> bool:
         """Whether there is a sample of so many rows on this device."""
-        known = isinstance(self._rows, Future) or self._rows.y.device == device
-        return bool(self.left) and self.n == n and known
+        rows = self._rows
+        return rows is not None and self.n == n and (isinstance(rows, Future) or rows.y.device == device)
 
     def next(self, generator: torch.Generator) -> Recall:
         """The next sample; the generator is from now on as after its draw."""
-        if isinstance(self._rows, Future):
-            self._rows = self._rows.result()
+        rows = self._rows.result() if isinstance(self._rows, Future) else self._rows
         slots, after = self.left[0]
         part = slice(self._taken, self._taken + len(slots))
         self.left, self._taken = self.left[1:], part.stop
+        self._rows = rows if self.left else None
         generator.set_state(after)
-        return Recall(*(column[part] for column in self._rows[:4]))
+        if rows is None:
+            raise RuntimeError("all of these samples have been given out")
+        return Recall(*(column[part] for column in rows[:4]))
 
 
 def _with_headers(headers: Tensor, code: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

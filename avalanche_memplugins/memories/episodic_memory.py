@@ -97,6 +97,12 @@ class EpisodicMemory(RandomMemory):
             self.store.put("keys", slots, self._embed(self.rows(slots).x))
         self._index.refresh()
 
+    def forget(self, **chosen: Any) -> int:
+        """As :meth:`RandomMemory.forget`; the search starts afresh."""
+        count = super().forget(**chosen)
+        self._index.refresh()
+        return count
+
     @torch.no_grad()
     def predict(
         self,

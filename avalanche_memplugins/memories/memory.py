@@ -6,7 +6,7 @@ it can do is told by what it has: see :class:`SupportsPredict` and :class:`Suppo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -120,11 +120,21 @@ class SupportsForget(Protocol):
 
     >>> from avalanche_memplugins import RandomMemory
     >>> isinstance(RandomMemory(10), SupportsForget)
-    False
+    True
     """
 
-    def forget(self, *, y: Collection[int] | None = None, origin: Collection[int] | None = None) -> int:
-        """Let go of all rows of these classes, or from these experiences; gives how many they were."""
+    def forget(
+        self,
+        *,
+        classes: Collection[int] | None = None,
+        origins: Collection[int] | None = None,
+        labels: Collection[int] | None = None,
+        where: Tensor | Callable[[Recall], Tensor] | None = None,
+    ) -> int:
+        """Let go of rows of these classes, from these experiences, of these task labels, and where that is true.
+
+        What is told narrows the choice; gives how many they were.
+        """
 
 
 class AnsweringMemory(WritableMemory, SupportsPredict, Protocol):

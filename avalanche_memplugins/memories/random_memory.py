@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,12 +15,13 @@ from avalanche_memplugins import _checks as check
 from avalanche_memplugins import codecs
 from avalanche_memplugins._bytes import parse_bytes, show_bytes
 from avalanche_memplugins._pickling import PicklesGenerator
-from avalanche_memplugins._structure import first_leaf, row_count, structure_of
+from avalanche_memplugins._structure import first_leaf, row_count, rows_in, structure_of
 from avalanche_memplugins._words import OF_A_MEMORY, POLICIES, names_ours, renamed, renamed_attribute
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.codecs.codec import PARTS
 from avalanche_memplugins.memories._adapts import AdaptsToExperiences
-from avalanche_memplugins.memories._labels import TYPES, LabelColumns, TargetParts, Targets, rows_in, targets_in
+from avalanche_memplugins.memories._forgetting import Where, to_forget
+from avalanche_memplugins.memories._labels import TYPES, LabelColumns, TargetParts, Targets, targets_in
 from avalanche_memplugins.memories._layout import (
     CODECS,
     LENGTHS,
@@ -367,6 +368,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
         :param slots: as for :meth:`rows`.
         """
+        slots = self._written.check(slots)
         return self._columns.classes(self.store.get("labels", slots)) if "labels" in self.store else None
 
     # ---------------------------------------------------------------- write
@@ -479,9 +481,18 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         3
         """
         check.positive_integer("batch_size", batch_size)
+        check.flag("checked", checked)
         check.rows_of(source)
-        check.tensor("y", y)
-        begin, end = 0, len(check.tensor("rows", rows))
+        if check.tensor("rows", rows).ndim != 1 or rows.dtype != torch.int64:
+            raise ValueError(f"rows: expected int64 (n,), got {rows.dtype} {tuple(rows.shape)}")
+        # On a GPU, where looking means waiting, it is the caller's word.
+        if len(rows) and not rows.is_cuda and not 0 <= int(rows.min()) <= int(rows.max()) < len(source):
+            raise ValueError(
+                f"rows: expected numbers from 0 to {len(source) - 1}, got {int(rows.min())} to {int(rows.max())}"
+            )
+        if check.tensor("y", y).ndim < 1 or len(y) != len(rows):
+            raise ValueError(f"y: expected one for each of {len(rows)} rows, got {tuple(y.shape)}")
+        begin, end = 0, len(rows)
         while begin < end:
             size, quick = batch_size, self._keeps_as_is(source, y, checked)
             if quick and self.read_policy.grouping is None:
@@ -729,6 +740,76 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
         if not self.seen or self.pad:
             self._layouts = parts
             self.shape, self.dtype = parts["x"].shape, parts["x"].dtype
+
+    # ---------------------------------------------------------------- forget
+
+    @torch.no_grad()
+    def forget(
+        self,
+        *,
+        classes: Collection[int] | None = None,
+        origins: Collection[int] | None = None,
+        labels: Collection[int] | None = None,
+        where: Where = None,
+    ) -> int:
+        """Let go of rows: their bytes leave the slots, and the files below ``storage``.
+
+        What is told narrows the choice.
+
+        Rows that stay move to the first slots. While the memory has room for all that it was offered, and drew nothing,
+        it is afterwards bit for bit one that never saw these rows. Else the rows that stay are the same sample of
+        the rest of the stream, and what was offered counts in proportion. Files that :meth:`save` wrote before keep
+        their rows: save again.
+
+        :param classes: of these classes, or groups.
+        :param origins: from these experiences.
+        :param labels: of these task labels.
+        :param where: for which this is true: a function of rows (a :class:`~avalanche_memplugins.memories.Recall`) that
+            gives bools ``(n,)``; or bools, one for each of :meth:`slots`.
+        :returns: how many they were.
+        :raises ValueError: if nothing is told, or not known of the rows; or for a policy that cannot forget.
+
+        >>> memory = RandomMemory(100, seed=0)
+        >>> memory.write(torch.rand(50, 3), torch.arange(50) % 5)
+        >>> memory.forget(classes=[0, 3]), len(memory)
+        (20, 30)
+        """
+        slots = self.slots()
+        gone = to_forget(self, classes, origins, labels, where)
+        count = int(gone.sum())
+        if not count:
+            return 0
+        kept, held = slots[~gone], int(slots[-1]) + 1
+        write, read = copy.deepcopy(self.write_policy), copy.deepcopy(self.read_policy)
+        for name, policy in (("write_policy", write), ("read_policy", read)):
+            if len(kept) and not hasattr(policy, "forget"):
+                raise ValueError(
+                    f"{name}: expected one that can forget, got {policies.identity(policy)}; make a new memory, and "
+                    "write the rows that are to stay"
+                )
+        if not len(kept):
+            self._forget_all()
+            return count
+        forgetting: Any = write
+        kept, seen = forgetting.forget(kept, self.seen)
+        forgetting = read
+        forgetting.forget(kept)
+        self.store.keep(kept, held)
+        written = WrittenSlots(self.capacity)
+        written.add(slice(0, len(kept)))
+        self._ahead, self._written, self.seen = None, written, seen
+        self.write_policy, self.read_policy = write, read
+        return count
+
+    def _forget_all(self) -> None:
+        self.store.keep(torch.zeros(0, dtype=torch.int64), self.capacity)
+        for name in [name for name, _ in self.store.named_buffers()]:
+            self.store.drop(name)
+        self.write_policy.start(self.capacity)
+        self.read_policy.start(self.capacity)
+        self._ahead, self._written, self.seen = None, WrittenSlots(self.capacity), 0
+        self._columns = LabelColumns(self.labels, self.store_tasks, grouped=self.group is not None)
+        self._layouts, self.shape, self.dtype = {}, Size(), torch.float32
 
     # ---------------------------------------------------------------- read
 

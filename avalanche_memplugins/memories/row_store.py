@@ -24,6 +24,7 @@ except ImportError:  # Windows, which lets nobody remove a file that is mapped
 
 # Of smaller rows many share a page, and the pages are soon all in memory.
 _SMALLEST_ROW = 1024
+_MOVED = 1024  # rows that move at a time
 
 
 def make_file(path: Path, size: Size, dtype: torch.dtype) -> tuple[Tensor, IO[bytes]]:
@@ -341,6 +342,22 @@ class RowStore(nn.Module):
             self._replace(name, new, file)
         for name, value in rows.items():
             self.put(name, slice(0, len(value)) if slots is None else slots, value)
+
+    def keep(self, slots: Tensor, held: int) -> None:
+        """Move the rows in some slots to the first ones, in this order; what else was held becomes zeros.
+
+        :param slots: int64 ``(n,)`` on the CPU.
+        :param held: end of the slots that hold rows.
+        """
+        self._settle()
+        ascending = bool((slots.diff() > 0).all())
+        for buffer in self._buffers.values():
+            if buffer is not None:
+                index = to_device(slots, buffer.device)
+                # In ascending order no row is overwritten before it has moved.
+                for i, some in enumerate(torch.split(index, _MOVED) if ascending else [index]):
+                    buffer[i * _MOVED : i * _MOVED + len(some)] = buffer.index_select(0, some)
+                buffer[len(slots) : held] = 0
 
     def borrower(self) -> RowStore:
         """An empty store to try a state on: it takes over tensors that it is given instead of copying them."""

@@ -40,6 +40,20 @@ class EpisodeBound(NamedTuple):
         """The bound on p(X), ``(E, T)``: comparable with a VAE's."""
         return self.conditional + self.kl_memory.unsqueeze(-1)
 
+    def objective(self, memory_cost: float = 1.0, *, autoencoder: float = 0.0) -> Tensor:
+        """What to train on, ``(E, T)``: the bound with the memory's divergence at another price.
+
+        At the full price, 1, training soon prices the memory out of use: an episode's images then cost less by
+        themselves. At 0 the conditional bound is trained, as the papers do; report ``kl_memory`` beside it.
+
+        :param memory_cost: weight of ``kl_memory``, >= 0.
+        :param autoencoder: weight of the images' cost without the memory, >= 0.
+        :raises ValueError: for negative weights.
+        """
+        check.number("memory_cost", memory_cost, least=0)
+        check.number("autoencoder", autoencoder, least=0)
+        return self.conditional + memory_cost * self.kl_memory.unsqueeze(-1) + autoencoder * self.autoencoder
+
 
 class KanervaNetwork(nn.Module):
     """A decoder of codes, and a memory of ``rows`` codes with a learned prior; subclasses make all of these."""

@@ -112,15 +112,24 @@ class DynamicKanervaMachine(KanervaNetwork):
         self._check_images("x", x, "E, T")
         return self.write(episodic(self.encode(x.flatten(0, 1)), x.shape[:2]), sequential=sequential)
 
-    def bound(self, x: Tensor, *, sequential: bool = False, generator: torch.Generator | None = None) -> EpisodeBound:
+    def bound(
+        self,
+        x: Tensor,
+        *,
+        sequential: bool = False,
+        sample_memory: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> EpisodeBound:
         """Negative bound of episodes, one sample of addresses and memory each.
 
         :param x: episodes ``(E, T, C, H, W)`` of images in [0, 1].
         :param sequential: as in :meth:`write`.
+        :param sample_memory: False: read at the memory's posterior mean, as the released code does. What it costs
+            to know the memory then bounds nothing: ``conditional`` holds given that mean, ``total`` is no bound.
         :param generator: for the samples; torch's own if None.
         """
         self._check_images("x", x, "E, T")
-        check.flag("sequential", sequential)
+        check.flags(sequential=sequential, sample_memory=sample_memory)
         check.generator("generator", generator)
         episodes, items = x.shape[:2]
         code, log_scale = (episodic(part, (episodes, items)) for part in self.features(x.flatten(0, 1)))
@@ -131,7 +140,9 @@ class DynamicKanervaMachine(KanervaNetwork):
         drawn = address + log_scale.exp() * noise[..., : self.rows]
         # wᵀM for M of the posterior: one draw for each item, of the right marginal.
         spread = ((drawn @ row_cov) * drawn).sum(-1, keepdim=True).clamp_min(0).sqrt()
-        recalled = drawn @ mean + spread * noise[..., self.rows :]
+        recalled = drawn @ mean
+        if sample_memory:
+            recalled = recalled + spread * noise[..., self.rows :]
         log_prior = torch.tensor(2 * math.log(self.address_std), dtype=torch.float64)
         kl = kl_diagonal_normals(address, 2 * log_scale, torch.zeros(()), log_prior)
         return self._episode_bound(x, recalled, code, kl, mean, row_cov)

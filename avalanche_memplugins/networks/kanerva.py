@@ -116,15 +116,26 @@ class KanervaMachine(KanervaNetwork):
         shift, log_var = self.correct(torch.cat([features, recalled], -1)).chunk(2, -1)
         return recalled + shift, log_var
 
-    def bound(self, x: Tensor, *, sequential: bool = False, generator: torch.Generator | None = None) -> EpisodeBound:
+    def bound(
+        self,
+        x: Tensor,
+        *,
+        sequential: bool = False,
+        sample_memory: bool = True,
+        fresh_address: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> EpisodeBound:
         """Negative bound of episodes, one sample of y, M and z an item.
 
         :param x: episodes ``(E, T, C, H, W)`` of images in [0, 1].
         :param sequential: write one item after the other; the result is the same, only slower.
+        :param sample_memory: False: read at the memory's posterior mean; ``total`` is then no bound.
+        :param fresh_address: draw y anew for the read. With the y of the write, the default as in the paper, M already
+            knows it, and ``conditional`` is no bound given M.
         :param generator: for the samples; torch's own if None.
         """
         self._check_images("x", x, "E, T")
-        check.flag("sequential", sequential)
+        check.flags(sequential=sequential, sample_memory=sample_memory, fresh_address=fresh_address)
         check.generator("generator", generator)
         episodes, items = x.shape[:2]
         features = episodic(self.features(x.flatten(0, 1)), (episodes, items))
@@ -137,8 +148,13 @@ class KanervaMachine(KanervaNetwork):
         weights = self.weights(mean_y + (0.5 * log_var_y).exp() * noise_y)
         mean, row_cov = (part.expand(episodes, *part.shape) for part in self.prior())
         mean, row_cov = kanerva_posterior(mean, row_cov, weights, code, noise_var=self.noise_var, sequential=sequential)
-        spread = ((weights @ row_cov) * weights).sum(-1, keepdim=True).clamp_min(0).sqrt()
-        recalled = weights @ mean + spread * noise_m
+        if fresh_address:
+            again = torch.randn(noise_y.shape, dtype=x.dtype, device=x.device, generator=generator)
+            weights = self.weights(mean_y + (0.5 * log_var_y).exp() * again)
+        recalled = weights @ mean
+        if sample_memory:
+            spread = ((weights @ row_cov) * weights).sum(-1, keepdim=True).clamp_min(0).sqrt()
+            recalled = recalled + spread * noise_m
         mean_z, log_var_z = self.code_posterior(features, recalled)
         drawn = mean_z + (0.5 * log_var_z).exp() * noise_z
         log_noise = torch.tensor(math.log(self.noise_var), dtype=torch.float64)

@@ -397,16 +397,19 @@ def test_samples_are_what_they_are_one_by_one_whatever_comes_between() -> None:
     assert torch.equal(together._generator.get_state(), alone._generator.get_state())
 
 
-def test_no_more_samples_are_decoded_together_than_a_few_megabytes() -> None:
+def test_samples_that_wait_take_a_fiftieth_of_the_bytes_at_most() -> None:
     decoded = []
-    memory = CodedMemory(capacity=60, codec=ImageFile("jpeg"), seed=0)
-    memory.write(torch.rand(60, 3, 64, 64), torch.arange(60) % 2)
+    memory = CodedMemory(capacity=4_000, codec=ImageFile("png"), seed=0)
+    memory.write((255 * torch.rand(4_000, 1, 8, 8)).round() / 255, torch.arange(4_000) % 2)
     rows = memory.rows
     memory.rows = lambda slots: decoded.append(len(slots)) or rows(slots)  # type: ignore[method-assign, func-returns-value]
     for _ in range(60):
-        memory.sample(32)
-    assert max(decoded) == 2 * 32  # of 49,152 bytes each: 85 in four megabytes
-    assert decoded[0] == 32
+        memory.sample(4)
+    assert decoded[0] == 4
+    assert 2 * 4 < max(decoded) == 4 * (1 + memory.nbytes // 50 // (4 * 8 * 8 * 4)) <= 16 * 4
+    assert memory._drawn is not None
+    memory.sample(30)
+    assert memory._drawn._rows is None  # given out, and not kept
 
 
 def test_a_sample_drawn_in_inference_mode_leaves_the_next_fit_for_training() -> None:

@@ -193,3 +193,49 @@ def test_training_lowers_the_bound_and_makes_the_memory_of_use(kind: Any) -> Non
         empty = network.prior()[0].expand_as(written)
         error = [(torch.sigmoid(network.read(m, x)[0]) - x).square().mean().item() for m in (written, empty)]
     assert error[0] < error[1]
+
+
+def test_at_the_mean_of_the_memory_a_sure_address_is_a_read() -> None:
+    network = machine(DynamicKanervaMachine, rows=4)
+    x = episodes()
+    with torch.no_grad():
+        network.log_scale.fill_(-40.0)
+        parts = network.bound(x, sample_memory=False, generator=torch.Generator().manual_seed(2))
+        (logits,) = network.read(network.written(x)[0], x)
+        p = logits.sigmoid()
+        wanted = -(x * p.log() + (1 - x) * (1 - p).log()).flatten(2).sum(2)
+        torch.testing.assert_close(parts.reconstruction, wanted)
+        sampled = network.bound(x, generator=torch.Generator().manual_seed(2))
+    assert float((sampled.reconstruction - wanted).abs().max()) > 1e-4
+    for same in ("kl_item", "kl_memory", "autoencoder"):
+        assert torch.equal(getattr(sampled, same), getattr(parts, same))
+
+
+def test_a_fresh_address_is_drawn_for_the_read_alone() -> None:
+    network = machine(KanervaMachine, rows=4, address_size=3, key_size=3)
+    x = episodes()
+
+    def parts(fresh: bool) -> Any:
+        with torch.no_grad():
+            return network.bound(
+                x, sample_memory=False, fresh_address=fresh, generator=torch.Generator().manual_seed(2)
+            )
+
+    one, other = parts(False), parts(True)
+    assert torch.equal(one.kl_memory, other.kl_memory), "what is written is the same"
+    assert not torch.allclose(one.reconstruction, other.reconstruction)
+    with torch.no_grad():  # where q(y|x) is a point, a fresh draw is the old one
+        network.to_address.weight[3:] = 0
+        network.to_address.bias[3:] = -80.0
+    torch.testing.assert_close(parts(False).reconstruction, parts(True).reconstruction)
+
+
+def test_the_objective_weighs_what_the_memory_costs() -> None:
+    parts = machine(DynamicKanervaMachine, rows=4).bound(episodes(), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(parts.objective(), parts.total)
+    torch.testing.assert_close(parts.objective(0.0), parts.conditional)
+    wanted = parts.conditional + 0.5 * parts.kl_memory[:, None] + 2 * parts.autoencoder
+    torch.testing.assert_close(parts.objective(0.5, autoencoder=2.0), wanted)
+    for wrong in ({"memory_cost": -1.0}, {"autoencoder": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            parts.objective(**wrong)

@@ -96,7 +96,7 @@ def kanerva(rank: int, ranks: int, share: Any) -> dict[str, Any]:
     """Distributed memories; written as the model sees the rows, and when the experience has ended."""
     memory = DynamicKanervaMemory(rows=16 if share == "class" else 48, share=share, seed=rank)
     if share == "class":
-        return trained(rank, ranks, MemoryReplayPlugin(memory))
+        return trained(rank, ranks, MemoryReplayPlugin(memory, write_at="iteration"))
     return trained(rank, ranks, MemoryReplayPlugin(memory, write_at="experience"), epochs=4)
 
 

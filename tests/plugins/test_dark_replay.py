@@ -99,7 +99,7 @@ def test_with_outputs_only_it_is_replay_towards_stored_outputs() -> None:
     """DER with alpha against the convex form of MemoryReplayPlugin: equal up to the learning rate and the weight."""
     dark = DarkReplayPlugin(RandomMemory(40, store_logits=True, seed=2), alpha=1.0, beta=0.0)
     plain = MemoryReplayPlugin(
-        RandomMemory(40, store_logits=True, seed=2), labels="logits", replay_weight=0.5, write_epochs="first"
+        RandomMemory(40, store_logits=True, seed=2), labels="logits", replay_weight=0.5, write_at="iteration"
     )
 
     class OnlyAfterTheFirst(SupervisedPlugin):

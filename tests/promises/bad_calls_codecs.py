@@ -204,6 +204,17 @@ for name, make_fresh in (
 record("codecs.VariableCodec", lambda x: None, lambda: {"x": 3}, x=None)
 record("codecs.Float16", C.Float16, dict)
 record("codecs.Raw", C.Raw, dict)
+NUMBERS = torch.randint(256, (2, 8), generator=torch.Generator().manual_seed(0))
+record("codecs.Integers", C.Integers, lambda: {"kind": "uint8"})
+record("codecs.Integers.check", C.Integers("uint8").check, lambda: {"x": NUMBERS}, x=Array(floats=False, last=False))
+record("codecs.Integers.encode", C.Integers("uint8").encode, lambda: {"x": NUMBERS}, x=Array(floats=False, last=False))
+record("codecs.Integers.spec", C.Integers("uint8").spec, lambda: {"shape": Size((8,)), "dtype": torch.int64})
+record(
+    "codecs.Integers.decode",
+    C.Integers("uint8").decode,
+    lambda: {"code": NUMBERS.byte(), "shape": Size((8,)), "dtype": torch.int64},
+    code=Array(floats=False),
+)
 record("codecs.Int8", C.Int8, lambda: {"step": 0.1})
 CODES: dict[str, Any] = {"autoencoder": MODULE, "precision": Name(), "step": Number(above=0), **NORMALISED}
 record(
@@ -385,7 +396,8 @@ for name, net in (("VAE", vae), ("MLPVAE", mlp), ("KanervaMachine", kanerva), ("
         lambda lead=lead, name=name: {
             "x": images(*lead, 1, 28, 28),
             "generator": None,
-            **({"sequential": False} if "Machine" in name else {}),
+            **({"sequential": False, "sample_memory": True} if "Machine" in name else {}),
+            **({"fresh_address": False} if name == "KanervaMachine" else {}),
         },
     )
     if "Machine" not in name:

@@ -481,11 +481,32 @@ for name in ("RandomMemory", "EpisodicMemory", "LatentMemory"):
         lambda: {"slots": torch.tensor([0, 1])},
         slots=SLOTS,
     )
+    for method in ("labels_of", "classes_of"):
+        record(
+            f"memories.{name}.{method}",
+            lambda name=name, method=method, **a: getattr(HELD[name](), method)(**a),
+            lambda: {"slots": torch.tensor([0, 1])},
+            slots=SLOTS,
+        )
+    record(f"memories.{name}.read_in_passes", HELD[name]().read_in_passes, dict)
     record(
-        f"memories.{name}.labels_of",
-        lambda name=name, **a: HELD[name]().labels_of(**a),
-        lambda: {"slots": torch.tensor([0, 1])},
-        slots=SLOTS,
+        f"memories.{name}.write_from",
+        lambda name=name, **a: HELD[name]().write_from(**a),
+        lambda: {
+            "source": x(),
+            "rows": torch.arange(ROWS),
+            "y": y(),
+            "t": 0,
+            "batch_size": 2,
+            "origin": None,
+            "checked": False,
+        },
+        {"source": ("source", "x")},
+        source=Array(finite=True),
+        rows=Values((None, 3, "x", [0], torch.tensor([0.5]), torch.tensor([99]), torch.tensor([-1]), torch.tensor(0))),
+        y=Values((None, 3, "x", torch.tensor(0))),
+        t=Values((1.5, "x", True, -1, 2**31)),
+        origin=Values((1.5, "x", True, -1, 2**31)),
     )
     record(f"memories.{name}.prefetch", lambda name=name, **a: HELD[name]().prefetch(**a), lambda: {"n": 2})
 record(

@@ -265,7 +265,7 @@ def fake_cuda() -> Iterator[Record]:
         stack.enter_context(mock.patch.object(Tensor, "pin_memory", lambda self, *args: self))
         stack.enter_context(mock.patch.object(Tensor, "record_stream"))
         # The record is of this thread.
-        stack.enter_context(mock.patch.object(_prefetch, "_in_background", _at_once))
+        stack.enter_context(mock.patch.object(_prefetch, "in_background", _at_once))
         # Otherwise torch.tensor(..., device="cuda") would go around the record.
         torch._C._set_only_lift_cpu_tensors(True)
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifts)

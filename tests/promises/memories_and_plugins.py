@@ -28,6 +28,7 @@ from avalanche_memplugins.codecs import (
     EntropyCoded,
     Float16,
     Int8,
+    Integers,
     LatentCodec,
     ProductQuantised,
     Quantised,
@@ -150,6 +151,10 @@ BILINEAR = "enlarging mixes neighbouring pixels, so that the means of what comes
 LEARNED = "the encoder is not the inverse of the decoder"
 
 
+def integers(n: int, seed: int) -> Tensor:
+    return torch.randint(256, (n, 8), generator=torch.Generator().manual_seed(seed))
+
+
 def knowing_vectors(codec: Any) -> Any:
     """A codec that has learned from rows of the stream."""
     codec.fit(vectors(500, 99))
@@ -159,6 +164,7 @@ def knowing_vectors(codec: Any) -> Any:
 CODECS = [
     CodecCase("quantised", lambda: knowing_vectors(Quantised(8)), error=None, nbytes=8),
     CodecCase("product quantised", lambda: knowing_vectors(ProductQuantised(4, bits=4)), error=None, nbytes=2),
+    CodecCase("integers", lambda: Integers("uint8"), rows=integers, nbytes=8),
     CodecCase("raw", Raw, error=0.0, nbytes=32),
     CodecCase("float16", Float16, error=3 * 2**-11, nbytes=16),
     CodecCase("uint8", lambda: Uint8(mean=0.5, std=0.25), rows=lambda n, s: (pixels(n, s) - 0.5) / 0.25, nbytes=64),
@@ -260,7 +266,7 @@ def gaussian(nbytes: int) -> GaussianMemory:
 
 
 def mixed(nbytes: int) -> MixedMemory:
-    return MixedMemory.from_budget(nbytes, classes=6, shape=(8,), share=0.3, seed=0)
+    return MixedMemory.from_budget(nbytes, classes=6, shape=(8,), share=0.3, rows={"store_tasks": True}, seed=0)
 
 
 def kanerva(nbytes: int) -> DynamicKanervaMemory:
@@ -422,7 +428,9 @@ MEMORIES = [
         budget=(200 * 1_200, 0.9),  # of 200 episodes
         from_budget=lambda nbytes: RestrictedBoltzmannMemory.from_budget(nbytes // 200, size=16, write_steps=2, seed=0),
     ),
-    associative("controller", lambda: ControllerMemory(MANN(16, slots=4, width=8, controller=4, hidden=4)), (40, 400)),
+    associative(
+        "controller", lambda: ControllerMemory(MANN(16, slots=4, width=8, controller=4, hidden=4)), (40, 1_200)
+    ),
     MemoryCase(
         "dictionary",
         lambda capacity, seed: DifferentiableNeuralDictionary(6, capacity, 8),

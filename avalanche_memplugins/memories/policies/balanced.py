@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins.memories.policies._slot_groups import (
@@ -114,6 +115,33 @@ class GroupBalanced:
             slots = np.concatenate([slots, held.slots(dropped)])
         held.change(dropped, slots, ranks)
         return slots
+
+    def forget(self, kept: Tensor, seen: int) -> tuple[Tensor, int]:
+        """What a group has offered falls in proportion to what it holds, and with all its rows the group goes."""
+        state = self.state_dict()
+        group, slots = state["group"].long(), kept.long()
+        before, after = group.bincount(), group[slots].bincount(minlength=int(group.max()) + 1)
+        offered = {}
+        for number, count in zip(state["offered_group"].tolist(), state["offered"].tolist(), strict=True):
+            held = int(before[number]) if number < len(before) else 0
+            left = int(after[number]) if held else 0
+            if left or not held:
+                # A group that has dropped no row holds all that it has offered.
+                offered[number] = count if left == held else max(left, round(count * left / held))
+        place = state["place"][slots]
+        order = np.lexsort((place.numpy(), group[slots].numpy()))
+        numbers = torch.empty(len(slots), dtype=torch.int32)
+        numbers[torch.from_numpy(order)] = torch.from_numpy(
+            numbers_within(np.unique(group[slots].numpy(), return_counts=True)[1])
+        ).int()
+        fresh = {
+            "group": group[slots].int(),
+            "place": numbers,
+            "offered_group": torch.tensor(list(offered), dtype=torch.int64),
+            "offered": torch.tensor(list(offered.values()), dtype=torch.int64),
+        }
+        self.load_state_dict(fresh)
+        return kept, sum(offered.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Group of every filled slot, its place within the group, and what each group has offered."""

@@ -17,6 +17,9 @@ from avalanche_memplugins.memories.policies.write import Grouping, Stateless
 class ReadPolicy(Protocol):
     """Chooses slots on the host; its cost depends on how many are wanted, not on how many there are.
 
+    A policy may have ``forget(kept)``, so that its memory can: the row in slot ``kept[i]`` lies in slot i from now on,
+    and no others are held.
+
     By ``repr(policy)`` a memory knows whether a saved state belongs to it: it must name all arguments, and nothing that
     changes.
 
@@ -76,6 +79,9 @@ class Uniform(Stateless):
     def assign(self, slots: list[int], groups: list[int]) -> None:
         """Groups do not matter here."""
 
+    def forget(self, kept: Tensor) -> None:
+        """There is nothing to forget."""
+
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
         """Uniform draws."""
         if self.replacement:
@@ -121,6 +127,13 @@ class Cycle:
 
     def assign(self, slots: list[int], groups: list[int]) -> None:
         """Groups do not matter here."""
+
+    def forget(self, kept: Tensor) -> None:
+        """The pass goes on without the rows that are gone."""
+        now = torch.full((self.capacity,), -1, dtype=torch.int32)
+        now[kept] = torch.arange(len(kept), dtype=torch.int32)
+        ahead = now[self._pass[self._read :].long()]
+        self._pass, self._read = ahead[ahead >= 0], 0
 
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
         """The next rows of the pass, no more than there are."""
@@ -195,6 +208,17 @@ class Balanced:
             leaving = places[changed & (places >= 0)]
             held.change(leaving, new[changed], ranks[changed])
             held.drop_empty()
+
+    def forget(self, kept: Tensor) -> None:
+        """The rows of a group stay in their order."""
+        group, place = (numbers[kept.numpy()] for numbers in self._held.state())
+        all_groups, places = np.full(self.capacity, -1, dtype=np.int64), np.zeros(self.capacity, dtype=np.int64)
+        all_groups[: len(kept)] = group
+        order = np.lexsort((place, group))
+        places[order] = numbers_within(np.unique(group, return_counts=True)[1])
+        fresh = SlotGroups(self.capacity, find=True, count=False)
+        fresh.restore(all_groups, places)
+        self._held = fresh
 
     def choose(self, count: int, filled: int, generator: torch.Generator) -> Tensor:
         """Equal draws from every group."""

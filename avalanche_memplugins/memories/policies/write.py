@@ -53,6 +53,10 @@ class WritePolicy(Protocol):
     Slots fill from 0 upwards: a memory that has kept ``n`` rows holds them in slots ``0..n-1``. By ``repr(policy)`` a
     memory knows whether a saved state belongs to it: it must name all arguments, and nothing that changes.
 
+    A policy may have ``forget(kept, seen)``, so that its memory can: ``kept`` are the slots ``(n,)`` of the rows that
+    stay, and ``seen`` the rows offered so far. It gives these slots in the order in which their rows are to lie in
+    slots 0 to n - 1 from now on, and how many rows count as offered.
+
     A policy that must see more has an attribute ``needs``, a frozenset of ``"x"``, ``"y"``, ``"loss"`` and
     ``"logits"``, and gets what it names as fifth argument of ``place``, an :class:`Offered`. Whoever writes to the
     memory must then give it; plugins do.
@@ -126,6 +130,12 @@ class Ring(Stateless):
     [2.0, 3.0, 4.0]
     """
 
+    def forget(self, kept: Tensor, seen: int) -> tuple[Tensor, int]:
+        """The oldest row comes first, and the stream is as long as what is left of it."""
+        if seen > self.capacity:
+            kept = kept[(kept - seen).remainder(self.capacity).argsort()]
+        return kept, len(kept)
+
     def place(self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator) -> list[Placement]:
         """One run of slots, or two where the ring closes."""
         capacity = self.capacity
@@ -148,6 +158,11 @@ class Reservoir(Stateless):
     >>> len(memory), memory.seen
     (3, 50)
     """
+
+    def forget(self, kept: Tensor, seen: int) -> tuple[Tensor, int]:
+        """The stream without such rows is as long as the share of rows kept tells, if it was longer than the memory."""
+        rest = round(seen * len(kept) / self.capacity) if seen > self.capacity else len(kept)
+        return kept, rest if rest > self.capacity else len(kept)
 
     def place(self, seen: int, batch: int, groups: list[int] | None, generator: torch.Generator) -> list[Placement]:
         """Slots drawn by algorithm R."""
