@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from avalanche.training.templates import SupervisedTemplate
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._augment import Augment
-from avalanche_memplugins._defaults import REPLAY_WEIGHT, Weight
+from avalanche_memplugins._defaults import REPLAY_WEIGHT
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
@@ -64,7 +64,7 @@ class ExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
         write_every: int = 1,
         write_at: Literal["auto", "iteration", "experience"] = "auto",
         replay_size: Amount = None,
-        replay_weight: Weight = REPLAY_WEIGHT,
+        replay_weight: float | Literal["auto", "growing"] | None = REPLAY_WEIGHT,
         write_policy: str | WritePolicy = "reservoir",
         read_policy: str | ReadPolicy = "auto",
         codec: str | Codec = "raw",

@@ -201,7 +201,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         write_at: When | None = "auto",
         write_epochs: Epochs = "first",
         batch_policy: Literal["append", "replace"] = "append",
-        replay_weight: Weight = REPLAY_WEIGHT,
+        replay_weight: float | Literal["auto", "growing"] | None = REPLAY_WEIGHT,
         labels: Labels = "memory",
         augment: Augment | None = None,
         at: str | None = None,
