@@ -324,7 +324,7 @@ class RandomMemory(PicklesGenerator, AdaptsToExperiences, SavesToFolder):
 
         :param label: ``"x"``, ``"x.tokens"``, ``"y"``, ...
         """
-        given = self.pad.get(label)
+        given = self.pad.get(check.text("label", label))
         return self.pad.get(label.partition(".")[2]) if given is None else given
 
     @property

@@ -331,13 +331,18 @@ def check_check_rows_tells_what_a_write_would(case: MemoryCase) -> None:
 
 @promise("forget")
 def check_forgotten_rows_do_not_come_back(case: MemoryCase) -> None:
-    """After forget the memory is as if the rows had never been written: len is as before, and their class is gone."""
+    """After forget the rows' class is gone and len is as before; or forget refuses, and changes nothing."""
     memory = case.make()
     _write(case, memory, case.rows(30, 0), torch.tensor([1, 4]).repeat(15))
     count, x, y = len(memory), case.rows(8, 1), torch.full((8,), 3)
     _write(case, memory, x, y)
     if case.forget is None:
-        gone = memory.forget(y={3})
+        before = _state(memory)
+        try:
+            gone = memory.forget(classes=[3])
+        except ValueError:
+            ensure(same(before, _state(memory)), "a refused forget has changed the memory", _told("then refuse"))
+            return
         ensure(gone == 8, f"forget gave {gone!r} for 8 rows", "give the number of rows that are gone")
     else:
         case.forget(memory, x, y)

@@ -77,7 +77,7 @@ class MemoryCase(Case):
     :param reads: ``"sample"``: by ``sample(n)``; ``"cue"``: by ``read(x)`` only; ``"predict"``: by ``predict(x)`` only.
     :param write: other way to write: ``write(memory, x, y, origin)``.
     :param read: other way to read: ``read(memory, x)``.
-    :param forget: how rows are taken out again: ``forget(memory, x, y)``. None: ``memory.forget(y=...)``.
+    :param forget: how rows are taken out again: ``forget(memory, x, y)``. None: ``memory.forget(classes=...)``.
     :param from_budget: makes a memory of so many bytes. None: ``from_budget(nbytes, shape=...)`` of the class.
     :param budget: the bytes, and the share of them that the memory has to use.
     :param error: largest difference between a row and what comes back; None for a memory that generates its rows.

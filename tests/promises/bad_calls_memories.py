@@ -780,7 +780,7 @@ FRESH: dict[str, Callable[[], Any]] = {
 
 @lru_cache(maxsize=1)
 def coded() -> M.CodedMemory:
-    memory = M.CodedMemory(2_000, codec=EntropyCoded(Bits(2)), seed=1)
+    memory = M.CodedMemory(2_000, codec=EntropyCoded(Bits(2)), store_tasks=True, seed=1)
     memory.write(images(), y())
     return memory
 
@@ -862,4 +862,29 @@ for method in ("pre_adapt", "post_adapt"):
         lambda method=method, **a: getattr(copy.deepcopy(coded()), method)(**a),
         lambda: {"agent": None, "exp": SimpleNamespace(dataset=TensorDataset(images(), y()), current_experience=0)},
         exp=Thing(),
+    )
+
+# ---------------------------------------------------------------- forgetting
+
+NUMBERS = Values((3, "x", ["3"], [1.5], [-1], [True], torch.tensor([1]), Anything()))
+FORGETTING: dict[str, Callable[[], Any]] = {
+    **{name: HELD[name] for name in ("RandomMemory", "EpisodicMemory", "LatentMemory")},
+    "CodedMemory": coded,
+}
+for name, held in FORGETTING.items():
+    record(
+        f"memories.{name}.forget",
+        lambda held=held, **a: copy.deepcopy(held()).forget(**a),
+        lambda: {"classes": [0], "origins": [0], "labels": [0], "where": lambda rows: rows.y == 0},
+        classes=NUMBERS,
+        origins=NUMBERS,
+        labels=NUMBERS,
+        where=Values((3, "x", torch.ones(99), torch.ones(99, dtype=torch.bool), lambda rows: 3)),
+    )
+for name in ("RandomMemory", "EpisodicMemory", "LatentMemory"):
+    record(
+        f"memories.{name}.pad_of",
+        lambda name=name, **a: HELD[name]().pad_of(**a),
+        lambda: {"label": "x"},
+        label=Values((3, None, ["x"], b"x", Anything())),
     )

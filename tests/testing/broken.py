@@ -130,8 +130,8 @@ class TakesAnything(RandomMemory):
 
 
 class ForgetsNothing(Hardest):
-    def forget(self, *, y: Any = None, origin: Any = None) -> int:
-        return int(sum((self.labels[0] == value).sum() for value in y))
+    def forget(self, *, classes: Any = None, **more: Any) -> int:
+        return int(sum((self.labels[0] == value).sum() for value in classes))
 
 
 class Boasts(RandomMemory):
