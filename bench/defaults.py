@@ -144,8 +144,8 @@ def generating(kind: Any, **plugin: Any) -> Callable[[int], list[Any]]:
 
 
 AVALANCHE = "ReplayPlugin (Avalanche)"
-CHOSEN = "**by default**"
-ALIKE = "by default, without weight"
+CHOSEN = "**the default**"
+ALIKE = "the default, all rows alike"
 NONE = "no memory"
 # Chosen among these, on held-out rows.
 TRIED: dict[str, Callable[[int], list[Any]]] = {
