@@ -182,7 +182,7 @@ def string_systems(controllers: dict[str, MANN | DNC] | None = None) -> list[Sys
         their orthogonal projection.
 
     >>> len(string_systems())
-    19
+    18
     """
     energy = pretrained.load_energy("strings-128").network
     systems = [System(name, _hopfield(rule), clamped=True) for name, rule in _RULES.items()]

@@ -54,6 +54,7 @@ from avalanche_memplugins.memories import (
     GaussianMemory,
     KanervaMemory,
     LatentMemory,
+    MixedMemory,
     RandomProjectionMemory,
     VAEMemory,
 )
@@ -167,6 +168,7 @@ MEMORIES: dict[str, Callable[[], Any]] = {
     "VAEMemory": lambda: _vae(6),
     "VAEMemory without classes": lambda: _vae(None),
     "RandomProjectionMemory": lambda: RandomProjectionMemory(width=6),
+    "MixedMemory": lambda: MixedMemory(RandomMemory(20, codec="float16", labels="uint8"), GaussianMemory(rank=1)),
     "EnergyMemory, stored cues": lambda: _energy(cue=Uint8(lossy=True, **PIXELS)),
     "EnergyMemory, int8": lambda: _energy(by_class=True, precision="int8"),
 }

@@ -144,7 +144,8 @@ def generating(kind: Any, **plugin: Any) -> Callable[[int], list[Any]]:
 
 
 AVALANCHE = "ReplayPlugin (Avalanche)"
-CHOSEN = "**by default**"
+CHOSEN = "**the default**"
+ALIKE = "the default, all rows alike"
 NONE = "no memory"
 # Chosen among these, on held-out rows.
 TRIED: dict[str, Callable[[int], list[Any]]] = {
@@ -179,6 +180,7 @@ ONLINE: dict[str, Callable[[int], list[Any]]] = {
 LAST: dict[str, Callable[[int], list[Any]]] = {
     NONE: lambda seed: [],
     AVALANCHE: TRIED[AVALANCHE],
+    ALIKE: lambda seed: [MemoryReplayPlugin(RandomMemory(HELD, seed=seed), replay_weight=None, seed=seed)],
     CHOSEN: lambda seed: [MemoryReplayPlugin(RandomMemory(HELD, seed=seed), seed=seed)],
 }
 
@@ -262,7 +264,7 @@ def main(options: Options) -> None:
         "\n### Validation: without boundaries, pieces of one batch\n",
         shown(runs(options, "validation, online", ONLINE, 3, online=True), 3),
         "\n### Test, five seeds\n",
-        shown(runs(options, "test", LAST, 5), 5, (CHOSEN, AVALANCHE)),
+        shown(runs(options, "test", LAST, 5), 5, (CHOSEN, AVALANCHE), (CHOSEN, ALIKE)),
     ]
     options.write("Defaults of replay", "\n".join(parts), "python bench/defaults.py")
 

@@ -8,6 +8,7 @@ from avalanche.training.templates import SupervisedTemplate
 
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._augment import Augment
+from avalanche_memplugins._defaults import REPLAY_WEIGHT
 from avalanche_memplugins.codecs import Codec
 from avalanche_memplugins.memories import RandomMemory
 from avalanche_memplugins.memories.policies import ReadPolicy, WritePolicy
@@ -34,9 +35,8 @@ class ExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
     :param write_at: ``"auto"``, ``"iteration"`` or ``"experience"``, as in
         :class:`~avalanche_memplugins.plugins.MemoryReplayPlugin`.
     :param replay_size: rows to replay each step, as there; None: as many as the stream's batch has.
-    :param replay_weight: weight of the replayed rows' loss, as there. ``"growing"``, :math:`1 - 1/t` at the t-th
-        experience, gains where experiences bring new classes: 1 to 6 points on held-out rows of three streams, two
-        or three seeds (``bench/defaults.py``).
+    :param replay_weight: weight of the replayed rows' loss, as there. ``"auto"``: experiences that bring new classes
+        get their share of the classes met, :math:`1/t` for the t-th of equal ones, replayed rows the rest.
     :param write_policy: which rows stay; ``"class_balanced"`` shares the slots among classes instead. See
         :class:`~avalanche_memplugins.memories.RandomMemory`, as for ``read_policy`` and ``codec``.
     :param read_policy: which rows come back.
@@ -64,7 +64,7 @@ class ExperienceReplay(SupervisedTemplate):  # type: ignore[misc]
         write_every: int = 1,
         write_at: Literal["auto", "iteration", "experience"] = "auto",
         replay_size: Amount = None,
-        replay_weight: float | Literal["growing"] | None = None,
+        replay_weight: float | Literal["auto", "growing"] | None = REPLAY_WEIGHT,
         write_policy: str | WritePolicy = "reservoir",
         read_policy: str | ReadPolicy = "auto",
         codec: str | Codec = "raw",

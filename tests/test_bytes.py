@@ -15,6 +15,7 @@ from avalanche_memplugins import (
     EnergyMemory,
     EpisodicMemory,
     GaussianMemory,
+    MixedMemory,
     RandomMemory,
     RandomProjectionMemory,
     VAEMemory,
@@ -91,6 +92,7 @@ BUDGETED: dict[str, Callable[[Any], Any]] = {
     "VAEMemory": lambda budget: VAEMemory.from_budget(budget, shape=(1, 8, 8), classes=2),
     "EnergyMemory": _energy,
     "CodedMemory": lambda budget: CodedMemory.from_budget(budget, codec=EntropyCoded(Bits(1))),
+    "MixedMemory": lambda budget: MixedMemory.from_budget(budget, shape=(4,), classes=2, codec="raw"),
     "RandomProjectionMemory": lambda budget: RandomProjectionMemory.from_budget(budget, shape=(4,), classes=2),
     **{
         name: lambda budget, name=name: getattr(comparators, name).from_budget(budget, size=4, **NEEDED.get(name, {}))

@@ -265,7 +265,7 @@ class RunSpec:
 
         >>> stream = {"benchmark": "split-digits", "seed": 0, "n_experiences": 5, "epochs": 1}
         >>> RunSpec.from_result({"strategy": "er", **stream}).method  # as it was by default in version 0.1
-        'er:read=uniform,write_at=iteration'
+        'er:read=uniform,replay_weight=none,write_at=iteration'
         """
         recipe = STRATEGIES.get(values.get("strategy", ""))
         if recipe is None or not recipe.former:

@@ -25,7 +25,7 @@ from avalanche_memplugins.plugins._fast import fast_path_of
 from avalanche_memplugins.plugins._latent import LatentTap
 from avalanche_memplugins.plugins._materialise.known import flatten
 from avalanche_memplugins.plugins._materialise.loader import TensorLoader
-from avalanche_memplugins.plugins._materialise.resolve import Source, Unsupported, resolve
+from avalanche_memplugins.plugins._materialise.resolve import Source, Unsupported, resolve, values_in
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -58,6 +58,33 @@ def has_task_labels(strategy: Any) -> bool:
     """Whether the last column of a batch ``[x, y, t]`` holds task labels."""
     experience = strategy.experience
     return hasattr(experience, "task_labels") or hasattr(getattr(experience, "dataset", None), "targets_task_labels")
+
+
+def known_targets(dataset: Any) -> Tensor | None:
+    """The different labels of a data set that tells them without being read."""
+    targets = getattr(dataset, "targets", None)
+    values = values_in(getattr(targets, "data", None))  # Avalanche asks for each value through all its subsets
+    if values is not None:
+        labels: Tensor = torch.unique(values)
+        return labels
+    uniques = getattr(targets, "uniques", None)
+    if not uniques or not all(isinstance(label, int) for label in uniques):
+        return None
+    return torch.tensor(sorted(uniques))
+
+
+def classes_of(strategy: Any) -> set[int]:
+    """Classes of what is being trained on; empty if its data and the experience do not tell them."""
+    found: set[int] = set()
+    for _, dataset in parts_of(strategy):
+        targets = known_targets(dataset)
+        classes = (
+            getattr(strategy.experience, "classes_in_this_experience", None) if targets is None else targets.tolist()
+        )
+        if not classes:
+            return set()
+        found.update(map(int, classes))
+    return found
 
 
 def collate_dicts_as_told(strategy: Any) -> None:

@@ -67,6 +67,7 @@ class Step:
     _cut: Any = None  # the batch without the rows that replayed ones take the place of
     _joint: Any = None  # the batch of all rows
     _all: Any = None  # the output of all rows
+    _y: object = None  # the stream's labels in the batch of all rows
     _given: object = None  # the stream's part of it
     _version: int = 0  # changes of that part in place
     _kept: dict[str, tuple[Any, Any, Any]] = field(default_factory=dict)  # what the model keeps of the batch
@@ -107,6 +108,7 @@ class Step:
         joint = [first, joined_column("y", [stream[1], recall.y], memory)]
         if len(stream) > 2:
             joint.append(torch.cat([stream[2], recall.t]))
+        self._y = stream[1]
         self._joint = joint if self.keys is None else self.keys.batch(joint)
         return self._joint
 
@@ -168,6 +170,18 @@ class Step:
                 "strategy.criterion(), and replayed rows would not be changed alike; change them in the model or in "
                 "forward() instead"
             )
+
+    def whole(self, strategy: Any) -> tuple[Tensor, Tensor] | None:
+        """Outputs ``(rows, classes)`` and classes ``(rows,)`` of all rows, the stream's first.
+
+        None if they are of another form, or the stream's are not those of the forward pass any more.
+        """
+        if self.keys is not None or strategy.mb_output is not self._given or strategy.mbatch[1] is not self._y:
+            return None
+        output, y = self._all, self._joint[1]
+        if not isinstance(output, Tensor) or not isinstance(y, Tensor) or output.ndim != 2 or y.ndim != 1:
+            return None
+        return output, y
 
     def loss_of(self, strategy: Any, criterion: Callable[[], Tensor], replayed: slice | Tensor | None = None) -> Tensor:
         """The criterion's loss of all rows, or of the replayed ones with an index.

@@ -189,17 +189,23 @@ def has_avalanches_criterion(strategy: Any) -> bool:
     return getattr(method, "__func__", None) is SupervisedProblem.criterion
 
 
-def is_plain_cross_entropy(strategy: Any) -> bool:
-    """Whether the strategy's loss is the mean cross-entropy of rows, without weights, smoothing or ignored classes."""
+def has_mean_cross_entropy(strategy: Any) -> bool:
+    """Whether the strategy's loss is the mean cross-entropy of rows, without weights or ignored classes, unwatched."""
     criterion = strategy._criterion
     return (
         has_avalanches_criterion(strategy)
         and type(criterion) is nn.CrossEntropyLoss
         and criterion.weight is None
         and criterion.reduction == "mean"
-        and criterion.label_smoothing == 0
         and criterion.ignore_index < 0
+        and not (criterion._forward_hooks or criterion._forward_pre_hooks or criterion._backward_hooks)
+        and "forward" not in vars(criterion)
     )
+
+
+def is_plain_cross_entropy(strategy: Any) -> bool:
+    """Whether it is that, without smoothing."""
+    return has_mean_cross_entropy(strategy) and strategy._criterion.label_smoothing == 0
 
 
 def stream_loss(strategy: Any, joint: Tensor, *, overridden: bool) -> Tensor:

@@ -25,13 +25,13 @@ from avalanche_memplugins.plugins._experience import (
     HeldBatches,
     Rows,
     comes_in_pieces,
+    known_targets,
     normalisation_of,
     number_of,
     parts_of,
     through_the_model,
 )
 from avalanche_memplugins.plugins._latent import LatentTap
-from avalanche_memplugins.plugins._materialise.resolve import values_in
 from avalanche_memplugins.plugins._outputs import main_output, rows_of
 from avalanche_memplugins.plugins._strategy import row_losses
 from avalanche_memplugins.rehearsal import Rehearsal
@@ -188,7 +188,7 @@ class Writing:
                     with eval_mode(strategy.model), torch.no_grad():
                         x = self.tap.read(strategy.model, x, t)[0].float()
             _check_rows(self.memory, x, y)
-            targets = _known_targets(dataset)
+            targets = known_targets(dataset)
             if targets is None:
                 probe = x
             else:
@@ -329,19 +329,6 @@ def _check_rows(memory: Any, x: Tensor, y: Tensor) -> None:
         memory.check_rows(x, y)
     else:
         memory.check_rows(x)
-
-
-def _known_targets(dataset: Any) -> Tensor | None:
-    """The different labels of a data set that tells them without being read."""
-    targets = getattr(dataset, "targets", None)
-    values = values_in(getattr(targets, "data", None))  # Avalanche asks for each value through all its subsets
-    if values is not None:
-        labels: Tensor = torch.unique(values)
-        return labels
-    uniques = getattr(targets, "uniques", None)
-    if not uniques or not all(isinstance(label, int) for label in uniques):
-        return None
-    return torch.tensor(sorted(uniques))
 
 
 def _tell_normalisation(memory: Any, dataset: Any) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from avalanche_memplugins import _checks as check
 from avalanche_memplugins._augment import Augment
 from avalanche_memplugins._batch import Keys, keys_of, rows_of_batch, some_rows
+from avalanche_memplugins._defaults import REPLAY_WEIGHT, Weight
 from avalanche_memplugins._words import OF_A_PLUGIN, names_ours
 from avalanche_memplugins.memories import RandomMemory, Recall
 from avalanche_memplugins.memories.memory import LearningMemory, WritableMemory
@@ -32,12 +33,14 @@ from avalanche_memplugins.plugins._strategy import (
     check_strategy,
     fault_of_more_rows,
     has_avalanches_criterion,
+    has_mean_cross_entropy,
     listed_once,
     stream_loss,
     sums_rows,
     told_of_another_run,
 )
 from avalanche_memplugins.plugins._targets import Labels, Targets
+from avalanche_memplugins.plugins._weight import Weighing
 from avalanche_memplugins.plugins._writing import Epochs, Origin, When, Writing
 from avalanche_memplugins.plugins.lean import LeanStepPlugin
 from avalanche_memplugins.plugins.tensor_loader import TensorLoaderPlugin
@@ -90,8 +93,8 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
     With stream rows :math:`B` and replayed rows :math:`R` of an iteration the loss is
 
     .. math::
-        L = \frac{1}{|B| + |R|} \sum_{B \cup R} \ell \quad\text{(default)}, \qquad
-        L = (1 - w) \frac{1}{|B|} \sum_B \ell + w \frac{1}{|R|} \sum_R \ell \quad (w \text{ given}),
+        L = \frac{1}{|B| + |R|} \sum_{B \cup R} \ell \quad\text{(no weight)}, \qquad
+        L = (1 - w) \frac{1}{|B|} \sum_B \ell + w \frac{1}{|R|} \sum_R \ell \quad (\text{weight } w),
 
     where :math:`\ell` is the strategy's own loss, ``strategy.criterion()``, overridden or not. Replay begins with the
     first iteration after which the memory holds anything, and rows are drawn before those of the current batch are
@@ -125,8 +128,13 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         ones bring the same rows again; or ``"all"``.
     :param batch_policy: ``"append"`` the replayed rows; or let them ``"replace"`` the last rows of the
         batch, which keeps its size (with ``replay_size=None`` half of it).
-    :param replay_weight: the weight :math:`w`, 0 < w < 1; or ``"growing"``: :math:`w = 1 - 1/t` at the
-        t-th experience (van de Ven & Tolias 2019), which replays nothing during the first.
+    :param replay_weight: the weight :math:`w`, 0 < w < 1; None: all rows weigh the same; or ``"growing"``:
+        :math:`w = 1 - 1/t` at the t-th experience (van de Ven & Tolias 2019), which replays nothing during the first.
+        ``"auto"``: where an experience brings only classes not met before, and ``write_at="auto"`` waits for its end,
+        :math:`w = m / (m + n)`, with n of its classes and m met before, which is :math:`1 - 1/t` for equal experiences.
+        None where it does not, for other memories than :class:`~avalanche_memplugins.memories.RandomMemory`, other
+        ``labels`` than ``"memory"``, models of several heads, beside other replay plugins, and where
+        the strategy trains on more than the experience. Logged, shown and saved as for ``write_at``.
     :param labels: what replayed rows are trained towards. ``"memory"``: the classes that the memory gives.
         ``"old_model"``: the class that a copy of the model, taken at the end of the last experience, finds most
         likely among the classes seen until then. ``"soft"``: that copy's probabilities :math:`p` of these classes
@@ -193,7 +201,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         write_at: When | None = "auto",
         write_epochs: Epochs = "first",
         batch_policy: Literal["append", "replace"] = "append",
-        replay_weight: float | Literal["growing"] | None = None,
+        replay_weight: float | Literal["auto", "growing"] | None = REPLAY_WEIGHT,
         labels: Labels = "memory",
         augment: Augment | None = None,
         at: str | None = None,
@@ -222,7 +230,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self._tap = None if at is None else LatentTap(at)
         self.writing = Writing(self.rehearsal, self._tap, when=write_at, epochs=write_epochs, origin=origin)
         self.targets = Targets(labels, at)
-        self.replay_weight = _check_weight(replay_weight)
+        self.weighing = self._weighing(replay_weight)
         self.fast_path = FastPath(_is_fast(fast))
         self._check_combination()
         # Avalanche sets it to false in each subclass, so it is said here.
@@ -230,13 +238,14 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.last_replay: Replayed | None = None
         self._step: Step | None = None
         # What stays the same for an experience: replay plugins beside this one, whether the loss has parts of its own,
-        # whether criterion() is overridden, whether the stream's loss is read, whether batches have task labels, the
-        # fast path, and whether the memory can put rows behind the stream's.
+        # a criterion that gives them in one pass, whether criterion() is overridden, whether the stream's loss is read,
+        # whether batches have task labels, the fast path, and whether the memory can put rows behind the stream's.
         self._others: list[MemoryReplayPlugin] = []
         self._path: FastPath | None = None
         self._may_lie_behind = False
         self._apart = self._overridden = self._labelled = False
         self._loss_is_read = True
+        self._in_one_pass: object = None
         self._fired = False  # whether before_forward did in this experience
         self._warned_unused = self._warned_small = False
 
@@ -281,6 +290,19 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         return self.writing.when
 
     @property
+    def replay_weight(self) -> Weight:
+        """Weight of replayed rows; with ``"auto"``, from the first experience on, what was decided for the last one."""
+        return self.weighing.now
+
+    @replay_weight.setter
+    def replay_weight(self, value: Weight) -> None:
+        self.weighing = self._weighing(value)
+
+    def _weighing(self, weight: Weight) -> Weighing:
+        kept = isinstance(self.memory, RandomMemory) and self.targets.labels == "memory"
+        return Weighing(self.memory, weight, may_decide=kept and self.writing.asked == "auto")
+
+    @property
     def write_epochs(self) -> Epochs:
         """In which epochs of an experience rows are written."""
         return self.writing.epochs
@@ -306,10 +328,11 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
 
     @property
     def _has_own_loss(self) -> bool:
-        return self.replay_weight is not None or self.targets.have_own_loss
+        return self.weighing.asked not in (None, "auto") or self.targets.have_own_loss
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.memory!r}, write_at={self.writing!r})"
+        weight = "" if self.weighing.asked is None else f", replay_weight={self.weighing!r}"
+        return f"{type(self).__name__}({self.memory!r}, write_at={self.writing!r}{weight})"
 
     # ---------------------------------------------------------------- callbacks
 
@@ -343,7 +366,6 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         """
         self._fired = False
         self._others = [p for p in strategy.plugins if isinstance(p, MemoryReplayPlugin) and p is not self]
-        self._apart = self._has_own_loss
         self._overridden = not has_avalanches_criterion(strategy)
         self._labelled = has_task_labels(strategy)
         # The stream's own loss is worked out only if somebody is there to read it.
@@ -354,6 +376,11 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.targets.check(strategy)
         collate_dicts_as_told(strategy)
         self.writing.begin(strategy)
+        alone = not any(p is not self and _replays(p) for p in strategy.plugins)
+        self.weighing.begin(strategy, waits=self.writing.waits, alone=alone)
+        self._apart = self.weighing.now is not None or self.targets.have_own_loss
+        one = not self.targets.have_own_loss and has_mean_cross_entropy(strategy)
+        self._in_one_pass = strategy._criterion if one else None
         Once(strategy, "_train_exp", functools.partial(self._take_part, strategy))
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
@@ -416,6 +443,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
             self._tell_unused(strategy)
         self.targets.learn(strategy)
         self.writing.end(strategy, self._generator)
+        self.weighing.end()
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Take away what an exception in an evaluation has left."""
@@ -576,7 +604,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
     def _sample(self, strategy: Any, step: Step) -> Recall | None:
         """Rows as the model gets them, with the labels that they are trained towards."""
         step.wanted = self._rows_to_replay(strategy, rows_of_batch(step.stream))
-        nothing_yet = self.replay_weight == "growing" and not strategy.clock.train_exp_counter
+        nothing_yet = self.weighing.now == "growing" and not strategy.clock.train_exp_counter
         recall = None if nothing_yet else self.rehearsal.draw(step.wanted, lambda _: self._draw(strategy, step))
         if recall is None:
             return None
@@ -629,7 +657,13 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         """The loss of all rows."""
         own: Tensor | None = None  # the stream's part, if it is known
         try:
-            if self._apart:
+            weight = self.weighing.in_training(strategy)
+            one = weight is not None and strategy._criterion is self._in_one_pass
+            whole = step.whole(strategy) if one else None
+            if weight is not None and whole is not None:
+                loss, losses = self.weighing.loss(strategy._criterion, *whole, step.rows, weight)
+                own = losses.mean() if self._loss_is_read else None
+            elif self._apart:
                 stream = criterion()
                 own = stream.detach()
                 loss = self._joined_loss(
@@ -663,12 +697,11 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         if step.recall is None:
             return stream
         replay_loss = self.targets.loss(main_output(step.output), step.recall, criterion, strategy)
-        if self.replay_weight is None and self.targets.labels == "soft" and sums_rows(strategy):
-            return stream + replay_loss
-        if self.replay_weight == "growing":
-            weight = 1 - 1 / (int(strategy.clock.train_exp_counter) + 1)
-        else:
-            weight = self.replay_weight or step.replayed / (step.replayed + step.rows)
+        weight = self.weighing.in_training(strategy)
+        if weight is None:
+            if self.targets.labels == "soft" and sums_rows(strategy):
+                return stream + replay_loss
+            weight = step.replayed / (step.replayed + step.rows)
         return (1 - weight) * stream + weight * replay_loss
 
     # ---------------------------------------------------------------- state
@@ -679,6 +712,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
             "memory": dict(self.memory.state_dict()),
             "iterations": self.rehearsal.iterations,
             "write_at": [self.writing.asked, self.writing.when],
+            "replay_weight": self.weighing.state_dict(),
             "generator": self._generator.get_state(),
             "targets": self.targets.state_dict(),
         }
@@ -691,6 +725,7 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.targets.load_state_dict(state["targets"])
         self.memory.load_state_dict(state["memory"])
         self.rehearsal.iterations = state["iterations"]
+        self.weighing.load_state_dict(state.get("replay_weight"))
         self.writing.take(*state.get("write_at", ("iteration", "iteration")))
         self._generator.set_state(state["generator"].cpu())
 
@@ -699,15 +734,6 @@ def _is_fast(value: Fast) -> bool:
     if value is False or (isinstance(value, str) and value == "auto"):
         return value == "auto"
     raise ValueError(f"fast: expected 'auto' or False, got {check.show(value)}")
-
-
-def _check_weight(value: float | Literal["growing"] | None) -> float | Literal["growing"] | None:
-    if value is None or (isinstance(value, str) and value == "growing"):
-        return value
-    try:
-        return check.number("replay_weight", value, above=0, below=1)
-    except ValueError:
-        raise ValueError(f"replay_weight: expected 0 < w < 1, 'growing' or None, got {check.show(value)}") from None
 
 
 def _replays(plugin: object) -> bool:

@@ -26,7 +26,7 @@ from avalanche_memplugins.lab import Comparison, ResultStore, RunResult, RunSpec
 from avalanche_memplugins.lab.page import Mark, amount, axis, intervals, log_ticks, render
 from avalanche_memplugins.lab.table import summarise, tidy
 
-STRATEGIES = ("naive", "replay", "rma", "er-reservoir", "cumulative")
+STRATEGIES = ("naive", "replay", "rma", "er", "cumulative")
 
 
 def made_up(spec: RunSpec) -> RunResult:

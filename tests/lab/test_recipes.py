@@ -70,7 +70,8 @@ def test_dark_replay_stores_outputs_as_the_stream_passes_or_after_the_experience
 @pytest.mark.parametrize(
     ("strategy", "options", "expected"),
     [
-        ("er", {}, ("auto", None)),
+        ("er", {}, ("auto", "auto")),
+        ("er", {"write_at": "iteration"}, ("iteration", None)),
         ("er", {"write_at": "iteration", "replay_weight": "growing"}, ("iteration", "growing")),
         *((name, {}, ("iteration", None)) for name in ("er-reservoir", "er-uint8", "rma", "er-mbpa", "gaussian")),
     ],

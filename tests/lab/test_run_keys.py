@@ -30,7 +30,7 @@ def test_every_strategy_of_that_time_is_recorded_and_there() -> None:
     assert recorded <= set(STRATEGIES)
 
 
-FORMER = {"read": "uniform", "write_at": "iteration"}
+FORMER = {"read": "uniform", "write_at": "iteration", "replay_weight": None}
 OF_ER = {"benchmark": "split-digits", "strategy": "er", "seed": 3, "n_experiences": 5, "epochs": 10}
 
 
@@ -59,4 +59,4 @@ def test_an_old_result_of_er_is_found_as_what_it_was(tmp_path: Path) -> None:
     assert store.get(RunSpec(**OF_ER)) is None
     found = store.get(same)
     assert found is not None
-    assert [one.spec.method for one in store.results()] == ["er:read=uniform,write_at=iteration"]
+    assert [one.spec.method for one in store.results()] == ["er:read=uniform,replay_weight=none,write_at=iteration"]

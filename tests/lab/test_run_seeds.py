@@ -33,6 +33,9 @@ def generators(strategy: Any) -> list[Tensor]:
 @pytest.mark.parametrize("budget", [None, 2_000_000])
 @pytest.mark.parametrize("name", OURS)
 def test_a_run_draws_from_its_own_seed(name: str, budget: int | None, benchmark: Any) -> None:
+    if name == "mixed" and budget is None:
+        pytest.skip("it shares a budget between its parts")
+
     def made(seed: int, beside: int) -> list[Tensor]:
         spec = RunSpec(benchmark="split-mnist", strategy=name, seed=seed, n_experiences=5, epochs=1, budget=budget)
         torch.manual_seed(beside)

@@ -89,6 +89,8 @@ def test_draws_and_files_are_those_of_before(name: str, tmp_path: Path) -> None:
     drawn = go_on(name, memory, 0)
     memory.save(tmp_path / "now")
     before, now = (json.loads((folder / "manifest.json").read_text()) for folder in (SAVED / name, tmp_path / "now"))
+    # Whether a plugin may still choose how rows are read; what was saved before then stays as it is.
+    now["state"].pop("reads", None)
     assert json.dumps(before["state"]) == json.dumps(now["state"])
     held, wanted = tensors(tmp_path / "now"), tensors(SAVED / name)
     assert held.keys() == wanted.keys()

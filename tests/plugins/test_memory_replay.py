@@ -300,7 +300,7 @@ def test_a_batch_with_further_columns_is_refused() -> None:
         ({"write_at": "epoch"}, "write_at: expected one of 'auto', 'iteration', 'experience', got"),
         ({"write_epochs": "last"}, "write_epochs: expected one of 'first', 'all', got"),
         ({"batch_policy": "appends"}, "batch_policy: .*did you mean 'append'"),
-        ({"replay_weight": 1.0}, "replay_weight: expected 0 < w < 1, 'growing' or None, got 1.0"),
+        ({"replay_weight": 1.0}, "replay_weight: expected 0 < w < 1, 'growing', 'auto' or None, got 1.0"),
         ({"replay_weight": "shrinking"}, "replay_weight: .*got 'shrinking'"),
         ({"replay_weight": np.array([0.5, 0.5])}, "replay_weight: expected 0 < w < 1, .*got ndarray"),
         ({"origin": "task"}, "origin: expected one of 'experience', 'task_label', got"),

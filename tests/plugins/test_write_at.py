@@ -96,7 +96,8 @@ def test_rows_of_earlier_experiences_only_are_replayed() -> None:
 @pytest.mark.parametrize(
     ("options", "explicit"),
     [
-        ({}, {"write_at": "experience", "replay_size": 32}),
+        ({}, {"write_at": "experience", "replay_size": 32, "replay_weight": "growing"}),
+        ({"replay_weight": None}, {"write_at": "experience", "replay_size": 32}),
         ({"write_every": 3}, {"write_at": "iteration"}),
         ({"write_epochs": "all"}, {"write_at": "iteration"}),
     ],
@@ -229,7 +230,8 @@ def test_each_experience_decides_for_itself() -> None:
 
 def test_what_is_decided_is_told_once_and_shown(caplog: pytest.LogCaptureFixture) -> None:
     plugin = replay()
-    assert repr(plugin) == "MemoryReplayPlugin(RandomMemory(0 of 200 rows, reservoir, raw, 0 bytes), write_at='auto')"
+    shown = "MemoryReplayPlugin(RandomMemory(0 of 200 rows, reservoir, raw, 0 bytes), write_at='auto'"
+    assert repr(plugin) == f"{shown}, replay_weight='auto')"
     strategy = strategy_with(plugin)
     with caplog.at_level(logging.INFO):
         for experience in BENCHMARK.train_stream[:2]:
@@ -237,7 +239,7 @@ def test_what_is_decided_is_told_once_and_shown(caplog: pytest.LogCaptureFixture
     told = [record.message for record in caplog.records if "write_at" in record.message]
     assert len(told) == 1
     assert "when an experience has ended" in told[0]
-    assert repr(plugin).endswith("write_at='experience' (auto))")
+    assert repr(plugin).endswith("write_at='experience' (auto), replay_weight=0.5 (auto))")
     assert repr(replay(write_at="experience")).endswith("write_at='experience')")
 
 

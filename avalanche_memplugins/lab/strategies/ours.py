@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from avalanche_memplugins._defaults import REPLAY_WEIGHT
 from avalanche_memplugins.lab.strategies import memory
 from avalanche_memplugins.lab.strategies.recipe import Built, Recipe, Setup
 
@@ -188,12 +189,14 @@ ER = replace(
         "ER",
         "experience replay; options: memory (rows, or one of your own), codec, policy (what is written), read (what is "
         "drawn), write_at (experience: rows of earlier experiences; iteration: er-reservoir; auto: as the stream is), "
-        "replay_size (rows a step; none: as many as of the stream), replay_weight (of their loss; growing: 1 - 1/t)",
+        "replay_size (rows a step; none: as many as of the stream), replay_weight (of their loss; growing: 1 - 1/t; "
+        "auto: that where experiences bring new classes)",
         source="Chaudhry et al. 2019, arXiv 1902.10486; written at the end of experiences, as Avalanche does",
         read="auto",
         write_at="auto",
+        replay_weight=REPLAY_WEIGHT,
     ),
-    former={"read": "uniform", "write_at": "iteration"},
+    former={"read": "uniform", "write_at": "iteration", "replay_weight": None},
 )
 MBPA = Recipe(
     name="mbpa",
