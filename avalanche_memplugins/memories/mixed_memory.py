@@ -277,8 +277,9 @@ class MixedMemory(AdaptsToExperiences, SavesToFolder):
 
         :raises ValueError: if it is not.
         """
-        if list(state["parts"]) != self.get_extra_state()["parts"]:
-            raise ValueError(f"state: expected that of {self.get_extra_state()['parts']}, got {list(state['parts'])}")
+        own = self.get_extra_state()
+        if dict(state) != own:
+            raise ValueError(f"state: expected that of {own}, got {check.show(state)}")
 
     def _check_sound(self) -> None:
         for part in self._saved_parts().values():
@@ -296,7 +297,7 @@ class MixedMemory(AdaptsToExperiences, SavesToFolder):
         return {**self.get_extra_state(), **{name: part._state_to_save() for name, part in parts}}
 
     def _take(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        self.set_extra_state(state)
+        self.set_extra_state({"parts": list(state["parts"])})
         for name, part in self._saved_parts().items():
             own = {key.removeprefix(f"{name}."): v for key, v in tensors.items() if key.startswith(f"{name}.")}
             part._take(own, state[name])

@@ -13,6 +13,7 @@ from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins import EvaluationPlugin, GenerativeReplayPlugin, ReplayPlugin
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base_sgd import PeriodicEval
+from avalanche.training.templates.problem_type.supervised_problem import SupervisedProblem
 from torch import Tensor
 
 from avalanche_memplugins import _checks as check
@@ -559,6 +560,11 @@ class MemoryReplayPlugin(SupervisedPlugin):  # type: ignore[misc]
         keys = keys_of(strategy)
         if keys is None:
             raise RuntimeError("the keys of a batch that is a list")
+        if type(strategy).mb_x is SupervisedProblem.mb_x and type(strategy).forward is SupervisedProblem.forward:
+            raise ValueError(
+                f"mbatch: expected a strategy with an mb_x or forward() of its own, which take x out of a dict, got a "
+                f"dict with the keys {list(strategy.mbatch)}"
+            )
         for name, asked in (("at", self.at is not None), ("labels", self.targets.teacher is not None)):
             if asked:
                 raise ValueError(

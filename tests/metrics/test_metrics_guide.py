@@ -13,5 +13,5 @@ GUIDES = Path(__file__).parents[2] / "docs"
 def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (GUIDES / "metrics.md").read_text(), re.DOTALL)
-    assert len(blocks) == 1
+    assert len(blocks) == 2
     exec("\n".join(blocks), {"__name__": "guide"})

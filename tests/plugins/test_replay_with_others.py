@@ -548,7 +548,6 @@ def test_an_output_with_other_rows_than_the_batch_is_told_before_a_step() -> Non
     [
         (lambda x, y: {"input": x, "labels": y}, r"a dict with the keys \['input', 'labels'\]"),
         (lambda x, y: [x], r"\[torch.float32 \(16, 8\)\]"),
-        (lambda x, y: [{"a": x}, y], r"\[dict, torch.int64 \(16,\)\]"),
         (lambda x, y: x, "a Tensor"),
     ],
 )

@@ -39,6 +39,7 @@ LOSSES = {"_checks/_rows.py": 1, "memories/policies/hardest.py": 1}
 ARRIVING = {"memories/row_store.py": 2}  # rows of the step before that are still on their way to the host
 WAITS: dict[str, dict[str, int]] = {
     "class_balanced": {LABELS: 2},
+    "by class at each iteration": {LABELS: 2},
     "policy class_balanced": {LABELS: 1},
     "policy class_balanced read": {LABELS: 1},
     "policy hardest": LOSSES,
