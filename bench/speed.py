@@ -409,7 +409,10 @@ def plot(ratios: dict[str, dict[str, Ratio]], folder: Path) -> str:
     figure, axes = plt.subplots(1, len(ratios), figsize=(14, 2.8), sharey=True, layout="constrained")
     for axis, (title, values) in zip(np.atleast_1d(axes), ratios.items(), strict=True):
         middle, low, high = np.array([values[arm] for arm in arms]).T
-        colours = ["#c44e52" if "Replay" in arm else "#4c72b0" if "RMA" in arm else "#8c8c8c" for arm in arms]
+        # Avalanche's own are grey and red.
+        colours = [
+            "#c44e52" if arm.startswith("ReplayPlugin") else "#8c8c8c" if arm == "Naive" else "#4c72b0" for arm in arms
+        ]
         axis.barh(arms, middle, xerr=[middle - low, high - middle], color=colours, height=0.7)
         for place, value in enumerate(middle):
             axis.annotate(f" {value:.2f}", (high[place], place), va="center", fontsize=7)
