@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -47,19 +48,33 @@ def draw_gallery(
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed: expected an integer from 0 to {2**31 - 1}, got {seed}")
     x, y = load_images(images, seed=seed, data_root=data_root)
+
+    def draw() -> dict[str, Figure]:
+        return {"replay": replay_figure(x, y, budget=budget, seed=seed), **reading_figures(x, seed)}
+
+    return write_pictures(out, draw, console)
+
+
+def write_pictures(out: Path, draw: Callable[[], Mapping[str, Figure]], console: Console) -> list[Path]:
+    """Draw figures and write them as ``out/NAME.png``; a folder made for nothing goes again.
+
+    :param out: their folder.
+    :param draw: gives them by name.
+    :param console: where to print the paths.
+    :returns: the paths.
+    :raises ValueError: what ``draw`` raises, or if nothing can be written there, which is tried before.
+    """
     check_writable(out)
     try:
-        figures = {"replay": replay_figure(x, y, budget=budget, seed=seed)}
-        figures |= reading_figures(x, seed)
+        figures = draw()
     except ValueError:
         with suppress(OSError):
-            out.rmdir()  # which was made for nothing
+            out.rmdir()
         raise
     paths = []
     for name, figure in figures.items():
-        path = out / f"{name}.png"
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=_DPI)
+        path, content = out / f"{name}.png", io.BytesIO()
+        figure.savefig(content, format="png")
         write_whole(path, content.getvalue())
         paths.append(path)
         console.print(f"{path}", soft_wrap=True)

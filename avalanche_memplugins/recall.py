@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -19,8 +17,7 @@ from avalanche_memplugins import pretrained
 from avalanche_memplugins.codecs import Bits, Codec
 from avalanche_memplugins.functional.episodes import corrupt_strings, erase_block, image_episodes, string_episodes
 from avalanche_memplugins.functional.kanerva import kanerva_address, kanerva_dynamic_write
-from avalanche_memplugins.gallery import BLOCK, ENERGY, READER, grid_figure, load_images
-from avalanche_memplugins.lab.store import check_writable, write_whole
+from avalanche_memplugins.gallery import BLOCK, ENERGY, READER, grid_figure, load_images, write_pictures
 from avalanche_memplugins.lab.table import interval
 from avalanche_memplugins.memories.comparators import (
     ControllerMemory,
@@ -368,22 +365,14 @@ def draw_recall(
         if value < 1:
             raise ValueError(f"{name}: expected an integer >= 1, got {value}")
     pictures, _ = load_images(images, seed=0, data_root=data_root)
-    check_writable(out)
-    try:
-        figures = {"strings": _compare_strings(strings, seeds, console)}
-        figures["images"] = _compare_images(pictures, images, seeds, console)
-    except ValueError:
-        with suppress(OSError):
-            out.rmdir()  # which was made for nothing
-        raise
-    paths = []
-    for name, figure in figures.items():
-        path, content = out / f"{name}.png", io.BytesIO()
-        figure.savefig(content, format="png", dpi=_DPI)
-        write_whole(path, content.getvalue())
-        paths.append(path)
-        console.print(f"{path}", soft_wrap=True)
-    return paths
+
+    def draw() -> dict[str, Figure]:
+        return {
+            "strings": _compare_strings(strings, seeds, console),
+            "images": _compare_images(pictures, images, seeds, console),
+        }
+
+    return write_pictures(out, draw, console)
 
 
 def _compare_strings(strings: int, seeds: int, console: Console) -> Figure:
