@@ -1,9 +1,8 @@
-"""Calls of ``memories``, ``memories.policies`` and ``memories.comparators``."""
+"""Calls of ``memories`` and ``memories.policies``."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,11 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from _call_record import RECORDS, record
-from _comparators import controller, slot_network
-from _comparators import made as comparator
-from bad_calls_codecs import dynamic, kanerva
+from _call_record import record
 from bad_calls_functional import normal
+from bad_calls_networks import dynamic, kanerva
 from bad_values import (
     Anything,
     Array,
@@ -27,7 +24,6 @@ from bad_values import (
     Name,
     Number,
     Seed,
-    Shape,
     Thing,
     Values,
 )
@@ -37,7 +33,6 @@ from torch.utils.data import TensorDataset
 
 from avalanche_memplugins import memories as M
 from avalanche_memplugins.codecs import Bits, EntropyCoded, StreamCodec, Uint8
-from avalanche_memplugins.memories import comparators as B
 from avalanche_memplugins.memories import policies as P
 from avalanche_memplugins.networks.energy import GatedEnergy
 
@@ -659,111 +654,7 @@ for kind in (P.Hardest, P.Herding):
     )
 record("memories.policies.Uniform", P.Uniform, lambda: {"replacement": False})
 
-# ---------------------------------------------------------------- comparators
-
-record(
-    "memories.comparators.HopfieldMemory",
-    B.HopfieldMemory,
-    lambda: {"size": 4, "rule": "hebb", "update": "synchronous", "keep_diagonal": False, "sweeps": 2, "seed": 0},
-)
-record(
-    "memories.comparators.ModernHopfieldMemory",
-    B.ModernHopfieldMemory,
-    lambda: {
-        "size": 4,
-        "beta": 1.0,
-        "similarity": "dot",
-        "steps": 1,
-        "threshold": None,
-        "clamp": False,
-        "centre": 0.0,
-        "capacity": None,
-        "codec": None,
-        "shape": None,
-    },
-    threshold=Number(least=0, none=True),
-    centre=Number(),
-    capacity=Integer(none=True),
-    codec=CODEC,
-    shape=Shape(none=True),
-)
-record(
-    "memories.comparators.ModernHopfieldMemory.from_budget",
-    B.ModernHopfieldMemory.from_budget,
-    lambda: {"nbytes": 1_000, "size": 4, "codec": None, "shape": None, "beta": 1.0},
-    codec=CODEC,
-    shape=Shape(none=True),
-    beta=None,
-)
-record("memories.comparators.SlotMemory", B.SlotMemory, lambda: {"network": slot_network(WIDTH)}, network=Thing())
-record(
-    "memories.comparators.ControllerMemory", B.ControllerMemory, lambda: {"network": controller(WIDTH)}, network=Thing()
-)
-
-
-def bits() -> Tensor:
-    return (normal(1, 2, WIDTH) > 0).float()
-
-
-def associative(name: str) -> Any:
-    made = comparator(name, WIDTH)
-    made.write(bits())
-    return made
-
-
-def constructed(name: str, call: Any, arguments: dict[str, Any]) -> None:
-    """Record a call by what the annotations of its arguments say of them."""
-    kinds: dict[str, Any] = {}
-    for argument, parameter in inspect.signature(call).parameters.items():
-        annotation, none = str(parameter.annotation).removesuffix(" | None"), "| None" in str(parameter.annotation)
-        if argument == "seed":
-            kinds[argument] = Seed()
-        elif annotation == "bool":
-            kinds[argument] = Flag()
-        elif annotation == "int":
-            kinds[argument] = Integer(least=0, none=none)
-        elif annotation == "float":
-            kinds[argument] = Number(none=none)
-        elif annotation.startswith("Literal['"):
-            kinds[argument] = Name(none=none)
-    record(
-        name,
-        call,
-        lambda: {**{argument: default_of(call, argument) for argument in kinds}, **arguments},
-        **kinds,
-        nbytes=None,
-    )
-
-
-def default_of(call: Any, argument: str) -> Any:
-    default = inspect.signature(call).parameters[argument].default
-    return None if default is inspect.Parameter.empty else default
-
-
-for name in B.__all__:
-    if f"memories.comparators.{name}" not in RECORDS:
-        constructed(f"memories.comparators.{name}", getattr(B, name), {"size": WIDTH})
-        if hasattr(getattr(B, name), "from_budget"):
-            constructed(
-                f"memories.comparators.{name}.from_budget",
-                getattr(B, name).from_budget,
-                {"size": WIDTH, "nbytes": 1_000},
-            )
-for name in B.__all__:
-    record(
-        f"memories.comparators.{name}.write",
-        lambda name=name, **a: associative(name).write(**a),
-        lambda: {"patterns": bits()},
-        patterns=Array(finite=True, rows=True),
-    )
-    record(
-        f"memories.comparators.{name}.read",
-        lambda name=name, **a: associative(name).read(**a),
-        lambda: {"cue": bits(), "known": None, "steps": None},
-        cue=Array(finite=True, rows=True),
-        known=Values((3, "x", bits(), torch.ones(1, 2, 3, dtype=torch.bool))),
-        steps=Integer(none=True, huge=False),
-    )
+# ---------------------------------------------------------------- normalisation, coded rows
 
 for name in ("EnergyMemory", "KanervaMemory", "VAEMemory"):
     record(

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from _call_record import record
-from bad_calls_codecs import gated, mlp
 from bad_calls_memories import TMP
+from bad_calls_networks import gated, mlp
 from bad_values import Array, Flag, Folder, Integer, Name, Number, Seed, Thing, Values
 from memories_and_plugins import energy_memory
 from torch import nn

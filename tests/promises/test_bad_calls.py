@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import bad_calls_codecs as bad_calls_codecs
+import bad_calls_comparators as bad_calls_comparators
 import bad_calls_functional as bad_calls_functional
 import bad_calls_memories as bad_calls_memories
+import bad_calls_networks as bad_calls_networks
 import bad_calls_training as bad_calls_training
 import pytest
 from _call_record import RECORDS, Record

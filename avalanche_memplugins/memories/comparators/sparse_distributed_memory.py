@@ -80,7 +80,7 @@ class SparseDistributedMemory(AssociativeMemory):
         elif check.positive_integer("nearest", nearest) > locations:
             raise ValueError(f"nearest: expected 1 to {locations} locations, got {nearest}")
         self.radius, self.nearest = radius, nearest
-        if isinstance(counter_bits, bool) or counter_bits not in _TYPES:
+        if isinstance(counter_bits, bool) or counter_bits not in tuple(_TYPES):
             raise ValueError(f"counter_bits: expected 2, 8 or 32, got {check.show(counter_bits)}")
         self.counter_bits = int(counter_bits)
         self.steps = check.positive_integer("steps", steps)
