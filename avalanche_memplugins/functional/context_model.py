@@ -295,7 +295,7 @@ def _check_counts(counts: Tensor) -> None:
 
 
 def _bits(bits: int) -> int:
-    if isinstance(bits, bool) or bits not in _PLANES:
+    if isinstance(bits, bool) or bits not in tuple(_PLANES):
         raise ValueError(f"bits: expected 1, 2 or 4, got {check.show(bits)}")
     return bits
 
