@@ -104,6 +104,16 @@ def test_packed_keys_bound_every_distance_from_below_and_closely(offset, scale, 
     assert (true - below)[near].max() < 0.05 * (spread + true[near].max())
 
 
+@pytest.mark.parametrize("d", [784, 2_000])
+def test_products_of_packed_keys_do_not_overflow(d):
+    keys, query = torch.ones(3, d), torch.ones(d)  # every product of codes is as large as it can be
+    keys[1], keys[2, ::2] = -1, -1
+    found = pack(keys, torch.zeros(d)).below(query)
+    true = (keys.double() - query.double()).square().sum(1)
+    assert (found <= true).all()
+    assert (true - found).max() < 0.02 * d
+
+
 def test_packed_keys_do_not_depend_on_threads():
     keys, query = draw(301, 50, 0), draw(1, 50, 1)[0]
     one = pack(keys, keys.mean(0)).below(query)
