@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -68,9 +69,9 @@ def known_targets(dataset: Any) -> Tensor | None:
         labels: Tensor = torch.unique(values)
         return labels
     uniques = getattr(targets, "uniques", None)
-    if not uniques or not all(isinstance(label, int) for label in uniques):
+    if not uniques or not all(isinstance(label, Integral) for label in uniques):
         return None
-    return torch.tensor(sorted(uniques))
+    return torch.tensor(sorted(map(int, uniques)))
 
 
 def classes_of(strategy: Any) -> set[int]:

@@ -18,7 +18,7 @@ from avalanche_memplugins.plugins._experience import classes_of, parts_of
 _LOG = logging.getLogger(__name__)
 _NOTES = {
     True: "new classes only: the experience's rows get its share of the classes met, and replayed ones the rest",
-    False: "all rows weigh the same, as the experience does not only bring new classes",
+    False: "all rows weigh the same, as the experience does not only bring new classes, or its classes are not known",
 }
 
 
@@ -62,10 +62,9 @@ class Weighing:
         self._of_rows = {}
         if self.asked != "auto":
             return
-        self.now, self._running = None, set()
+        self.now, self._running = None, classes_of(strategy)
         if not waits:
             return
-        self._running = classes_of(strategy)
         met = self._met | self._held()
         if not met:
             return

@@ -127,6 +127,7 @@ def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any
     dispatch = _dispatch(strategy, dispatches, "train")
     forward, own = _forward(strategy), vars(strategy).get("forward")
     unpacked = _is_unpacked(strategy)
+    own_backward = type(strategy).backward is not BaseSGDTemplate.backward or "backward" in vars(strategy)
     for batch in strategy.dataloader:
         strategy.mbatch = batch
         if strategy._stop_training:
@@ -160,7 +161,8 @@ def train_epoch(strategy: Any, dispatches: dict[str, Dispatch], /, **kwargs: Any
         for call in after_forward:
             call(strategy, **kwargs)
 
-        _add_to_loss(strategy, empty, strategy.criterion())
+        watched = before_backward or after_backward or before_update or len(after_update) > 1 or own_backward
+        _add_to_loss(strategy, empty, strategy.criterion(), watched=bool(watched))
 
         for call in before_backward:
             call(strategy, **kwargs)
@@ -245,10 +247,13 @@ def _avalanche_forward(strategy: Any) -> Callable[[], Any]:
     return lambda: strategy.model(strategy.mb_x)
 
 
-def _add_to_loss(strategy: Any, empty: Tensor, loss: Any) -> None:
-    """Do ``strategy.loss += loss``; where nobody touched the empty loss, without an addition of zero."""
+def _add_to_loss(strategy: Any, empty: Tensor, loss: Any, *, watched: bool) -> None:
+    """Do ``strategy.loss += loss``; where nobody touched the empty loss, without an addition of zero.
+
+    :param watched: somebody may add to it in place later, as penalties are, which the criterion's tensor must not see.
+    """
     untouched = strategy.loss is empty and empty._version == 0 and not empty.requires_grad
-    if untouched and isinstance(loss, Tensor) and loss.ndim == 0 and loss.dtype == empty.dtype:
+    if not watched and untouched and isinstance(loss, Tensor) and loss.ndim == 0 and loss.dtype == empty.dtype:
         strategy.loss = loss.view(1)
     else:
         strategy.loss += loss

@@ -298,3 +298,64 @@ def test_labels_changed_on_the_way_count() -> None:
     compare = Compare(plugin, 0.5, 0.0)
     decided(stream(*SPLIT), plugin, Shift(), compare)
     assert len(compare.expected) == 3
+
+
+# ---------------------------------------------------------------- found by use
+
+
+def uneven(*sizes: tuple[int, tuple[int, ...]], kind: Any = Tensor.tolist) -> Any:
+    sets = []
+    for rows, own in sizes:
+        y = torch.tensor(own).repeat(rows)[:rows]
+        data = TensorDataset(torch.randn(rows, NUMBERS), y)
+        data.targets = kind(y)  # type: ignore[attr-defined]
+        sets.append(as_classification_dataset(data))
+    return benchmark_from_datasets(train=sets).train_stream
+
+
+@pytest.mark.parametrize(
+    "kind", [Tensor.tolist, Tensor.numpy, lambda y: list(y.numpy())], ids=["ints", "array", "numpy"]
+)
+def test_targets_of_numpy_are_classes_too(kind: Any) -> None:
+    assert decided(uneven((40, (0, 1)), (40, (2, 3)), kind=kind), replay()) == [None, 0.5]
+
+
+def test_a_class_met_in_a_small_experience_has_been_met_though_no_row_of_it_is_held() -> None:
+    memory = RandomMemory(20, write_policy="ring")
+    small = uneven((8, (3,)), (50, (0, 1, 2)), (40, (3,)))
+    assert decided(small, MemoryReplayPlugin(memory))[-1] is None
+
+
+class Penalty(SupervisedPlugin):  # type: ignore[misc]
+    """Adds to the loss in place, as EWC and LwF do."""
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        strategy.loss += sum(p.square().sum() for p in strategy.model.parameters())
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["penalty first", "replay first"])
+@pytest.mark.parametrize("weight", [None, "auto"])
+def test_penalties_stay_in_the_logged_loss_with_and_without_the_fast_path(weight: Any, first: bool) -> None:
+    def logged(fast: Any) -> list[float]:
+        plugins = [replay(fast=fast, replay_weight=weight), Penalty()]
+        evaluator = EvaluationPlugin(loss_metrics(minibatch=True), loggers=[])
+        strategy = strategy_with(*(plugins[::-1] if first else plugins), evaluator=evaluator)
+        for experience in stream((0, 1), (2, 3)):
+            strategy.train(experience)
+        (values,) = [v for k, (_, v) in evaluator.get_all_metrics().items() if k.startswith("Loss_MB")]
+        return list(values)
+
+    assert logged("auto") == logged(False)
+
+
+def test_what_the_criterion_gave_is_not_changed_by_a_penalty() -> None:
+    class Keeps(Naive):  # type: ignore[misc]
+        def criterion(self) -> Any:
+            self.kept = super().criterion()
+            self.value = self.kept.item()
+            return self.kept
+
+    strategy = strategy_with(replay(), Penalty(), kind=Keeps)
+    for experience in stream((0, 1), (2, 3)):
+        strategy.train(experience)
+        assert strategy.kept.item() == strategy.value
